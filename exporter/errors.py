@@ -1,0 +1,92 @@
+"""One error class per stage of the line; every message says what, got, expected, what to do."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class TsformerError(Exception):
+    """Base of all errors a user can cause or mend.
+
+    Args:
+        what: What went wrong and where, in one clause.
+        got: What was found, if that helps.
+        expected: What would have been right.
+        remedy: What to do about it, as an imperative.
+    """
+
+    stage: ClassVar[str] = "tsformer"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        got: object = None,
+        expected: object = None,
+        remedy: str | None = None,
+    ) -> None:
+        facts = [
+            f"{name} {value}"
+            for name, value in (("got", got), ("expected", expected))
+            if value is not None
+        ]
+        message = f"{what}: {', '.join(facts)}" if facts else what
+        message = f"{message}; {remedy}" if remedy else message
+        super().__init__(" ".join(message.split()))  # one line, whatever a library put into it
+
+
+class UsageError(TsformerError):
+    """An argument is not valid, alone or together with another."""
+
+    stage = "usage"
+    exit_code = 2
+
+
+class OutputError(TsformerError):
+    """The output directory cannot be used."""
+
+    stage = "output"
+    exit_code = 2
+
+
+class CheckpointInputError(TsformerError):
+    """A checkpoint could not be read, or is not the model it is said to be."""
+
+    stage = "checkpoint"
+    exit_code = 3
+
+
+class VideoError(TsformerError):
+    """A clip could not be read or is not a video."""
+
+    stage = "video"
+    exit_code = 3
+
+
+class OnnxError(TsformerError):
+    """The ONNX graph could not be made, or is not fit for the runtimes."""
+
+    stage = "onnx"
+    exit_code = 4
+
+
+class EngineError(TsformerError):
+    """The TensorRT engine could not be built."""
+
+    stage = "engine"
+    exit_code = 4
+
+
+class RuntimeFailure(TsformerError):  # noqa: N818  # "RuntimeError" is Python's
+    """A runtime that should run the model could not."""
+
+    stage = "runtime"
+    exit_code = 4
+
+
+class ParityError(TsformerError):
+    """The exported model is not proven to be the same function."""
+
+    stage = "parity"
+    exit_code = 5

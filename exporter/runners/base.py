@@ -1,0 +1,66 @@
+"""The one protocol behind which every runtime stands.
+
+    with OnnxRuntimeRunner(path) as runner:
+        logits = runner.run({"video": video})["logits"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+
+from exporter.errors import RuntimeFailure
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class Runner(Protocol):
+    """One runtime holding one model; arrays by name in, arrays by name out.
+
+    `input_shapes` maps a name to its shape, with `None` for the batch where that is free.
+    """
+
+    name: str
+    device: str
+    precision: str
+    threads: int
+    transfers_included: bool
+    input_shapes: Mapping[str, tuple[int | None, ...]]
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Run the model once.
+
+        Raises:
+            RuntimeFailure: if names or shapes differ from the model's, or the runtime fails.
+        """
+        ...
+
+
+def check_inputs(runner: Runner, inputs: Arrays) -> None:
+    """Raise `RuntimeFailure` unless names and shapes are the model's (checked before any run)."""
+    if set(inputs) != set(runner.input_shapes):
+        raise RuntimeFailure(
+            f"{runner.name}: wrong inputs", got=sorted(inputs), expected=sorted(runner.input_shapes)
+        )
+    for name, array in inputs.items():
+        expected = runner.input_shapes[name]
+        fits = len(array.shape) == len(expected) and all(
+            want is None or want == have
+            for want, have in zip(expected, array.shape, strict=True)
+        )
+        if not fits:
+            raise RuntimeFailure(
+                f"{runner.name}: wrong shape of {name!r}", got=array.shape, expected=expected
+            )

@@ -1,0 +1,145 @@
+"""ExportSpec: everything one export depends on, frozen and validated once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from exporter.errors import UsageError
+from model.config import MECHANISM_NAMES, SCHEME_NAMES, SEMANTICS, ConfigError, check_choice
+
+ENGINES: tuple[str, ...] = ("auto", "rtx", "tensorrt", "none")
+PRECISIONS: tuple[str, ...] = ("fp32",)
+TARGETS: tuple[str, ...] = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
+OPSETS = range(18, 24)
+DEFAULT_OPSET = 20  # the first with Gelu; every TensorRT from 10 on parses it
+
+
+@dataclass(frozen=True)
+class BatchProfile:
+    """The batch sizes an engine accepts (`min` to `max`) and the one it is tuned for (`opt`)."""
+
+    min: int
+    opt: int
+    max: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.opt <= self.max:
+            raise UsageError(
+                "the dynamic batch is not in order",
+                got=f"{self.min}:{self.opt}:{self.max}",
+                expected="1 <= MIN <= OPT <= MAX",
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> BatchProfile:
+        """Read `MIN:OPT:MAX`."""
+        if not re.fullmatch(r"\d+:\d+:\d+", text):
+            raise UsageError("--dynamic-batch", got=repr(text), expected="MIN:OPT:MAX, as in 1:4:16")
+        return cls(*map(int, text.split(":")))
+
+
+@dataclass(frozen=True)
+class ExportSpec:
+    """What to export and how; `None` means what the checkpoint tells, or the default.
+
+    Args:
+        attn: Attention mechanism: `regular`, `performer` or `fastformer` (default).
+        res: Height and width in pixels (default 224 x 224).
+        scheme: Which tokens attend together: `divided` (default) or `joint`.
+        frames: Frames per clip (default 5).
+        channels: Channels per frame (default 3).
+        num_classes: Logits per clip (default 2).
+        dim: Token width (default 128).
+        depth: Transformer blocks (default 12).
+        heads: Attention heads (default `dim // dim_head`).
+        dim_head: Width of one head (default 64).
+        patch_size: Side of a square patch in pixels (default 16).
+        semantics: `paper` (default for fresh models) or `upstream` (default for checkpoints of
+            the published package).
+        checkpoint: A trained model; without it a fresh one is made from `seed`.
+        config: Constructor arguments of the checkpoint's family that its file does not tell.
+        batch: Clips per run of the graph.
+        dynamic_batch: Let the batch vary within this profile.
+        precision: Precision of the graph.
+        opset: ONNX opset.
+        engine: `auto`, `rtx`, `tensorrt` or `none`.
+        targets: GPU architectures of the engine, as `sm86`; empty for the builder's own choice.
+        video: Clips to prove the export on, beside the synthetic inputs.
+        seed: Seed of a fresh model's weights.
+        allow_ill_conditioned: Accept a model that is no function at this precision.
+
+    Raises:
+        UsageError: if a value, or two together, cannot be exported.
+    """
+
+    attn: str | None = None
+    res: tuple[int, int] | None = None
+    scheme: str | None = None
+    frames: int | None = None
+    channels: int | None = None
+    num_classes: int | None = None
+    dim: int | None = None
+    depth: int | None = None
+    heads: int | None = None
+    dim_head: int | None = None
+    patch_size: int | None = None
+    semantics: str | None = None
+    checkpoint: Path | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    batch: int = 1
+    dynamic_batch: BatchProfile | None = None
+    precision: str = "fp32"
+    opset: int = DEFAULT_OPSET
+    engine: str = "auto"
+    targets: tuple[str, ...] = ()
+    video: tuple[Path, ...] = ()
+    seed: int = 0
+    allow_ill_conditioned: bool = False
+
+    def __post_init__(self) -> None:
+        self._check_choices()
+        if self.batch < 1:
+            raise UsageError("--batch", got=self.batch, expected="at least 1")
+        profile = self.dynamic_batch
+        if profile and not profile.min <= self.batch <= profile.max:
+            raise UsageError(
+                "--batch is outside --dynamic-batch",
+                got=self.batch,
+                expected=f"{profile.min} to {profile.max}",
+            )
+        if self.config and self.checkpoint is None:
+            raise UsageError(
+                "--config describes a checkpoint, and none is given", remedy="add --checkpoint PATH"
+            )
+
+    def _check_choices(self) -> None:
+        try:
+            for what, value, options in (
+                ("attention mechanism", self.attn, MECHANISM_NAMES),
+                ("attention scheme", self.scheme, SCHEME_NAMES),
+                ("semantics", self.semantics, SEMANTICS),
+                ("precision", self.precision, PRECISIONS),
+                ("engine", self.engine, ENGINES),
+            ):
+                if value is not None:
+                    check_choice(what, value, options)
+            for target in self.targets:
+                check_choice("engine target", target, TARGETS)
+        except ConfigError as error:
+            raise UsageError(str(error)) from error
+        if self.opset not in OPSETS:
+            raise UsageError(
+                "--opset", got=self.opset, expected=f"{OPSETS.start} to {OPSETS.stop - 1}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the spec as JSON-ready values."""
+        values = asdict(self)
+        values["checkpoint"] = str(self.checkpoint) if self.checkpoint else None
+        values["video"] = [str(path) for path in self.video]
+        values["config"] = dict(self.config)
+        return values

@@ -1,0 +1,133 @@
+"""Frozen configurations, their validation and the names of the choices (standard library only)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+MechanismName = Literal["regular", "performer", "fastformer"]
+SchemeName = Literal["joint", "divided"]
+Semantics = Literal["paper", "upstream"]
+
+MECHANISM_NAMES: tuple[str, ...] = ("regular", "performer", "fastformer")
+SCHEME_NAMES: tuple[str, ...] = ("joint", "divided")
+SEMANTICS: tuple[str, ...] = ("paper", "upstream")
+
+
+class ConfigError(ValueError):
+    """A model configuration that cannot be built; the message says what would be valid."""
+
+
+def check_choice(what: str, name: object, options: Iterable[str]) -> None:
+    """Raise `ConfigError` listing the options, and the nearest one, unless `name` is among them."""
+    options = tuple(options)
+    if name in options:
+        return
+    near = difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(f"unknown {what}: got {name!r}, expected one of {', '.join(options)}{hint}")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How decoded frames become the model's input: `(pixel / 255 - mean) / std` per channel."""
+
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std):
+            raise ConfigError(
+                f"preprocessing mean and std differ in length: got {len(self.mean)} and "
+                f"{len(self.std)}"
+            )
+        if not all(value > 0 for value in self.std):
+            raise ConfigError(f"preprocessing std must be positive: got {self.std}")
+
+
+@dataclass(frozen=True)
+class FastTimeSformerConfig:
+    """All that decides the function of a `FastTimeSformer`, with the published names.
+
+    Sizes in pixels: `height`, `width`, `patch_size`. Rates in [0, 1): `drop_path`,
+    `attn_dropout`, `proj_dropout`. `heads=None` means `dim // dim_head`.
+
+    Raises:
+        ConfigError: if a value is out of range or two values do not fit together.
+    """
+
+    frames: int
+    channels: int
+    height: int
+    width: int
+    num_classes: int
+    dim: int = 128
+    patch_size: int = 16
+    depth: int = 12
+    heads: int | None = None
+    dim_head: int = 64
+    drop_path: float = 0.1
+    attn_dropout: float = 0.0
+    proj_dropout: float = 0.0
+    rotary_emb: bool = True
+    attn_mechanism: MechanismName = "fastformer"
+    attn_type: SchemeName = "divided"
+    frames_first: bool = True
+    semantics: Semantics = field(default="paper", kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_choice("attention mechanism", self.attn_mechanism, MECHANISM_NAMES)
+        check_choice("attention scheme", self.attn_type, SCHEME_NAMES)
+        check_choice("semantics", self.semantics, SEMANTICS)
+        self._check_sizes()
+        self._check_heads()
+
+    def _check_sizes(self) -> None:
+        sizes = ("frames", "channels", "height", "width", "num_classes", "dim", "patch_size")
+        for name in (*sizes, "depth", "dim_head"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(f"{name} must be a whole number of at least 1: got {value!r}")
+        for name in ("height", "width"):
+            value, patch = getattr(self, name), self.patch_size
+            if value % patch:
+                below, above = value // patch * patch, (value // patch + 1) * patch
+                fits = f"{below} or {above}" if below else f"{above}"
+                raise ConfigError(
+                    f"{name} must be a multiple of patch_size {patch}: got {value}, nearest {fits}"
+                )
+        for name in ("drop_path", "attn_dropout", "proj_dropout"):
+            rate = getattr(self, name)
+            if not 0 <= rate < 1:
+                raise ConfigError(f"{name} must be in [0, 1): got {rate!r}")
+
+    def _check_heads(self) -> None:
+        if self.rotary_emb and self.dim_head % 2:
+            raise ConfigError(f"rotary embedding needs an even dim_head: got {self.dim_head}")
+        if self.heads is None or self.semantics == "upstream":  # the published package ignores it
+            if self.dim % self.dim_head:
+                raise ConfigError(
+                    f"dim must be a multiple of dim_head {self.dim_head}: got {self.dim}"
+                )
+            return
+        if not isinstance(self.heads, int) or self.heads < 1:
+            raise ConfigError(f"heads must be a whole number of at least 1: got {self.heads!r}")
+        if self.attn_mechanism == "fastformer" and self.heads * self.dim_head != self.dim:
+            raise ConfigError(
+                "fastformer adds its query to its output, so heads x dim_head must equal dim: "
+                f"got {self.heads} x {self.dim_head} and {self.dim}"
+            )
+
+    @property
+    def num_heads(self) -> int:
+        """Attention heads in force: `heads`, or `dim // dim_head` where that decides."""
+        if self.heads is None or self.semantics == "upstream":
+            return self.dim // self.dim_head
+        return self.heads
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches along height and width."""
+        return self.height // self.patch_size, self.width // self.patch_size
