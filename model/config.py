@@ -37,6 +37,11 @@ class Preprocessing:
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
 
+    @classmethod
+    def unit(cls, channels: int) -> Preprocessing:
+        """Pixels in [0, 1] as they are: what holds when a checkpoint names nothing else."""
+        return cls((0.0,) * channels, (1.0,) * channels)
+
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std):
             raise ConfigError(

@@ -1,0 +1,308 @@
+"""The attention mechanisms: how tokens attend. Each maps `(..., n, d)` to `(..., n, d)`.
+
+Axes: n tokens that attend together, d model width, h heads, e channels of a head, c = h x e,
+m random features. Leading axes are batch and groups: they never mix.
+
+Written for the runtimes: one projection each for query, key and value (the published weight is
+split, not the activations), softmax over the last axis, logits of all heads as one matrix product.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import ConfigError
+from model.rotary import Rotation, rotate
+
+
+class Projection(NamedTuple):
+    """Weight `(c, d)` and bias `(c,)` of one linear map."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+def project_rotated(
+    x: Tensor, projection: Projection, rotation: Rotation | None, scale: float
+) -> Tensor:
+    """Project, scale and rotate: `(..., n, d) -> (..., n, c)`; the scale goes into the weights."""
+    weight, bias = projection
+    if scale != 1.0:
+        weight, bias = weight * scale, None if bias is None else bias * scale
+    projected = F.linear(x, weight, bias)
+    return projected if rotation is None else rotate(projected, x, rotation, weight, bias)
+
+
+class Attention(nn.Module, ABC):
+    """What the mechanisms share: the projections, with the names of the published package.
+
+    Args:
+        dim: Token width d.
+        dim_head: Channels of a head e.
+        heads: Heads h; `dim // dim_head` unless given.
+        qkv_bias: Add a bias to query, key and value.
+        qk_scale: Scale of the logits; `dim_head ** -0.5` unless given.
+        attn_drop: Dropout rate of the attention weights in training.
+        proj_drop: Dropout rate of the output in training.
+
+    Raises:
+        ConfigError: if the sizes do not fit together.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        dim_head: int = 64,
+        heads: int | None = None,
+        *,
+        qkv_bias: bool = False,
+        qk_scale: float | None = None,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if heads is None and dim % dim_head:
+            raise ConfigError(f"dim must be a multiple of dim_head {dim_head}: got {dim}")
+        self.heads = heads or dim // dim_head
+        self.dim_head = dim_head
+        self.scale = qk_scale or dim_head**-0.5
+        inner = self.heads * dim_head
+        self.to_qkv = nn.Linear(dim, 3 * inner, bias=qkv_bias)
+        self.to_out = nn.Linear(inner, dim)
+        self.attn_drop = nn.Dropout(attn_drop)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    @abstractmethod
+    def forward(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:
+        """Attend.
+
+        Args:
+            x: Tokens `(..., n, d)`.
+            rotation: Rotary angles of the n tokens, or none.
+
+        Returns:
+            Attended tokens `(..., n, d)`.
+        """
+
+    def project(
+        self, x: Tensor, rotation: Rotation | None, scale: float = 1.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key (both rotated and times `scale`) and value, each `(..., n, c)`."""
+        query, key, value = self.split_weights()
+        return (
+            project_rotated(x, query, rotation, scale),
+            project_rotated(x, key, rotation, scale),
+            F.linear(x, *value),
+        )
+
+    def split_weights(self) -> tuple[Projection, Projection, Projection]:
+        """Weight and bias of query, key and value: views of the one published `to_qkv`."""
+        weights, bias = self.to_qkv.weight.unflatten(0, (3, -1)), self.to_qkv.bias
+        biases = (None, None, None) if bias is None else bias.unflatten(0, (3, -1))
+        query, key, value = map(Projection, weights, biases)
+        return query, key, value
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """`(..., n, c) -> (..., h, n, e)`."""
+        return x.unflatten(-1, (self.heads, self.dim_head)).transpose(-3, -2)
+
+    def merge_heads(self, x: Tensor) -> Tensor:
+        """`(..., h, n, e) -> (..., n, c)`."""
+        return x.transpose(-3, -2).flatten(-2)
+
+
+class RegularAttention(Attention):
+    """Softmax attention, quadratic in n (Vaswani et al. 2017, arXiv:1706.03762, equation 1).
+
+    `softmax(q k^T / sqrt(e)) v`, head by head.
+    """
+
+    def forward(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:  # noqa: D102
+        q, k, v = map(self.split_heads, self.project(x, rotation, math.sqrt(self.scale)))
+        weights = (q @ k.transpose(-1, -2)).softmax(-1)  # ... h n n
+        mixed = self.merge_heads(self.attn_drop(weights) @ v)  # ... n c
+        return self.proj_drop(self.to_out(mixed))
+
+
+class PerformerAttention(Attention):
+    """FAVOR+, linear in n (Choromanski et al. 2021, arXiv:2009.14794, lemma 1 and section 2.4).
+
+    The softmax kernel is replaced by positive orthogonal random features w_1 ... w_m,
+
+        phi(x) = exp(w x - |x|^2 / 2) / sqrt(m),    exp(q k) = E[phi(q) . phi(k)],
+        out = phi(q) (phi(k)^T v) / (phi(q) . sum_n phi(k)),
+
+    for q and k scaled by e^-1/4. Factors that numerator and denominator share are left out: the
+    1/sqrt(m), and for queries the norm. What is subtracted before each exponential cancels too; for
+    keys it is the maximum over the tokens of one sample and head, so no sample sees another.
+
+    Args:
+        nb_features: Random features m; `int(e * log(e))` unless given.
+        ortho_scaling: 0 draws the norms of the features as of Gaussian vectors, 1 fixes sqrt(e).
+        seed: Seed of the features; PyTorch's own generator unless given.
+
+    The features are a buffer of the state dict: a checkpoint is only the same function with them.
+    """
+
+    projection_matrix: Tensor
+    # Keeps the denominator positive when all keys are far from a query's features.
+    eps = 1e-6
+
+    def __init__(
+        self,
+        dim: int,
+        dim_head: int = 64,
+        heads: int | None = None,
+        *,
+        nb_features: int | None = None,
+        ortho_scaling: int = 0,
+        seed: int | None = None,
+        qkv_bias: bool = False,
+        qk_scale: float | None = None,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+    ) -> None:
+        super().__init__(
+            dim,
+            dim_head,
+            heads,
+            qkv_bias=qkv_bias,
+            qk_scale=qk_scale,
+            attn_drop=attn_drop,
+            proj_drop=proj_drop,
+        )
+        if ortho_scaling not in (0, 1):
+            raise ConfigError(f"ortho_scaling must be 0 or 1: got {ortho_scaling!r}")
+        self.ortho_scaling = ortho_scaling
+        features = nb_features or default_features(dim_head)
+        self.register_buffer("projection_matrix", torch.empty(features, dim_head))
+        self.redraw_projection_matrix(seed)
+
+    @torch.no_grad()
+    def redraw_projection_matrix(self, seed: int | None = None) -> None:
+        """Draw new random features in place, from `seed` or PyTorch's own generator."""
+        features, dim_head = self.projection_matrix.shape
+        drawn = orthogonal_features(features, dim_head, self.ortho_scaling, seed)
+        self.projection_matrix.copy_(drawn)
+
+    def forward(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:  # noqa: D102
+        q, k, v = map(self.split_heads, self.project(x, rotation, math.sqrt(self.scale)))
+        features = self.projection_matrix.T  # e m
+        q_logits = q @ features  # ... h n m
+        k_logits = k @ features - (k * k).sum(-1, keepdim=True) / 2
+        phi_q = (q_logits - q_logits.amax(-1, keepdim=True).detach()).exp()
+        phi_k = (k_logits - k_logits.amax((-2, -1), keepdim=True).detach()).exp() + self.eps
+        numerator = phi_q @ (phi_k.transpose(-1, -2) @ v)  # ... h n e
+        denominator = phi_q @ phi_k.sum(-2).unsqueeze(-1)  # ... h n 1
+        return self.proj_drop(self.to_out(self.merge_heads(numerator / denominator)))
+
+
+class FastAttention(Attention):
+    """Additive attention, linear in n (Fastformer, Wu et al. 2021, arXiv:2108.09084, section 3.2).
+
+    Per head, with i over the n tokens:
+
+        global query    q = sum_i alpha_i q_i,   alpha = softmax_i(w_q . q_i / sqrt(e))   (1), (2)
+        interaction     p_i = q * k_i                                                     (3)
+        global key      k = sum_i beta_i p_i,    beta = softmax_i(w_k . p_i / sqrt(e))    (4), (5)
+        key-value       u_i = k * v_i
+        output          W_o u_i + q_i
+
+    with `*` by element. As published, one w_q and one w_k serve all heads, and the query added to
+    the output is the one before rotation. The p_i are never made: `w_k . p_i = (q * w_k) . k_i`.
+    """
+
+    head_mask: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        dim_head: int = 64,
+        heads: int | None = None,
+        *,
+        qkv_bias: bool = False,
+        qk_scale: float | None = None,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+    ) -> None:
+        super().__init__(
+            dim,
+            dim_head,
+            heads,
+            qkv_bias=qkv_bias,
+            qk_scale=qk_scale,
+            attn_drop=attn_drop,
+            proj_drop=proj_drop,
+        )
+        if self.heads * dim_head != dim:
+            raise ConfigError(
+                "fastformer adds its query to its output, so heads x dim_head must equal dim: "
+                f"got {self.heads} x {dim_head} and {dim}"
+            )
+        self.Wq = nn.Linear(dim_head, 1, bias=False)
+        self.Wk = nn.Linear(dim_head, 1, bias=False)
+        mask = torch.eye(self.heads).repeat_interleave(dim_head, dim=1)  # h c
+        self.register_buffer("head_mask", mask, persistent=False)
+
+    def forward(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:  # noqa: D102
+        residual, q, k, v = self.project_with_residual(x, rotation)
+        global_query = self.pool(self.attend(q, self.per_head(self.Wq)), q)  # ... 1 c
+        beta = self.attend(k, global_query * self.per_head(self.Wk))  # ... h n
+        global_key = global_query * self.pool(beta, k)  # ... 1 c
+        return self.proj_drop(self.to_out(global_key * v)) + residual
+
+    def project_with_residual(
+        self, x: Tensor, rotation: Rotation | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Query before rotation, query, key and value, each `(..., n, c)`."""
+        q, k, v = self.project(x, None)
+        if rotation is None:
+            return q, q, k, v
+        query, key, _ = self.split_weights()
+        return q, rotate(q, x, rotation, *query), rotate(k, x, rotation, *key), v
+
+    def per_head(self, weights: nn.Linear) -> Tensor:
+        """One row of logit weights for each head, scaled: `(1, e) -> (h, c)`."""
+        return self.head_mask * weights.weight.repeat(1, self.heads) * self.scale
+
+    def attend(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Softmax over the tokens, head by head: `(..., n, c), (..., h, c) -> (..., h, n)`."""
+        logits = x @ rows.transpose(-1, -2)  # ... n h
+        return self.attn_drop(logits.transpose(-1, -2).softmax(-1))
+
+    def pool(self, weights: Tensor, x: Tensor) -> Tensor:
+        """Weighted sum of the tokens, head by head: `(..., h, n), (..., n, c) -> (..., 1, c)`."""
+        return ((weights @ x) * self.head_mask).sum(-2, keepdim=True)
+
+
+MECHANISMS: Mapping[str, type[Attention]] = {
+    "regular": RegularAttention,
+    "performer": PerformerAttention,
+    "fastformer": FastAttention,
+}
+
+
+def default_features(dim_head: int) -> int:
+    """Random features that approximate softmax uniformly: order e log e (theorem 4)."""
+    return max(1, int(dim_head * math.log(dim_head)))
+
+
+def orthogonal_features(
+    features: int, dim_head: int, ortho_scaling: int = 0, seed: int | None = None
+) -> Tensor:
+    """Rows orthogonal within blocks of e, with Gaussian norms (section 2.4): `(m, e)`."""
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    blocks = math.ceil(features / dim_head)
+    gaussian = torch.randn(blocks, dim_head, dim_head, generator=generator)
+    directions = torch.linalg.qr(gaussian).Q.transpose(-1, -2).flatten(0, 1)[:features]
+    if ortho_scaling == 1:
+        return directions * math.sqrt(dim_head)
+    norms = torch.randn(features, dim_head, generator=generator).norm(dim=1, keepdim=True)
+    return directions * norms

@@ -1,0 +1,192 @@
+"""FastTimeSformer: a video classifier with divided or joint attention of a chosen mechanism.
+
+The constructor, the parameter names and their shapes are those of the published package
+(github.com/adam-mehdi/FastTimeSformer, 0.2.2), so that its checkpoints load as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from model.attention import MECHANISMS
+from model.block import Block, PreNorm
+from model.config import (
+    FastTimeSformerConfig,
+    MechanismName,
+    Preprocessing,
+    SchemeName,
+    Semantics,
+)
+from model.rotary import FrameRotary, ImageRotary
+from model.spacetime import SCHEMES, Grid, rotary_tables
+from model.upstream import UPSTREAM_MECHANISMS, UpstreamJointBlock, upstream_token_order
+
+
+class FastTimeSformer(nn.Module):
+    """Video transformer classifier with the published constructor; trainable and exportable.
+
+    Args:
+        frames: Frames f of a clip.
+        channels: Channels c of a frame.
+        height: Height of a frame in pixels, a multiple of `patch_size`.
+        width: Width of a frame in pixels, a multiple of `patch_size`.
+        num_classes: Logits of a clip.
+        dim: Token width d.
+        patch_size: Side of a patch in pixels.
+        depth: Blocks.
+        heads: Attention heads; `dim // dim_head` unless given.
+        dim_head: Channels of a head.
+        drop_path: Stochastic depth rate in training.
+        attn_dropout: Dropout rate of attention weights in training.
+        proj_dropout: Dropout rate of projections in training.
+        rotary_emb: Rotary positions; else a learned embedding.
+        attn_mechanism: `fastformer`, `performer` or `regular`.
+        attn_type: `divided` or `joint`.
+        frames_first: Clips come as `(b, f, c, h, w)`; else as `(b, c, f, h, w)`.
+        semantics: `paper` computes what the papers define; `upstream` what the published package
+            does, for checkpoints trained there.
+
+    Raises:
+        ConfigError: if the sizes do not fit together or a name is unknown.
+    """
+
+    config: FastTimeSformerConfig
+    preprocessing: Preprocessing  # how clips become its input
+    labels: tuple[str, ...] | None  # names of the classes
+
+    def __init__(
+        self,
+        frames: int,
+        channels: int,
+        height: int,
+        width: int,
+        num_classes: int,
+        dim: int = 128,
+        patch_size: int = 16,
+        depth: int = 12,
+        heads: int | None = None,
+        dim_head: int = 64,
+        drop_path: float = 0.1,
+        attn_dropout: float = 0.0,
+        proj_dropout: float = 0.0,
+        rotary_emb: bool = True,
+        attn_mechanism: MechanismName = "fastformer",
+        attn_type: SchemeName = "divided",
+        frames_first: bool = True,
+        *,
+        semantics: Semantics = "paper",
+    ) -> None:
+        super().__init__()
+        self.config = config = FastTimeSformerConfig(
+            frames=frames,
+            channels=channels,
+            height=height,
+            width=width,
+            num_classes=num_classes,
+            dim=dim,
+            patch_size=patch_size,
+            depth=depth,
+            heads=heads,
+            dim_head=dim_head,
+            drop_path=drop_path,
+            attn_dropout=attn_dropout,
+            proj_dropout=proj_dropout,
+            rotary_emb=rotary_emb,
+            attn_mechanism=attn_mechanism,
+            attn_type=attn_type,
+            frames_first=frames_first,
+            semantics=semantics,
+        )
+        self.preprocessing = Preprocessing.unit(channels)
+        self.labels = None
+        self.upstream = upstream = semantics == "upstream"
+        steps, grid = SCHEMES[attn_type], Grid(frames, *config.grid)
+
+        self.rotary = None
+        if rotary_emb:
+            self.frame_rot_emb = FrameRotary(dim_head, half_split=upstream)
+            self.image_rot_emb = ImageRotary(dim_head)
+            self.rotary = rotary_tables(
+                steps, grid, self.frame_rot_emb, self.image_rot_emb, config.num_heads
+            )
+        else:
+            self.pos_emb = nn.Embedding(grid.frames * grid.height * grid.width + 1, dim)
+
+        self.project_in = nn.Linear(channels * patch_size**2, dim)
+        self.cls_token = nn.Parameter(torch.randn(1, dim))
+        self.to_out = PreNorm(dim, nn.Linear(dim, num_classes))
+
+        mechanism = (UPSTREAM_MECHANISMS if upstream else MECHANISMS)[attn_mechanism]
+        block = UpstreamJointBlock if upstream and attn_type == "joint" else Block
+        self.blocks = nn.ModuleList(block(config, steps, mechanism) for _ in range(depth))
+        self.register_state_dict_post_hook(_sign_state_dict)
+
+    @classmethod
+    def from_config(cls, config: FastTimeSformerConfig) -> Self:
+        """Build the model a configuration describes."""
+        return cls(**{field.name: getattr(config, field.name) for field in fields(config)})
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Classify clips: `(b, f, c, h, w) -> (b, classes)` logits.
+
+        Raises:
+            ValueError: if the clip's shape is not the one the model was made for.
+        """
+        if not self.config.frames_first:
+            video = video.transpose(1, 2)
+        self._check_shape(video)
+        cls, x = self.embed(video)
+        for block in self.blocks:
+            cls, x = block(cls, x, self.rotary)
+        return self.to_out(cls.squeeze(1))
+
+    def embed(self, video: Tensor) -> tuple[Tensor, Tensor]:
+        """Class token `(b, 1, d)` and patch tokens `(b, f h w, d)` with learned positions."""
+        config = self.config
+        patches = F.conv2d(
+            video.flatten(0, 1), self._patch_filters(), self.project_in.bias, config.patch_size
+        )  # (b f) d h w
+        x = rearrange(patches, "(b f) d h w -> b (f h w) d", f=config.frames)
+        cls = self.cls_token
+        if self.rotary is None:
+            positions = self.pos_emb.weight
+            cls, x = cls + positions[:1], x + positions[1:]
+        if self.upstream:
+            x = upstream_token_order(x, config.frames)
+        return cls.expand(x.shape[0], -1, -1), x
+
+    def _patch_filters(self) -> Tensor:
+        """The linear patch embedding as the strided convolution it is, `(d, c, p, p)`."""
+        return rearrange(
+            self.project_in.weight,
+            "d (p1 p2 c) -> d c p1 p2",
+            p1=self.config.patch_size,
+            p2=self.config.patch_size,
+        )
+
+    def _check_shape(self, video: Tensor) -> None:
+        config = self.config
+        expected = (config.frames, config.channels, config.height, config.width)
+        if tuple(video.shape[1:]) != expected:
+            raise ValueError(
+                f"video has the wrong shape: got {tuple(video.shape)}, expected (b, f, c, h, w) "
+                f"with f, c, h, w = {expected}"
+            )
+
+
+def _sign_state_dict(
+    model: nn.Module, _state: dict[str, Any], _prefix: str, metadata: dict[str, Any]
+) -> None:
+    """Let the metadata of a state dict tell the configuration.
+
+    The parameters are named as in the published package but mean another function under another
+    semantics; a bare `torch.save(model.state_dict())` must not be taken for the published one.
+    """
+    assert isinstance(model, FastTimeSformer)
+    metadata["config"] = asdict(model.config)

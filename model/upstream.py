@@ -1,0 +1,76 @@
+"""The published FastTimeSformer package (0.2.2) bug for bug, apart from the clean code.
+
+A checkpoint trained there means something only under what that package computes. It differs from
+the papers, and from the default semantics here, in these points:
+
+- Tokens are flattened frame by frame but read patch by patch (`upstream_token_order`), so a "time"
+  group is f consecutive patches of the raster.
+- fastformer: the global key is summed over the channels instead of over the tokens.
+- performer: the random features go unused; it is linear attention without a kernel, whose
+  denominator changes sign.
+- joint: neither residual connections nor rotary embedding.
+- time rotary: half-split angles on interleaved pairs (`FrameRotary(half_split=True)`).
+- `heads` is ignored: there are `dim // dim_head`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from model.attention import Attention, FastAttention, PerformerAttention, RegularAttention
+from model.block import Block
+from model.rotary import RotaryTables, Rotation
+
+
+def upstream_token_order(x: Tensor, frames: int) -> Tensor:
+    """Lay the tokens out so that frame and patch axes hold what the package takes them for.
+
+    Raster order `(f h w)` is read as `(h w) f`; from here on the clean code applies.
+    """
+    return rearrange(x, "b (s f) d -> b (f s) d", f=frames)
+
+
+class UpstreamFastAttention(FastAttention):
+    """Fastformer with the global key summed over the channels: one number for each token."""
+
+    def forward(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:  # noqa: D102
+        residual, q, k, v = self.project_with_residual(x, rotation)
+        global_query = self.pool(self.attend(q, self.per_head(self.Wq)), q)  # ... 1 c
+        beta = self.attend(k, global_query * self.per_head(self.Wk))  # ... h n
+        interaction = k @ (global_query * self.head_mask).transpose(-1, -2)  # ... n h
+        global_key = beta.transpose(-1, -2) * interaction  # ... n h
+        return self.proj_drop(self.to_out(global_key @ self.head_mask * v)) + residual
+
+
+class UpstreamPerformerAttention(PerformerAttention):
+    """`q (k^T v) / (q . sum_n k)`: what is left when the random features go unused."""
+
+    def forward(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:  # noqa: D102
+        q, k, v = map(self.split_heads, self.project(x, rotation))
+        numerator = q @ (k.transpose(-1, -2) @ v)  # ... h n e
+        denominator = q @ k.sum(-2).unsqueeze(-1)  # ... h n 1
+        return self.to_out(self.merge_heads(numerator / denominator))
+
+
+class UpstreamJointBlock(Block):
+    """Joint attention and feed-forward one after the other: no residuals, no rotation."""
+
+    def forward(  # noqa: D102
+        self, cls: Tensor, x: Tensor, rotary: RotaryTables | None
+    ) -> tuple[Tensor, Tensor]:
+        (step,) = self.steps
+        tokens = torch.cat((cls, x), dim=1)  # b 1+n d
+        tokens = self.attend(step, tokens, rotary=None)
+        tokens = self.drop_path(self.mlp(tokens))
+        return tokens[:, :1], tokens[:, 1:]
+
+
+UPSTREAM_MECHANISMS: Mapping[str, type[Attention]] = {
+    "regular": RegularAttention,
+    "performer": UpstreamPerformerAttention,
+    "fastformer": UpstreamFastAttention,
+}

@@ -1,0 +1,125 @@
+"""Reads files of weights without ever running code from them.
+
+PyTorch files are opened with `weights_only=True` alone, safetensors by their own library.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from torch import Tensor
+
+METADATA_KEY = "tsformer"
+_WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "module")
+_PREFIXES = ("module.", "_orig_mod.")  # left by DistributedDataParallel and torch.compile
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read, or is not the model it is said to be."""
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """Tensors by name, and the description our own files carry (empty for others)."""
+
+    state: Mapping[str, Tensor]
+    description: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_weights(path: Path) -> WeightsFile:
+    """Read a `.pth`, `.pt` or `.safetensors` file; the content decides, not the name.
+
+    Raises:
+        CheckpointError: if it is missing, damaged, holds no weights, or would have to run code.
+    """
+    _check_is_file(path)
+    with path.open("rb") as file:
+        head = file.read(9)
+    weights = _read_safetensors(path) if head[8:] == b"{" else _read_torch(path)
+    _check_finite(path, weights.state)
+    return weights
+
+
+def _check_is_file(path: Path) -> None:
+    try:
+        if path.is_dir():
+            raise CheckpointError(f"{path} is a directory, expected a .pth, .pt or .safetensors")
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise CheckpointError(f"{path} is empty, expected weights")
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _read_safetensors(path: Path) -> WeightsFile:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+    except Exception as error:  # the library's own error class is not the only one it raises
+        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
+    try:
+        description = json.loads(metadata.get(METADATA_KEY, "{}"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} has damaged {METADATA_KEY} metadata: {error}") from error
+    return WeightsFile(_strip_prefixes(path, state), description)
+
+
+def _read_torch(path: Path) -> WeightsFile:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged bytes raise whatever they happen to hit
+        raise CheckpointError(_explain_torch_failure(path, error)) from error
+    state = _unwrap(path, content)
+    own = getattr(state, "_metadata", {}).get("", {}).get("config")
+    description = {"config": own} if own else {}
+    return WeightsFile(_strip_prefixes(path, state), description)
+
+
+def _explain_torch_failure(path: Path, error: Exception) -> str:
+    if "Unsupported global" in str(error) or "Unsupported operand" in str(error):
+        return (
+            f"{path} holds Python objects, not only weights, and loading them could run code: "
+            "nothing was run; save it again as torch.save(model.state_dict(), ...)"
+        )
+    reason = str(error).strip().partition("\n")[0][:120]
+    return f"{path} is not a whole PyTorch file of weights: {type(error).__name__}: {reason}"
+
+
+def _unwrap(path: Path, content: object) -> Mapping[str, Any]:
+    while isinstance(content, Mapping):
+        if any(isinstance(value, Tensor) for value in content.values()):
+            return content
+        inner = next((name for name in _WRAPPERS if name in content), None)
+        if inner is None:
+            keys = ", ".join(map(str, list(content)[:5]))
+            raise CheckpointError(
+                f"{path} holds no weights: got keys {keys or '(none)'}, expected tensors by name "
+                f"or one of {', '.join(_WRAPPERS)}"
+            )
+        content = content[inner]
+    raise CheckpointError(
+        f"{path} holds no weights: got {type(content).__name__}, expected tensors by name"
+    )
+
+
+def _strip_prefixes(path: Path, state: Mapping[str, Any]) -> dict[str, Tensor]:
+    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    for prefix in _PREFIXES * 2:  # either may stand inside the other
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    if not tensors:
+        raise CheckpointError(f"{path} holds no weights: it is empty of tensors")
+    return tensors
+
+
+def _check_finite(path: Path, state: Mapping[str, Tensor]) -> None:
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path} holds NaN or infinite weights in {name}")
