@@ -64,6 +64,13 @@ class VideoError(TsformerError):
     exit_code = 3
 
 
+class ManifestError(TsformerError):
+    """A directory is no whole export, or was changed since: nothing in it is proven any more."""
+
+    stage = "manifest"
+    exit_code = 5
+
+
 class OnnxError(TsformerError):
     """The ONNX graph could not be made, or is not fit for the runtimes."""
 

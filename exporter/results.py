@@ -10,12 +10,17 @@ Verdict = Literal["pass", "fail", "ill-conditioned", "not-run"]
 
 @dataclass(frozen=True)
 class StageStatus:
-    """One stage of the line: what came of it, how long it took (seconds), and what to know."""
+    """One stage of the line: what came of it, how long it took (seconds), and what to know.
+
+    A stage that fails ends the export, so there is no status for that. `peak_memory_mb` is the peak
+    resident memory of the process (of the build's own process for the engine), in MiB.
+    """
 
     name: str
-    status: Literal["done", "skipped", "failed"]
+    status: Literal["done", "skipped"]
     seconds: float
     detail: str = ""
+    peak_memory_mb: float | None = None
 
 
 @dataclass(frozen=True)

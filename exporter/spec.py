@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,9 @@ class BatchProfile:
     def parse(cls, text: str) -> BatchProfile:
         """Read `MIN:OPT:MAX`."""
         if not re.fullmatch(r"\d+:\d+:\d+", text):
-            raise UsageError("--dynamic-batch", got=repr(text), expected="MIN:OPT:MAX, as in 1:4:16")
+            raise UsageError(
+                "--dynamic-batch", got=repr(text), expected="MIN:OPT:MAX, as in 1:4:16"
+            )
         return cls(*map(int, text.split(":")))
 
 
@@ -62,7 +64,7 @@ class ExportSpec:
             the published package).
         checkpoint: A trained model; without it a fresh one is made from `seed`.
         config: Constructor arguments of the checkpoint's family that its file does not tell.
-        batch: Clips per run of the graph.
+        batch: Clips per run of the graph (default 1, or OPT of a dynamic batch).
         dynamic_batch: Let the batch vary within this profile.
         precision: Precision of the graph.
         opset: ONNX opset.
@@ -71,6 +73,8 @@ class ExportSpec:
         video: Clips to prove the export on, beside the synthetic inputs.
         seed: Seed of a fresh model's weights.
         allow_ill_conditioned: Accept a model that is no function at this precision.
+        threads: Threads of every CPU runtime (default: PyTorch's choice).
+        bench_seconds: Time for the latency stage after its least number of runs.
 
     Raises:
         UsageError: if a value, or two together, cannot be exported.
@@ -90,7 +94,7 @@ class ExportSpec:
     semantics: str | None = None
     checkpoint: Path | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
-    batch: int = 1
+    batch: int | None = None
     dynamic_batch: BatchProfile | None = None
     precision: str = "fp32"
     opset: int = DEFAULT_OPSET
@@ -99,22 +103,42 @@ class ExportSpec:
     video: tuple[Path, ...] = ()
     seed: int = 0
     allow_ill_conditioned: bool = False
+    threads: int | None = None
+    bench_seconds: float = 20.0
 
     def __post_init__(self) -> None:
         self._check_choices()
-        if self.batch < 1:
-            raise UsageError("--batch", got=self.batch, expected="at least 1")
-        profile = self.dynamic_batch
-        if profile and not profile.min <= self.batch <= profile.max:
+        self._check_batch()
+        if self.threads is not None and self.threads < 1:
+            raise UsageError("--threads", got=self.threads, expected="at least 1")
+        if self.bench_seconds < 0:
+            raise UsageError("--bench-seconds", got=self.bench_seconds, expected="at least 0")
+        if "sm75" in self.targets and self.precision == "fp32":
             raise UsageError(
-                "--batch is outside --dynamic-batch",
-                got=self.batch,
-                expected=f"{profile.min} to {profile.max}",
+                "--target sm75 cannot be built in fp32: TensorRT-RTX has no fp32 matrix product "
+                "for Turing",
+                remedy="leave sm75 away",
             )
         if self.config and self.checkpoint is None:
             raise UsageError(
                 "--config describes a checkpoint, and none is given", remedy="add --checkpoint PATH"
             )
+
+    def _check_batch(self) -> None:
+        if self.batch is not None and self.batch < 1:
+            raise UsageError("--batch", got=self.batch, expected="at least 1")
+        profile = self.dynamic_batch
+        if profile and not profile.min <= self.run_batch <= profile.max:
+            raise UsageError(
+                "--batch is outside --dynamic-batch",
+                got=self.batch,
+                expected=f"{profile.min} to {profile.max}",
+            )
+
+    @property
+    def run_batch(self) -> int:
+        """Clips per run: what a static graph is fixed to, and what latency is measured at."""
+        return self.batch or (self.dynamic_batch.opt if self.dynamic_batch else 1)
 
     def _check_choices(self) -> None:
         try:
@@ -143,3 +167,19 @@ class ExportSpec:
         values["video"] = [str(path) for path in self.video]
         values["config"] = dict(self.config)
         return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ExportSpec:
+        """Make the spec of `to_dict` again; entries that are not its fields are left aside."""
+        known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        profile = known.get("dynamic_batch")
+        return cls(
+            **known
+            | {
+                "res": tuple(known["res"]) if known.get("res") else None,
+                "checkpoint": Path(known["checkpoint"]) if known.get("checkpoint") else None,
+                "dynamic_batch": BatchProfile(**profile) if profile else None,
+                "targets": tuple(known.get("targets", ())),
+                "video": tuple(map(Path, known.get("video", ()))),
+            }
+        )

@@ -1,7 +1,7 @@
 """The one protocol behind which every runtime stands.
 
-    with OnnxRuntimeRunner(path) as runner:
-        logits = runner.run({"video": video})["logits"]
+with OnnxRuntimeRunner(path) as runner:
+logits = runner.run({"video": video})["logits"]
 """
 
 from __future__ import annotations
@@ -57,8 +57,7 @@ def check_inputs(runner: Runner, inputs: Arrays) -> None:
     for name, array in inputs.items():
         expected = runner.input_shapes[name]
         fits = len(array.shape) == len(expected) and all(
-            want is None or want == have
-            for want, have in zip(expected, array.shape, strict=True)
+            want is None or want == have for want, have in zip(expected, array.shape, strict=True)
         )
         if not fits:
             raise RuntimeFailure(

@@ -1,0 +1,382 @@
+"""The command line: arguments -> spec -> pipeline; exit codes; the only file that prints.
+
+Exit codes: 0 done and proven; 2 usage; 3 an input cannot be read; 4 export or build failed; 5 not
+proven; 130 interrupted, 143 terminated.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
+from rich.text import Text
+
+from exporter.errors import ParityError, TsformerError, UsageError
+from exporter.spec import DEFAULT_OPSET, BatchProfile, ExportSpec
+
+if TYPE_CHECKING:
+    from exporter.pipeline import ExportResult
+    from exporter.results import Report
+    from exporter.stages import OnProgress
+
+INTERNAL_EXIT, INTERRUPTED_EXIT, TERMINATED_EXIT = 4, 130, 143
+
+app = App(
+    name="tsformer",
+    help="Take a video transformer to ONNX and TensorRT, proven to be the same model.",
+    version_flags=["--version"],
+    help_format="plaintext",
+    result_action="return_value",
+)
+app.register_install_completion_command()
+
+
+def _resolution(_type: Any, tokens: Sequence[Any]) -> tuple[int, int]:  # noqa: ANN401
+    text = tokens[0].value
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise ValueError(f"got {text!r}, expected 512 or 224x384 (height x width)")
+    return int(sides[0]), int(sides[-1])
+
+
+def _json_file(_type: Any, tokens: Sequence[Any]) -> dict[str, Any]:  # noqa: ANN401
+    return _read_config(tokens[0].value)
+
+
+def _read_config(text: str) -> dict[str, Any]:
+    """A JSON object: in a file, or as the argument itself."""
+    try:
+        content = text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8")
+        config = json.loads(content)
+    except OSError as error:
+        raise ValueError(f"cannot read {text}: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"{text} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{text} is not a JSON object")  # noqa: TRY004  # cyclopts shows these
+    return config.get("config", config)
+
+
+def _targets(_type: Any, tokens: Sequence[Any]) -> tuple[str, ...]:  # noqa: ANN401
+    names = [name.strip().lower() for token in tokens for name in token.value.split(",")]
+    return tuple(name for name in names if name)
+
+
+def _profile(_type: Any, tokens: Sequence[Any]) -> BatchProfile:  # noqa: ANN401
+    return BatchProfile.parse(tokens[0].value)
+
+
+@app.command(name="export")
+def export_command(
+    *,
+    attn: str | None = None,
+    res: Annotated[tuple[int, int] | None, Parameter(converter=_resolution, n_tokens=1)] = None,
+    scheme: str | None = None,
+    frames: int | None = None,
+    channels: int | None = None,
+    batch: int | None = None,
+    num_classes: int | None = None,
+    dim: int | None = None,
+    depth: int | None = None,
+    heads: int | None = None,
+    dim_head: int | None = None,
+    patch_size: int | None = None,
+    checkpoint: Path | None = None,
+    config: Annotated[
+        dict[str, Any] | None, Parameter(converter=_json_file, n_tokens=1, accepts_keys=False)
+    ] = None,
+    semantics: str | None = None,
+    video: Annotated[list[Path] | None, Parameter(consume_multiple=False)] = None,
+    precision: str = "fp32",
+    dynamic_batch: Annotated[
+        BatchProfile | None, Parameter(converter=_profile, n_tokens=1, accepts_keys=False)
+    ] = None,
+    opset: int = DEFAULT_OPSET,
+    engine: str = "auto",
+    target: Annotated[tuple[str, ...], Parameter(converter=_targets, n_tokens=1)] = (),
+    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+    force: Annotated[bool, Parameter(negative="")] = False,
+    allow_ill_conditioned: Annotated[bool, Parameter(negative="")] = False,
+    threads: int | None = None,
+    bench_seconds: float = 20.0,
+    seed: int = 0,
+    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    quiet: Annotated[bool, Parameter(negative="")] = False,
+    debug: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Export a model, prove it against eager PyTorch in float64, and time it.
+
+    Leaves a directory with model.onnx, model.engine, manifest.json and report.json, .md and .html.
+
+    Examples:
+        tsformer export --attn fastformer --res 512
+
+        tsformer export --checkpoint trained.pth --res 224 --frames 5 --video clip.mp4 -o build/x
+
+    Args:
+        attn: Attention: fastformer (default), performer or regular.
+        res: Height and width in pixels: 512, or 224x384.
+        scheme: Which tokens attend together: divided (default) or joint.
+        frames: Frames of a clip (default 5).
+        channels: Channels of a frame (default 3).
+        batch: Clips per run (default 1).
+        num_classes: Classes (default 2).
+        dim: Token width (default 128).
+        depth: Blocks (default 12).
+        heads: Attention heads (default dim / dim-head).
+        dim_head: Width of a head (default 64).
+        patch_size: Side of a patch in pixels (default 16).
+        checkpoint: A trained model; what it tells need not be given.
+        config: JSON file (or text) with what the checkpoint does not tell.
+        semantics: paper or upstream (default for checkpoints of the published package).
+        video: A clip to prove the export on; may be given several times.
+        precision: Precision of the graph: fp32.
+        dynamic_batch: Let the batch vary: MIN:OPT:MAX.
+        opset: ONNX opset.
+        engine: TensorRT engine: auto, rtx, tensorrt or none.
+        target: GPU architectures of the engine, as sm86,sm89.
+        output: Directory to make (default: named after the model, under build/).
+        force: Replace an earlier export there.
+        allow_ill_conditioned: Exit 0 for a model that is no function at this precision.
+        threads: Threads on the CPU.
+        bench_seconds: Time for measuring latency.
+        seed: Seed of a fresh model.
+        json_: Print report.json instead of a table.
+        quiet: Print nothing but errors.
+        debug: Show the trace of an error.
+    """
+    del debug  # read by `main`, which catches the errors of all commands
+    spec = ExportSpec(
+        attn=attn,
+        res=res,
+        scheme=scheme,
+        frames=frames,
+        channels=channels,
+        num_classes=num_classes,
+        dim=dim,
+        depth=depth,
+        heads=heads,
+        dim_head=dim_head,
+        patch_size=patch_size,
+        semantics=semantics,
+        checkpoint=checkpoint,
+        config=config or {},
+        batch=batch,
+        dynamic_batch=dynamic_batch,
+        precision=precision,
+        opset=opset,
+        engine=engine,
+        targets=target,
+        video=tuple(video or ()),
+        seed=seed,
+        allow_ill_conditioned=allow_ill_conditioned,
+        threads=threads,
+        bench_seconds=bench_seconds,
+    )
+    from exporter.pipeline import export
+
+    with _progress(shown=not (quiet or json_)) as on_progress:
+        result = export(spec, output, force=force, on_progress=on_progress)
+    _show(result, as_json=json_, quiet=quiet)
+    _require_proof(result.verdict, result.report, result.directory, allowed=allow_ill_conditioned)
+    return 0
+
+
+@app.command
+def verify(
+    directory: Path,
+    /,
+    *,
+    checkpoint: Path | None = None,
+    video: Annotated[list[Path] | None, Parameter(consume_multiple=False)] = None,
+    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    debug: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Prove an exported directory again, here: its files unchanged, its model the same.
+
+    Runs every runtime this machine has, an engine built elsewhere included.
+
+    Examples:
+        tsformer verify build/fastformer-divided-512x512-fp32
+
+    Args:
+        directory: What `tsformer export` made.
+        checkpoint: Where the checkpoint lies now, if it was moved.
+        video: More clips to prove it on; may be given several times.
+        json_: Print the parity rows as JSON.
+        debug: Show the trace of an error.
+    """
+    del debug
+    from exporter.pipeline import verify as verify_directory
+    from exporter.report import overall_verdict, summary_table
+
+    with _progress(shown=not json_) as on_progress:
+        report = verify_directory(
+            directory, checkpoint=checkpoint, video=tuple(video or ()), on_progress=on_progress
+        )
+    if json_:
+        _print_json(report.to_dict())
+    else:
+        Console().print(summary_table(report))
+    _require_proof(overall_verdict(report.parity), report, directory, allowed=False)
+    return 0
+
+
+@app.command
+def doctor(*, json_: Annotated[bool, Parameter(name="--json", negative="")] = False) -> int:
+    """Say what this machine can do, and what to install for the rest.
+
+    Args:
+        json_: Print JSON instead of a table.
+    """
+    from exporter.environment import describe, examine
+
+    findings = examine()
+    if json_:
+        _print_json({"environment": describe(), "findings": [asdict(f) for f in findings]})
+        return 0
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("Part", "Works", "Found", "What to do"):
+        table.add_column(heading, overflow="fold")
+    for finding in findings:
+        works = Text("yes", "green") if finding.works else Text("no", "yellow")
+        table.add_row(finding.part, works, finding.found, finding.remedy)
+    Console().print(table)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and give its exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with _terminable():
+            return app(argv, exit_on_error=False, print_error=False) or 0
+    except CycloptsError as error:
+        return _fail(UsageError(_one_line(error), remedy="see tsformer --help"), argv)
+    except TsformerError as error:
+        return _fail(error, argv)
+    except _Terminated:
+        return _say("terminated: nothing was left behind", TERMINATED_EXIT)
+    except KeyboardInterrupt:
+        return _say("interrupted: nothing was left behind", INTERRUPTED_EXIT)
+    except BrokenPipeError:  # the reader of our output left: nobody to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # a defect of ours, or a machine out of memory
+        if "--debug" in argv:
+            traceback.print_exc()
+        what = f"internal: {type(error).__name__}: {_one_line(error)[:300]}"
+        return _say(f"{what}; run with --debug for the trace", INTERNAL_EXIT)
+
+
+def export_main() -> int:
+    """Entry point of the console script `export`: `tsformer export` by a shorter name."""
+    return main(["export", *sys.argv[1:]])
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: clean up as after Ctrl-C."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    def terminate(_signal: int, _frame: FrameType | None) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals belong to the main thread
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _progress(*, shown: bool) -> Iterator[OnProgress]:
+    """A bar on a terminal's stderr; nothing where nobody looks."""
+    console = Console(stderr=True)
+    if not (shown and console.is_terminal):
+        yield lambda _stage, _fraction, _what: None
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.fields[stage]:<8}"),
+        BarColumn(30),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[what]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", stage="", what="", total=None)
+
+        def on_progress(stage: str, fraction: float | None, what: str) -> None:
+            if stage != bar.tasks[0].fields["stage"]:
+                bar.reset(task, stage=stage)
+            bar.update(
+                task,
+                stage=stage,
+                what=what,
+                completed=fraction or 0.0,
+                total=None if fraction is None else 1.0,
+            )
+
+        yield on_progress
+
+
+def _show(result: ExportResult, *, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        sys.stdout.write((result.directory / "report.json").read_text(encoding="utf-8"))
+    elif not quiet:
+        from exporter.report import summary_table
+
+        console = Console()
+        console.print(summary_table(result.report))
+        console.print(f"{result.directory}/report.html", soft_wrap=True, highlight=False)
+
+
+def _require_proof(verdict: str, report: Report, directory: Path, *, allowed: bool) -> None:
+    if verdict == "pass" or (verdict == "ill-conditioned" and allowed):
+        return
+    from exporter.report import headline
+
+    hint = " (--allow-ill-conditioned accepts it)" if verdict == "ill-conditioned" else ""
+    raise ParityError(f"{verdict}: {headline(report)}", remedy=f"see {directory}{hint}")
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _fail(error: TsformerError, argv: Sequence[str]) -> int:
+    if "--debug" in argv:
+        traceback.print_exc()
+    return _say(f"{error.stage}: {error}", error.exit_code)
+
+
+def _say(message: str, code: int) -> int:
+    print(f"tsformer: {message}", file=sys.stderr)
+    return code
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

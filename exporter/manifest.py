@@ -1,0 +1,94 @@
+"""manifest.json: what a program needs to use an export, and what proves its files unchanged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from exporter.errors import ManifestError
+from exporter.output import MANIFEST
+from exporter.report import overall_verdict
+from exporter.results import Report
+from model.config import Preprocessing
+
+
+def write_manifest(
+    directory: Path,
+    report: Report,
+    *,
+    model: dict[str, Any],
+    preprocessing: Preprocessing,
+    labels: tuple[str, ...] | None,
+) -> None:
+    """Describe the files of a finished export; written last.
+
+    Args:
+        directory: Holds the files of the export.
+        report: What the stages gave.
+        model: Family and configuration.
+        preprocessing: How clips become the model's input.
+        labels: Names of the classes, where known.
+    """
+    files = sorted(path for path in directory.iterdir() if path.name != MANIFEST)
+    manifest = {
+        "manifest_version": 1,
+        "verdict": overall_verdict(report.parity),
+        "spec": report.spec,
+        "model": model,
+        "inputs": report.graph["inputs"],
+        "outputs": report.graph["outputs"],
+        "preprocessing": {
+            "scale": "pixel / 255",
+            "layout": "rgb" if len(preprocessing.mean) == 3 else "gray",
+            "sampling": "uniform segment centres",
+            "resize": "short side to cover, antialiased bilinear, centre crop",
+            **asdict(preprocessing),
+        },
+        "labels": labels,
+        "engine": report.engine,
+        "environment": report.environment,
+        "files": {
+            path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files
+        },
+    }
+    text = json.dumps(manifest, indent=2, allow_nan=False, ensure_ascii=False)
+    (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Read the manifest of an export and check every file against it.
+
+    Raises:
+        ManifestError: if it is missing or damaged, or a file is missing or changed.
+    """
+    path = directory / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        files = {name: entry["sha256"] for name, entry in manifest["files"].items()}
+    except OSError as error:
+        raise ManifestError(
+            f"{directory} is not an export of tsformer: cannot read {MANIFEST}: {error.strerror}"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ManifestError(f"{path} is damaged: {error!r}") from error
+    for name, expected in files.items():
+        file = directory / Path(name).name
+        if not file.is_file():
+            raise ManifestError(f"{directory} lacks {name}", remedy="export it again")
+        if (got := sha256(file)) != expected:
+            raise ManifestError(
+                f"{file} was changed since it was exported",
+                got=f"sha256 {got[:12]}",
+                expected=expected[:12],
+                remedy="export it again",
+            )
+    return manifest
+
+
+def sha256(path: Path) -> str:
+    """Hash a file without holding it in memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

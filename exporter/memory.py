@@ -1,0 +1,25 @@
+"""Peak resident memory of this process, since the last reset."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def reset_peak_memory() -> None:
+    """Start counting the peak anew (Linux; elsewhere it stays that of the whole process)."""
+    if _CLEAR.exists():
+        _CLEAR.write_text("5")  # resets VmHWM, see proc(5)
+
+
+def peak_memory_mb() -> float:
+    """Peak resident memory, in MiB."""
+    if _STATUS.exists():
+        line = next(x for x in _STATUS.read_text().splitlines() if x.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    import resource  # not on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

@@ -1,0 +1,107 @@
+"""ONNX Runtime on one named provider: CPU, or CUDA where there is one. Never another silently."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from exporter.errors import RuntimeFailure
+from exporter.runners.base import Arrays, check_inputs
+
+_PROVIDERS = {
+    "cpu": ("CPUExecutionProvider", {}),
+    # Without this, "fp32" means TF32 on the tensor cores.
+    "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),
+}
+
+
+def available_devices() -> tuple[str, ...]:
+    """The devices this installation of ONNX Runtime offers, `cpu` first.
+
+    Raises:
+        RuntimeFailure: if ONNX Runtime is not installed.
+    """
+    providers = _import_onnxruntime().get_available_providers()
+    return tuple(device for device, (name, _) in _PROVIDERS.items() if name in providers)
+
+
+class OnnxRuntimeRunner:
+    """One session of ONNX Runtime.
+
+    Args:
+        path: The ONNX file.
+        device: `cpu` or `cuda`.
+        threads: Threads of one run.
+        precision: What the graph computes in, for the report.
+
+    Raises:
+        RuntimeFailure: if the graph does not load, or loads on another device than asked for.
+    """
+
+    name = "onnxruntime"
+    transfers_included = True
+
+    def __init__(
+        self, path: Path, device: str = "cpu", *, threads: int = 1, precision: str = "fp32"
+    ) -> None:
+        onnxruntime = _import_onnxruntime()
+        provider, settings = _PROVIDERS[device]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3  # errors reach the user as exceptions
+        try:
+            session = onnxruntime.InferenceSession(
+                str(path), options, providers=[(provider, settings)]
+            )
+        except Exception as error:  # its exception classes share no public base
+            raise RuntimeFailure(f"ONNX Runtime does not load {path.name}: {error}") from error
+        if session.get_providers()[0] != provider:
+            raise RuntimeFailure(
+                f"ONNX Runtime fell back to another device for {path.name}",
+                got=session.get_providers()[0],
+                expected=provider,
+                remedy="see tsformer doctor for what is missing",
+            )
+        self.device = device
+        self.precision = precision
+        self.threads = threads
+        self.input_shapes: Mapping[str, tuple[int | None, ...]] = {
+            value.name: tuple(dim if isinstance(dim, int) else None for dim in value.shape)
+            for value in session.get_inputs()
+        }
+        self._session = session
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        del self._session
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Give `logits` `(b, classes)` for `video` `(b, f, c, h, w)`."""
+        check_inputs(self, inputs)
+        names = [value.name for value in self._session.get_outputs()]
+        try:
+            return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
+        except Exception as error:  # as above
+            raise RuntimeFailure(f"ONNX Runtime failed: {error}") from error
+
+
+def _import_onnxruntime() -> Any:  # noqa: ANN401  # a module
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise RuntimeFailure(
+            f"ONNX Runtime cannot be imported ({error}), and nothing is proven without it",
+            remedy="pip install onnxruntime (or onnxruntime-gpu)",
+        ) from error
+    return onnxruntime

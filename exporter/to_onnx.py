@@ -1,0 +1,238 @@
+"""model -> model.onnx: exported, its weights folded, checked, and described.
+
+The graph takes `video` float32 `(b, f, c, h, w)` and gives `logits` float32 `(b, classes)`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import onnxscript.optimizer
+import torch
+from torch import Tensor, nn
+
+from exporter.errors import OnnxError
+from exporter.spec import BatchProfile
+
+INPUT_NAME, OUTPUT_NAME = "video", "logits"
+MAX_FILE_BYTES = 2**31 - 1  # of one protobuf file
+
+_FORBIDDEN_OPS = {"Einsum", "If", "Loop", "Scan"}
+_ARITHMETIC_OPS = {"Add", "Sub", "Mul", "Div", "Mod", "Pow", "MatMul", "Gemm", "ReduceSum", "Neg"}
+# Where a computed shape may go: op -> positions of the inputs that are shapes.
+_SHAPE_INPUTS = {"Reshape": {1}, "Expand": {1}, "Tile": {1}, "Slice": {1, 2, 3, 4}}
+_SHAPE_OPS = {"Concat", "Unsqueeze", "Squeeze", "Gather", "Cast", "Identity"} | _ARITHMETIC_OPS
+# Metadata of the exporter that names files of the machine it ran on.
+_LOCAL_METADATA = ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node")
+
+
+@dataclass(frozen=True)
+class GraphTensor:
+    """One input or output; the batch is its name where it is free."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class OnnxGraph:
+    """What was exported: sizes, operators by count, inputs and outputs."""
+
+    opset: int
+    nodes: int
+    ops: Mapping[str, int]
+    parameters: int
+    bytes: int
+    sha256: str
+    inputs: tuple[GraphTensor, ...]
+    outputs: tuple[GraphTensor, ...]
+
+
+def export_onnx(
+    model: nn.Module,
+    example: Tensor,
+    path: Path,
+    *,
+    opset: int,
+    dynamic_batch: BatchProfile | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> OnnxGraph:
+    """Write `model` as one checked ONNX file.
+
+    Args:
+        model: Maps `(b, f, c, h, w)` to `(b, classes)`, in evaluation mode.
+        example: A clip of the shape to export, `(b, f, c, h, w)`.
+        path: The file to write.
+        opset: ONNX opset of the graph.
+        dynamic_batch: Leave the batch free within this profile; fixed unless given.
+        metadata: Written into the file's `metadata_props`.
+
+    Raises:
+        OnnxError: if torch cannot export the model, or the graph is not fit for the runtimes.
+    """
+    graph = _trace(model, example, opset, dynamic_batch)
+    graph.producer_name = "tsformer"
+    graph.metadata_props.update(metadata or {})
+    _forget_this_machine(graph)
+    proto = ir.to_proto(graph)
+    if proto.ByteSize() > MAX_FILE_BYTES:
+        raise OnnxError(
+            "the graph does not fit one ONNX file",
+            got=f"{proto.ByteSize() / 2**30:.2f} GiB",
+            expected="below 2 GiB",
+            remedy="export a smaller model",
+        )
+    onnx.save(proto, path)
+    return check_onnx(path)
+
+
+def check_onnx(path: Path) -> OnnxGraph:
+    """Check a written file: validity, types and shapes of all values, and fitness.
+
+    Raises:
+        OnnxError: if it is not valid ONNX, or holds what the runtimes reject or compute badly.
+    """
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+        model = onnx.shape_inference.infer_shapes(
+            onnx.load(path), check_type=True, strict_mode=True, data_prop=True
+        )
+    except Exception as error:  # the C++ checker raises several unrelated classes
+        raise OnnxError(f"{path.name} is not a valid ONNX graph: {error}") from error
+    findings = find_unfit(model)
+    if findings:
+        raise OnnxError(
+            f"{path.name} is not fit for the runtimes: {'; '.join(findings[:3])}",
+            remedy="this is a defect of tsformer: please report it with the command used",
+        )
+    return _describe(model, path)
+
+
+def find_unfit(model: onnx.ModelProto) -> list[str]:
+    """List what must not be in a graph: float64, einsum, control flow, int64 arithmetic."""
+    graph = model.graph
+    types = {
+        value.name: value.type.tensor_type.elem_type
+        for value in (*graph.input, *graph.output, *graph.value_info)
+    } | {weight.name: weight.data_type for weight in graph.initializer}
+    consumers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            consumers.setdefault(name, []).append((node, position))
+
+    findings = []
+    for name, kind in types.items():
+        if kind == onnx.TensorProto.DOUBLE:
+            findings.append(f"{name} is float64")
+    for node in graph.node:
+        if node.op_type in _FORBIDDEN_OPS:
+            findings.append(f"{node.name} is {node.op_type}")
+        integer = types.get(node.output[0]) == onnx.TensorProto.INT64
+        if node.op_type in _ARITHMETIC_OPS and integer and not _is_shape(node, consumers):
+            findings.append(f"{node.name} is int64 {node.op_type} outside shapes")
+    return findings
+
+
+def _is_shape(
+    node: onnx.NodeProto, consumers: Mapping[str, list[tuple[onnx.NodeProto, int]]]
+) -> bool:
+    return all(
+        position in _SHAPE_INPUTS.get(consumer.op_type, ())
+        or (consumer.op_type in _SHAPE_OPS and _is_shape(consumer, consumers))
+        for consumer, position in consumers.get(node.output[0], [])
+    )
+
+
+def _trace(
+    model: nn.Module, example: Tensor, opset: int, dynamic_batch: BatchProfile | None
+) -> ir.Model:
+    dynamic_shapes = None
+    if dynamic_batch:
+        if len(example) < 2:  # a batch of one is taken for a constant
+            example = torch.cat((example, example))
+        upper = max(dynamic_batch.max, len(example))
+        dynamic_shapes = ({0: torch.export.Dim("batch", min=1, max=upper)},)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                model,
+                (example,),
+                dynamo=True,
+                opset_version=opset,
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+                dynamic_shapes=dynamic_shapes,
+                optimize=False,
+                verbose=False,
+            )
+            assert program is not None
+            # No limit on sizes: rearranged weights must become weights, whatever their size.
+            onnxscript.optimizer.optimize_ir(
+                program.model, input_size_limit=2**40, output_size_limit=2**40
+            )
+    except Exception as error:  # torch raises whatever its passes hit
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise OnnxError(
+            f"torch could not export the model: {type(error).__name__}: {reason}",
+            remedy="run with --debug for the whole trace",
+        ) from error
+    return program.model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's own progress, hints and deprecations off the terminal."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(StringIO()),
+            redirect_stderr(StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _forget_this_machine(model: ir.Model) -> None:
+    """Drop local paths, so that the same model gives the same file everywhere."""
+    for node in model.graph:
+        for key in _LOCAL_METADATA:
+            node.metadata_props.pop(key, None)
+
+
+def _describe(model: onnx.ModelProto, path: Path) -> OnnxGraph:
+    content = path.read_bytes()
+    weights = [w for w in model.graph.initializer if w.data_type != onnx.TensorProto.INT64]
+    return OnnxGraph(
+        opset=next(o.version for o in model.opset_import if o.domain == ""),
+        nodes=len(model.graph.node),
+        ops=dict(Counter(node.op_type for node in model.graph.node).most_common()),
+        parameters=sum(math.prod(weight.dims) for weight in weights),
+        bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        inputs=tuple(map(_tensor, model.graph.input)),
+        outputs=tuple(map(_tensor, model.graph.output)),
+    )
+
+
+def _tensor(value: onnx.ValueInfoProto) -> GraphTensor:
+    kind = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+    shape = tuple(dim.dim_param or dim.dim_value for dim in kind.shape.dim)
+    return GraphTensor(value.name, dtype, shape)

@@ -1,0 +1,219 @@
+"""Runners -> Parity: every output judged against the float64 truth, in units of rounding.
+
+    truth      t = eager model in float64
+    floor      err(eager model in the precision p, t)
+    candidate  err(runtime, t)                              err(y, t) = |y - t| / |t|, over logits
+    pass       err(candidate) <= max(4 floor, tiny_p), and the same top-1 wherever the margin of t
+               is above the floor
+
+Errors and floors are the worst over the inputs: a floor of one input alone can be small by luck.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from exporter.results import InputParity, Parity, Verdict
+from exporter.runners.base import Runner
+
+FLOOR_FACTOR = 4.0
+TINY = {"fp32": 1e-6, "fp16": 2e-3, "bf16": 1.6e-2}
+ILL_CONDITIONED = 1e-3
+MIN_INPUTS = 8
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What candidates are judged against, for n named inputs.
+
+    `truth` and `floor` are `(n, classes)`: logits in float64, and of eager PyTorch in the precision
+    of the candidate. `batched` are the floor's logits again, each clip beside another.
+    """
+
+    names: tuple[str, ...]
+    truth: np.ndarray
+    floor: np.ndarray
+    batched: np.ndarray
+
+    def __post_init__(self) -> None:
+        shapes = {array.shape for array in (self.truth, self.floor, self.batched)}
+        if len(shapes) != 1 or self.truth.shape[0] != len(self.names):
+            raise ValueError(f"reference logits differ in shape: got {shapes}")
+
+
+def make_reference(
+    truth: Runner, floor: Runner, names: Sequence[str], clips: np.ndarray
+) -> Reference:
+    """Run the eager model in both precisions on clips `(n, f, c, h, w)`."""
+    return Reference(
+        names=tuple(names),
+        truth=run_clips(truth, clips, 1),
+        floor=run_clips(floor, clips, 1),
+        batched=run_clips(floor, clips, 2),
+    )
+
+
+def run_clips(
+    runner: Runner, clips: np.ndarray, batch: int, order: Sequence[int] | None = None
+) -> np.ndarray:
+    """Logits `(n, classes)` of clips `(n, f, c, h, w)`, run `batch` at a time.
+
+    The last batch is filled up with clips from the start. `order` says which clips stand together.
+    """
+    order = list(range(len(clips)) if order is None else order)
+    logits: dict[int, np.ndarray] = {}
+    for start in range(0, len(order), batch):
+        chosen = [order[(start + i) % len(order)] for i in range(batch)]
+        rows = runner.run({"video": np.ascontiguousarray(clips[chosen])})["logits"]
+        logits |= {clip: row for clip, row in zip(chosen, rows, strict=True) if clip not in logits}
+    return np.stack([logits[clip] for clip in sorted(logits)])
+
+
+def validate(
+    candidate: Runner,
+    reference: Reference,
+    clips: np.ndarray,
+    batches: Sequence[int],
+    min_inputs: int = MIN_INPUTS,
+) -> Parity:
+    """Judge a runtime on clips `(n, f, c, h, w)`, at each of the batch sizes.
+
+    Each size is run with the clips in order and in reverse, so that every clip is seen beside
+    different ones and at different places; all must agree with each other as with the truth.
+    """
+    runs = [
+        run_clips(candidate, clips, batch, order)
+        for batch in batches
+        for order in (range(len(clips)), range(len(clips))[::-1])
+    ]
+    return judge(
+        reference,
+        runs,
+        runtime=candidate.name,
+        device=candidate.device,
+        precision=candidate.precision,
+        min_inputs=min_inputs,
+    )
+
+
+def judge(
+    reference: Reference,
+    runs: Sequence[np.ndarray],
+    *,
+    runtime: str,
+    device: str,
+    precision: str,
+    min_inputs: int = MIN_INPUTS,
+) -> Parity:
+    """Compare the logits `(n, classes)` of repeated runs with the reference (pure)."""
+    per_input = tuple(
+        _compare(name, reference.truth[i], reference.floor[i], [run[i] for run in runs])
+        for i, name in enumerate(reference.names)
+    )
+    floor = max((entry.floor_rel_l2 for entry in per_input), default=np.nan)
+    tolerance = max(FLOOR_FACTOR * floor, TINY[precision])
+    invariance = max(
+        (
+            relative_error(again[i], first[i])
+            for first, again in [(runs[0], run) for run in runs[1:]]
+            + [(reference.floor, reference.batched)]
+            for i in range(len(per_input))
+        ),
+        default=np.nan,
+    )
+    verdict, reason = _decide(per_input, floor, tolerance, invariance, min_inputs)
+    if not per_input:
+        return Parity(runtime, device, precision, verdict, reason=reason)
+    return Parity(
+        runtime,
+        device,
+        precision,
+        verdict,
+        rel_l2=max(entry.rel_l2 for entry in per_input),
+        max_abs=max(entry.max_abs for entry in per_input),
+        cosine=min(entry.cosine for entry in per_input),
+        top1_agreement=float(np.mean([entry.top1_equal for entry in per_input])),
+        top5_agreement=float(np.mean([entry.top5_overlap for entry in per_input])),
+        floor_rel_l2=floor,
+        tolerance=tolerance,
+        batch_invariance_rel_l2=invariance,
+        inputs=len(per_input),
+        reason=reason,
+        per_input=per_input,
+    )
+
+
+def _decide(
+    per_input: tuple[InputParity, ...],
+    floor: float,
+    tolerance: float,
+    invariance: float,
+    min_inputs: int,
+) -> tuple[Verdict, str]:
+    if len(per_input) < min_inputs:
+        return "fail", f"compared {len(per_input)} inputs, needs at least {min_inputs}"
+    if not np.isfinite([floor, invariance, *(entry.rel_l2 for entry in per_input)]).all():
+        return "fail", "NaN or Inf among the logits"
+    if floor > ILL_CONDITIONED:
+        return (
+            "ill-conditioned",
+            f"two roundings of the eager model itself differ by {floor:.1e} (limit "
+            f"{ILL_CONDITIONED:.0e}): it is not a function at this precision",
+        )
+    worst = max(per_input, key=lambda entry: entry.rel_l2)
+    if worst.rel_l2 > tolerance:
+        return "fail", f"{worst.name}: error {worst.rel_l2:.1e} above tolerance {tolerance:.1e}"
+    changed = [entry.name for entry in per_input if not entry.top1_equal and entry.margin > floor]
+    if changed:
+        return "fail", f"top-1 differs on {', '.join(changed)}"
+    if invariance > tolerance:
+        return (
+            "fail",
+            f"a clip's logits depend on the clips beside it: {invariance:.1e} above tolerance "
+            f"{tolerance:.1e}",
+        )
+    return "pass", ""
+
+
+def _compare(
+    name: str, truth: np.ndarray, floor: np.ndarray, outputs: Sequence[np.ndarray]
+) -> InputParity:
+    worst = max(outputs, key=lambda output: _nan_is_worst(relative_error(output, truth)))
+    top = np.argsort(-truth, kind="stable")
+    ours = np.argsort(-worst, kind="stable")
+    kept = min(5, truth.size)
+    norm = np.linalg.norm(truth)
+    margin = (truth[top[0]] - truth[top[1]]) / norm if truth.size > 1 and norm > 0 else 0.0
+    return InputParity(
+        name=name,
+        rel_l2=relative_error(worst, truth),
+        floor_rel_l2=relative_error(floor, truth),
+        max_abs=float(np.abs(worst - truth).max()),
+        cosine=_cosine(worst, truth),
+        top1_equal=all(int(output.argmax()) == int(top[0]) for output in outputs),
+        top5_overlap=len(set(top[:kept]) & set(ours[:kept])) / kept,
+        margin=float(margin),
+    )
+
+
+def relative_error(output: np.ndarray, truth: np.ndarray) -> float:
+    """`|y - t| / |t|`; 0 where both are zero, infinite where only t is, NaN where y is."""
+    distance = float(np.linalg.norm(output.astype(np.float64) - truth))
+    norm = float(np.linalg.norm(truth.astype(np.float64)))
+    if norm == 0.0:
+        return 0.0 if distance == 0.0 else distance * float("inf")
+    return distance / norm
+
+
+def _cosine(output: np.ndarray, truth: np.ndarray) -> float:
+    norms = float(np.linalg.norm(output.astype(np.float64)) * np.linalg.norm(truth))
+    if norms == 0.0:
+        return 1.0 if np.array_equal(output, truth) else 0.0
+    return float(output.astype(np.float64) @ truth / norms)
+
+
+def _nan_is_worst(error: float) -> float:
+    return float("inf") if np.isnan(error) else error
