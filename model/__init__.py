@@ -1,12 +1,33 @@
-"""Video transformers of the TimeSformer family, written to be trained and to be exported."""
+"""Video transformers of the TimeSformer family, written to be trained and to be exported.
 
-from model.attention import FastAttention, PerformerAttention, RegularAttention
-from model.checkpoint import load_checkpoint, save_checkpoint
-from model.config import ConfigError, FastTimeSformerConfig, Preprocessing
-from model.fast_timesformer import FastTimeSformer
-from model.weights_file import CheckpointError
+The names are loaded when first used: `model.config` serves programs that need no torch.
+"""
 
-FastformerAttention = FastAttention  # the published class name; its README says FastAttention
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from model.attention import FastAttention, PerformerAttention, RegularAttention
+    from model.checkpoint import load_checkpoint, save_checkpoint
+    from model.config import ConfigError, FastTimeSformerConfig, Preprocessing
+    from model.fast_timesformer import FastTimeSformer
+    from model.weights_file import CheckpointError
+
+    FastformerAttention = FastAttention
+
+_HOMES = {
+    "CheckpointError": "weights_file",
+    "ConfigError": "config",
+    "FastAttention": "attention",
+    "FastTimeSformer": "fast_timesformer",
+    "FastTimeSformerConfig": "config",
+    "PerformerAttention": "attention",
+    "Preprocessing": "config",
+    "RegularAttention": "attention",
+    "load_checkpoint": "checkpoint",
+    "save_checkpoint": "checkpoint",
+}
+_ALIASES = {"FastformerAttention": "FastAttention"}  # the published class; its README's name
 
 __all__ = [
     "CheckpointError",
@@ -21,3 +42,10 @@ __all__ = [
     "load_checkpoint",
     "save_checkpoint",
 ]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    name = _ALIASES.get(name, name)
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

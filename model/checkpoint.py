@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from model.config import ConfigError, FastTimeSformerConfig, Preprocessing, check_choice
@@ -97,8 +97,11 @@ def save_checkpoint(model: FastTimeSformer, path: str | Path) -> None:
     }
     state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     partial = path.with_name(f".{path.name}.partial")
-    save_file(state, partial, metadata={METADATA_KEY: json.dumps(description)})
-    partial.replace(path)
+    try:
+        partial.write_bytes(save(state, metadata={METADATA_KEY: json.dumps(description)}))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _check_family(path: Path, family: str | None, weights: WeightsFile) -> None:
