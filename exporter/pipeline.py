@@ -71,7 +71,8 @@ def export(
     stages = Stages(on_progress)
     if spec.threads:
         torch.set_num_threads(spec.threads)
-    with StagedDirectory(Path(out or default_directory(spec)), force=force) as staged:
+    out = Path(out or default_directory(spec))
+    with StagedDirectory(out, force=force) as staged:
         with stages.run("load") as stage:
             model = load_model(spec)
             stage.detail = f"{_count_parameters(model):,} parameters"
@@ -98,7 +99,7 @@ def export(
             labels=model.labels,
         )
         staged.publish()
-    return ExportResult(staged.out, report, overall_verdict(report.parity))
+    return ExportResult(out, report, overall_verdict(report.parity))
 
 
 def verify(

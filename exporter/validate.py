@@ -7,6 +7,7 @@
                is above the floor
 
 Errors and floors are the worst over the inputs: a floor of one input alone can be small by luck.
+A model whose logits are the same for all inputs proves nothing, and fails.
 """
 
 from __future__ import annotations
@@ -125,6 +126,14 @@ def judge(
         default=np.nan,
     )
     verdict, reason = _decide(per_input, floor, tolerance, invariance, min_inputs)
+    if verdict == "pass" and (spread := relative_spread(reference.truth)) <= tolerance:
+        verdict, reason = (
+            "fail",
+            (
+                f"the logits do not depend on the input (they spread by {spread:.1e}), so nothing "
+                "about the graph was compared"
+            ),
+        )
     if not per_input:
         return Parity(runtime, device, precision, verdict, reason=reason)
     return Parity(
@@ -206,6 +215,11 @@ def relative_error(output: np.ndarray, truth: np.ndarray) -> float:
     if norm == 0.0:
         return 0.0 if distance == 0.0 else distance * float("inf")
     return distance / norm
+
+
+def relative_spread(truth: np.ndarray) -> float:
+    """How far the logits `(n, classes)` of the inputs lie from their mean, at most, over `|t|`."""
+    return max(relative_error(truth.mean(0), logits) for logits in truth)
 
 
 def _cosine(output: np.ndarray, truth: np.ndarray) -> float:

@@ -301,7 +301,11 @@ def orthogonal_features(
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     blocks = math.ceil(features / dim_head)
     gaussian = torch.randn(blocks, dim_head, dim_head, generator=generator)
-    directions = torch.linalg.qr(gaussian).Q.transpose(-1, -2).flatten(0, 1)[:features]
+    q, r = torch.linalg.qr(gaussian)
+    # QR fixes the sign of each direction; with those of R's diagonal they are isotropic
+    # (Mezzadri 2007, arXiv:math-ph/0609050), which the estimator needs to be unbiased.
+    q = q * r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
+    directions = q.transpose(-1, -2).flatten(0, 1)[:features]
     if ortho_scaling == 1:
         return directions * math.sqrt(dim_head)
     norms = torch.randn(features, dim_head, generator=generator).norm(dim=1, keepdim=True)

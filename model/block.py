@@ -37,10 +37,15 @@ class DropPath(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(b, ...) -> (b, ...)`; the identity outside training."""
+        (x,) = self.together(x)
+        return x
+
+    def together(self, *parts: Tensor) -> tuple[Tensor, ...]:
+        """The parts of one branch: a sample loses all of them or none."""
         if self.rate == 0.0 or not self.training:
-            return x
-        keep = x.new_empty(x.shape[0], *(1,) * (x.ndim - 1)).bernoulli_(1 - self.rate)
-        return x * keep / (1 - self.rate)
+            return parts
+        keep = parts[0].new_empty(len(parts[0])).bernoulli_(1 - self.rate) / (1 - self.rate)
+        return tuple(part * keep.view(-1, *(1,) * (part.ndim - 1)) for part in parts)
 
 
 class FeedForward(nn.Module):
@@ -102,7 +107,8 @@ class Block(nn.Module):
         cls = cls + mean_over_groups(attended[:, :, :1])
         x = x + last.ungroup(attended[:, :, 1:], self.grid)
 
-        return cls + self.drop_path(self.mlp(cls)), x + self.drop_path(self.mlp(x))
+        more_cls, more_x = self.drop_path.together(self.mlp(cls), self.mlp(x))
+        return cls + more_cls, x + more_x
 
     def attend(self, step: Step, grouped: Tensor, rotary: RotaryTables | None) -> Tensor:
         """One attention step on grouped tokens, `(b, g, n, d) -> (b, g, n, d)`."""

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from model.config import ConfigError, FastTimeSformerConfig, Preprocessing, check_choice
+from model.config import SEMANTICS, ConfigError, FastTimeSformerConfig, Preprocessing, check_choice
 from model.fast_timesformer import FastTimeSformer
 from model.weights_file import METADATA_KEY, CheckpointError, WeightsFile, read_weights
 
@@ -66,6 +66,7 @@ def load_checkpoint(
     try:
         _check_family(path, family, weights)
         if semantics is not None:
+            check_choice("semantics", semantics, SEMANTICS)
             given["semantics"] = semantics
         _check_config(given)
         if weights.description:
@@ -86,7 +87,11 @@ def save_checkpoint(model: FastTimeSformer, path: str | Path) -> None:
     """Write weights, configuration, preprocessing and labels as one safetensors file.
 
     The file appears whole or not at all.
+
+    Raises:
+        ConfigError: if the model's preprocessing or labels do not fit its channels or classes.
     """
+    _check_described(model)
     path = Path(path)
     description = {
         "version": 1,
@@ -236,24 +241,34 @@ def _describe(
     model: FastTimeSformer, given: Mapping[str, Any], description: Mapping[str, Any]
 ) -> None:
     described = {**description, **{name: given[name] for name in _DESCRIBED if name in given}}
-    config = model.config
     if described.get("preprocessing"):
         entry = described["preprocessing"]
-        if not isinstance(entry, Mapping) or set(entry) != {"mean", "std"}:
+        if (
+            not isinstance(entry, Mapping)
+            or set(entry) != {"mean", "std"}
+            or not all(isinstance(values, (list, tuple)) for values in entry.values())
+        ):
             raise ConfigError(f"preprocessing: got {entry!r}, expected mean and std per channel")
         model.preprocessing = Preprocessing(tuple(entry["mean"]), tuple(entry["std"]))
-        if len(model.preprocessing.mean) != config.channels:
-            raise ConfigError(
-                f"preprocessing: got {len(model.preprocessing.mean)} means, expected one for each "
-                f"of {config.channels} channels"
-            )
     if described.get("labels"):
+        if not isinstance(described["labels"], (list, tuple)):
+            raise ConfigError(f"labels: got {described['labels']!r}, expected a list of names")
         model.labels = tuple(map(str, described["labels"]))
-        if len(model.labels) != config.num_classes:
-            raise ConfigError(
-                f"labels: got {len(model.labels)} names, expected {config.num_classes} (one for "
-                "each class)"
-            )
+    _check_described(model)
+
+
+def _check_described(model: FastTimeSformer) -> None:
+    """Raise `ConfigError` unless preprocessing and labels fit the model's channels and classes."""
+    config, means = model.config, len(model.preprocessing.mean)
+    if means != config.channels:
+        raise ConfigError(
+            f"preprocessing: got {means} means, expected one for each of {config.channels} channels"
+        )
+    if model.labels is not None and len(model.labels) != config.num_classes:
+        raise ConfigError(
+            f"labels: got {len(model.labels)} names, expected {config.num_classes} (one for each "
+            "class)"
+        )
 
 
 def _load_state(path: Path, model: FastTimeSformer, state: Mapping[str, Tensor]) -> None:

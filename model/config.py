@@ -43,6 +43,9 @@ class Preprocessing:
         return cls((0.0,) * channels, (1.0,) * channels)
 
     def __post_init__(self) -> None:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if not all(isinstance(value, (int, float)) for value in values):
+                raise ConfigError(f"preprocessing {name} must be numbers: got {values!r}")
         if len(self.mean) != len(self.std):
             raise ConfigError(
                 f"preprocessing mean and std differ in length: got {len(self.mean)} and "
@@ -105,7 +108,7 @@ class FastTimeSformerConfig:
                 )
         for name in ("drop_path", "attn_dropout", "proj_dropout"):
             rate = getattr(self, name)
-            if not 0 <= rate < 1:
+            if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
                 raise ConfigError(f"{name} must be in [0, 1): got {rate!r}")
 
     def _check_heads(self) -> None:

@@ -138,9 +138,9 @@ class FastTimeSformer(nn.Module):
         Raises:
             ValueError: if the clip's shape is not the one the model was made for.
         """
+        self._check_shape(video)
         if not self.config.frames_first:
             video = video.transpose(1, 2)
-        self._check_shape(video)
         cls, x = self.embed(video)
         for block in self.blocks:
             cls, x = block(cls, x, self.rotary)
@@ -172,11 +172,14 @@ class FastTimeSformer(nn.Module):
 
     def _check_shape(self, video: Tensor) -> None:
         config = self.config
-        expected = (config.frames, config.channels, config.height, config.width)
+        axes, leading = "f, c, h, w", (config.frames, config.channels)
+        if not config.frames_first:
+            axes, leading = "c, f, h, w", leading[::-1]
+        expected = (*leading, config.height, config.width)
         if tuple(video.shape[1:]) != expected:
             raise ValueError(
-                f"video has the wrong shape: got {tuple(video.shape)}, expected (b, f, c, h, w) "
-                f"with f, c, h, w = {expected}"
+                f"video has the wrong shape: got {tuple(video.shape)}, expected (b, {axes}) "
+                f"with {axes} = {expected}"
             )
 
 

@@ -14,8 +14,9 @@ averaged over the groups.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from einops import rearrange
@@ -79,12 +80,12 @@ def rotary_tables(
     steps: tuple[Step, ...], grid: Grid, frame: FrameRotary, image: ImageRotary, heads: int
 ) -> RotaryTables:
     """The rotation of every step, with a first row of angle zero where the class token stands."""
+    angles = {step.name: partial(_angles, step, grid, step is steps[-1]) for step in steps}
+    return RotaryTables(frame, image, angles, heads)
 
-    def angles_of(step: Step) -> Callable[[FrameRotary, ImageRotary], Tensor]:
-        def angles(frame: FrameRotary, image: ImageRotary) -> Tensor:
-            table = step.angles(frame, image, grid)
-            return torch.cat((torch.zeros_like(table[:1]), table)) if step is steps[-1] else table
 
-        return angles
-
-    return RotaryTables(frame, image, {step.name: angles_of(step) for step in steps}, heads)
+def _angles(
+    step: Step, grid: Grid, class_token: bool, frame: FrameRotary, image: ImageRotary
+) -> Tensor:
+    table = step.angles(frame, image, grid)
+    return torch.cat((torch.zeros_like(table[:1]), table)) if class_token else table

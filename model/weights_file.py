@@ -6,6 +6,7 @@ PyTorch files are opened with `weights_only=True` alone, safetensors by their ow
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,8 @@ from torch import Tensor
 
 METADATA_KEY = "tsformer"
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "module")
-_PREFIXES = ("module.", "_orig_mod.")  # left by DistributedDataParallel and torch.compile
+# Left by DistributedDataParallel, torch.compile and Lightning.
+_PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
 class CheckpointError(ValueError):
@@ -68,22 +70,45 @@ def _read_safetensors(path: Path) -> WeightsFile:
         description = json.loads(metadata.get(METADATA_KEY, "{}"))
     except ValueError as error:
         raise CheckpointError(f"{path} has damaged {METADATA_KEY} metadata: {error}") from error
-    return WeightsFile(_strip_prefixes(path, state), description)
+    return WeightsFile(_strip_prefixes(path, state), _check_description(path, description))
 
 
 def _read_torch(path: Path) -> WeightsFile:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # An open file, because a path named .safetensors would be read as one; a refusal is one
+        # line, so that PyTorch's warnings of foreign pickles are not wanted beside it.
+        with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes raise whatever they happen to hit
         raise CheckpointError(_explain_torch_failure(path, error)) from error
     state = _unwrap(path, content)
-    own = getattr(state, "_metadata", {}).get("", {}).get("config")
-    description = {"config": own} if own else {}
-    return WeightsFile(_strip_prefixes(path, state), description)
+    return WeightsFile(_strip_prefixes(path, state), _read_signature(path, state))
+
+
+def _read_signature(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration that our own state dicts carry, also under the prefixes of wrappers."""
+    metadata = getattr(state, "_metadata", None)
+    for name, entry in metadata.items() if isinstance(metadata, Mapping) else ():
+        wrappers_only = all(f"{part}." in _PREFIXES for part in str(name).split(".") if part)
+        if wrappers_only and isinstance(entry, Mapping) and "config" in entry:
+            return _check_description(path, {"config": entry["config"]})
+    return {}
+
+
+def _check_description(path: Path, description: Any) -> dict[str, Any]:  # noqa: ANN401  # parsed
+    if not isinstance(description, dict) or not isinstance(description.get("config", {}), dict):
+        raise CheckpointError(
+            f"{path} has damaged {METADATA_KEY} metadata: got {str(description)[:80]!r}, expected "
+            "an object with a config"
+        )
+    return description
 
 
 def _explain_torch_failure(path: Path, error: Exception) -> str:
-    if "Unsupported global" in str(error) or "Unsupported operand" in str(error):
+    with path.open("rb") as file:
+        may_be_pickle = file.read(2) in (b"PK", *(bytes((128, protocol)) for protocol in range(9)))
+    refused = ("Unsupported global", "Unsupported operand", "Unsupported class")
+    if may_be_pickle and any(reason in str(error) for reason in refused):
         return (
             f"{path} holds Python objects, not only weights, and loading them could run code: "
             "nothing was run; save it again as torch.save(model.state_dict(), ...)"
@@ -94,9 +119,9 @@ def _explain_torch_failure(path: Path, error: Exception) -> str:
 
 def _unwrap(path: Path, content: object) -> Mapping[str, Any]:
     while isinstance(content, Mapping):
-        if any(isinstance(value, Tensor) for value in content.values()):
+        inner = next((name for name in _WRAPPERS if isinstance(content.get(name), Mapping)), None)
+        if inner is None and any(isinstance(value, Tensor) for value in content.values()):
             return content
-        inner = next((name for name in _WRAPPERS if name in content), None)
         if inner is None:
             keys = ", ".join(map(str, list(content)[:5]))
             raise CheckpointError(
@@ -111,7 +136,7 @@ def _unwrap(path: Path, content: object) -> Mapping[str, Any]:
 
 def _strip_prefixes(path: Path, state: Mapping[str, Any]) -> dict[str, Tensor]:
     tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
-    for prefix in _PREFIXES * 2:  # either may stand inside the other
+    for prefix in _PREFIXES * 2:  # each may stand inside another
         if tensors and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     if not tensors:
@@ -121,5 +146,7 @@ def _strip_prefixes(path: Path, state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _check_finite(path: Path, state: Mapping[str, Tensor]) -> None:
     for name, tensor in state.items():
+        if tensor.ndim == 0:
+            raise CheckpointError(f"{path}: {name} has the wrong shape: got (), a single number")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path} holds NaN or infinite weights in {name}")

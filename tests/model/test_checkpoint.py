@@ -14,7 +14,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-import model.checkpoint as checkpoint_module
 from model import (
     CheckpointError,
     FastTimeSformer,
@@ -250,6 +249,11 @@ class TestPublishedFiles:
         loaded = load_checkpoint(tmp_path / "m.safetensors", config=CLIP)
         assert_same_function(loaded, make(semantics="upstream"))
 
+    @pytest.mark.parametrize("name", ["m.safetensors", "m.pt", "no suffix"])
+    def test_content_decides_not_the_name(self, tmp_path, name):
+        path = save(tmp_path / name, published())
+        assert_same_function(load_checkpoint(path, config=CLIP), make(semantics="upstream"))
+
     def test_trained_frequencies_are_used(self, tmp_path):
         original = make(semantics="upstream")
         state = {**original.state_dict(), "frame_rot_emb.inv_freqs": torch.linspace(1, 0, 8)}
@@ -412,6 +416,12 @@ class TestBadFiles:
         assert "NaN or infinite" in message
         assert "blocks.1.mlp.norm.weight" in message
 
+    def test_nothing_but_the_error_is_said(self, tmp_path, recwarn):
+        """PyTorch warns of pickles by others: a refusal is one line, without warnings beside it."""
+        (tmp_path / "m.pth").write_bytes(pickle.dumps({"state_dict": [1, 2]}, protocol=4))
+        assert refusal(tmp_path / "m.pth")
+        assert list(recwarn) == []
+
     @pytest.mark.parametrize("content", [[1, 2], 5, "text", torch.zeros(3), {}, {"epoch": 3},
                                          {"state_dict": {}}, {"model": {"model": 3}}])  # fmt: skip
     def test_no_weights(self, tmp_path, content):
@@ -469,16 +479,18 @@ class TestSaving:
         assert load_checkpoint(path).config.depth == 2
         assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
-    def test_that_fails_leaves_the_old_file_and_nothing_else(self, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("stage", ["write_bytes", "replace"])
+    def test_that_fails_leaves_the_old_file_and_nothing_else(self, tmp_path, monkeypatch, stage):
         path = tmp_path / "m.safetensors"
         save_checkpoint(make(), path)
         whole = path.read_bytes()
 
-        def full_disk(state: dict, target: Path, metadata: dict) -> None:
-            Path(target).write_bytes(whole[:100])
+        def fail(partial: Path, _: object) -> None:
+            with partial.open("wb") as file:
+                file.write(whole[:100])
             raise OSError("no space left")
 
-        monkeypatch.setattr(checkpoint_module, "save_file", full_disk)
+        monkeypatch.setattr(Path, stage, fail)
         with pytest.raises(OSError, match="no space left"):
             save_checkpoint(make(depth=1), path)
         assert path.read_bytes() == whole

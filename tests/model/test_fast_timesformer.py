@@ -36,7 +36,7 @@ class TestPublishedUse:
     def test_readme_example(self):
         b, f, c, h, w = 1, 5, 3, 512, 512
         x = torch.randn(b, f, c, h, w)
-        model = FastTimeSformer(f, c, h, w, num_classes = 2, attn_mechanism = 'fastformer')  # fmt: skip  # noqa: E251, E501
+        model = FastTimeSformer(f, c, h, w, num_classes = 2, attn_mechanism = 'fastformer')  # fmt: skip  # noqa: E501
 
         with torch.no_grad():
             out = model(x)
@@ -183,9 +183,9 @@ class TestTraining:
     def test_a_few_steps_lower_the_loss(self, mechanism):
         model = make(attn_mechanism=mechanism, drop_path=0.0)
         video, target = clips(8), torch.arange(8) % 4
-        optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+        optimizer = torch.optim.Adam(model.parameters(), 3e-3)
         losses = []
-        for _ in range(12):
+        for _ in range(20):
             loss = torch.nn.functional.cross_entropy(model(video), target)
             optimizer.zero_grad()
             loss.backward()

@@ -1,0 +1,122 @@
+"""Put measured output into README.md: no figure there is typed by hand.
+
+python scripts/readme.py --record    measure, write scripts/results/, then as below
+python scripts/readme.py             write the blocks of README.md from scripts/results/
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from demo import ATTENTIONS, find_clip
+
+from exporter.report import ms, ratio, sci
+
+ROOT = Path(__file__).resolve().parent.parent
+README, RESULTS = ROOT / "README.md", ROOT / "scripts" / "results"
+COMMAND = ["tsformer", "export", "--attn", "fastformer", "--res", "512"]
+TABLE_RES = "224"
+
+
+def main() -> None:
+    """Measure if asked to, then render."""
+    parser = argparse.ArgumentParser(description="Put measured output into README.md.")
+    parser.add_argument("--record", action="store_true", help="measure anew")
+    if parser.parse_args().record:
+        record()
+    README.write_text(render(README.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def record() -> None:
+    """Run the README's command and the three attention types, and keep what they gave."""
+    RESULTS.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        shown = run(COMMAND, folder)
+        (RESULTS / "export.txt").write_text(shown, encoding="utf-8")
+        rows = []
+        for attention in ATTENTIONS:
+            clip = str(find_clip("bikes.mp4"))
+            command = ["tsformer", "export", "--attn", attention, "--res", TABLE_RES]
+            run([*command, "--video", clip, "-o", attention], folder)
+            rows.append(summarize(Path(folder, attention, "report.json")))
+    text = json.dumps({"res": TABLE_RES, "rows": rows}, indent=2)
+    (RESULTS / "attention.json").write_text(text + "\n", encoding="utf-8")
+
+
+def run(command: list[str], folder: str) -> str:
+    """Run a command as a user would, in an empty folder; give what it printed."""
+    program = Path(sys.executable).with_name(command[0])
+    environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1"}
+    done = subprocess.run(
+        [program, *command[1:]],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return "\n".join(line.rstrip() for line in done.stdout.splitlines()) + "\n"
+
+
+def summarize(path: Path) -> dict[str, Any]:
+    """The figures of one report.json that the README shows, with their context."""
+    report = json.loads(path.read_text(encoding="utf-8"))
+    kept = ("tsformer", "date", "cpu", "cores", "packages")
+    return {
+        "attn": report["spec"]["attn"],
+        "parity": next(row for row in report["parity"] if row["runtime"] == "onnxruntime"),
+        "latency": next(row for row in report["latency"] if row["runtime"] == "onnxruntime"),
+        "onnx_bytes": report["graph"]["bytes"],
+        "engine": {key: report["engine"].get(key) for key in ("flavour", "version", "bytes")},
+        "environment": {key: report["environment"][key] for key in kept},
+    }
+
+
+def render(readme: str) -> str:
+    """Replace the marked blocks of the README (pure, given the results)."""
+    shown = (RESULTS / "export.txt").read_text(encoding="utf-8")
+    measured = json.loads((RESULTS / "attention.json").read_text(encoding="utf-8"))
+    output = f"```console\n$ {' '.join(COMMAND)}\n{shown}```\n"
+    blocks = {"output": output, "attention": attention_table(measured)}
+    for name, block in blocks.items():
+        begin, end = f"<!-- {name}: written by scripts/readme.py -->\n", f"<!-- /{name} -->"
+        before, _, rest = readme.partition(begin)
+        _, _, after = rest.partition(end)
+        readme = f"{before}{begin}{block}{end}{after}"
+    return readme
+
+
+def attention_table(measured: dict[str, Any]) -> str:
+    """The measured half of the table of attention types, as Markdown."""
+    lines = [
+        f"| at {measured['res']} px, one clip | error (allowed) | ONNX Runtime p50 | against eager "
+        "| model.onnx | model.engine |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in measured["rows"]:
+        parity, latency = row["parity"], row["latency"]
+        lines.append(
+            f"| `{row['attn']}` | {sci(parity['rel_l2'])} ({sci(parity['tolerance'])}) "
+            f"| {ms(latency['p50_ms'])} ms | {ratio(latency['ratio_to_eager'])} "
+            f"| {row['onnx_bytes'] / 1e6:.1f} MB | {(row['engine']['bytes'] or 0) / 1e6:.1f} MB |"
+        )
+    environment, latency = measured["rows"][0]["environment"], measured["rows"][0]["latency"]
+    packages = environment["packages"]
+    lines += [
+        "",
+        f"Measured {environment['date'][:10]} on {environment['cpu']} ({latency['threads']} "
+        f"threads), torch {packages['torch']}, onnxruntime {packages['onnxruntime']}; "
+        f"{latency['runs']} interleaved runs.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
