@@ -5,22 +5,22 @@ Axes: b batch, f h w tokens along time, height and width, g groups of n tokens, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.attention import Attention
-from model.config import FastTimeSformerConfig
 from model.rotary import RotaryTables
-from model.spacetime import Grid, Step
+from model.spacetime import Step
 
 
 class PreNorm(nn.Module):
     """`fn(norm(x))`, with the published names `norm` and `fn`."""
 
-    def __init__(self, dim: int, fn: nn.Module) -> None:
+    def __init__(self, dim: int, fn: nn.Module, eps: float = 1e-5) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(dim)
+        self.norm = nn.LayerNorm(dim, eps=eps)
         self.fn = fn
 
     def forward(self, x: Tensor, *args: object) -> Tensor:
@@ -72,50 +72,69 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """One transformer block: the steps of a scheme, then the feed-forward, each with residual."""
+    """One transformer block: the steps of a scheme, then the feed-forward, each with residual.
+
+    Args:
+        dim: Token width d.
+        steps: The attention steps; one object serves all blocks of a model.
+        attention: Makes the attention of one step.
+        mlp: Makes the feed-forward.
+        drop_path: Stochastic depth rate in training.
+        norm_eps: Added to the variance in the normalisations.
+    """
 
     def __init__(
-        self, config: FastTimeSformerConfig, steps: tuple[Step, ...], mechanism: type[Attention]
+        self,
+        dim: int,
+        steps: tuple[Step, ...],
+        attention: Callable[[], nn.Module],
+        mlp: Callable[[], nn.Module],
+        *,
+        drop_path: float = 0.0,
+        norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        dim = config.dim
-        self.steps, self.grid = steps, Grid(config.frames, *config.grid)
+        self.steps = steps
         for step in steps:
-            attention = mechanism(
-                dim,
-                config.dim_head,
-                config.num_heads,
-                attn_drop=config.attn_dropout,
-                proj_drop=config.proj_dropout,
-            )
-            self.add_module(f"attn_{step.name}", PreNorm(dim, attention))
+            self.add_module(f"attn_{step.name}", PreNorm(dim, attention(), norm_eps))
         for step in steps[:-1]:
             self.add_module(f"fc_{step.name}", nn.Linear(dim, dim))
-        self.mlp = PreNorm(dim, FeedForward(dim, dropout=config.proj_dropout))
-        self.drop_path = DropPath(config.drop_path)
+        self.mlp = PreNorm(dim, mlp(), norm_eps)
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, cls: Tensor, x: Tensor, rotary: RotaryTables | None) -> tuple[Tensor, Tensor]:
-        """Class token `(b, 1, d)` and patch tokens `(b, f h w, d)`, kept apart throughout."""
+        """Class tokens `(b, k, d)` and patch tokens `(b, f h w, d)`, kept apart throughout.
+
+        There is one class token for all groups (k = 1), or one for each (k = g).
+        """
         *early, last = self.steps
         for step in early:
-            attended = self.attend(step, step.group(x, self.grid), rotary)
-            x = x + self.get_submodule(f"fc_{step.name}")(step.ungroup(attended, self.grid))
+            attended = self.attend(step, step.group(x), rotary)
+            x = x + self.get_submodule(f"fc_{step.name}")(step.ungroup(attended))
 
-        grouped = last.group(x, self.grid)  # b g n d
-        shared = cls.unsqueeze(1).expand(-1, grouped.shape[1], -1, -1)  # b g 1 d
-        attended = self.attend(last, torch.cat((shared, grouped), dim=2), rotary)
-        cls = cls + mean_over_groups(attended[:, :, :1])
-        x = x + last.ungroup(attended[:, :, 1:], self.grid)
+        parts = last.group(x)  # of b g n d
+        shared = cls.unsqueeze(2)  # b k 1 d
+        joined = [
+            torch.cat((shared.expand(-1, part.shape[1], -1, -1), part), dim=2) for part in parts
+        ]
+        attended = self.attend(last, joined, rotary)
+        cls = cls + _merge_class_tokens([part[:, :, 0] for part in attended], cls.shape[1])
+        x = x + last.ungroup([part[:, :, 1:] for part in attended])
 
         more_cls, more_x = self.drop_path.together(self.mlp(cls), self.mlp(x))
         return cls + more_cls, x + more_x
 
-    def attend(self, step: Step, grouped: Tensor, rotary: RotaryTables | None) -> Tensor:
-        """One attention step on grouped tokens, `(b, g, n, d) -> (b, g, n, d)`."""
-        rotation = None if rotary is None else rotary[step.name]
-        return self.drop_path(self.get_submodule(f"attn_{step.name}")(grouped, rotation))
+    def attend(self, step: Step, parts: list[Tensor], rotary: RotaryTables | None) -> list[Tensor]:
+        """One attention step on grouped tokens, each `(b, g, n, d) -> (b, g, n, d)`."""
+        attention = self.get_submodule(f"attn_{step.name}")
+        attended = (
+            attention(part, None if rotary is None else rotary[key])
+            for part, key in zip(parts, step.keys, strict=True)
+        )
+        return list(self.drop_path.together(*attended))
 
 
-def mean_over_groups(cls: Tensor) -> Tensor:
-    """`(b, g, 1, d) -> (b, 1, d)`; no reduction where there is one group."""
-    return cls.squeeze(1) if cls.shape[1] == 1 else cls.mean(1)
+def _merge_class_tokens(parts: list[Tensor], kept: int) -> Tensor:
+    """`[(b, g, d), ...] -> (b, k, d)`: one for each group as it is, or their mean."""
+    tokens = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    return tokens if tokens.shape[1] == kept else tokens.mean(1, keepdim=True)

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 MechanismName = Literal["regular", "performer", "fastformer"]
-SchemeName = Literal["joint", "divided"]
+SchemeName = Literal["space", "joint", "divided", "local-global", "axial"]
 Semantics = Literal["paper", "upstream"]
 
 MECHANISM_NAMES: tuple[str, ...] = ("regular", "performer", "fastformer")
-SCHEME_NAMES: tuple[str, ...] = ("joint", "divided")
+SCHEME_NAMES: tuple[str, ...] = ("space", "joint", "divided", "local-global", "axial")
+UPSTREAM_SCHEMES: tuple[str, ...] = ("joint", "divided")  # what the published package has
 SEMANTICS: tuple[str, ...] = ("paper", "upstream")
 
 
@@ -89,6 +90,8 @@ class FastTimeSformerConfig:
         check_choice("attention mechanism", self.attn_mechanism, MECHANISM_NAMES)
         check_choice("attention scheme", self.attn_type, SCHEME_NAMES)
         check_choice("semantics", self.semantics, SEMANTICS)
+        if self.semantics == "upstream":
+            check_choice("attention scheme (upstream)", self.attn_type, UPSTREAM_SCHEMES)
         self._check_sizes()
         self._check_heads()
 

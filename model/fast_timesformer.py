@@ -7,6 +7,7 @@ The constructor, the parameter names and their shapes are those of the published
 from __future__ import annotations
 
 from dataclasses import asdict, fields
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -15,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from model.attention import MECHANISMS
-from model.block import Block, PreNorm
+from model.block import Block, FeedForward, PreNorm
 from model.config import (
     FastTimeSformerConfig,
     MechanismName,
@@ -47,7 +48,7 @@ class FastTimeSformer(nn.Module):
         proj_dropout: Dropout rate of projections in training.
         rotary_emb: Rotary positions; else a learned embedding.
         attn_mechanism: `fastformer`, `performer` or `regular`.
-        attn_type: `divided` or `joint`.
+        attn_type: `space`, `joint`, `divided`, `local-global` or `axial`.
         frames_first: Clips come as `(b, f, c, h, w)`; else as `(b, c, f, h, w)`.
         semantics: `paper` computes what the papers define; `upstream` what the published package
             does, for checkpoints trained there.
@@ -106,25 +107,37 @@ class FastTimeSformer(nn.Module):
         self.preprocessing = Preprocessing.unit(channels)
         self.labels = None
         self.upstream = upstream = semantics == "upstream"
-        steps, grid = SCHEMES[attn_type], Grid(frames, *config.grid)
+        grid = Grid(frames, *config.grid)
+        steps = SCHEMES[attn_type](grid)
 
         self.rotary = None
         if rotary_emb:
             self.frame_rot_emb = FrameRotary(dim_head, half_split=upstream)
             self.image_rot_emb = ImageRotary(dim_head)
             self.rotary = rotary_tables(
-                steps, grid, self.frame_rot_emb, self.image_rot_emb, config.num_heads
+                steps, self.frame_rot_emb, self.image_rot_emb, config.num_heads
             )
         else:
-            self.pos_emb = nn.Embedding(grid.frames * grid.height * grid.width + 1, dim)
+            self.pos_emb = nn.Embedding(grid.tokens + 1, dim)
 
         self.project_in = nn.Linear(channels * patch_size**2, dim)
         self.cls_token = nn.Parameter(torch.randn(1, dim))
         self.to_out = PreNorm(dim, nn.Linear(dim, num_classes))
 
-        mechanism = (UPSTREAM_MECHANISMS if upstream else MECHANISMS)[attn_mechanism]
+        attention = partial(
+            (UPSTREAM_MECHANISMS if upstream else MECHANISMS)[attn_mechanism],
+            dim,
+            dim_head,
+            config.num_heads,
+            attn_drop=attn_dropout,
+            proj_drop=proj_dropout,
+        )
+        mlp = partial(FeedForward, dim, dropout=proj_dropout)
         block = UpstreamJointBlock if upstream and attn_type == "joint" else Block
-        self.blocks = nn.ModuleList(block(config, steps, mechanism) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            block(dim, steps, attention, mlp, drop_path=drop_path) for _ in range(depth)
+        )
+        self.class_tokens = frames if attn_type == "space" else 1
         self.register_state_dict_post_hook(_sign_state_dict)
 
     @classmethod
@@ -144,10 +157,10 @@ class FastTimeSformer(nn.Module):
         cls, x = self.embed(video)
         for block in self.blocks:
             cls, x = block(cls, x, self.rotary)
-        return self.to_out(cls.squeeze(1))
+        return self.to_out(cls.squeeze(1) if self.class_tokens == 1 else cls.mean(1))
 
     def embed(self, video: Tensor) -> tuple[Tensor, Tensor]:
-        """Class token `(b, 1, d)` and patch tokens `(b, f h w, d)` with learned positions."""
+        """Class tokens `(b, k, d)` and patch tokens `(b, f h w, d)` with learned positions."""
         config = self.config
         patches = F.conv2d(
             video.flatten(0, 1), self._patch_filters(), self.project_in.bias, config.patch_size
@@ -159,7 +172,7 @@ class FastTimeSformer(nn.Module):
             cls, x = cls + positions[:1], x + positions[1:]
         if self.upstream:
             x = upstream_token_order(x, config.frames)
-        return cls.expand(x.shape[0], -1, -1), x
+        return cls.expand(x.shape[0], self.class_tokens, -1), x
 
     def _patch_filters(self) -> Tensor:
         """The linear patch embedding as the strided convolution it is, `(d, c, p, p)`."""

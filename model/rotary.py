@@ -79,14 +79,14 @@ class ImageRotary(_Frequencies):
         scales = torch.logspace(0.0, math.log2(max_freq / 2), dim_head // 4, base=2)
         self.register_buffer("scales", scales)
 
-    def angles(self, height: int, width: int) -> Tensor:
-        """Radians in float64, `(h, w, e)`."""
-        scales = self.scales.cpu().double()
+    def angles(self, height: int, width: int, *, down: bool = True, across: bool = True) -> Tensor:
+        """Radians in float64, `(h, w, e)`; zero along an axis that is not asked for."""
+        scales = self.scales.cpu().double() * math.pi
         # The published positions are float32 values: float64 ones would be another model.
-        down = torch.linspace(-1.0, 1.0, height).double()[:, None] * scales * math.pi
-        across = torch.linspace(-1.0, 1.0, width).double()[:, None] * scales * math.pi
+        rows = torch.linspace(-1.0, 1.0, height).double()[:, None] * scales * down
+        columns = torch.linspace(-1.0, 1.0, width).double()[:, None] * scales * across
         angles = torch.cat(
-            (repeat(down, "h j -> h w j", w=width), repeat(across, "w j -> h w j", h=height)),
+            (repeat(rows, "h j -> h w j", w=width), repeat(columns, "w j -> h w j", h=height)),
             dim=-1,
         )
         angles = repeat(angles, "h w j -> h w (j two)", two=2)
@@ -94,12 +94,13 @@ class ImageRotary(_Frequencies):
 
 
 class RotaryTables(nn.Module):
-    """The rotation of each attention step, shared by all blocks (one constant in the graph).
+    """The rotations of the attention steps, shared by all blocks (one constant in the graph).
 
     Args:
         frame: Frequencies along time.
         image: Frequencies along height and width.
-        angles: For each step a function of the two that gives its angles, `(n, e)` in float64.
+        angles: For each part of a step a function of the two that gives its angles in float64,
+            `(n, e)`, or `(g, n, e)` where they differ from group to group.
         heads: Heads over which a table is repeated.
 
     The tables are computed in float64 and rounded once: a cast of the model, or new frequencies
@@ -117,21 +118,22 @@ class RotaryTables(nn.Module):
         self._sources = (frame, image)  # a tuple, so that they are not submodules twice
         self._angles = dict(angles)
         self._heads = heads
-        for step in angles:
+        for key in angles:
             for part in Rotation._fields:
-                self.register_buffer(f"{part}_{step}", torch.empty(0), persistent=False)
+                self.register_buffer(f"{part}_{key}", torch.empty(0), persistent=False)
         self._tabulate()
 
-    def __getitem__(self, step: str) -> Rotation:
-        return Rotation(*(getattr(self, f"{part}_{step}") for part in Rotation._fields))
+    def __getitem__(self, key: str) -> Rotation:
+        return Rotation(*(getattr(self, f"{part}_{key}") for part in Rotation._fields))
 
     def _tabulate(self) -> None:
-        for step, make_angles in self._angles.items():
-            angles = repeat(make_angles(*self._sources), "n e -> n (heads e)", heads=self._heads)
+        for key, make_angles in self._angles.items():
+            angles = make_angles(*self._sources)
+            angles = repeat(angles, "... n e -> ... n (heads e)", heads=self._heads)
             sin = angles.sin()
-            sin[:, 0::2] *= -1
+            sin[..., 0::2] *= -1
             for part, table in zip(Rotation._fields, (angles.cos(), sin), strict=True):
-                name = f"{part}_{step}"
+                name = f"{part}_{key}"
                 setattr(self, name, table.to(getattr(self, name)))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

@@ -64,7 +64,7 @@ class UpstreamJointBlock(Block):
     ) -> tuple[Tensor, Tensor]:
         (step,) = self.steps
         tokens = torch.cat((cls, x), dim=1)  # b 1+n d
-        tokens = self.attend(step, tokens, rotary=None)
+        (tokens,) = self.attend(step, [tokens], rotary=None)
         tokens = self.drop_path(self.mlp(tokens))
         return tokens[:, :1], tokens[:, 1:]
 
