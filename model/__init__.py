@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from model.checkpoint import load_checkpoint, save_checkpoint
     from model.config import ConfigError, FastTimeSformerConfig, Preprocessing
     from model.fast_timesformer import FastTimeSformer
+    from model.timesformer_vit import TimeSformerViT
     from model.weights_file import CheckpointError
 
     FastformerAttention = FastAttention
@@ -24,6 +25,7 @@ _HOMES = {
     "PerformerAttention": "attention",
     "Preprocessing": "config",
     "RegularAttention": "attention",
+    "TimeSformerViT": "timesformer_vit",
     "load_checkpoint": "checkpoint",
     "save_checkpoint": "checkpoint",
 }
@@ -39,6 +41,7 @@ __all__ = [
     "PerformerAttention",
     "Preprocessing",
     "RegularAttention",
+    "TimeSformerViT",
     "load_checkpoint",
     "save_checkpoint",
 ]

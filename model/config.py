@@ -11,10 +11,13 @@ MechanismName = Literal["regular", "performer", "fastformer"]
 SchemeName = Literal["space", "joint", "divided", "local-global", "axial"]
 Semantics = Literal["paper", "upstream"]
 
+ActivationName = Literal["gelu", "relu", "selu", "gelu_new"]
+
 MECHANISM_NAMES: tuple[str, ...] = ("regular", "performer", "fastformer")
 SCHEME_NAMES: tuple[str, ...] = ("space", "joint", "divided", "local-global", "axial")
 UPSTREAM_SCHEMES: tuple[str, ...] = ("joint", "divided")  # what the published package has
 SEMANTICS: tuple[str, ...] = ("paper", "upstream")
+ACTIVATION_NAMES: tuple[str, ...] = ("gelu", "relu", "selu", "gelu_new")
 
 
 class ConfigError(ValueError):
@@ -57,7 +60,46 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
-class FastTimeSformerConfig:
+class ClipConfig:
+    """What every family's configuration holds: the clip, in pixels, and the classes."""
+
+    frames: int
+    channels: int
+    height: int
+    width: int
+    num_classes: int
+
+    patch_size: int = field(default=16, kw_only=True)
+
+    def _check_sizes(self, *more: str) -> None:
+        sizes = ("frames", "channels", "height", "width", "num_classes", "patch_size")
+        for name in (*sizes, *more):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(f"{name} must be a whole number of at least 1: got {value!r}")
+        for name in ("height", "width"):
+            value, patch = getattr(self, name), self.patch_size
+            if value % patch:
+                below, above = value // patch * patch, (value // patch + 1) * patch
+                fits = f"{below} or {above}" if below else f"{above}"
+                raise ConfigError(
+                    f"{name} must be a multiple of patch_size {patch}: got {value}, nearest {fits}"
+                )
+
+    def _check_rates(self, *names: str) -> None:
+        for name in names:
+            rate = getattr(self, name)
+            if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+                raise ConfigError(f"{name} must be in [0, 1): got {rate!r}")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches along height and width."""
+        return self.height // self.patch_size, self.width // self.patch_size
+
+
+@dataclass(frozen=True)
+class FastTimeSformerConfig(ClipConfig):
     """All that decides the function of a `FastTimeSformer`, with the published names.
 
     Sizes in pixels: `height`, `width`, `patch_size`. Rates in [0, 1): `drop_path`,
@@ -67,13 +109,7 @@ class FastTimeSformerConfig:
         ConfigError: if a value is out of range or two values do not fit together.
     """
 
-    frames: int
-    channels: int
-    height: int
-    width: int
-    num_classes: int
     dim: int = 128
-    patch_size: int = 16
     depth: int = 12
     heads: int | None = None
     dim_head: int = 64
@@ -92,27 +128,9 @@ class FastTimeSformerConfig:
         check_choice("semantics", self.semantics, SEMANTICS)
         if self.semantics == "upstream":
             check_choice("attention scheme (upstream)", self.attn_type, UPSTREAM_SCHEMES)
-        self._check_sizes()
+        self._check_sizes("dim", "depth", "dim_head")
+        self._check_rates("drop_path", "attn_dropout", "proj_dropout")
         self._check_heads()
-
-    def _check_sizes(self) -> None:
-        sizes = ("frames", "channels", "height", "width", "num_classes", "dim", "patch_size")
-        for name in (*sizes, "depth", "dim_head"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(f"{name} must be a whole number of at least 1: got {value!r}")
-        for name in ("height", "width"):
-            value, patch = getattr(self, name), self.patch_size
-            if value % patch:
-                below, above = value // patch * patch, (value // patch + 1) * patch
-                fits = f"{below} or {above}" if below else f"{above}"
-                raise ConfigError(
-                    f"{name} must be a multiple of patch_size {patch}: got {value}, nearest {fits}"
-                )
-        for name in ("drop_path", "attn_dropout", "proj_dropout"):
-            rate = getattr(self, name)
-            if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
-                raise ConfigError(f"{name} must be in [0, 1): got {rate!r}")
 
     def _check_heads(self) -> None:
         if self.rotary_emb and self.dim_head % 2:
@@ -138,7 +156,45 @@ class FastTimeSformerConfig:
             return self.dim // self.dim_head
         return self.heads
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Patches along height and width."""
-        return self.height // self.patch_size, self.width // self.patch_size
+
+@dataclass(frozen=True)
+class ViTConfig(ClipConfig):
+    """All that decides the function of a `TimeSformerViT`.
+
+    `heads` divide `dim`; the feed-forward is `mlp_dim` wide (4 x `dim` unless given).
+
+    Raises:
+        ConfigError: if a value is out of range or two values do not fit together.
+    """
+
+    dim: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_dim: int | None = None
+    qkv_bias: bool = True
+    hidden_act: ActivationName = "gelu"
+    norm_eps: float = 1e-6
+    drop_path: float = 0.0
+    attn_dropout: float = 0.0
+    proj_dropout: float = 0.0
+    scheme: SchemeName = "divided"
+    attn: MechanismName = "regular"
+
+    def __post_init__(self) -> None:
+        check_choice("attention mechanism", self.attn, MECHANISM_NAMES)
+        check_choice("attention scheme", self.scheme, SCHEME_NAMES)
+        check_choice("activation", self.hidden_act, ACTIVATION_NAMES)
+        self._check_sizes("dim", "depth", "heads", *(("mlp_dim",) if self.mlp_dim else ()))
+        self._check_rates("drop_path", "attn_dropout", "proj_dropout")
+        if self.dim % self.heads:
+            raise ConfigError(f"dim must be a multiple of heads {self.heads}: got {self.dim}")
+        if not isinstance(self.norm_eps, (int, float)) or self.norm_eps < 0:
+            raise ConfigError(f"norm_eps must not be negative: got {self.norm_eps!r}")
+
+
+# Sizes of the TimeSformer paper, table 5 (all ViT-B/16, divided).
+PRESETS: dict[str, dict[str, int]] = {
+    "TimeSformer": {"frames": 8, "height": 224, "width": 224, "num_classes": 400},
+    "TimeSformer-HR": {"frames": 16, "height": 448, "width": 448, "num_classes": 400},
+    "TimeSformer-L": {"frames": 96, "height": 224, "width": 224, "num_classes": 400},
+}

@@ -6,9 +6,7 @@ The constructor, the parameter names and their shapes are those of the published
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
 from functools import partial
-from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +15,10 @@ from torch import Tensor, nn
 
 from model.attention import MECHANISMS
 from model.block import Block, FeedForward, PreNorm
+from model.classifier import VideoClassifier
 from model.config import (
     FastTimeSformerConfig,
     MechanismName,
-    Preprocessing,
     SchemeName,
     Semantics,
 )
@@ -29,7 +27,7 @@ from model.spacetime import SCHEMES, Grid, rotary_tables
 from model.upstream import UPSTREAM_MECHANISMS, UpstreamJointBlock, upstream_token_order
 
 
-class FastTimeSformer(nn.Module):
+class FastTimeSformer(VideoClassifier):
     """Video transformer classifier with the published constructor; trainable and exportable.
 
     Args:
@@ -57,9 +55,9 @@ class FastTimeSformer(nn.Module):
         ConfigError: if the sizes do not fit together or a name is unknown.
     """
 
+    family = "fast_timesformer"
+    config_class = FastTimeSformerConfig
     config: FastTimeSformerConfig
-    preprocessing: Preprocessing  # how clips become its input
-    labels: tuple[str, ...] | None  # names of the classes
 
     def __init__(
         self,
@@ -83,8 +81,7 @@ class FastTimeSformer(nn.Module):
         *,
         semantics: Semantics = "paper",
     ) -> None:
-        super().__init__()
-        self.config = config = FastTimeSformerConfig(
+        config = FastTimeSformerConfig(
             frames=frames,
             channels=channels,
             height=height,
@@ -104,8 +101,7 @@ class FastTimeSformer(nn.Module):
             frames_first=frames_first,
             semantics=semantics,
         )
-        self.preprocessing = Preprocessing.unit(channels)
-        self.labels = None
+        super().__init__(config)
         self.upstream = upstream = semantics == "upstream"
         grid = Grid(frames, *config.grid)
         steps = SCHEMES[attn_type](grid)
@@ -138,20 +134,9 @@ class FastTimeSformer(nn.Module):
             block(dim, steps, attention, mlp, drop_path=drop_path) for _ in range(depth)
         )
         self.class_tokens = frames if attn_type == "space" else 1
-        self.register_state_dict_post_hook(_sign_state_dict)
 
-    @classmethod
-    def from_config(cls, config: FastTimeSformerConfig) -> Self:
-        """Build the model a configuration describes."""
-        return cls(**{field.name: getattr(config, field.name) for field in fields(config)})
-
-    def forward(self, video: Tensor) -> Tensor:
-        """Classify clips: `(b, f, c, h, w) -> (b, classes)` logits.
-
-        Raises:
-            ValueError: if the clip's shape is not the one the model was made for.
-        """
-        self._check_shape(video)
+    def forward(self, video: Tensor) -> Tensor:  # noqa: D102
+        self.check_shape(video, frames_first=self.config.frames_first)
         if not self.config.frames_first:
             video = video.transpose(1, 2)
         cls, x = self.embed(video)
@@ -182,27 +167,3 @@ class FastTimeSformer(nn.Module):
             p1=self.config.patch_size,
             p2=self.config.patch_size,
         )
-
-    def _check_shape(self, video: Tensor) -> None:
-        config = self.config
-        axes, leading = "f, c, h, w", (config.frames, config.channels)
-        if not config.frames_first:
-            axes, leading = "c, f, h, w", leading[::-1]
-        expected = (*leading, config.height, config.width)
-        if tuple(video.shape[1:]) != expected:
-            raise ValueError(
-                f"video has the wrong shape: got {tuple(video.shape)}, expected (b, {axes}) "
-                f"with {axes} = {expected}"
-            )
-
-
-def _sign_state_dict(
-    model: nn.Module, _state: dict[str, Any], _prefix: str, metadata: dict[str, Any]
-) -> None:
-    """Let the metadata of a state dict tell the configuration.
-
-    The parameters are named as in the published package but mean another function under another
-    semantics; a bare `torch.save(model.state_dict())` must not be taken for the published one.
-    """
-    assert isinstance(model, FastTimeSformer)
-    metadata["config"] = asdict(model.config)

@@ -28,10 +28,15 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """Tensors by name, and the description our own files carry (empty for others)."""
+    """Tensors by name, and what says what they are.
+
+    `description` is what our own files carry; `sidecars` are the JSON files that stand beside the
+    weights in a directory, by name. Both are empty for bare state dicts.
+    """
 
     state: Mapping[str, Tensor]
     description: Mapping[str, Any] = field(default_factory=dict)
+    sidecars: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def read_weights(path: Path) -> WeightsFile:
@@ -91,7 +96,7 @@ def _read_signature(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
     for name, entry in metadata.items() if isinstance(metadata, Mapping) else ():
         wrappers_only = all(f"{part}." in _PREFIXES for part in str(name).split(".") if part)
         if wrappers_only and isinstance(entry, Mapping) and "config" in entry:
-            return _check_description(path, {"config": entry["config"]})
+            return _check_description(path, dict(entry))
     return {}
 
 

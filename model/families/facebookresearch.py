@@ -1,0 +1,175 @@
+"""State dicts of facebookresearch/TimeSformer (`.pyth`), and their positions at other sizes."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.config import ConfigError, Preprocessing, ViTConfig, check_choice
+from model.families.base import Family, Told, count_blocks, rename, shape_of
+from model.timesformer_vit import TimeSformerViT
+from model.weights_file import WeightsFile
+
+ATTENTION_TYPES = {
+    "divided_space_time": "divided",
+    "joint_space_time": "joint",
+    "space_only": "space",
+}
+_SCHEME = {"attention_type": "scheme"}
+# Their names of one block's modules -> ours; attention over space is the last step everywhere.
+_BLOCK = {
+    "norm1": "attn_s.norm",
+    "attn.qkv": "attn_s.fn.to_qkv",
+    "attn.proj": "attn_s.fn.to_out",
+    "temporal_norm1": "attn_t.norm",
+    "temporal_attn.qkv": "attn_t.fn.to_qkv",
+    "temporal_attn.proj": "attn_t.fn.to_out",
+    "temporal_fc": "fc_t",
+    "norm2": "mlp.norm",
+    "mlp.fc1": "mlp.fn.fc1",
+    "mlp.fc2": "mlp.fn.fc2",
+}
+_ARGUMENTS = {
+    "num_frames": "frames",
+    "in_chans": "channels",
+    "embed_dim": "dim",
+    "hidden_size": "dim",
+    "num_heads": "heads",
+    "drop_path_rate": "drop_path",
+    "attn_drop_rate": "attn_dropout",
+    "drop_rate": "proj_dropout",
+}
+
+
+def recognises(keys: Collection[str]) -> bool:
+    """A ViT's names, with the attention's projections in one `qkv`."""
+    return "patch_embed.proj.weight" in keys and any(
+        key.endswith(".attn.qkv.weight") for key in keys
+    )
+
+
+def translate(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Names of the original constructor: `img_size`, `embed_dim`, `attention_type`, ..."""
+    translated = rename(given, _ARGUMENTS)
+    for name in ("image_size", "img_size"):
+        if name in translated:
+            translated |= _sides(translated.pop(name), translated)
+    if "attention_type" in translated:
+        kind = translated.pop("attention_type")
+        check_choice("attention_type", kind, ATTENTION_TYPES)
+        translated = rename(
+            {**translated, "attention_type": ATTENTION_TYPES[kind]}, {"attention_type": "scheme"}
+        )
+    return translated
+
+
+def _sides(size: object, given: Mapping[str, Any]) -> dict[str, Any]:
+    height, width = size if isinstance(size, (list, tuple)) and len(size) == 2 else (size, size)
+    sides = {"height": height, "width": width}
+    for name, value in sides.items():
+        if given.get(name, value) != value:
+            raise ConfigError(f"{name} is given twice: as {given[name]!r} and as {value!r}")
+    return sides
+
+
+def infer(weights: WeightsFile, given: Mapping[str, Any]) -> dict[str, Told]:
+    """Read the configuration off names and shapes; the heads, no shape tells."""
+    del given
+    state = weights.state
+    told = {
+        "depth": count_blocks("blocks", state),
+        "qkv_bias": Told("blocks.0.attn.qkv.bias" in state, "the bias of blocks.0.attn.qkv"),
+        "attn": Told("regular", "its family"),
+    }
+    sizes = {
+        "dim": ("cls_token", -1),
+        "num_classes": ("head.weight", 0),
+        "mlp_dim": ("blocks.0.mlp.fc1.weight", 0),
+        "channels": ("patch_embed.proj.weight", 1),
+        "patch_size": ("patch_embed.proj.weight", -1),
+        "frames": ("time_embed", 1),
+    }
+    for name, (key, axis) in sizes.items():
+        if key in state and state[key].ndim > max(axis, 0):
+            told[name] = Told(state[key].shape[axis], shape_of(key, state[key]))
+    if any(".temporal_attn." in key for key in state):
+        told["scheme"] = Told("divided", "having temporal_attn")
+    elif "time_embed" in state:
+        told["scheme"] = Told("joint", "having time_embed and no temporal_attn")
+    else:
+        told["scheme"] = Told("space", "having no time_embed")
+    if {"dim", "depth"} <= told.keys() and (told["dim"].value, told["depth"].value) == (768, 12):
+        told["heads"] = Told(12, "being a ViT-B, as all that were published")
+    return told | _infer_resolution(state, told)
+
+
+def _infer_resolution(state: Mapping[str, Tensor], told: Mapping[str, Told]) -> dict[str, Told]:
+    """Height and width, where the learned positions fill a square."""
+    positions, patch = state.get("pos_embed"), told.get("patch_size")
+    if positions is None or positions.ndim != 3 or patch is None:
+        return {}
+    side = math.isqrt(positions.shape[1] - 1)
+    if side**2 != positions.shape[1] - 1:
+        return {}
+    entry = Told(side * patch.value, shape_of("pos_embed", positions))
+    return {"height": entry, "width": entry}
+
+
+def adapt(
+    state: Mapping[str, Tensor], config: ViTConfig
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Give the weights our names, and resize the learned positions where the clip differs.
+
+    As the original does when it is run at another size: nearest neighbour, in two dimensions for
+    places (the stored ones fill a square) and in one for times.
+    """
+    ours = {_our_name(name): tensor for name, tensor in state.items()}
+    notes = []
+    places, wanted = ours.get("pos_embed"), config.grid
+    if places is not None and places.ndim == 3 and places.shape[1] - 1 != math.prod(wanted):
+        side = math.isqrt(places.shape[1] - 1)
+        if side**2 != places.shape[1] - 1:
+            raise ConfigError(
+                f"pos_embed has {places.shape[1] - 1} places, which fill no square: it cannot be "
+                f"resized to {wanted[0]} x {wanted[1]}"
+            )
+        grid = places[:, 1:].transpose(1, 2).unflatten(2, (side, side))  # 1 d h w
+        resized = F.interpolate(grid.float(), size=wanted, mode="nearest").flatten(2)
+        ours["pos_embed"] = torch.cat((places[:, :1], resized.transpose(1, 2)), dim=1)
+        notes.append(f"positions resized from {side} x {side} to {wanted[0]} x {wanted[1]} patches")
+    times = ours.get("time_embed")
+    if times is not None and times.ndim == 3 and times.shape[1] != config.frames:
+        resized = F.interpolate(times.transpose(1, 2).float(), size=config.frames, mode="nearest")
+        ours["time_embed"] = resized.transpose(1, 2)
+        notes.append(f"time positions resized from {times.shape[1]} to {config.frames} frames")
+    return ours, tuple(notes)
+
+
+def _our_name(name: str) -> str:
+    if match := re.fullmatch(r"blocks\.(\d+)\.(.+)\.(weight|bias)", name):
+        block, module, kind = match.groups()
+        return f"blocks.{block}.{_BLOCK.get(module, module)}.{kind}"
+    return name.replace("patch_embed.proj.", "patch_embed.")
+
+
+FACEBOOKRESEARCH = Family(
+    name="facebookresearch",
+    model=TimeSformerViT,
+    example="blocks.0.attn.qkv.weight",
+    recognises=recognises,
+    translate=translate,
+    infer=infer,
+    adapt=adapt,
+    free=frozenset(
+        {"frames", "height", "width", "heads", "drop_path", "attn_dropout", "proj_dropout"}
+    ),
+    needed=frozenset({"frames", "channels", "height", "width", "num_classes", "dim", "heads"}),
+    # Of its data loader; the file itself does not tell.
+    preprocessing=Preprocessing((0.45, 0.45, 0.45), (0.225, 0.225, 0.225)),
+)

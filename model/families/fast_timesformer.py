@@ -1,0 +1,84 @@
+"""State dicts of the published FastTimeSformer: names, shapes, and what they do not tell."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from model.config import ConfigError
+from model.families.base import Family, Told, count_blocks, infer_patches, keep, rename, shape_of
+from model.fast_timesformer import FastTimeSformer
+from model.weights_file import WeightsFile
+
+
+def recognises(keys: Collection[str]) -> bool:
+    """Attention and norm of a block stand under `attn_s.fn` and `attn_s.norm`."""
+    return any(key.startswith("blocks.") and ".attn_s.fn." in key for key in keys)
+
+
+def infer(weights: WeightsFile, given: Mapping[str, Any]) -> dict[str, Told]:
+    """Read the configuration off the names and shapes of a published state dict."""
+    state = weights.state
+    told = _infer_blocks(state)
+    for key, name, axis in (("cls_token", "dim", -1), ("to_out.fn.weight", "num_classes", 0)):
+        if key in state:
+            told[name] = Told(state[key].shape[axis], shape_of(key, state[key]))
+    rotary, positions = "frame_rot_emb.inv_freqs", "pos_emb.weight"
+    if rotary in state:
+        told["rotary_emb"] = Told(True, rotary)
+        told.setdefault("dim_head", Told(2 * len(state[rotary]), shape_of(rotary, state[rotary])))
+    elif positions in state:
+        told["rotary_emb"] = Told(False, positions)
+    if "project_in.weight" in state:
+        told |= infer_patches("project_in.weight", state["project_in.weight"], given)
+    if positions in state and {"height", "width"} <= given.keys() and "patch_size" in told:
+        told |= _infer_frames(state[positions], given, told["patch_size"].value)
+    return told
+
+
+def _infer_blocks(state: Mapping[str, Tensor]) -> dict[str, Told]:
+    """Depth, mechanism, scheme, and the channels of a head where a mechanism has such weights."""
+    told = {
+        "depth": count_blocks("blocks", state),
+        "attn_mechanism": Told("regular", "having neither Wq nor projection_matrix"),
+        "attn_type": Told("joint", "having no attn_t"),
+    }
+    for key, tensor in state.items():
+        for ending, mechanism in (
+            (".fn.Wq.weight", "fastformer"),
+            (".fn.projection_matrix", "performer"),
+        ):
+            if key.endswith(ending):
+                told["attn_mechanism"] = Told(mechanism, key)
+                told["dim_head"] = Told(tensor.shape[-1], shape_of(key, tensor))
+        if ".attn_t." in key:
+            told["attn_type"] = Told("divided", key)
+    return told
+
+
+def _infer_frames(positions: Tensor, given: Mapping[str, Any], patch: int) -> dict[str, Told]:
+    """Frames, from one learned position for each patch and one for the class token."""
+    size = f"{given['height']} x {given['width']}"
+    per_frame = (given["height"] // patch) * (given["width"] // patch)
+    where = shape_of("pos_emb.weight", positions)
+    if not per_frame or (len(positions) - 1) % per_frame:
+        raise ConfigError(
+            f"{where} holds no whole number of frames of {size} with patches of {patch}; "
+            "give the height and width it was trained with"
+        )
+    return {"frames": Told((len(positions) - 1) // per_frame, f"{where} at {size}")}
+
+
+FAST_TIMESFORMER = Family(
+    name="fast_timesformer",
+    model=FastTimeSformer,
+    example="blocks.0.attn_s.fn.to_qkv.weight",
+    recognises=recognises,
+    translate=lambda given: rename(given, {"attn": "attn_mechanism", "scheme": "attn_type"}),
+    infer=infer,
+    adapt=keep,
+    free=frozenset({"frames_first", "heads", "drop_path", "attn_dropout", "proj_dropout"}),
+    needed=frozenset({"frames", "channels", "height", "width", "num_classes", "dim_head"}),
+)
