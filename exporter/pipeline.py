@@ -16,6 +16,7 @@ import torch
 from exporter import environment
 from exporter.bench import bench
 from exporter.clips import Inputs, gather_inputs
+from exporter.contention import Contention
 from exporter.engine_progress import BuildProgress
 from exporter.errors import RuntimeFailure
 from exporter.load import check_same_checkpoint, default_directory, load_model, resolve
@@ -171,11 +172,14 @@ def _produce(
         parity = _prove(spec, model, inputs, onnx_runners, stage)
         if engine_absence:
             parity.append(engine_absence)
-    with stages.run("latency") as stage:
+    with stages.run("latency") as stage, Contention() as contention:
         latency = _time(spec, model, inputs, onnx_runners, stage)
         stage.detail = f"{latency[0].runs} rounds, interleaved"
         stage.peak_memory_mb = max(row.peak_memory_mb for row in latency)
-    facts = environment.describe() | {"threads": torch.get_num_threads()}
+    facts = environment.describe() | {
+        "threads": torch.get_num_threads(),
+        "cores_busy_with_others": contention.cores,
+    }
     return Report(
         spec=resolve(spec, model),
         environment=facts,

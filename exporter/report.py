@@ -39,6 +39,7 @@ EXPLANATION = (
     "precision where that is larger: a runtime passes when its own relative L2 distance from the "
     "truth stays within it and its first class is the truth's wherever rounding cannot decide."
 )
+BUSY_CORES = 0.2  # above which latencies are not to be trusted
 # What moves a terminal's cursor or turns the direction of text has no place in a report.
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -110,6 +111,9 @@ def headline(report: Report) -> str:
 def notes(report: Report) -> list[str]:
     """Give what a reader of the headline must know beside it."""
     lines = [_inputs_line(report)]
+    others = report.environment.get("cores_busy_with_others") or 0.0
+    if others > BUSY_CORES:
+        lines.append(f"Timed while other processes kept {others:.1f} cores busy: time it again")
     if report.spec.get("allow_ill_conditioned"):
         lines.append("--allow-ill-conditioned was given: it changes the exit code, not the verdict")
     lines += [

@@ -31,6 +31,7 @@ ORDER = (
     "exporter.video",
     "exporter.inputs",
     "exporter.clips",
+    "exporter.contention",
     "exporter.to_onnx",
     "exporter.engine_progress",
     "exporter.engine_worker",
