@@ -9,7 +9,7 @@ import numpy as np
 
 from exporter.memory import peak_memory_mb, reset_peak_memory
 from exporter.results import Latency
-from exporter.runners.base import Runner
+from exporter.runners.base import Arrays, Runner
 
 WARMUP_RUNS = 3
 MIN_RUNS, MAX_RUNS = 10, 100
@@ -18,17 +18,17 @@ BUDGET_SECONDS = 20.0  # after MIN_RUNS, no new round starts past it
 
 def bench(
     runners: Sequence[Runner],
-    video: np.ndarray,
+    batch: Arrays,
     *,
     budget_seconds: float = BUDGET_SECONDS,
     on_round: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> list[Latency]:
-    """Time every runner on the same batch `(b, f, c, h, w)`, host memory to host memory.
+    """Time every runner on the same batch of inputs, host memory to host memory.
 
     One round runs each runner once, in an order that turns from round to round. Between MIN_RUNS
     and MAX_RUNS rounds are timed, as many as fit the budget.
     """
-    peaks = [_warm_up(runner, video) for runner in runners]
+    peaks = [_warm_up(runner, batch) for runner in runners]
     seconds: list[list[float]] = [[] for _ in runners]
     started = time.perf_counter()
     for done in range(MAX_RUNS):
@@ -37,12 +37,12 @@ def bench(
         for place in range(len(runners)):
             index = (place + done) % len(runners)
             before = time.perf_counter()
-            runners[index].run({"video": video})
+            runners[index].run(batch)
             seconds[index].append(time.perf_counter() - before)
         on_round(done + 1, MAX_RUNS)
     eager = next((i for i, runner in enumerate(runners) if runner.name == "eager"), None)
     return [
-        summarize(runner, video.shape[0], seconds[i], peaks[i], _ratio(seconds, eager, i))
+        summarize(runner, len(batch["video"]), seconds[i], peaks[i], _ratio(seconds, eager, i))
         for i, runner in enumerate(runners)
     ]
 
@@ -85,9 +85,9 @@ def _ratio(seconds: list[list[float]], eager: int | None, index: int) -> float |
     return float(np.median(np.asarray(seconds[eager]) / np.asarray(seconds[index])))
 
 
-def _warm_up(runner: Runner, video: np.ndarray) -> float:
+def _warm_up(runner: Runner, batch: Arrays) -> float:
     """Run unmeasured, and give the peak resident memory of the process meanwhile, in MiB."""
     reset_peak_memory()
     for _ in range(WARMUP_RUNS):
-        runner.run({"video": video})
+        runner.run(batch)
     return peak_memory_mb()

@@ -84,6 +84,7 @@ def _profile(_type: Any, tokens: Sequence[Any]) -> BatchProfile:  # noqa: ANN401
 @app.command(name="export")
 def export_command(
     *,
+    model: str | None = None,
     attn: str | None = None,
     res: Annotated[tuple[int, int] | None, Parameter(converter=_resolution, n_tokens=1)] = None,
     scheme: str | None = None,
@@ -102,6 +103,7 @@ def export_command(
     ] = None,
     semantics: str | None = None,
     video: Annotated[list[Path] | None, Parameter(consume_multiple=False)] = None,
+    mask: Annotated[bool, Parameter(negative="")] = False,
     precision: str = "fp32",
     dynamic_batch: Annotated[
         BatchProfile | None, Parameter(converter=_profile, n_tokens=1, accepts_keys=False)
@@ -129,9 +131,12 @@ def export_command(
         tsformer export --checkpoint trained.pth --res 224 --frames 5 --video clip.mp4 -o build/x
 
     Args:
+        model: Family of the checkpoint (told by its keys), or of a fresh model: fast_timesformer
+            (default), timesformer_pytorch, facebookresearch, huggingface, or a preset:
+            TimeSformer, TimeSformer-HR, TimeSformer-L.
         attn: Attention: fastformer (default), performer or regular.
         res: Height and width in pixels: 512, or 224x384.
-        scheme: Which tokens attend together: divided (default) or joint.
+        scheme: Which tokens attend together: space, joint, divided (default), local-global, axial.
         frames: Frames of a clip (default 5).
         channels: Channels of a frame (default 3).
         batch: Clips per run (default 1).
@@ -141,10 +146,11 @@ def export_command(
         heads: Attention heads (default dim / dim-head).
         dim_head: Width of a head (default 64).
         patch_size: Side of a patch in pixels (default 16).
-        checkpoint: A trained model; what it tells need not be given.
+        checkpoint: A trained model: a file or a Hugging Face directory.
         config: JSON file (or text) with what the checkpoint does not tell.
         semantics: paper or upstream (default for checkpoints of the published package).
         video: A clip to prove the export on; may be given several times.
+        mask: Give the graph a second input, the frames to look at (timesformer_pytorch).
         precision: Precision of the graph: fp32.
         dynamic_batch: Let the batch vary: MIN:OPT:MAX.
         opset: ONNX opset.
@@ -162,6 +168,7 @@ def export_command(
     """
     del debug  # read by `main`, which catches the errors of all commands
     spec = ExportSpec(
+        model=model,
         attn=attn,
         res=res,
         scheme=scheme,
@@ -183,6 +190,7 @@ def export_command(
         engine=engine,
         targets=target,
         video=tuple(video or ()),
+        mask=mask,
         seed=seed,
         allow_ill_conditioned=allow_ill_conditioned,
         threads=threads,

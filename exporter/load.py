@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,46 +13,63 @@ import torch
 from exporter.errors import CheckpointInputError, UsageError
 from exporter.manifest import sha256
 from exporter.spec import ExportSpec
-from model import FastTimeSformer, FastTimeSformerConfig, load_checkpoint
-from model.config import ConfigError
+from model import load_checkpoint
+from model.checkpoint import FAMILIES
+from model.classifier import VideoClassifier
+from model.config import PRESETS, ConfigError, check_choice
+from model.families.base import Family
 from model.weights_file import CheckpointError
 
+# What `--attn`, `--dim` and the like of an ExportSpec are to every family.
+MODEL_ARGUMENTS = (
+    *("attn", "scheme", "frames", "channels", "num_classes", "dim", "depth", "heads"),
+    *("dim_head", "patch_size", "semantics"),
+)
 # A fresh model, where the user says nothing else: that of the published README.
-_FRESH: dict[str, Any] = {"frames": 5, "channels": 3, "height": 224, "width": 224, "num_classes": 2}
-_MODEL_ARGUMENTS = {  # ExportSpec's name -> the constructor's
-    "attn": "attn_mechanism",
-    "scheme": "attn_type",
-    **{name: name for name in ("frames", "channels", "num_classes", "dim", "depth", "heads")},
-    **{name: name for name in ("dim_head", "patch_size", "semantics")},
-}
+_FRESH = {"frames": 5, "channels": 3, "height": 224, "width": 224, "num_classes": 2}
+_DEFAULT_FAMILY, _PRESET_FAMILY = "fast_timesformer", "facebookresearch"
 
 
-def load_model(spec: ExportSpec) -> FastTimeSformer:
+def load_model(spec: ExportSpec) -> VideoClassifier:
     """The checkpoint's model, or a fresh one from the seed.
 
     Raises:
         CheckpointInputError: if the checkpoint cannot be loaded as the spec says.
         UsageError: if a fresh model cannot be built.
     """
-    given = {
-        argument: value
-        for name, argument in _MODEL_ARGUMENTS.items()
-        if (value := getattr(spec, name)) is not None
-    }
+    given = {name: value for name in MODEL_ARGUMENTS if (value := getattr(spec, name)) is not None}
     if spec.res:
         given |= {"height": spec.res[0], "width": spec.res[1]}
-    if spec.checkpoint:
-        return _load_trained(spec, given)
+    model = _load_trained(spec, given) if spec.checkpoint else _make_fresh(spec, given)
+    if spec.mask and "mask" not in model.input_names:
+        raise UsageError(
+            "--mask needs a model whose forward takes a frame mask",
+            got=model.family,
+            expected="timesformer_pytorch",
+        )
+    return model
+
+
+def _make_fresh(spec: ExportSpec, given: Mapping[str, Any]) -> VideoClassifier:
+    name = spec.model or _DEFAULT_FAMILY
+    preset = PRESETS.get(name)
+    family = FAMILIES[_PRESET_FAMILY if preset else name]
+    if preset is None and family.model is FAMILIES[_PRESET_FAMILY].model:
+        preset = PRESETS["TimeSformer"]
     try:
-        config = FastTimeSformerConfig(**(_FRESH | given))
+        values = family.translate({**_FRESH, **(preset or {}), **given})
+        known = [field.name for field in fields(family.model.config_class)]
+        for argument in values:
+            check_choice(f"argument of {name}", argument, known)
+        config = family.model.config_class(**values)
     except ConfigError as error:
         raise UsageError(str(error)) from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        return FastTimeSformer.from_config(config).eval()
+        return family.model.from_config(config).eval()
 
 
-def _load_trained(spec: ExportSpec, given: Mapping[str, Any]) -> FastTimeSformer:
+def _load_trained(spec: ExportSpec, given: Mapping[str, Any]) -> VideoClassifier:
     assert spec.checkpoint is not None
     for name, value in given.items():
         if spec.config.get(name, value) != value:
@@ -59,47 +77,71 @@ def _load_trained(spec: ExportSpec, given: Mapping[str, Any]) -> FastTimeSformer
                 f"--config says {name} is {spec.config[name]!r}, the command line {value!r}",
                 remedy="give one of them",
             )
-    semantics = spec.semantics or spec.config.get("semantics")
-    config = {k: v for k, v in {**spec.config, **given}.items() if k != "semantics"}
+    if spec.model in PRESETS:
+        raise UsageError(f"--model {spec.model} names sizes, but --checkpoint has its own")
+    config = {**spec.config, **given}
+    semantics = config.pop("semantics", None)
     try:
-        return load_checkpoint(spec.checkpoint, config=config, semantics=semantics)
+        return load_checkpoint(spec.checkpoint, spec.model, config, semantics)
     except CheckpointError as error:
         raise CheckpointInputError(str(error)) from error
 
 
-def resolve(spec: ExportSpec, model: FastTimeSformer) -> dict[str, Any]:
+def resolve(spec: ExportSpec, model: VideoClassifier) -> dict[str, Any]:
     """The spec with everything the checkpoint or a default decided."""
-    config = asdict(model.config)
-    known = {name: config[argument] for name, argument in _MODEL_ARGUMENTS.items()}
-    known |= {"res": [model.config.height, model.config.width], "batch": spec.run_batch}
-    known["heads"] = model.config.num_heads
+    config = model.config
+    known = {name: getattr(config, name) for name in MODEL_ARGUMENTS if hasattr(config, name)}
+    known |= {
+        "heads": getattr(config, "num_heads", known.get("heads")),
+        "model": spec.model or _family_of(model).name,
+        "res": [config.height, config.width],
+        "batch": spec.run_batch,
+        "notes": list(model.notes),
+    }
     if spec.checkpoint:
-        known["checkpoint_sha256"] = sha256(spec.checkpoint)
+        known["checkpoint_sha256"] = hash_checkpoint(spec.checkpoint)
     return spec.to_dict() | known
+
+
+def _family_of(model: VideoClassifier) -> Family:
+    return next(family for family in FAMILIES.values() if family.model is type(model))
 
 
 def default_directory(spec: ExportSpec) -> Path:
     """A name under `build/` that tells exports apart."""
-    stem = spec.checkpoint.stem if spec.checkpoint else None
-    height, width = spec.res or (_FRESH["height"], _FRESH["width"])
-    parts = [
-        stem or f"{spec.attn or 'fastformer'}-{spec.scheme or 'divided'}",
-        f"{height}x{width}" if spec.res or not stem else None,
-        f"b{spec.run_batch}" if spec.run_batch > 1 else None,
-        spec.precision,
-    ]
+    if spec.checkpoint:
+        name = spec.checkpoint.stem or spec.checkpoint.absolute().name
+        size = f"{spec.res[0]}x{spec.res[1]}" if spec.res else None
+    else:
+        preset = PRESETS.get(spec.model or "", _FRESH)
+        attention = f"{spec.attn or 'fastformer'}-{spec.scheme or 'divided'}"
+        own = spec.model and f"{spec.model}-{spec.attn or 'regular'}-{spec.scheme or 'divided'}"
+        name = own or attention
+        height, width = spec.res or (preset["height"], preset["width"])
+        size = f"{height}x{width}"
+    batch = f"b{spec.run_batch}" if spec.run_batch > 1 else None
+    parts = (name, size, batch, spec.precision)
     return Path("build") / "-".join(part for part in parts if part)
+
+
+def hash_checkpoint(path: Path) -> str:
+    """SHA-256 of a file, or of the names and hashes of the files of a directory."""
+    if path.is_file():
+        return sha256(path)
+    files = sorted(file for file in path.iterdir() if file.is_file())
+    listing = "".join(f"{file.name} {sha256(file)}\n" for file in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
 
 
 def check_same_checkpoint(spec: ExportSpec, recorded: Mapping[str, Any]) -> None:
     """Raise `CheckpointInputError` unless the spec's checkpoint has the hash that was recorded."""
     if spec.checkpoint is None:
         return
-    if not spec.checkpoint.is_file():
+    if not spec.checkpoint.exists():
         raise CheckpointInputError(
             f"{spec.checkpoint} is not there any more", remedy="say where it is with --checkpoint"
         )
-    got, expected = sha256(spec.checkpoint), recorded["checkpoint_sha256"]
+    got, expected = hash_checkpoint(spec.checkpoint), recorded["checkpoint_sha256"]
     if got != expected:
         raise CheckpointInputError(
             f"{spec.checkpoint} is not the checkpoint that was exported",

@@ -33,7 +33,7 @@ from exporter.stages import OnProgress, Stage, Stages
 from exporter.to_engine import FLAVOURS, EngineInfo, build_engine, choose_flavour
 from exporter.to_onnx import OnnxGraph, export_onnx
 from exporter.validate import make_reference, validate
-from model import FastTimeSformer
+from model.classifier import VideoClassifier
 
 STAGES = ("load", "inputs", "onnx", "engine", "parity", "latency", "report")
 
@@ -82,7 +82,8 @@ def export(
                 spec.video,
                 model.config,
                 model.preprocessing,
-                lambda name, stage=stage: stage.progress(None, name),
+                mask=spec.mask,
+                on_clip=lambda name, stage=stage: stage.progress(None, name),
             )
             real = len(spec.video)
             stage.detail = f"{real} real, {len(inputs.names) - real} synthetic"
@@ -95,7 +96,7 @@ def export(
         write_manifest(
             staged.path,
             report,
-            model={"family": "fast_timesformer", "config": asdict(model.config)},
+            model={"family": model.family, "config": asdict(model.config)},
             preprocessing=model.preprocessing,
             labels=model.labels,
         )
@@ -130,7 +131,7 @@ def verify(
         check_same_checkpoint(spec, manifest["spec"])
         model = load_model(spec)
     with stages.run("inputs"):
-        inputs = gather_inputs(video, model.config, model.preprocessing)
+        inputs = gather_inputs(video, model.config, model.preprocessing, mask=spec.mask)
     with ExitStack() as runners, stages.run("parity") as stage:
         candidates = _load_onnx(directory / "model.onnx", runners)
         runner, absence = _load_engine(
@@ -150,7 +151,7 @@ def verify(
 
 def _produce(
     spec: ExportSpec,
-    model: FastTimeSformer,
+    model: VideoClassifier,
     inputs: Inputs,
     directory: Path,
     stages: Stages,
@@ -191,9 +192,9 @@ def _produce(
     )
 
 
-def _export_onnx(spec: ExportSpec, model: FastTimeSformer, inputs: Inputs, path: Path) -> OnnxGraph:
+def _export_onnx(spec: ExportSpec, model: VideoClassifier, inputs: Inputs, path: Path) -> OnnxGraph:
     description = {
-        "tsformer.family": "fast_timesformer",
+        "tsformer.family": model.family,
         "tsformer.config": json.dumps(asdict(model.config), sort_keys=True),
         "tsformer.preprocessing": json.dumps(asdict(model.preprocessing), sort_keys=True),
         "tsformer.labels": json.dumps(model.labels),
@@ -201,7 +202,7 @@ def _export_onnx(spec: ExportSpec, model: FastTimeSformer, inputs: Inputs, path:
     }
     return export_onnx(
         model,
-        torch.from_numpy(inputs.batch(spec.run_batch)),
+        {name: torch.from_numpy(array) for name, array in inputs.batch(spec.run_batch).items()},
         path,
         opset=spec.opset,
         dynamic_batch=spec.dynamic_batch,
@@ -259,20 +260,20 @@ def _load_engine(
 
 def _prove(
     spec: ExportSpec,
-    model: FastTimeSformer,
+    model: VideoClassifier,
     inputs: Inputs,
     candidates: list[Runner],
     stage: Stage,
 ) -> list[Parity]:
-    clip_shape = inputs.clips.shape[1:]
     stage.progress(None, "float64 truth")
-    with EagerRunner(model, clip_shape, "fp64") as truth, EagerRunner(model, clip_shape) as floor:
-        reference = make_reference(truth, floor, inputs.names, inputs.clips)
+    shapes = inputs.shapes
+    with EagerRunner(model, shapes, "fp64") as truth, EagerRunner(model, shapes) as floor:
+        reference = make_reference(truth, floor, inputs.names, inputs.arrays)
     parity = []
     for runner in candidates:
         stage.progress(None, f"{runner.name} {runner.device}")
         sizes = _batch_sizes(spec, bounded=not isinstance(runner, OnnxRuntimeRunner))
-        parity.append(validate(runner, reference, inputs.clips, sizes))
+        parity.append(validate(runner, reference, inputs.arrays, sizes))
     stage.detail = f"{len(inputs.names)} inputs at batch {', '.join(map(str, _batch_sizes(spec)))}"
     return parity
 
@@ -287,12 +288,12 @@ def _batch_sizes(spec: ExportSpec, *, bounded: bool = False) -> list[int]:
 
 
 def _time(
-    spec: ExportSpec, model: FastTimeSformer, inputs: Inputs, runners: list[Runner], stage: Stage
+    spec: ExportSpec, model: VideoClassifier, inputs: Inputs, runners: list[Runner], stage: Stage
 ) -> list[Latency]:
     def report(done: int, total: int) -> None:
         stage.progress(done / total, f"{done} rounds")
 
-    with EagerRunner(model, inputs.clips.shape[1:]) as eager:
+    with EagerRunner(model, inputs.shapes) as eager:
         return bench(
             [eager, *runners],
             inputs.batch(spec.run_batch),
@@ -317,5 +318,5 @@ def _graph_facts(graph: OnnxGraph, inputs: Inputs, stages: Stages) -> dict[str, 
     }
 
 
-def _count_parameters(model: FastTimeSformer) -> int:
+def _count_parameters(model: VideoClassifier) -> int:
     return sum(parameter.numel() for parameter in model.parameters())

@@ -9,8 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import UsageError
-from model.config import MECHANISM_NAMES, SCHEME_NAMES, SEMANTICS, ConfigError, check_choice
+from model.config import (
+    FAMILY_NAMES,
+    MECHANISM_NAMES,
+    PRESETS,
+    SCHEME_NAMES,
+    SEMANTICS,
+    ConfigError,
+    check_choice,
+)
 
+MODEL_NAMES = (*FAMILY_NAMES, *PRESETS)
 ENGINES: tuple[str, ...] = ("auto", "rtx", "tensorrt", "none")
 PRECISIONS: tuple[str, ...] = ("fp32",)
 TARGETS: tuple[str, ...] = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
@@ -49,9 +58,13 @@ class ExportSpec:
     """What to export and how; `None` means what the checkpoint tells, or the default.
 
     Args:
+        model: Family of the checkpoint (told by its keys unless given), or of a fresh model
+            (`fast_timesformer` unless given), or a preset: `TimeSformer`, `TimeSformer-HR`,
+            `TimeSformer-L`.
         attn: Attention mechanism: `regular`, `performer` or `fastformer` (default).
         res: Height and width in pixels (default 224 x 224).
-        scheme: Which tokens attend together: `divided` (default) or `joint`.
+        scheme: Which tokens attend together: `space`, `joint`, `divided` (default),
+            `local-global` or `axial`.
         frames: Frames per clip (default 5).
         channels: Channels per frame (default 3).
         num_classes: Logits per clip (default 2).
@@ -71,6 +84,7 @@ class ExportSpec:
         engine: `auto`, `rtx`, `tensorrt` or `none`.
         targets: GPU architectures of the engine, as `sm86`; empty for the builder's own choice.
         video: Clips to prove the export on, beside the synthetic inputs.
+        mask: Give the graph a second input `mask`, bool `(b, f)`: the frames to look at.
         seed: Seed of a fresh model's weights.
         allow_ill_conditioned: Accept a model that is no function at this precision.
         threads: Threads of every CPU runtime (default: PyTorch's choice).
@@ -80,6 +94,7 @@ class ExportSpec:
         UsageError: if a value, or two together, cannot be exported.
     """
 
+    model: str | None = None
     attn: str | None = None
     res: tuple[int, int] | None = None
     scheme: str | None = None
@@ -101,6 +116,7 @@ class ExportSpec:
     engine: str = "auto"
     targets: tuple[str, ...] = ()
     video: tuple[Path, ...] = ()
+    mask: bool = False
     seed: int = 0
     allow_ill_conditioned: bool = False
     threads: int | None = None
@@ -143,6 +159,7 @@ class ExportSpec:
     def _check_choices(self) -> None:
         try:
             for what, value, options in (
+                ("model", self.model, MODEL_NAMES),
                 ("attention mechanism", self.attn, MECHANISM_NAMES),
                 ("attention scheme", self.scheme, SCHEME_NAMES),
                 ("semantics", self.semantics, SEMANTICS),

@@ -1,6 +1,7 @@
 """model -> model.onnx: exported, its weights folded, checked, and described.
 
-The graph takes `video` float32 `(b, f, c, h, w)` and gives `logits` float32 `(b, classes)`.
+The graph takes `video` float32 `(b, f, c, h, w)`, for some models `mask` bool `(b, f)` too, and
+gives `logits` float32 `(b, classes)`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from exporter.errors import OnnxError
 from exporter.spec import BatchProfile
 
-INPUT_NAME, OUTPUT_NAME = "video", "logits"
+OUTPUT_NAME = "logits"
 MAX_FILE_BYTES = 2**31 - 1  # of one protobuf file
 
 _FORBIDDEN_OPS = {"Einsum", "If", "Loop", "Scan"}
@@ -62,7 +63,7 @@ class OnnxGraph:
 
 def export_onnx(
     model: nn.Module,
-    example: Tensor,
+    example: Mapping[str, Tensor],
     path: Path,
     *,
     opset: int,
@@ -73,7 +74,7 @@ def export_onnx(
 
     Args:
         model: Maps `(b, f, c, h, w)` to `(b, classes)`, in evaluation mode.
-        example: A clip of the shape to export, `(b, f, c, h, w)`.
+        example: Its inputs by name, in the order of its forward, of the shapes to export.
         path: The file to write.
         opset: ONNX opset of the graph.
         dynamic_batch: Leave the batch free within this profile; fixed unless given.
@@ -156,22 +157,25 @@ def _is_shape(
 
 
 def _trace(
-    model: nn.Module, example: Tensor, opset: int, dynamic_batch: BatchProfile | None
+    model: nn.Module,
+    example: Mapping[str, Tensor],
+    opset: int,
+    dynamic_batch: BatchProfile | None,
 ) -> ir.Model:
-    dynamic_shapes = None
+    tensors, dynamic_shapes = tuple(example.values()), None
     if dynamic_batch:
-        if len(example) < 2:  # a batch of one is taken for a constant
-            example = torch.cat((example, example))
-        upper = max(dynamic_batch.max, len(example))
-        dynamic_shapes = ({0: torch.export.Dim("batch", min=1, max=upper)},)
+        if len(tensors[0]) < 2:  # a batch of one is taken for a constant
+            tensors = tuple(torch.cat((tensor, tensor)) for tensor in tensors)
+        batch = torch.export.Dim("batch", min=1, max=max(dynamic_batch.max, len(tensors[0])))
+        dynamic_shapes = tuple({0: batch} for _ in tensors)
     try:
         with _quiet():
             program = torch.onnx.export(
                 model,
-                (example,),
+                tensors,
                 dynamo=True,
                 opset_version=opset,
-                input_names=[INPUT_NAME],
+                input_names=list(example),
                 output_names=[OUTPUT_NAME],
                 dynamic_shapes=dynamic_shapes,
                 optimize=False,

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from exporter.results import InputParity, Parity, Verdict
-from exporter.runners.base import Runner
+from exporter.runners.base import Arrays, Runner
 
 FLOOR_FACTOR = 4.0
 TINY = {"fp32": 1e-6, "fp16": 2e-3, "bf16": 1.6e-2}
@@ -45,10 +45,8 @@ class Reference:
             raise ValueError(f"reference logits differ in shape: got {shapes}")
 
 
-def make_reference(
-    truth: Runner, floor: Runner, names: Sequence[str], clips: np.ndarray
-) -> Reference:
-    """Run the eager model in both precisions on clips `(n, f, c, h, w)`."""
+def make_reference(truth: Runner, floor: Runner, names: Sequence[str], clips: Arrays) -> Reference:
+    """Run the eager model in both precisions on n clips, `video` `(n, f, c, h, w)`."""
     return Reference(
         names=tuple(names),
         truth=run_clips(truth, clips, 1),
@@ -58,17 +56,17 @@ def make_reference(
 
 
 def run_clips(
-    runner: Runner, clips: np.ndarray, batch: int, order: Sequence[int] | None = None
+    runner: Runner, clips: Arrays, batch: int, order: Sequence[int] | None = None
 ) -> np.ndarray:
-    """Logits `(n, classes)` of clips `(n, f, c, h, w)`, run `batch` at a time.
+    """Logits `(n, classes)` of n clips, `video` `(n, f, c, h, w)`, run `batch` at a time.
 
     The last batch is filled up with clips from the start. `order` says which clips stand together.
     """
-    order = list(range(len(clips)) if order is None else order)
+    order = list(range(len(clips["video"])) if order is None else order)
     logits: dict[int, np.ndarray] = {}
     for start in range(0, len(order), batch):
         chosen = [order[(start + i) % len(order)] for i in range(batch)]
-        rows = runner.run({"video": np.ascontiguousarray(clips[chosen])})["logits"]
+        rows = runner.run({name: array[chosen] for name, array in clips.items()})["logits"]
         logits |= {clip: row for clip, row in zip(chosen, rows, strict=True) if clip not in logits}
     return np.stack([logits[clip] for clip in sorted(logits)])
 
@@ -76,11 +74,11 @@ def run_clips(
 def validate(
     candidate: Runner,
     reference: Reference,
-    clips: np.ndarray,
+    clips: Arrays,
     batches: Sequence[int],
     min_inputs: int = MIN_INPUTS,
 ) -> Parity:
-    """Judge a runtime on clips `(n, f, c, h, w)`, at each of the batch sizes.
+    """Judge a runtime on n clips, `video` `(n, f, c, h, w)`, at each of the batch sizes.
 
     Each size is run with the clips in order and in reverse, so that every clip is seen beside
     different ones and at different places; all must agree with each other as with the truth.
@@ -88,7 +86,7 @@ def validate(
     runs = [
         run_clips(candidate, clips, batch, order)
         for batch in batches
-        for order in (range(len(clips)), range(len(clips))[::-1])
+        for order in (range(len(clips["video"])), range(len(clips["video"]))[::-1])
     ]
     return judge(
         reference,

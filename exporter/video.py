@@ -89,14 +89,14 @@ def read_clip(
     """
     _check_channels(channels, preprocessing)
     _check_file(path)
-    decoded = _settle(path, frames, (height, width))
+    decoded = _settle(path, frames, (height, width, preprocessing.short_side))
     indices = segment_centres(decoded.count, frames)
     video = np.stack([decoded.images[index] for index in indices])  # (f, 3, h, w)
     array = _normalise(video, channels, preprocessing)[np.newaxis]  # (1, f, c, h, w)
     return Clip(array, decoded.count, decoded.source_size, indices, _note(decoded, frames))
 
 
-def _settle(path: Path, frames: int, size: tuple[int, int]) -> _Decoded:
+def _settle(path: Path, frames: int, size: tuple[int, int, int | None]) -> _Decoded:
     """Decode until the frames kept are the right ones for the count found, mostly at once."""
     guess, threads = _count_packets(path), "AUTO"  # packets are a cheap guess at the frames
     for _ in range(3):
@@ -117,18 +117,34 @@ def segment_centres(count: int, frames: int) -> tuple[int, ...]:
     return tuple((2 * i + 1) * count // (2 * frames) for i in range(frames))
 
 
-def fit(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize `(H, W, c)`, antialiased, to cover the target; crop the centre `(c, h, w)` float32."""
+def fit(image: np.ndarray, height: int, width: int, short_side: int | None = None) -> np.ndarray:
+    """Resize `(H, W, c)`, antialiased, to cover the target; crop the centre `(c, h, w)` float32.
+
+    With `short_side`, the resize leaves the shorter side that many pixels, unless that is too small
+    to cover the target.
+    """
     rows, columns = image.shape[:2]
-    if height * columns >= width * rows:  # the height decides the scale, the width overhangs
-        resized = height, (2 * columns * height + rows) // (2 * rows)
-    else:
-        resized = (2 * rows * width + columns) // (2 * columns), width
+    resized = _resized(rows, columns, height, width, short_side)
     vertical = _resize_weights(rows, resized[0], height)  # (h, H)
     horizontal = _resize_weights(columns, resized[1], width)  # (w, W)
     # One channel at a time: a float32 copy of a whole 8K frame would be 400 MB.
     channels = (image[..., c].astype(np.float32) for c in range(image.shape[2]))
     return np.stack([vertical @ channel @ horizontal.T for channel in channels])
+
+
+def _resized(
+    rows: int, columns: int, height: int, width: int, short_side: int | None
+) -> tuple[int, int]:
+    """Height and width of the whole frame after the resize, in its own aspect."""
+    if short_side is not None:
+        # The longer side is rounded down, as by torchvision's and Hugging Face's resizes.
+        short = min(rows, columns)
+        resized = rows * short_side // short, columns * short_side // short
+        if resized[0] >= height and resized[1] >= width:
+            return resized
+    if height * columns >= width * rows:  # the height decides the scale, the width overhangs
+        return height, (2 * columns * height + rows) // (2 * rows)
+    return (2 * rows * width + columns) // (2 * columns), width
 
 
 def _resize_weights(source: int, resized: int, cropped: int) -> np.ndarray:
@@ -174,8 +190,10 @@ def _count_packets(path: Path) -> int:
         return sum(bool(p and p.size and not p.is_discard) for p in _packets(stream, faults=[]))
 
 
-def _decode(path: Path, wanted: set[int], size: tuple[int, int], threads: str) -> _Decoded:
-    """Decode the whole stream; convert to `size` and keep only the frames that are `wanted`."""
+def _decode(
+    path: Path, wanted: set[int], size: tuple[int, int, int | None], threads: str
+) -> _Decoded:
+    """Decode the whole stream; `fit` to `size` and keep only the frames that are `wanted`."""
     decoded, end = _Decoded(), 0.0
     with _open(path) as stream:
         stream.thread_type = threads

@@ -21,8 +21,8 @@ class EagerRunner:
 
     Args:
         model: Maps `(b, f, c, h, w)` to `(b, classes)`.
-        clip_shape: `(f, c, h, w)` of its clips.
-        precision: `fp64` or `fp32`; inputs are cast to it.
+        input_shapes: Its inputs in order, with `None` for the batch: `video`, and `mask` if any.
+        precision: `fp64` or `fp32`; the clips are cast to it.
     """
 
     name = "eager"
@@ -30,11 +30,14 @@ class EagerRunner:
     transfers_included = True
 
     def __init__(
-        self, model: nn.Module, clip_shape: tuple[int, ...], precision: str = "fp32"
+        self,
+        model: nn.Module,
+        input_shapes: Mapping[str, tuple[int | None, ...]],
+        precision: str = "fp32",
     ) -> None:
         self.precision = precision
         self.threads = torch.get_num_threads()
-        self.input_shapes: Mapping[str, tuple[int | None, ...]] = {"video": (None, *clip_shape)}
+        self.input_shapes = input_shapes
         self._dtype = _DTYPES[precision]
         self._model = copy.deepcopy(model).to(self._dtype).eval()
 
@@ -50,8 +53,11 @@ class EagerRunner:
         del self._model
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Give `logits` `(b, classes)` for `video` `(b, f, c, h, w)`."""
+        """Give `logits` `(b, classes)` for `video` `(b, f, c, h, w)`, and `mask` `(b, f)`."""
         check_inputs(self, inputs)
+        tensors = [torch.from_numpy(inputs[name]) for name in self.input_shapes]
         with torch.inference_mode():
-            logits = self._model(torch.from_numpy(inputs["video"]).to(self._dtype))
+            logits = self._model(
+                *(t.to(self._dtype) if t.is_floating_point() else t for t in tensors)
+            )
         return {"logits": logits.numpy()}
