@@ -111,6 +111,7 @@ def headline(report: Report) -> str:
 def notes(report: Report) -> list[str]:
     """Give what a reader of the headline must know beside it."""
     lines = [_inputs_line(report)]
+    lines += [f"Model: {note}" for note in report.spec.get("notes") or ()]
     others = report.environment.get("cores_busy_with_others") or 0.0
     if others > BUSY_CORES:
         lines.append(f"Timed while other processes kept {others:.1f} cores busy: time it again")
