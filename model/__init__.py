@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from model.checkpoint import load_checkpoint, save_checkpoint
     from model.config import ConfigError, FastTimeSformerConfig, Preprocessing
     from model.fast_timesformer import FastTimeSformer
+    from model.timesformer import TimeSformer
     from model.timesformer_vit import TimeSformerViT
     from model.weights_file import CheckpointError
 
@@ -25,6 +26,7 @@ _HOMES = {
     "PerformerAttention": "attention",
     "Preprocessing": "config",
     "RegularAttention": "attention",
+    "TimeSformer": "timesformer",
     "TimeSformerViT": "timesformer_vit",
     "load_checkpoint": "checkpoint",
     "save_checkpoint": "checkpoint",
@@ -41,6 +43,7 @@ __all__ = [
     "PerformerAttention",
     "Preprocessing",
     "RegularAttention",
+    "TimeSformer",
     "TimeSformerViT",
     "load_checkpoint",
     "save_checkpoint",

@@ -40,8 +40,14 @@ def project_rotated(
     return projected if rotation is None else rotate(projected, x, rotation, weight, bias)
 
 
-class Attention(nn.Module, ABC):
-    """What the mechanisms share: the projections, with the names of the published package.
+def softmax_weights(q: Tensor, k: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Softmax over the keys of `q k^T + bias`: `(..., n, e), (..., m, e) -> (..., n, m)`."""
+    logits = q @ k.transpose(-1, -2)
+    return (logits if bias is None else logits + bias).softmax(-1)
+
+
+class HeadProjections(nn.Module):
+    """Tokens to heads and back: the projections, with the names of the published packages.
 
     Args:
         dim: Token width d.
@@ -79,18 +85,6 @@ class Attention(nn.Module, ABC):
         self.attn_drop = nn.Dropout(attn_drop)
         self.proj_drop = nn.Dropout(proj_drop)
 
-    @abstractmethod
-    def forward(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:
-        """Attend.
-
-        Args:
-            x: Tokens `(..., n, d)`.
-            rotation: Rotary angles of the n tokens, or none.
-
-        Returns:
-            Attended tokens `(..., n, d)`.
-        """
-
     def project(
         self, x: Tensor, rotation: Rotation | None, scale: float = 1.0
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,6 +112,22 @@ class Attention(nn.Module, ABC):
         return x.transpose(-3, -2).flatten(-2)
 
 
+class Attention(HeadProjections, ABC):
+    """What the mechanisms share: all tokens of a group attend to one another."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:
+        """Attend.
+
+        Args:
+            x: Tokens `(..., n, d)`.
+            rotation: Rotary angles of the n tokens, or none.
+
+        Returns:
+            Attended tokens `(..., n, d)`.
+        """
+
+
 class RegularAttention(Attention):
     """Softmax attention, quadratic in n (Vaswani et al. 2017, arXiv:1706.03762, equation 1).
 
@@ -126,8 +136,8 @@ class RegularAttention(Attention):
 
     def forward(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:  # noqa: D102
         q, k, v = map(self.split_heads, self.project(x, rotation, math.sqrt(self.scale)))
-        weights = (q @ k.transpose(-1, -2)).softmax(-1)  # ... h n n
-        mixed = self.merge_heads(self.attn_drop(weights) @ v)  # ... n c
+        weights = self.attn_drop(softmax_weights(q, k))  # ... h n n
+        mixed = self.merge_heads(weights @ v)  # ... n c
         return self.proj_drop(self.to_out(mixed))
 
 

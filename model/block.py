@@ -9,10 +9,21 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from model.rotary import RotaryTables
 from model.spacetime import Step
+
+
+def embed_patches(video: Tensor, linear: nn.Linear, patch_size: int) -> Tensor:
+    """Project the patches of clips: pixels `(b, f, c, h, w)` to tokens `(b, f h w, d)`.
+
+    The published weight maps whole patches, `(d, p1 p2 c)`: a strided convolution.
+    """
+    filters = rearrange(linear.weight, "d (p1 p2 c) -> d c p1 p2", p1=patch_size, p2=patch_size)
+    patches = F.conv2d(video.flatten(0, 1), filters, linear.bias, patch_size)  # (b f) d h w
+    return rearrange(patches, "(b f) d h w -> b (f h w) d", f=video.shape[1])
 
 
 class PreNorm(nn.Module):

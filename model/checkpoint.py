@@ -21,10 +21,20 @@ from model.config import SEMANTICS, ConfigError, Preprocessing, check_choice
 from model.families.base import Family, Told
 from model.families.facebookresearch import FACEBOOKRESEARCH
 from model.families.fast_timesformer import FAST_TIMESFORMER
-from model.weights_file import METADATA_KEY, CheckpointError, WeightsFile, read_weights
+from model.families.huggingface import HUGGINGFACE
+from model.families.huggingface_directory import read_directory
+from model.families.timesformer_pytorch import TIMESFORMER_PYTORCH
+from model.weights_file import (
+    METADATA_KEY,
+    CheckpointError,
+    WeightsFile,
+    is_directory,
+    read_weights,
+)
 
 FAMILIES: Mapping[str, Family] = {
-    family.name: family for family in (FAST_TIMESFORMER, FACEBOOKRESEARCH)
+    family.name: family
+    for family in (FAST_TIMESFORMER, FACEBOOKRESEARCH, HUGGINGFACE, TIMESFORMER_PYTORCH)
 }
 MODELS: Mapping[str, type[VideoClassifier]] = {
     family.model.family: family.model for family in FAMILIES.values()
@@ -43,10 +53,10 @@ def load_checkpoint(
     """Load a trained model, in evaluation mode and float32.
 
     Args:
-        path: A `.pth`, `.pyth`, `.pt` or `.safetensors` file.
+        path: A `.pth`, `.pyth`, `.pt` or `.safetensors` file, or a directory of Hugging Face.
         family: Whose checkpoint it is; told by its keys unless given.
         config: Arguments of that family's constructor which the file does not tell; beside them
-            `preprocessing` (`{"mean": [...], "std": [...]}`) and `labels`.
+            `preprocessing` (`{"mean": [...], "std": [...]}`, perhaps `short_side`) and `labels`.
         semantics: `upstream` (default) or `paper` for a checkpoint of the published
             FastTimeSformer; no other family has the choice.
 
@@ -59,7 +69,7 @@ def load_checkpoint(
             `config`, or leaves something untold. A file that would have to run code is refused.
     """
     path = Path(path)
-    weights = read_weights(path)
+    weights = read_directory(path) if is_directory(path) else read_weights(path)
     given = dict(config or {})
     try:
         if semantics is not None:
@@ -69,9 +79,10 @@ def load_checkpoint(
             model, state = _build_own(weights, family, given)
             described = weights.description
         else:
-            reader = _find_family(family, weights.state)
+            reader = _find_family(family, weights)
             model, state = _build_published(reader, weights, given)
-            described = reader.describe(weights)
+            described = reader.describe(weights, given, model.config)
+            model.notes += described.get("notes", ())
         _describe(model, given, described)
         _load_state(model, state)
     except ConfigError as error:
@@ -105,10 +116,18 @@ def save_checkpoint(model: VideoClassifier, path: str | Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _find_family(name: str | None, state: Mapping[str, Tensor]) -> Family:
-    if name is not None:
+def _find_family(name: str | None, weights: WeightsFile) -> Family:
+    if name is None:
+        family = _recognise(weights.state)
+    else:
         check_choice("checkpoint family", name, FAMILIES)
-        return FAMILIES[name]
+        family = FAMILIES[name]
+    if weights.sidecars and family is not HUGGINGFACE:
+        raise ConfigError(f"is a directory of {HUGGINGFACE.name}, but its family is {family.name}")
+    return family
+
+
+def _recognise(state: Mapping[str, Tensor]) -> Family:
     found = [family for family in FAMILIES.values() if family.recognises(state.keys())]
     if len(found) == 1:
         return found[0]
@@ -131,6 +150,7 @@ def _build_own(
         check_choice("checkpoint family", family, FAMILIES)
         if FAMILIES[family].model is not reader.model:
             raise ConfigError(f"family is {kind!r} by its metadata, but {family!r} was given")
+        reader = FAMILIES[family]
     stored = weights.description.get("config", {})
     _check_config(stored, reader)
     told = {name: Told(value, "its metadata") for name, value in stored.items()}
@@ -209,11 +229,13 @@ def _describe(
         entry = described["preprocessing"]
         if (
             not isinstance(entry, Mapping)
-            or set(entry) != {"mean", "std"}
-            or not all(isinstance(values, (list, tuple)) for values in entry.values())
+            or not {"mean", "std"} <= set(entry) <= {"mean", "std", "short_side"}
+            or not all(isinstance(entry[name], (list, tuple)) for name in ("mean", "std"))
         ):
             raise ConfigError(f"preprocessing: got {entry!r}, expected mean and std per channel")
-        model.preprocessing = Preprocessing(tuple(entry["mean"]), tuple(entry["std"]))
+        model.preprocessing = Preprocessing(
+            tuple(entry["mean"]), tuple(entry["std"]), entry.get("short_side")
+        )
     if described.get("labels"):
         if not isinstance(described["labels"], (list, tuple)):
             raise ConfigError(f"labels: got {described['labels']!r}, expected a list of names")

@@ -20,10 +20,12 @@ class VideoClassifier(nn.Module, ABC):
         preprocessing: How clips become its input.
         labels: Names of the classes, where known.
         notes: What a reader of a report should know of how it was loaded.
+        input_names: What its forward can take, in order.
     """
 
     family: ClassVar[str]
     config_class: ClassVar[type[ClipConfig]]
+    input_names: ClassVar[tuple[str, ...]] = ("video",)
     preprocessing: Preprocessing
     labels: tuple[str, ...] | None
     notes: tuple[str, ...]

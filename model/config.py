@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 MechanismName = Literal["regular", "performer", "fastformer"]
 SchemeName = Literal["space", "joint", "divided", "local-global", "axial"]
@@ -17,6 +17,12 @@ MECHANISM_NAMES: tuple[str, ...] = ("regular", "performer", "fastformer")
 SCHEME_NAMES: tuple[str, ...] = ("space", "joint", "divided", "local-global", "axial")
 UPSTREAM_SCHEMES: tuple[str, ...] = ("joint", "divided")  # what the published package has
 SEMANTICS: tuple[str, ...] = ("paper", "upstream")
+FAMILY_NAMES: tuple[str, ...] = (
+    "fast_timesformer",
+    "timesformer_pytorch",
+    "facebookresearch",
+    "huggingface",
+)
 ACTIVATION_NAMES: tuple[str, ...] = ("gelu", "relu", "selu", "gelu_new")
 
 
@@ -34,12 +40,23 @@ def check_choice(what: str, name: object, options: Iterable[str]) -> None:
     raise ConfigError(f"unknown {what}: got {name!r}, expected one of {', '.join(options)}{hint}")
 
 
+def image_sides(size: Any) -> tuple[Any, Any]:  # noqa: ANN401  # the configuration checks it
+    """Height and width, from `(height, width)` or the side of a square."""
+    height, width = size if isinstance(size, (list, tuple)) and len(size) == 2 else (size, size)
+    return height, width
+
+
 @dataclass(frozen=True)
 class Preprocessing:
-    """How decoded frames become the model's input: `(pixel / 255 - mean) / std` per channel."""
+    """How decoded frames become the model's input: `(pixel / 255 - mean) / std` per channel.
+
+    Before, frames are resized until they just cover the model's height and width, then cropped to
+    the centre; with `short_side`, until their shorter side has that many pixels.
+    """
 
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    short_side: int | None = None
 
     @classmethod
     def unit(cls, channels: int) -> Preprocessing:
@@ -57,6 +74,11 @@ class Preprocessing:
             )
         if not all(value > 0 for value in self.std):
             raise ConfigError(f"preprocessing std must be positive: got {self.std}")
+        side = self.short_side
+        if side is not None and (type(side) is not int or side < 1):
+            raise ConfigError(
+                f"preprocessing short_side must be a whole number of at least 1: got {side!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -150,6 +172,16 @@ class FastTimeSformerConfig(ClipConfig):
             )
 
     @property
+    def attn(self) -> str:
+        """The mechanism, by the name that all families share."""
+        return self.attn_mechanism
+
+    @property
+    def scheme(self) -> str:
+        """The scheme, by the name that all families share."""
+        return self.attn_type
+
+    @property
     def num_heads(self) -> int:
         """Attention heads in force: `heads`, or `dim // dim_head` where that decides."""
         if self.heads is None or self.semantics == "upstream":
@@ -190,6 +222,34 @@ class ViTConfig(ClipConfig):
             raise ConfigError(f"dim must be a multiple of heads {self.heads}: got {self.dim}")
         if not isinstance(self.norm_eps, (int, float)) or self.norm_eps < 0:
             raise ConfigError(f"norm_eps must not be negative: got {self.norm_eps!r}")
+
+
+@dataclass(frozen=True)
+class TimeSformerConfig(ClipConfig):
+    """All that decides the function of a `TimeSformer`.
+
+    `heads` and `dim_head` need not make up `dim`. Rates in [0, 1): `attn_dropout`, `ff_dropout`.
+
+    Raises:
+        ConfigError: if a value is out of range or two values do not fit together.
+    """
+
+    dim: int
+    depth: int = 12
+    heads: int = 8
+    dim_head: int = 64
+    attn_dropout: float = 0.0
+    ff_dropout: float = 0.0
+    rotary_emb: bool = True
+    shift_tokens: bool = False
+
+    def __post_init__(self) -> None:
+        self._check_sizes("dim", "depth", "heads", "dim_head")
+        self._check_rates("attn_dropout", "ff_dropout")
+        if self.rotary_emb and self.dim_head % 2:
+            raise ConfigError(f"rotary embedding needs an even dim_head: got {self.dim_head}")
+        if self.shift_tokens and self.dim < 3:
+            raise ConfigError(f"shift_tokens moves thirds of dim, at least 3: got {self.dim}")
 
 
 # Sizes of the TimeSformer paper, table 5 (all ViT-B/16, divided).

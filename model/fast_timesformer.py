@@ -9,12 +9,10 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from model.attention import MECHANISMS
-from model.block import Block, FeedForward, PreNorm
+from model.block import Block, FeedForward, PreNorm, embed_patches
 from model.classifier import VideoClassifier
 from model.config import (
     FastTimeSformerConfig,
@@ -146,24 +144,11 @@ class FastTimeSformer(VideoClassifier):
 
     def embed(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Class tokens `(b, k, d)` and patch tokens `(b, f h w, d)` with learned positions."""
-        config = self.config
-        patches = F.conv2d(
-            video.flatten(0, 1), self._patch_filters(), self.project_in.bias, config.patch_size
-        )  # (b f) d h w
-        x = rearrange(patches, "(b f) d h w -> b (f h w) d", f=config.frames)
+        x = embed_patches(video, self.project_in, self.config.patch_size)
         cls = self.cls_token
         if self.rotary is None:
             positions = self.pos_emb.weight
             cls, x = cls + positions[:1], x + positions[1:]
         if self.upstream:
-            x = upstream_token_order(x, config.frames)
+            x = upstream_token_order(x, self.config.frames)
         return cls.expand(x.shape[0], self.class_tokens, -1), x
-
-    def _patch_filters(self) -> Tensor:
-        """The linear patch embedding as the strided convolution it is, `(d, c, p, p)`."""
-        return rearrange(
-            self.project_in.weight,
-            "d (p1 p2 c) -> d c p1 p2",
-            p1=self.config.patch_size,
-            p2=self.config.patch_size,
-        )

@@ -141,7 +141,7 @@ class TimeSformerViT(VideoClassifier):
         steps = SCHEMES[scheme](grid)
         self.blocks = nn.ModuleList(
             Block(dim, steps, attention, mlp, drop_path=rate, norm_eps=norm_eps)
-            for rate in torch.linspace(0, drop_path, depth).tolist()
+            for rate in torch.linspace(0, drop_path, depth, device="cpu").tolist()
         )
         self.norm = nn.LayerNorm(dim, eps=norm_eps)
         self.head = nn.Linear(dim, num_classes)

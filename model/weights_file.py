@@ -53,6 +53,35 @@ def read_weights(path: Path) -> WeightsFile:
     return weights
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds one object.
+
+    Raises:
+        CheckpointError: if it cannot be read, is damaged, or holds anything else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds {type(content).__name__}, expected a JSON object")
+    return content
+
+
+def is_directory(path: Path) -> bool:
+    """Whether a path is a directory.
+
+    Raises:
+        CheckpointError: if that cannot be found out.
+    """
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+
+
 def _check_is_file(path: Path) -> None:
     try:
         if path.is_dir():

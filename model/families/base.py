@@ -34,7 +34,8 @@ class Family:
         translate: Gives its constructor's arguments the names of the model's configuration.
         infer: What the weights and their sidecars tell, given what the user says; raises
             `ConfigError`.
-        describe: `preprocessing` and `labels`, as far as the sidecars tell.
+        describe: `preprocessing`, `labels` and `notes`, as far as the sidecars tell, given what
+            the user says and the configuration; raises `ConfigError`.
         adapt: Renames, and where sizes differ resizes, a state dict for a configuration; gives
             notes of what was changed.
         free: Entries in which the user may differ from the file.
@@ -52,7 +53,9 @@ class Family:
     free: frozenset[str]
     needed: frozenset[str]
     preprocessing: Preprocessing | None = None
-    describe: Callable[[WeightsFile], dict[str, Any]] = lambda _weights: {}
+    describe: Callable[[WeightsFile, Mapping[str, Any], Any], dict[str, Any]] = (
+        lambda _weights, _given, _config: {}
+    )
 
 
 def shape_of(key: str, tensor: Tensor) -> str:
@@ -109,3 +112,16 @@ def infer_patches(key: str, weight: Tensor, given: Mapping[str, Any]) -> dict[st
         f"{where} is not channels x patch_size x patch_size for channels "
         f"{' or '.join(map(str, candidates))}; give the channels and patch_size it has"
     )
+
+
+def infer_frames(positions: Tensor, given: Mapping[str, Any], patch: int) -> dict[str, Told]:
+    """Frames, from one learned position for each patch and one for the class token."""
+    size = f"{given['height']} x {given['width']}"
+    per_frame = (given["height"] // patch) * (given["width"] // patch)
+    where = shape_of("pos_emb.weight", positions)
+    if not per_frame or (len(positions) - 1) % per_frame:
+        raise ConfigError(
+            f"{where} holds no whole number of frames of {size} with patches of {patch}; "
+            "give the height and width it was trained with"
+        )
+    return {"frames": Told((len(positions) - 1) // per_frame, f"{where} at {size}")}

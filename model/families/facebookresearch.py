@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.config import ConfigError, Preprocessing, ViTConfig, check_choice
+from model.config import ConfigError, Preprocessing, ViTConfig, check_choice, image_sides
 from model.families.base import Family, Told, count_blocks, rename, shape_of
 from model.timesformer_vit import TimeSformerViT
 from model.weights_file import WeightsFile
@@ -56,7 +56,12 @@ def recognises(keys: Collection[str]) -> bool:
 
 def translate(given: Mapping[str, Any]) -> dict[str, Any]:
     """Names of the original constructor: `img_size`, `embed_dim`, `attention_type`, ..."""
-    translated = rename(given, _ARGUMENTS)
+    return translate_names(given, _ARGUMENTS)
+
+
+def translate_names(given: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Rename entries, and give sizes and attention types as this package has them."""
+    translated = rename(given, names)
     for name in ("image_size", "img_size"):
         if name in translated:
             translated |= _sides(translated.pop(name), translated)
@@ -70,7 +75,7 @@ def translate(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sides(size: object, given: Mapping[str, Any]) -> dict[str, Any]:
-    height, width = size if isinstance(size, (list, tuple)) and len(size) == 2 else (size, size)
+    height, width = image_sides(size)
     sides = {"height": height, "width": width}
     for name, value in sides.items():
         if given.get(name, value) != value:
@@ -114,8 +119,8 @@ def _infer_resolution(state: Mapping[str, Tensor], told: Mapping[str, Told]) -> 
     positions, patch = state.get("pos_embed"), told.get("patch_size")
     if positions is None or positions.ndim != 3 or patch is None:
         return {}
-    side = math.isqrt(positions.shape[1] - 1)
-    if side**2 != positions.shape[1] - 1:
+    side = math.isqrt(max(positions.shape[1] - 1, 0))
+    if side == 0 or side**2 != positions.shape[1] - 1:
         return {}
     entry = Told(side * patch.value, shape_of("pos_embed", positions))
     return {"height": entry, "width": entry}
@@ -124,31 +129,37 @@ def _infer_resolution(state: Mapping[str, Tensor], told: Mapping[str, Told]) -> 
 def adapt(
     state: Mapping[str, Tensor], config: ViTConfig
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Give the weights our names, and resize the learned positions where the clip differs.
+    """Give the weights our names, and resize the learned positions where the clip differs."""
+    return resize_positions({_our_name(name): tensor for name, tensor in state.items()}, config)
 
-    As the original does when it is run at another size: nearest neighbour, in two dimensions for
+
+def resize_positions(
+    state: Mapping[str, Tensor], config: ViTConfig
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Fit `pos_embed` and `time_embed` to a configuration; also says what was resized.
+
+    As the originals do when they are run at another size: nearest neighbour, in two dimensions for
     places (the stored ones fill a square) and in one for times.
     """
-    ours = {_our_name(name): tensor for name, tensor in state.items()}
-    notes = []
-    places, wanted = ours.get("pos_embed"), config.grid
+    resized, notes = dict(state), []
+    places, wanted = state.get("pos_embed"), config.grid
     if places is not None and places.ndim == 3 and places.shape[1] - 1 != math.prod(wanted):
-        side = math.isqrt(places.shape[1] - 1)
-        if side**2 != places.shape[1] - 1:
+        side = math.isqrt(max(places.shape[1] - 1, 0))
+        if side == 0 or side**2 != places.shape[1] - 1:
             raise ConfigError(
-                f"pos_embed has {places.shape[1] - 1} places, which fill no square: it cannot be "
+                f"positions for {places.shape[1] - 1} places fill no square: they cannot be "
                 f"resized to {wanted[0]} x {wanted[1]}"
             )
         grid = places[:, 1:].transpose(1, 2).unflatten(2, (side, side))  # 1 d h w
-        resized = F.interpolate(grid.float(), size=wanted, mode="nearest").flatten(2)
-        ours["pos_embed"] = torch.cat((places[:, :1], resized.transpose(1, 2)), dim=1)
+        fitted = F.interpolate(grid.float(), size=wanted, mode="nearest").flatten(2)
+        resized["pos_embed"] = torch.cat((places[:, :1], fitted.transpose(1, 2)), dim=1)
         notes.append(f"positions resized from {side} x {side} to {wanted[0]} x {wanted[1]} patches")
-    times = ours.get("time_embed")
-    if times is not None and times.ndim == 3 and times.shape[1] != config.frames:
-        resized = F.interpolate(times.transpose(1, 2).float(), size=config.frames, mode="nearest")
-        ours["time_embed"] = resized.transpose(1, 2)
+    times = state.get("time_embed")
+    if times is not None and times.ndim == 3 and times.shape[1] not in (0, config.frames):
+        fitted = F.interpolate(times.transpose(1, 2).float(), size=config.frames, mode="nearest")
+        resized["time_embed"] = fitted.transpose(1, 2)
         notes.append(f"time positions resized from {times.shape[1]} to {config.frames} frames")
-    return ours, tuple(notes)
+    return resized, tuple(notes)
 
 
 def _our_name(name: str) -> str:

@@ -7,8 +7,16 @@ from typing import Any
 
 from torch import Tensor
 
-from model.config import ConfigError
-from model.families.base import Family, Told, count_blocks, infer_patches, keep, rename, shape_of
+from model.families.base import (
+    Family,
+    Told,
+    count_blocks,
+    infer_frames,
+    infer_patches,
+    keep,
+    rename,
+    shape_of,
+)
 from model.fast_timesformer import FastTimeSformer
 from model.weights_file import WeightsFile
 
@@ -34,7 +42,7 @@ def infer(weights: WeightsFile, given: Mapping[str, Any]) -> dict[str, Told]:
     if "project_in.weight" in state:
         told |= infer_patches("project_in.weight", state["project_in.weight"], given)
     if positions in state and {"height", "width"} <= given.keys() and "patch_size" in told:
-        told |= _infer_frames(state[positions], given, told["patch_size"].value)
+        told |= infer_frames(state[positions], given, told["patch_size"].value)
     return told
 
 
@@ -56,19 +64,6 @@ def _infer_blocks(state: Mapping[str, Tensor]) -> dict[str, Told]:
         if ".attn_t." in key:
             told["attn_type"] = Told("divided", key)
     return told
-
-
-def _infer_frames(positions: Tensor, given: Mapping[str, Any], patch: int) -> dict[str, Told]:
-    """Frames, from one learned position for each patch and one for the class token."""
-    size = f"{given['height']} x {given['width']}"
-    per_frame = (given["height"] // patch) * (given["width"] // patch)
-    where = shape_of("pos_emb.weight", positions)
-    if not per_frame or (len(positions) - 1) % per_frame:
-        raise ConfigError(
-            f"{where} holds no whole number of frames of {size} with patches of {patch}; "
-            "give the height and width it was trained with"
-        )
-    return {"frames": Told((len(positions) - 1) // per_frame, f"{where} at {size}")}
 
 
 FAST_TIMESFORMER = Family(

@@ -232,7 +232,7 @@ from types import SimpleNamespace
 import av, numpy
 from exporter.video import read_clip
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
-plain = SimpleNamespace(mean=(0.0,) * 3, std=(1.0,) * 3)
+plain = SimpleNamespace(mean=(0.0,) * 3, std=(1.0,) * 3, short_side=None)
 before = peak()
 clip = read_clip(Path({str(path)!r}), frames=8, height=64, width=64, preprocessing=plain)
 print(clip.source_frames, peak() - before)
@@ -269,6 +269,37 @@ def test_the_resize_is_the_antialiased_one_of_torch(source, target):
     assert found.shape == (3, *target)
     assert found.dtype == np.float32
     assert np.abs(found - reference(image, *target)).max() < 0.01  # of 255
+
+
+@pytest.mark.parametrize("source", [(64, 96), (96, 64), (272, 640), (33, 33), (20, 301)])
+@pytest.mark.parametrize("short_side", [32, 36, 57, 130])
+def test_a_given_short_side_is_resized_to_and_then_cropped(source, short_side):
+    """The longer side rounded down, as torchvision has it."""
+    image = noise(*source)
+    size = [side * short_side // min(source) for side in source]
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+    options = {"mode": "bilinear", "align_corners": False, "antialias": True}
+    resized = torch.nn.functional.interpolate(pixels, size, **options)[0].numpy()
+    top, left = (size[0] - 32) // 2, (size[1] - 24) // 2
+    expected = resized[:, top : top + 32, left : left + 24]
+    found = fit(image, 32, 24, short_side)
+    assert found.shape == (3, 32, 24)
+    assert np.abs(found - expected).max() < 0.01  # of 255
+
+
+@pytest.mark.parametrize("short_side", [1, 23, 31])
+def test_a_short_side_too_small_for_the_target_is_made_to_cover_it(short_side):
+    image = noise(48, 64)
+    np.testing.assert_array_equal(fit(image, 32, 32, short_side), fit(image, 32, 32))
+
+
+def test_the_preprocessing_tells_the_short_side(tmp_path):
+    image = noise(48, 64)
+    path = encode(tmp_path / "clip.mkv", [image])
+    plain = Preprocessing(short_side=40)
+    found = read(path, frames=1, preprocessing=plain).array[0, 0]
+    np.testing.assert_allclose(found, fit(image, 32, 32, 40) / 255, atol=1e-6)
+    assert np.abs(found - read(path, frames=1).array[0, 0]).max() > 0.1
 
 
 @pytest.mark.parametrize("target", [(32, 32), (30, 30), (31, 17)])

@@ -1,0 +1,323 @@
+"""TimeSformer of the timesformer-pytorch package: divided attention, class token to everything.
+
+The constructor, the parameter names and their shapes are those of the published package
+(github.com/lucidrains/TimeSformer-pytorch, 0.4.1), so that its checkpoints load as they are. Each
+layer attends through time, then over space; in both steps, with R the rotation of a token,
+
+    a patch attends to its group and the class token:   softmax(R q [k_cls, R k]^T) [v_cls, v]
+    the class token attends to all tokens of the clip:  softmax(q_cls [k_cls, k]^T) [v_cls, v]
+
+so that rotary positions turn the patches only towards one another.
+
+Axes: b batch, f h w tokens along time, height and width, g groups of n tokens, d token width,
+c = heads x e channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+from functools import partial
+from typing import Self, cast
+
+import torch
+import torch.nn.functional as F
+from einops import repeat
+from torch import Tensor, nn
+
+from model.attention import HeadProjections, project_rotated, softmax_weights
+from model.block import FeedForward, PreNorm, embed_patches
+from model.classifier import VideoClassifier
+from model.config import ClipConfig, TimeSformerConfig, image_sides
+from model.rotary import FrameRotary, ImageRotary, RotaryTables, Rotation, rotate
+from model.spacetime import SCHEMES, Grid, Step
+
+
+class GroupAttention(HeadProjections):
+    """Softmax attention of patches to their group, and of the class token to the whole clip.
+
+    Args:
+        dim: Token width d.
+        dim_head: Channels of a head e.
+        heads: Heads.
+        dropout: Dropout rate of the output in training; the published package drops no weights.
+    """
+
+    head_mask: Tensor
+
+    def __init__(self, dim: int, dim_head: int, heads: int, dropout: float) -> None:
+        super().__init__(dim, dim_head, heads, proj_drop=dropout)
+        self.to_out = nn.Sequential(self.to_out, self.proj_drop)  # the published names
+        mask = torch.eye(heads).repeat_interleave(dim_head, dim=1)  # heads c
+        self.register_buffer("head_mask", mask, persistent=False)
+
+    def forward(
+        self,
+        x: Tensor,
+        cls: Tensor,
+        step: Step,
+        rotation: Rotation | None,
+        group_bias: Tensor | None,
+        class_bias: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Attend.
+
+        Args:
+            x: Patch tokens `(b, f h w, d)`.
+            cls: Class token `(b, 1, d)`.
+            step: Lays the patch tokens out in groups.
+            rotation: Rotary angles of the n tokens of a group, or none.
+            group_bias: Added to the logits of the patches, `(b, 1, 1, 1, 1+n)`, or none.
+            class_bias: Added to the logits of the class token, `(b, 1, 1 + g n)`, or none.
+
+        Returns:
+            Attended class token and patch tokens.
+        """
+        query, key, value = self.split_weights()
+        cls_q = project_rotated(cls, query, None, self.scale)  # b 1 c
+        cls_k, cls_v = F.linear(cls, *key), F.linear(cls, *value)
+        (x,) = step.group(x)  # b g n d
+        q = project_rotated(x, query, rotation, self.scale)  # b g n c
+        k, v = F.linear(x, *key), F.linear(x, *value)
+
+        all_k, all_v = (
+            torch.cat((own, rest.flatten(1, 2)), dim=1) for own, rest in ((cls_k, k), (cls_v, v))
+        )  # b 1+gn c
+        weights = softmax_weights(cls_q * self.head_mask, all_k, class_bias)  # b heads 1+gn
+        cls = ((weights @ all_v) * self.head_mask).sum(-2, keepdim=True)
+
+        if rotation is not None:
+            k = rotate(k, x, rotation, *key)
+        k, v = (
+            torch.cat((own.unsqueeze(1).expand(-1, rest.shape[1], -1, -1), rest), dim=2)
+            for own, rest in ((cls_k, k), (cls_v, v))
+        )  # b g 1+n c
+        q, k, v = map(self.split_heads, (q, k, v))
+        x = self.merge_heads(softmax_weights(q, k, group_bias) @ v)
+        return self.to_out(cls), self.to_out(step.ungroup([x]))
+
+
+class TokenShift(nn.Module):
+    """`fn` of tokens that take a third of their channels from the next frame, one from the last.
+
+    The channels of a patch come as (next frame, this frame, last frame, this frame), the first
+    three `d // 3` wide; beyond the clip they are zero.
+    """
+
+    from_next: Tensor
+    from_last: Tensor
+
+    def __init__(self, grid: Grid, dim: int, fn: nn.Module) -> None:
+        super().__init__()
+        self.fn = fn
+        self.per_frame = grid.height * grid.width
+        third = torch.arange(dim) // (dim // 3)
+        self.register_buffer("from_next", third == 0, persistent=False)
+        self.register_buffer("from_last", third == 2, persistent=False)
+
+    def forward(self, x: Tensor, *args: object) -> Tensor:
+        """Patch tokens `(b, f h w, d)` and whatever else `fn` takes."""
+        n = self.per_frame
+        padded = F.pad(x, (0, 0, n, n))  # a frame of zeros before and after
+        # A choice by channel: runtimes are slow at cutting and joining the last axis.
+        x = torch.where(self.from_last, padded[:, : -2 * n], x)
+        return self.fn(torch.where(self.from_next, padded[:, 2 * n :], x), *args)
+
+
+class Layer(nn.ModuleList):
+    """The attention steps, then the feed-forward, each with residual: published names 0, 1, 2.
+
+    Args:
+        dim: Token width d.
+        steps: The attention steps; one object serves all layers of a model.
+        attention: Makes the attention of one step.
+        feed_forward: Makes the feed-forward.
+        wrap: What stands between each of them and its norm.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        steps: tuple[Step, ...],
+        attention: Callable[[], nn.Module],
+        feed_forward: Callable[[], nn.Module],
+        wrap: Callable[[nn.Module], nn.Module],
+    ) -> None:
+        last = feed_forward()  # drawn first, as published: one seed gives one model
+        branches = [*(attention() for _ in steps), last]
+        super().__init__(PreNorm(dim, wrap(branch)) for branch in branches)
+        self.steps = steps
+        self._feed_forward = (last,)  # a tuple, so that it is not a submodule twice
+
+    def forward(
+        self,
+        cls: Tensor,
+        x: Tensor,
+        rotary: RotaryTables | None,
+        biases: Mapping[str, Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """Class token `(b, 1, d)` and patch tokens `(b, f h w, d)`, kept apart throughout."""
+        *attentions, feed_forward = cast("Iterable[PreNorm]", self)
+        for step, attention in zip(self.steps, attentions, strict=True):
+            more_cls, more_x = attention(
+                x,
+                attention.norm(cls),
+                step,
+                None if rotary is None else rotary[step.name],
+                biases.get(step.name),
+                biases.get(f"cls_{step.name}"),
+            )
+            cls, x = cls + more_cls, x + more_x
+        (of_class,) = self._feed_forward  # without the wrap: the class token is never shifted
+        return cls + of_class(feed_forward.norm(cls)), x + feed_forward(x)
+
+
+class TimeSformer(VideoClassifier):
+    """Video transformer classifier with the published constructor; trainable and exportable.
+
+    Args:
+        dim: Token width d.
+        num_frames: Frames f of a clip.
+        num_classes: Logits of a clip.
+        image_size: Side of a square frame in pixels, or its height and width; multiples of
+            `patch_size`.
+        patch_size: Side of a patch in pixels.
+        channels: Channels c of a frame.
+        depth: Layers.
+        heads: Attention heads.
+        dim_head: Channels of a head.
+        attn_dropout: Dropout rate of what attention gives, in training.
+        ff_dropout: Dropout rate inside the feed-forward, in training.
+        rotary_emb: Rotary positions; else a learned embedding.
+        shift_tokens: Take a third of the channels from the next frame and one from the last.
+
+    Raises:
+        ConfigError: if the sizes do not fit together.
+    """
+
+    family = "timesformer_pytorch"
+    config_class = TimeSformerConfig
+    input_names = ("video", "mask")
+    config: TimeSformerConfig
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_frames: int,
+        num_classes: int,
+        image_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        channels: int = 3,
+        depth: int = 12,
+        heads: int = 8,
+        dim_head: int = 64,
+        attn_dropout: float = 0.0,
+        ff_dropout: float = 0.0,
+        rotary_emb: bool = True,
+        shift_tokens: bool = False,
+    ) -> None:
+        height, width = image_sides(image_size)
+        config = TimeSformerConfig(
+            frames=num_frames,
+            channels=channels,
+            height=height,
+            width=width,
+            num_classes=num_classes,
+            dim=dim,
+            patch_size=patch_size,
+            depth=depth,
+            heads=heads,
+            dim_head=dim_head,
+            attn_dropout=attn_dropout,
+            ff_dropout=ff_dropout,
+            rotary_emb=rotary_emb,
+            shift_tokens=shift_tokens,
+        )
+        super().__init__(config)
+        grid = Grid(num_frames, *config.grid)
+        steps = SCHEMES["divided"](grid)
+        self.to_patch_embedding = nn.Linear(channels * patch_size**2, dim)
+        self.cls_token = nn.Parameter(torch.randn(1, dim))
+
+        self.rotary = None
+        if rotary_emb:
+            # Half-split angles on interleaved pairs: no rotation, but what checkpoints mean.
+            self.frame_rot_emb = FrameRotary(dim_head, half_split=True)
+            self.image_rot_emb = ImageRotary(dim_head)
+            angles = {step.name: partial(_patch_angles, step) for step in steps}
+            self.rotary = RotaryTables(self.frame_rot_emb, self.image_rot_emb, angles, heads)
+        else:
+            self.pos_emb = nn.Embedding(grid.tokens + 1, dim)
+
+        attention = partial(GroupAttention, dim, dim_head, heads, attn_dropout)
+        feed_forward = partial(FeedForward, dim, dropout=ff_dropout)
+        wrap = partial(TokenShift, grid, dim) if shift_tokens else _as_it_is
+        self.layers = nn.ModuleList(
+            Layer(dim, steps, attention, feed_forward, wrap) for _ in range(depth)
+        )
+        self.to_out = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, num_classes))
+
+    @classmethod
+    def from_config(cls, config: ClipConfig) -> Self:
+        """Build the model a configuration describes."""
+        values = {field.name: getattr(config, field.name) for field in fields(config)}
+        values["num_frames"] = values.pop("frames")
+        values["image_size"] = (values.pop("height"), values.pop("width"))
+        return cls(**values)
+
+    def forward(self, video: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Classify clips: `(b, f, c, h, w) -> (b, classes)` logits.
+
+        Args:
+            video: Clips.
+            mask: Which frames there are, bool `(b, f)`: no token attends through time to a frame
+                that is not, nor does the class token; all by default.
+
+        Raises:
+            ValueError: if the shapes are not those the model was made for.
+        """
+        self.check_shape(video)
+        biases = {} if mask is None else self.mask_biases(video, mask)
+        cls, x = self.embed(video)
+        for layer in self.layers:
+            cls, x = layer(cls, x, self.rotary, biases)
+        return self.to_out(cls.squeeze(1))
+
+    def embed(self, video: Tensor) -> tuple[Tensor, Tensor]:
+        """Class token `(b, 1, d)` and patch tokens `(b, f h w, d)` with learned positions."""
+        x = embed_patches(video, self.to_patch_embedding, self.config.patch_size)
+        cls = self.cls_token
+        if self.rotary is None:
+            positions = self.pos_emb.weight
+            cls, x = cls + positions[:1], x + positions[1:]
+        return cls.expand(x.shape[0], 1, -1), x
+
+    def mask_biases(self, video: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """What a frame mask adds to the logits: of the patches' time step, and the class token.
+
+        The class token itself is never masked, so that no softmax is left without a token.
+        """
+        if mask.shape != video.shape[:2] or mask.dtype != torch.bool:
+            raise ValueError(
+                f"mask has the wrong shape or type: got {tuple(mask.shape)} of {mask.dtype}, "
+                f"expected (b, f) = {tuple(video.shape[:2])} of torch.bool"
+            )
+        rows, columns = self.config.grid
+        nothing = torch.tensor(0.0, dtype=video.dtype, device=video.device)
+        frames = torch.where(mask, nothing, torch.finfo(video.dtype).min)  # b f
+        patterns = {"cls_t": "b f -> b 1 (n f)", "cls_s": "b f -> b 1 (f n)"}  # as the groups lie
+        biases = {
+            name: F.pad(repeat(frames, pattern, n=rows * columns), (1, 0))
+            for name, pattern in patterns.items()
+        }
+        return {**biases, "t": F.pad(frames, (1, 0))[:, None, None, None]}
+
+
+def _patch_angles(step: Step, frame: FrameRotary, image: ImageRotary) -> Tensor:
+    (angles,) = step.angles(frame, image)
+    return angles
+
+
+def _as_it_is(fn: nn.Module) -> nn.Module:
+    return fn
