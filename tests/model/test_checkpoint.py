@@ -22,7 +22,7 @@ from model import (
     save_checkpoint,
 )
 from model.attention import MECHANISMS
-from model.spacetime import SCHEMES
+from model.config import UPSTREAM_SCHEMES
 
 # frames, channels, height, width, classes
 SIZES = (3, 3, 8, 12, 4)
@@ -64,7 +64,7 @@ def assert_same_function(loaded: FastTimeSformer, original: FastTimeSformer) -> 
         assert torch.equal(loaded(video), original(video))
 
 
-GRID = [(name, scheme) for name in MECHANISMS for scheme in SCHEMES]
+GRID = [(name, scheme) for name in MECHANISMS for scheme in UPSTREAM_SCHEMES]
 
 
 class TestOwnFiles:

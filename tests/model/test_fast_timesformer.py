@@ -10,12 +10,12 @@ import torch
 from model import ConfigError, FastTimeSformer
 from model.attention import MECHANISMS
 from model.block import DropPath
-from model.spacetime import SCHEMES
+from model.config import UPSTREAM_SCHEMES
 
 SMALL = {"dim": 32, "patch_size": 4, "depth": 2, "dim_head": 16}
 NAMES = ("frames", "channels", "height", "width", "num_classes")
 SIZES = (3, 3, 8, 12, 4)
-GRID = [(name, scheme) for name in MECHANISMS for scheme in SCHEMES]
+GRID = [(name, scheme) for name in MECHANISMS for scheme in UPSTREAM_SCHEMES]
 
 
 def make(seed: int = 0, **options: object) -> FastTimeSformer:
@@ -202,7 +202,7 @@ class TestTraining:
             ("attn_dropout", "fastformer"),
         ],
     )
-    @pytest.mark.parametrize("scheme", SCHEMES)
+    @pytest.mark.parametrize("scheme", UPSTREAM_SCHEMES)
     def test_rate_acts_in_training_only(self, rate, mechanism, scheme):
         options = {"attn_mechanism": mechanism, "attn_type": scheme, "drop_path": 0.0}
         model = make(**{**options, rate: 0.5})
