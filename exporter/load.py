@@ -73,6 +73,8 @@ def resolve(spec: ExportSpec, model: FastTimeSformer) -> dict[str, Any]:
     known = {name: config[argument] for name, argument in _MODEL_ARGUMENTS.items()}
     known |= {"res": [model.config.height, model.config.width], "batch": spec.run_batch}
     known["heads"] = model.config.num_heads
+    said = {"height", "width", *_MODEL_ARGUMENTS.values()}  # above, as far as it is in force
+    known["config"] = {name: value for name, value in spec.config.items() if name not in said}
     if spec.checkpoint:
         known["checkpoint_sha256"] = sha256(spec.checkpoint)
     return spec.to_dict() | known
