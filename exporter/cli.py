@@ -6,6 +6,7 @@ proven; 130 interrupted, 143 terminated.
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import signal
@@ -34,14 +35,17 @@ if TYPE_CHECKING:
     from exporter.results import Report
     from exporter.stages import OnProgress
 
-INTERNAL_EXIT, INTERRUPTED_EXIT, TERMINATED_EXIT = 4, 130, 143
+INTERNAL_EXIT = 4
+ENDINGS = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}
 
 app = App(
     name="tsformer",
     help="Take a video transformer to ONNX and TensorRT, proven to be the same model.",
     version_flags=["--version"],
     help_format="plaintext",
+    version=lambda: importlib.metadata.version("tsformer"),
     result_action="return_value",
+    suppress_keyboard_interrupt=False,  # `main` gives its exit code
 )
 app.register_install_completion_command()
 
@@ -67,9 +71,11 @@ def _read_config(text: str) -> dict[str, Any]:
         raise ValueError(f"cannot read {text}: {error.strerror}") from error
     except ValueError as error:
         raise ValueError(f"{text} is not JSON: {error}") from error
+    if isinstance(config, dict):
+        config = config.get("config", config)
     if not isinstance(config, dict):
         raise ValueError(f"{text} is not a JSON object")  # noqa: TRY004  # cyclopts shows these
-    return config.get("config", config)
+    return config
 
 
 def _targets(_type: Any, tokens: Sequence[Any]) -> tuple[str, ...]:  # noqa: ANN401
@@ -201,7 +207,11 @@ def export_command(
     with _progress(shown=not (quiet or json_)) as on_progress:
         result = export(spec, output, force=force, on_progress=on_progress)
     _show(result, as_json=json_, quiet=quiet)
-    _require_proof(result.verdict, result.report, result.directory, allowed=allow_ill_conditioned)
+    if result.verdict == "ill-conditioned" and allow_ill_conditioned:
+        return 0
+    _require_proof(
+        result.verdict, result.report, result.directory, "; --allow-ill-conditioned accepts it"
+    )
     return 0
 
 
@@ -241,7 +251,7 @@ def verify(
         _print_json(report.to_dict())
     else:
         Console().print(summary_table(report))
-    _require_proof(overall_verdict(report.parity), report, directory, allowed=False)
+    _require_proof(overall_verdict(report.parity), report, directory)
     return 0
 
 
@@ -271,25 +281,19 @@ def doctor(*, json_: Annotated[bool, Parameter(name="--json", negative="")] = Fa
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and give its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    received: list[int] = []
     try:
-        with _terminable():
+        with _noting_signals(received):
             return app(argv, exit_on_error=False, print_error=False) or 0
-    except CycloptsError as error:
-        return _fail(UsageError(_one_line(error), remedy="see tsformer --help"), argv)
-    except TsformerError as error:
-        return _fail(error, argv)
-    except _Terminated:
-        return _say("terminated: nothing was left behind", TERMINATED_EXIT)
-    except KeyboardInterrupt:
-        return _say("interrupted: nothing was left behind", INTERRUPTED_EXIT)
     except BrokenPipeError:  # the reader of our output left: nobody to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:  # a defect of ours, or a machine out of memory
-        if "--debug" in argv:
-            traceback.print_exc()
-        what = f"internal: {type(error).__name__}: {_one_line(error)[:300]}"
-        return _say(f"{what}; run with --debug for the trace", INTERNAL_EXIT)
+    except (Exception, KeyboardInterrupt) as error:
+        # An import or a trace that is interrupted raises anything: the signal is what counts.
+        if received or isinstance(error, KeyboardInterrupt):
+            how, code = ENDINGS[signal.Signals(received[0]) if received else signal.SIGINT]
+            return _say(f"{how}: nothing was left behind", code)
+        return _fail(error, argv)
 
 
 def export_main() -> int:
@@ -297,23 +301,26 @@ def export_main() -> int:
     return main(["export", *sys.argv[1:]])
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM: clean up as after Ctrl-C."""
-
-
 @contextmanager
-def _terminable() -> Iterator[None]:
-    def terminate(_signal: int, _frame: FrameType | None) -> None:
-        raise _Terminated
+def _noting_signals(received: list[int]) -> Iterator[None]:
+    """Let SIGTERM clean up as Ctrl-C does, and note which of them came."""
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield  # signals belong to the main thread
         return
-    before = signal.signal(signal.SIGTERM, terminate)
+    before = {number: signal.getsignal(number) for number in ENDINGS}
+    caught = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     try:
+        for number in caught:
+            signal.signal(number, interrupt)
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in caught:
+            signal.signal(number, before[number])
 
 
 @contextmanager
@@ -358,12 +365,13 @@ def _show(result: ExportResult, *, as_json: bool, quiet: bool) -> None:
         console.print(f"{result.directory}/report.html", soft_wrap=True, highlight=False)
 
 
-def _require_proof(verdict: str, report: Report, directory: Path, *, allowed: bool) -> None:
-    if verdict == "pass" or (verdict == "ill-conditioned" and allowed):
+def _require_proof(verdict: str, report: Report, directory: Path, way_out: str = "") -> None:
+    """Raise `ParityError` unless proven; `way_out` is what helps with an ill-conditioned model."""
+    if verdict == "pass":
         return
     from exporter.report import headline
 
-    hint = " (--allow-ill-conditioned accepts it)" if verdict == "ill-conditioned" else ""
+    hint = way_out if verdict == "ill-conditioned" else ""
     raise ParityError(f"{verdict}: {headline(report)}", remedy=f"see {directory}{hint}")
 
 
@@ -371,10 +379,16 @@ def _print_json(value: object) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def _fail(error: TsformerError, argv: Sequence[str]) -> int:
+def _fail(error: Exception, argv: Sequence[str]) -> int:
     if "--debug" in argv:
-        traceback.print_exc()
-    return _say(f"{error.stage}: {error}", error.exit_code)
+        traceback.print_exception(error)
+    if isinstance(error, CycloptsError):
+        error = UsageError(_one_line(error), remedy="see tsformer --help")
+    if isinstance(error, TsformerError):
+        return _say(f"{error.stage}: {error}", error.exit_code)
+    # A defect of ours, or a machine out of memory.
+    what = f"internal: {type(error).__name__}: {_one_line(error)[:300]}"
+    return _say(f"{what}; run with --debug for the trace", INTERNAL_EXIT)
 
 
 def _say(message: str, code: int) -> int:

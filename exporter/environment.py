@@ -37,9 +37,7 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": _cores(),
         "memory_gb": _memory_gb(),
         "gpu": gpu_name(),
         "packages": {name: found for name in _PACKAGES if (found := _version(name))},

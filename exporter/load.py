@@ -17,7 +17,6 @@ from model import load_checkpoint
 from model.checkpoint import FAMILIES
 from model.classifier import VideoClassifier
 from model.config import PRESETS, ConfigError, check_choice
-from model.families.base import Family
 from model.weights_file import CheckpointError
 
 # What `--attn`, `--dim` and the like of an ExportSpec are to every family.
@@ -26,7 +25,14 @@ MODEL_ARGUMENTS = (
     *("dim_head", "patch_size", "semantics"),
 )
 # A fresh model, where the user says nothing else: that of the published README.
-_FRESH = {"frames": 5, "channels": 3, "height": 224, "width": 224, "num_classes": 2}
+_FRESH = {
+    "frames": 5,
+    "channels": 3,
+    "height": 224,
+    "width": 224,
+    "num_classes": 2,
+    "dim": 128,
+}
 _DEFAULT_FAMILY, _PRESET_FAMILY = "fast_timesformer", "facebookresearch"
 
 
@@ -57,7 +63,8 @@ def _make_fresh(spec: ExportSpec, given: Mapping[str, Any]) -> VideoClassifier:
     if preset is None and family.model is FAMILIES[_PRESET_FAMILY].model:
         preset = PRESETS["TimeSformer"]
     try:
-        values = family.translate({**_FRESH, **(preset or {}), **given})
+        defaults = {"channels": 3, **preset} if preset else _FRESH
+        values = family.translate({**defaults, **given})
         known = [field.name for field in fields(family.model.config_class)]
         for argument in values:
             check_choice(f"argument of {name}", argument, known)
@@ -93,18 +100,26 @@ def resolve(spec: ExportSpec, model: VideoClassifier) -> dict[str, Any]:
     known = {name: getattr(config, name) for name in MODEL_ARGUMENTS if hasattr(config, name)}
     known |= {
         "heads": getattr(config, "num_heads", known.get("heads")),
-        "model": spec.model or _family_of(model).name,
+        "model": spec.model if spec.checkpoint else spec.model or _DEFAULT_FAMILY,
         "res": [config.height, config.width],
         "batch": spec.run_batch,
         "notes": list(model.notes),
+        "config": _what_else_config_says(spec, model),
     }
     if spec.checkpoint:
         known["checkpoint_sha256"] = hash_checkpoint(spec.checkpoint)
     return spec.to_dict() | known
 
 
-def _family_of(model: VideoClassifier) -> Family:
-    return next(family for family in FAMILIES.values() if family.model is type(model))
+def _what_else_config_says(spec: ExportSpec, model: VideoClassifier) -> dict[str, Any]:
+    """The entries of `--config` for which the resolved spec has no place of its own."""
+    families = [family for family in FAMILIES.values() if family.model is type(model)]
+    placed = {"height", "width", "attn_mechanism", "attn_type", *MODEL_ARGUMENTS}
+    return {
+        name: value
+        for name, value in spec.config.items()
+        if not any(set(family.translate({name: value})) <= placed for family in families)
+    }
 
 
 def default_directory(spec: ExportSpec) -> Path:

@@ -14,6 +14,8 @@ from exporter.report import overall_verdict
 from exporter.results import Report
 from model.config import Preprocessing
 
+GRAPH = "model.onnx"
+
 
 def write_manifest(
     directory: Path,
@@ -44,7 +46,7 @@ def write_manifest(
             "scale": "pixel / 255",
             "layout": "rgb" if len(preprocessing.mean) == 3 else "gray",
             "sampling": "uniform segment centres",
-            "resize": "short side to cover, antialiased bilinear, centre crop",
+            "resize": "antialiased bilinear to short_side, or until it covers; then centre crop",
             **asdict(preprocessing),
         },
         "labels": labels,
@@ -55,7 +57,7 @@ def write_manifest(
         },
     }
     text = json.dumps(manifest, indent=2, allow_nan=False, ensure_ascii=False)
-    (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    (directory / MANIFEST).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
@@ -68,12 +70,16 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         files = {name: entry["sha256"] for name, entry in manifest["files"].items()}
+        for part in ("spec", "model", "engine"):
+            manifest[part].keys()
     except OSError as error:
         raise ManifestError(
             f"{directory} is not an export of tsformer: cannot read {MANIFEST}: {error.strerror}"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ManifestError(f"{path} is damaged: {error!r}") from error
+    if GRAPH not in files:
+        raise ManifestError(f"{path} is damaged: it names no {GRAPH}")
     for name, expected in files.items():
         file = directory / Path(name).name
         if not file.is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import os
 import shutil
 import tempfile
@@ -35,16 +36,13 @@ class StagedDirectory:
         self._made_parents: list[Path] = []
 
     def __enter__(self) -> Self:
-        self._check_out()
         parent = self.out.parent
         try:
-            missing = [path for path in (parent, *parent.parents) if not path.exists()]
+            self._check_out()
+            self._made_parents = [p for p in (parent, *parent.parents) if not p.exists()]
             parent.mkdir(parents=True, exist_ok=True)
-            self._made_parents = missing
             self._remove_stale()
-            self.path = Path(tempfile.mkdtemp(".partial", self._prefix, parent))
-            self._lock = os.open(self.path, os.O_RDONLY)
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            self.path, self._lock = self._make_hidden()
             self.path.chmod(0o777 & ~_umask())
         except OSError as error:
             self._remove_made_parents()
@@ -68,26 +66,45 @@ class StagedDirectory:
     def publish(self) -> None:
         """Put the directory into place; an older export there is replaced, never mixed with."""
         self._check_out()
-        replaced = None
         try:
             if self.out.exists():
-                replaced = Path(tempfile.mkdtemp(".partial", self._prefix, self.out.parent))
-                self.out.rename(replaced / "old")
-            self.path.rename(self.out)
+                self._replace()
+            else:
+                self.path.rename(self.out)
         except OSError as error:
-            if replaced and not self.out.exists():
-                (replaced / "old").rename(self.out)
             raise OutputError(f"cannot put {self.out} into place: {error.strerror}") from error
         self._published = True
-        if replaced:
-            shutil.rmtree(replaced, ignore_errors=True)
+
+    def _replace(self) -> None:
+        aside, lock = self._make_hidden()
+        try:
+            self.out.rename(aside / "old")
+            try:
+                self.path.rename(self.out)
+            except BaseException:
+                (aside / "old").rename(self.out)
+                raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+            os.close(lock)
+
+    def _make_hidden(self) -> tuple[Path, int]:
+        """Make a directory beside `out`, locked; until it is, another run may take it for stale."""
+        while True:
+            path = Path(tempfile.mkdtemp(".partial", self._prefix, self.out.parent))
+            with contextlib.suppress(FileNotFoundError):
+                lock = os.open(path, os.O_RDONLY)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if path.exists():
+                    return path, lock
+                os.close(lock)
 
     @property
     def _prefix(self) -> str:
         return f".{self.out.name}."
 
     def _check_out(self) -> None:
-        if not self.out.exists():
+        if not os.path.lexists(self.out):  # a link to nowhere is something too
             return
         if not self.out.is_dir():
             raise OutputError(f"{self.out} is a file", remedy="give another place with -o")
@@ -102,7 +119,7 @@ class StagedDirectory:
             )
 
     def _remove_stale(self) -> None:
-        for path in self.out.parent.glob(f"{self._prefix}*.partial"):
+        for path in self.out.parent.glob(f"{glob.escape(self._prefix)}*.partial"):
             with contextlib.suppress(OSError):  # another process may be removing it too
                 handle = os.open(path, os.O_RDONLY)
                 try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -127,8 +128,10 @@ class ExportSpec:
         self._check_batch()
         if self.threads is not None and self.threads < 1:
             raise UsageError("--threads", got=self.threads, expected="at least 1")
-        if self.bench_seconds < 0:
+        if not 0 <= self.bench_seconds < math.inf:  # neither is NaN
             raise UsageError("--bench-seconds", got=self.bench_seconds, expected="at least 0")
+        if not -(2**63) <= self.seed < 2**64:
+            raise UsageError("--seed", got=self.seed, expected="a number of 64 bits")
         if "sm75" in self.targets and self.precision == "fp32":
             raise UsageError(
                 "--target sm75 cannot be built in fp32: TensorRT-RTX has no fp32 matrix product "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ import onnx
 import onnx_ir as ir
 import onnxscript.optimizer
 import torch
+from onnx_ir.passes.common import DeduplicateInitializersPass
 from torch import Tensor, nn
 
 from exporter.errors import OnnxError
@@ -34,6 +36,7 @@ _ARITHMETIC_OPS = {"Add", "Sub", "Mul", "Div", "Mod", "Pow", "MatMul", "Gemm", "
 # Where a computed shape may go: op -> positions of the inputs that are shapes.
 _SHAPE_INPUTS = {"Reshape": {1}, "Expand": {1}, "Tile": {1}, "Slice": {1, 2, 3, 4}}
 _SHAPE_OPS = {"Concat", "Unsqueeze", "Squeeze", "Gather", "Cast", "Identity"} | _ARITHMETIC_OPS
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal
 # Metadata of the exporter that names files of the machine it ran on.
 _LOCAL_METADATA = ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node")
 
@@ -133,6 +136,20 @@ def find_unfit(model: onnx.ModelProto) -> list[str]:
         for position, name in enumerate(node.input):
             consumers.setdefault(name, []).append((node, position))
 
+    outputs = {value.name for value in graph.output}
+
+    def is_shape(node: onnx.NodeProto) -> bool:
+        """Whether all that becomes of an int64 result is the shape of something."""
+        return node.output[0] not in outputs and all(
+            position in _SHAPE_INPUTS.get(consumer.op_type, ())
+            or (
+                consumer.op_type in _SHAPE_OPS
+                and types.get(consumer.output[0]) == onnx.TensorProto.INT64
+                and is_shape(consumer)
+            )
+            for consumer, position in consumers.get(node.output[0], [])
+        )
+
     findings = []
     for name, kind in types.items():
         if kind == onnx.TensorProto.DOUBLE:
@@ -141,19 +158,9 @@ def find_unfit(model: onnx.ModelProto) -> list[str]:
         if node.op_type in _FORBIDDEN_OPS:
             findings.append(f"{node.name} is {node.op_type}")
         integer = types.get(node.output[0]) == onnx.TensorProto.INT64
-        if node.op_type in _ARITHMETIC_OPS and integer and not _is_shape(node, consumers):
+        if node.op_type in _ARITHMETIC_OPS and integer and not is_shape(node):
             findings.append(f"{node.name} is int64 {node.op_type} outside shapes")
     return findings
-
-
-def _is_shape(
-    node: onnx.NodeProto, consumers: Mapping[str, list[tuple[onnx.NodeProto, int]]]
-) -> bool:
-    return all(
-        position in _SHAPE_INPUTS.get(consumer.op_type, ())
-        or (consumer.op_type in _SHAPE_OPS and _is_shape(consumer, consumers))
-        for consumer, position in consumers.get(node.output[0], [])
-    )
 
 
 def _trace(
@@ -186,13 +193,25 @@ def _trace(
             onnxscript.optimizer.optimize_ir(
                 program.model, input_size_limit=2**40, output_size_limit=2**40
             )
+            # Folding makes the same rearranged weight once for each place that reads it.
+            DeduplicateInitializersPass(size_limit=2**40)(program.model)
     except Exception as error:  # torch raises whatever its passes hit
-        reason = str(error).strip().partition("\n")[0][:200]
+        # It comes back as whatever an import or a trace makes of it, deep in a chain of errors.
+        if any(isinstance(cause, KeyboardInterrupt) for cause in _causes(error)):
+            raise KeyboardInterrupt from error
+        first = error.__cause__ or error  # torch's own error is a page of advice
+        reason = _COLOUR.sub("", str(first)).strip().partition("\n")[0][:200]
         raise OnnxError(
-            f"torch could not export the model: {type(error).__name__}: {reason}",
+            f"torch could not export the model: {type(first).__name__}: {reason}",
             remedy="run with --debug for the whole trace",
         ) from error
     return program.model
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 @contextmanager

@@ -12,7 +12,7 @@ A model whose logits are the same for all inputs proves nothing, and fails.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,13 +62,22 @@ def run_clips(
 
     The last batch is filled up with clips from the start. `order` says which clips stand together.
     """
+    return run_all_rows(runner, clips, batch, order)[0]
+
+
+def run_all_rows(
+    runner: Runner, clips: Arrays, batch: int, order: Sequence[int] | None = None
+) -> list[np.ndarray]:
+    """The logits of `run_clips`, and again for clips that fill up a batch: no row goes unseen."""
     order = list(range(len(clips["video"])) if order is None else order)
-    logits: dict[int, np.ndarray] = {}
+    rows: dict[int, list[np.ndarray]] = {clip: [] for clip in sorted(order)}
     for start in range(0, len(order), batch):
         chosen = [order[(start + i) % len(order)] for i in range(batch)]
-        rows = runner.run({name: array[chosen] for name, array in clips.items()})["logits"]
-        logits |= {clip: row for clip, row in zip(chosen, rows, strict=True) if clip not in logits}
-    return np.stack([logits[clip] for clip in sorted(logits)])
+        logits = runner.run({name: array[chosen] for name, array in clips.items()})["logits"]
+        for clip, row in zip(chosen, logits, strict=True):
+            rows[clip].append(row)
+    times = max(map(len, rows.values()))
+    return [np.stack([seen[i % len(seen)] for seen in rows.values()]) for i in range(times)]
 
 
 def validate(
@@ -84,9 +93,10 @@ def validate(
     different ones and at different places; all must agree with each other as with the truth.
     """
     runs = [
-        run_clips(candidate, clips, batch, order)
+        run
         for batch in batches
         for order in (range(len(clips["video"])), range(len(clips["video"]))[::-1])
+        for run in run_all_rows(candidate, clips, batch, order)
     ]
     return judge(
         reference,
@@ -108,20 +118,19 @@ def judge(
     min_inputs: int = MIN_INPUTS,
 ) -> Parity:
     """Compare the logits `(n, classes)` of repeated runs with the reference (pure)."""
+    if shapes := {run.shape for run in runs} - {reference.truth.shape}:
+        raise ValueError(f"logits differ in shape: got {shapes}, expected {reference.truth.shape}")
     per_input = tuple(
         _compare(name, reference.truth[i], reference.floor[i], [run[i] for run in runs])
         for i, name in enumerate(reference.names)
     )
-    floor = max((entry.floor_rel_l2 for entry in per_input), default=np.nan)
+    floor = _largest(entry.floor_rel_l2 for entry in per_input)
     tolerance = max(FLOOR_FACTOR * floor, TINY[precision])
-    invariance = max(
-        (
-            relative_error(again[i], first[i])
-            for first, again in [(runs[0], run) for run in runs[1:]]
-            + [(reference.floor, reference.batched)]
-            for i in range(len(per_input))
-        ),
-        default=np.nan,
+    invariance = _largest(
+        relative_error(again[i], first[i])
+        for first, again in [(runs[0], run) for run in runs[1:]]
+        + [(reference.floor, reference.batched)]
+        for i in range(len(per_input))
     )
     verdict, reason = _decide(per_input, floor, tolerance, invariance, min_inputs)
     if verdict == "pass" and (spread := relative_spread(reference.truth)) <= tolerance:
@@ -139,9 +148,9 @@ def judge(
         device,
         precision,
         verdict,
-        rel_l2=max(entry.rel_l2 for entry in per_input),
-        max_abs=max(entry.max_abs for entry in per_input),
-        cosine=min(entry.cosine for entry in per_input),
+        rel_l2=_largest(entry.rel_l2 for entry in per_input),
+        max_abs=_largest(entry.max_abs for entry in per_input),
+        cosine=-_largest(-entry.cosine for entry in per_input),
         top1_agreement=float(np.mean([entry.top1_equal for entry in per_input])),
         top5_agreement=float(np.mean([entry.top5_overlap for entry in per_input])),
         floor_rel_l2=floor,
@@ -225,6 +234,11 @@ def _cosine(output: np.ndarray, truth: np.ndarray) -> float:
     if norms == 0.0:
         return 1.0 if np.array_equal(output, truth) else 0.0
     return float(output.astype(np.float64) @ truth / norms)
+
+
+def _largest(values: Iterable[float]) -> float:
+    """The largest value, NaN where any is (Python's `max` may pass over it) or where none is."""
+    return float(np.max([*values] or [np.nan]))
 
 
 def _nan_is_worst(error: float) -> float:

@@ -202,8 +202,8 @@ def _merge(
     for name, value in given.items():
         if name in _DESCRIBED:
             continue
-        entry = told.get(name)
-        if entry is not None and name not in free and entry.value != value:
+        entry = told.get(name, Told(None, ""))
+        if entry.value not in (None, value) and name not in free:
             raise ConfigError(
                 f"contradicts the arguments: {name} is {entry.value!r} by {entry.where}, but "
                 f"{value!r} was given"

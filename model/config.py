@@ -251,6 +251,16 @@ class TimeSformerConfig(ClipConfig):
         if self.shift_tokens and self.dim < 3:
             raise ConfigError(f"shift_tokens moves thirds of dim, at least 3: got {self.dim}")
 
+    @property
+    def attn(self) -> str:
+        """The one mechanism of this family."""
+        return "regular"
+
+    @property
+    def scheme(self) -> str:
+        """The one scheme of this family."""
+        return "divided"
+
 
 # Sizes of the TimeSformer paper, table 5 (all ViT-B/16, divided).
 PRESETS: dict[str, dict[str, int]] = {

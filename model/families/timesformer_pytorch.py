@@ -33,6 +33,9 @@ def recognises(keys: Collection[str]) -> bool:
 def translate(given: Mapping[str, Any]) -> dict[str, Any]:
     """Names of the published constructor: `num_frames`, `image_size`."""
     entries = dict(given)
+    for name, only in (("attn", "regular"), ("scheme", "divided")):
+        if (value := entries.pop(name, only)) != only:
+            raise ConfigError(f"timesformer_pytorch has {name} {only!r} alone: got {value!r}")
     if "image_size" in entries:
         height, width = image_sides(entries.pop("image_size"))
         entries |= {"image height": height, "image width": width}

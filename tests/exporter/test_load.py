@@ -1,0 +1,205 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from exporter.errors import CheckpointInputError, UsageError
+from exporter.load import check_same_checkpoint, default_directory, load_model, resolve
+from exporter.spec import BatchProfile, ExportSpec
+from model import FastTimeSformer, Preprocessing, save_checkpoint
+
+SMALL = {"dim": 32, "dim_head": 16, "depth": 1, "frames": 3, "res": (32, 48)}
+
+
+@pytest.fixture(scope="module")
+def trained():
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        model = FastTimeSformer(
+            3, 3, 32, 48, num_classes=4, dim=32, dim_head=16, depth=2, attn_mechanism="regular"
+        )
+    model.preprocessing = Preprocessing((0.5,) * 3, (0.25,) * 3)
+    model.labels = ("a", "b", "c", "d")
+    return model.eval()
+
+
+@pytest.fixture
+def own(trained, tmp_path):
+    save_checkpoint(trained, tmp_path / "own.safetensors")
+    return tmp_path / "own.safetensors"
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A bare state dict as the published package saves it, which tells no configuration."""
+    model = FastTimeSformer(3, 3, 32, 48, 4, dim=32, dim_head=16, depth=1, semantics="upstream")
+    torch.save(dict(model.state_dict()), tmp_path / "published.pth")
+    return tmp_path / "published.pth"
+
+
+def same_weights(one, other):
+    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
+    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+
+
+def test_a_fresh_model_is_what_the_readme_says():
+    config = load_model(ExportSpec()).config
+    assert (config.frames, config.channels, config.height, config.width) == (5, 3, 224, 224)
+    assert (config.num_classes, config.dim, config.depth, config.num_heads) == (2, 128, 12, 2)
+    assert (config.attn_mechanism, config.attn_type) == ("fastformer", "divided")
+    assert config.semantics == "paper"
+
+
+def test_what_is_given_is_what_is_built():
+    model = load_model(
+        ExportSpec(attn="performer", scheme="joint", heads=3, num_classes=7, patch_size=8, **SMALL)
+    )
+    config = model.config
+    assert (config.attn_mechanism, config.attn_type) == ("performer", "joint")
+    assert (config.height, config.width, config.patch_size) == (32, 48, 8)
+    assert (config.num_heads, config.num_classes, config.depth) == (3, 7, 1)
+    assert not model.training
+
+
+def test_the_seed_decides_the_weights_and_the_callers_own_is_left_alone():
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first, again, other = (load_model(ExportSpec(seed=seed, **SMALL)) for seed in (7, 7, 8))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert same_weights(first, again)
+    assert not same_weights(first, other)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"res": (100, 100)}, "multiple of patch_size 16: got 100, nearest 96 or 112"),
+        ({"frames": 0}, "frames must be a whole number of at least 1: got 0"),
+        ({"dim": 100}, "dim must be a multiple of dim_head 64: got 100"),
+        ({"dim_head": 63, "dim": 126}, "even dim_head: got 63"),
+        ({"attn": "fastformer", "heads": 3}, "heads x dim_head must equal dim"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_an_error_of_use(values, words):
+    with pytest.raises(UsageError, match=words):
+        load_model(ExportSpec(**values))
+
+
+def test_our_own_checkpoint_needs_no_argument(own, trained):
+    model = load_model(ExportSpec(checkpoint=own))
+    assert model.config == trained.config
+    assert same_weights(model, trained)
+    assert model.preprocessing == trained.preprocessing
+    assert model.labels == trained.labels
+
+
+def test_arguments_that_agree_are_taken(own):
+    load_model(ExportSpec(checkpoint=own, attn="regular", depth=2, res=(32, 48)))
+
+
+@pytest.mark.parametrize("values", [{"attn": "fastformer"}, {"depth": 3}, {"res": (48, 48)}])
+def test_arguments_that_contradict_the_checkpoint_are_an_error_that_names_both(own, values):
+    with pytest.raises(CheckpointInputError, match=r"own\.safetensors: contradicts .* was given"):
+        load_model(ExportSpec(checkpoint=own, **values))
+
+
+def test_a_published_checkpoint_is_completed_by_arguments_or_config(published):
+    with pytest.raises(CheckpointInputError, match="does not tell frames, height, width"):
+        load_model(ExportSpec(checkpoint=published))
+    by_arguments = load_model(ExportSpec(checkpoint=published, frames=3, res=(32, 48)))
+    config = {"frames": 3, "height": 32, "width": 48}
+    by_config = load_model(ExportSpec(checkpoint=published, config=config))
+    assert by_arguments.config == by_config.config
+    assert by_config.config.semantics == "upstream"
+    paper = load_model(ExportSpec(checkpoint=published, config=config, semantics="paper"))
+    assert paper.config.semantics == "paper"
+
+
+def test_arguments_and_config_that_differ_are_an_error_of_use(published):
+    with pytest.raises(UsageError, match="--config says frames is 3, the command line 5"):
+        load_model(ExportSpec(checkpoint=published, frames=5, config={"frames": 3}))
+
+
+def test_a_missing_checkpoint_is_an_error_of_input(tmp_path):
+    with pytest.raises(CheckpointInputError, match="No such file") as caught:
+        load_model(ExportSpec(checkpoint=tmp_path / "none.pth"))
+    assert caught.value.exit_code == 3
+
+
+# --- resolve
+
+
+def test_a_resolved_spec_leaves_nothing_open():
+    spec = ExportSpec(**SMALL)
+    resolved = resolve(spec, load_model(spec))
+    sizes = ("attn", "scheme", "semantics", "frames", "channels", "num_classes", "heads", "batch")
+    assert all(resolved[name] is not None for name in sizes)
+    assert resolved["res"] == [32, 48]
+    assert resolved["heads"] == 2
+    assert "checkpoint_sha256" not in resolved
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"heads": 2},
+        {"heads": 8},  # what the published package is given, and ignores
+        {"frames_first": False},
+        {"preprocessing": {"mean": [0.5] * 3, "std": [0.5] * 3}},
+    ],
+    ids=str,
+)
+def test_a_resolved_spec_gives_the_same_model_again(published, config):
+    spec = ExportSpec(checkpoint=published, frames=3, res=(32, 48), config=config)
+    model = load_model(spec)
+    resolved = json.loads(json.dumps(resolve(spec, model)))
+    again = load_model(ExportSpec.from_dict(resolved))
+    assert again.preprocessing == model.preprocessing
+    assert again.config.num_heads == model.config.num_heads
+    assert same_weights(again, model)
+
+
+def test_a_resolved_fresh_spec_gives_the_same_model_again():
+    spec = ExportSpec(seed=3, dynamic_batch=BatchProfile(1, 2, 4), **SMALL)
+    model = load_model(spec)
+    again = load_model(ExportSpec.from_dict(json.loads(json.dumps(resolve(spec, model)))))
+    assert same_weights(again, model)
+
+
+# --- the checkpoint of before
+
+
+def test_the_checkpoint_must_be_the_one_that_was_exported(own, tmp_path):
+    spec = ExportSpec(checkpoint=own)
+    recorded = resolve(spec, load_model(spec))
+    check_same_checkpoint(spec, recorded)
+    own.write_bytes(own.read_bytes() + b"\0")
+    with pytest.raises(CheckpointInputError, match="is not the checkpoint that was exported"):
+        check_same_checkpoint(spec, recorded)
+    own.unlink()
+    with pytest.raises(CheckpointInputError, match="say where it is with --checkpoint"):
+        check_same_checkpoint(spec, recorded)
+
+
+def test_a_fresh_model_has_no_checkpoint_to_compare():
+    check_same_checkpoint(ExportSpec(), {})
+
+
+# --- the name of the directory
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({}, "fastformer-divided-224x224-fp32"),
+        ({"attn": "regular", "scheme": "joint", "res": (96, 160)}, "regular-joint-96x160-fp32"),
+        ({"batch": 4}, "fastformer-divided-224x224-b4-fp32"),
+        ({"dynamic_batch": BatchProfile(1, 8, 16)}, "fastformer-divided-224x224-b8-fp32"),
+        ({"checkpoint": Path("runs/best.pth")}, "best-fp32"),
+        ({"checkpoint": Path("best.pth"), "res": (64, 64)}, "best-64x64-fp32"),
+    ],
+)
+def test_the_default_directory_tells_exports_apart(values, name):
+    assert default_directory(ExportSpec(**values)) == Path("build") / name

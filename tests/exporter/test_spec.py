@@ -1,0 +1,136 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from exporter import BatchProfile, ExportSpec
+from exporter.errors import UsageError
+
+REFUSED = {
+    "unknown mechanism": ({"attn": "fastfomer"}, "did you mean 'fastformer'?"),
+    "unknown scheme": ({"scheme": "dividet"}, "joint, divided"),
+    "unknown semantics": ({"semantics": "published"}, "paper, upstream"),
+    "unknown precision": ({"precision": "fp8"}, "fp32"),
+    "unknown engine": ({"engine": "trt"}, "auto, rtx, tensorrt, none"),
+    "unknown target": ({"targets": ("sm86", "sm90")}, "'sm90'"),
+    "no clips": ({"batch": 0}, "--batch: got 0, expected at least 1"),
+    "batch above the profile": (
+        {"batch": 9, "dynamic_batch": BatchProfile(1, 4, 8)},
+        "got 9, expected 1 to 8",
+    ),
+    "batch below the profile": (
+        {"batch": 1, "dynamic_batch": BatchProfile(2, 4, 8)},
+        "got 1, expected 2 to 8",
+    ),
+    "opset too old": ({"opset": 17}, "--opset: got 17, expected 18 to 23"),
+    "opset unknown": ({"opset": 24}, "--opset: got 24, expected 18 to 23"),
+    "no threads": ({"threads": 0}, "--threads: got 0, expected at least 1"),
+    "negative time": ({"bench_seconds": -1.0}, "--bench-seconds: got -1.0"),
+    "time that is no number": ({"bench_seconds": float("nan")}, "--bench-seconds: got nan"),
+    "endless time": ({"bench_seconds": float("inf")}, "--bench-seconds: got inf"),
+    "seed beyond 64 bits": ({"seed": 2**64}, "--seed"),
+    "config without checkpoint": ({"config": {"frames": 5}}, "add --checkpoint PATH"),
+    "Turing in fp32": ({"targets": ("sm75",)}, "leave sm75 away"),
+}
+
+
+@pytest.mark.parametrize(("values", "words"), REFUSED.values(), ids=REFUSED)
+def test_a_value_that_cannot_be_exported_is_refused_with_what_would_be_right(values, words):
+    with pytest.raises(UsageError) as caught:
+        ExportSpec(**values)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_turing_is_refused_beside_others_too():
+    with pytest.raises(UsageError, match="sm75"):
+        ExportSpec(targets=("sm86", "sm75", "sm89"))
+
+
+@pytest.mark.parametrize("profile", [(0, 1, 1), (2, 1, 3), (1, 4, 3), (-1, 0, 1)])
+def test_a_profile_must_be_in_order(profile):
+    with pytest.raises(UsageError, match="1 <= MIN <= OPT <= MAX"):
+        BatchProfile(*profile)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "4", "1:4", "1:4:8:16", "1:x:4", "1:-2:4", " 1:2:4", "1:2:4\n"]
+)
+def test_a_profile_that_is_no_profile_is_refused(text):
+    with pytest.raises(UsageError, match="MIN:OPT:MAX"):
+        BatchProfile.parse(text)
+
+
+def test_a_profile_is_read():
+    assert BatchProfile.parse("1:4:16") == BatchProfile(1, 4, 16)
+    assert BatchProfile.parse("3:3:3") == BatchProfile(3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, 1),
+        ({"batch": 3}, 3),
+        ({"dynamic_batch": BatchProfile(1, 4, 8)}, 4),
+        ({"dynamic_batch": BatchProfile(1, 4, 8), "batch": 8}, 8),
+    ],
+)
+def test_the_batch_of_a_run_is_the_one_given_or_opt_or_one(values, expected):
+    assert ExportSpec(**values).run_batch == expected
+
+
+def test_a_spec_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ExportSpec().attn = "regular"
+
+
+FULL = ExportSpec(
+    model="timesformer_pytorch",
+    mask=True,
+    attn="performer",
+    res=(96, 160),
+    scheme="joint",
+    frames=7,
+    channels=1,
+    num_classes=3,
+    dim=64,
+    depth=2,
+    heads=2,
+    dim_head=32,
+    patch_size=8,
+    semantics="upstream",
+    checkpoint=Path("trained.pth"),
+    config={"rotary_emb": True, "height": 96},
+    batch=2,
+    dynamic_batch=BatchProfile(1, 2, 4),
+    opset=21,
+    engine="rtx",
+    targets=("sm86", "sm89"),
+    video=(Path("a.mp4"), Path("b c.mp4")),
+    seed=7,
+    allow_ill_conditioned=True,
+    threads=2,
+    bench_seconds=1.5,
+)
+
+
+@pytest.mark.parametrize("spec", [ExportSpec(), FULL], ids=["default", "full"])
+def test_a_spec_survives_json(spec):
+    assert ExportSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+def test_the_full_spec_leaves_no_field_at_its_default():
+    default, plain = ExportSpec(), {"precision"}  # there is one precision only
+    same = {
+        f.name
+        for f in dataclasses.fields(FULL)
+        if getattr(FULL, f.name) == getattr(default, f.name)
+    }
+    assert same == plain
+
+
+def test_what_a_report_adds_to_a_spec_is_left_aside():
+    values = {**FULL.to_dict(), "checkpoint_sha256": "0123"}
+    assert ExportSpec.from_dict(values) == FULL

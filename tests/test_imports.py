@@ -1,0 +1,84 @@
+"""Heavy imports happen only where they are used: `--help` must not wait for torch."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+HEAVY = (
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "tensorrt",
+    "tensorrt_rtx",
+    "av",
+    "matplotlib",
+)
+TELL = (
+    "import json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+)
+
+
+def loaded_by(code):
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{TELL}"], capture_output=True, text=True, check=True
+    )
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import exporter",
+        "import exporter; exporter.ExportSpec(attn='fastformer')",
+        "import exporter.cli",
+        "from exporter.cli import main; main(['--help'])",
+        "from exporter.cli import main; main(['export', '--help'])",
+        "from exporter.cli import main; main(['--version'])",
+        "from exporter.cli import main; main(['export', '--attn', 'fastfomer'])",
+        "import model.config",
+    ],
+)
+def test_nothing_heavy_is_imported_before_it_is_used(code):
+    assert not loaded_by(code) & set(HEAVY)
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import model", {"onnx", "onnxruntime", "onnxscript", "av", "tensorrt_rtx", "exporter"}),
+        ("import exporter.video", {"torch", "av", "onnx", "onnxruntime"}),
+        ("import exporter.to_engine", {"torch", "onnx", "onnxruntime", "tensorrt_rtx"}),
+        ("import exporter.pipeline", {"tensorrt", "tensorrt_rtx", "av", "onnxruntime"}),
+    ],
+)
+def test_a_stage_imports_only_its_own(code, absent):
+    assert not loaded_by(code) & absent
+
+
+def seconds(code):
+    def once():
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+        return time.perf_counter() - started
+
+    return min(once() for _ in range(3))
+
+
+def test_help_is_about_as_fast_as_its_libraries():
+    libraries = seconds("import cyclopts, rich.console, rich.progress, rich.table")
+    # Generous: it is 1.5 times here; with torch it would be 15 times.
+    assert seconds("from exporter.cli import main; main(['--help'])") < 3 * libraries + 0.1
+
+
+def test_what_is_offered_is_there_once_asked_for():
+    offered = "import exporter; assert callable(exporter.export); exporter.ExportResult"
+    assert "torch" in loaded_by(offered)
+    assert "torch" in loaded_by("from model import FastTimeSformer, load_checkpoint")
+    unknown = (
+        "import exporter, model\nfor m in (exporter, model):\n assert not hasattr(m, 'nothing')"
+    )
+    loaded_by(unknown)
