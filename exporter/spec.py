@@ -124,6 +124,7 @@ class ExportSpec:
     bench_seconds: float = 20.0
 
     def __post_init__(self) -> None:
+        self._accept_plain_paths()
         self._check_choices()
         self._check_batch()
         if self.threads is not None and self.threads < 1:
@@ -142,6 +143,15 @@ class ExportSpec:
             raise UsageError(
                 "--config describes a checkpoint, and none is given", remedy="add --checkpoint PATH"
             )
+
+    def _accept_plain_paths(self) -> None:
+        """Take strings for paths, and one clip for several: the spec is written by hand too."""
+        if self.checkpoint is not None:
+            object.__setattr__(self, "checkpoint", Path(self.checkpoint))
+        clips = (self.video,) if isinstance(self.video, (str, Path)) else self.video
+        object.__setattr__(self, "video", tuple(map(Path, clips)))
+        if self.res is not None and not (isinstance(self.res, tuple) and len(self.res) == 2):
+            raise UsageError("res", got=repr(self.res), expected="(height, width)")
 
     def _check_batch(self) -> None:
         if self.batch is not None and self.batch < 1:

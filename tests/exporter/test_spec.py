@@ -134,3 +134,17 @@ def test_the_full_spec_leaves_no_field_at_its_default():
 def test_what_a_report_adds_to_a_spec_is_left_aside():
     values = {**FULL.to_dict(), "checkpoint_sha256": "0123"}
     assert ExportSpec.from_dict(values) == FULL
+
+
+def test_strings_are_paths_and_one_clip_is_several():
+    spec = ExportSpec(checkpoint="a.pth", video="b.mp4")
+
+    assert spec.checkpoint == Path("a.pth")
+    assert spec.video == (Path("b.mp4"),)
+    assert ExportSpec(video=["a.mp4", "b.mp4"]).video == (Path("a.mp4"), Path("b.mp4"))
+
+
+@pytest.mark.parametrize("res", [512, (512,), [512, 512], "512"])
+def test_a_resolution_that_is_no_pair_is_refused(res):
+    with pytest.raises(UsageError, match=r"expected \(height, width\)"):
+        ExportSpec(res=res)
