@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
@@ -236,21 +236,21 @@ def verify(
         directory: What `tsformer export` made.
         checkpoint: Where the checkpoint lies now, if it was moved.
         video: More clips to prove it on; may be given several times.
-        json_: Print the parity rows as JSON.
+        json_: Print the report as JSON.
         debug: Show the trace of an error.
     """
     del debug
     from exporter.pipeline import verify as verify_directory
-    from exporter.report import overall_verdict, summary_table
+    from exporter.report import overall_verdict, report_json, summary_table
 
     with _progress(shown=not json_) as on_progress:
         report = verify_directory(
             directory, checkpoint=checkpoint, video=tuple(video or ()), on_progress=on_progress
         )
     if json_:
-        _print_json(report.to_dict())
+        _print(report_json(report))
     else:
-        Console().print(summary_table(report))
+        _print(summary_table(report))
     _require_proof(overall_verdict(report.parity), report, directory)
     return 0
 
@@ -266,7 +266,8 @@ def doctor(*, json_: Annotated[bool, Parameter(name="--json", negative="")] = Fa
 
     findings = examine()
     if json_:
-        _print_json({"environment": describe(), "findings": [asdict(f) for f in findings]})
+        facts = {"environment": describe(), "findings": [asdict(f) for f in findings]}
+        _print(json.dumps(facts, indent=2, ensure_ascii=False))
         return 0
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("Part", "Works", "Found", "What to do"):
@@ -274,7 +275,7 @@ def doctor(*, json_: Annotated[bool, Parameter(name="--json", negative="")] = Fa
     for finding in findings:
         works = Text("yes", "green") if finding.works else Text("no", "yellow")
         table.add_row(finding.part, works, finding.found, finding.remedy)
-    Console().print(table)
+    _print(table)
     return 0
 
 
@@ -285,9 +286,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _noting_signals(received):
             return app(argv, exit_on_error=False, print_error=False) or 0
-    except BrokenPipeError:  # the reader of our output left: nobody to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except (Exception, KeyboardInterrupt) as error:
         # An import or a trace that is interrupted raises anything: the signal is what counts.
         if received or isinstance(error, KeyboardInterrupt):
@@ -306,6 +304,8 @@ def _noting_signals(received: list[int]) -> Iterator[None]:
     """Let SIGTERM clean up as Ctrl-C does, and note which of them came."""
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
+        if received:
+            return  # one is enough: what it set off, the cleaning up, is not to be cut short
         received.append(number)
         raise KeyboardInterrupt
 
@@ -356,13 +356,12 @@ def _progress(*, shown: bool) -> Iterator[OnProgress]:
 
 def _show(result: ExportResult, *, as_json: bool, quiet: bool) -> None:
     if as_json:
-        sys.stdout.write((result.directory / "report.json").read_text(encoding="utf-8"))
+        _print((result.directory / "report.json").read_text(encoding="utf-8").rstrip())
     elif not quiet:
         from exporter.report import summary_table
 
-        console = Console()
-        console.print(summary_table(result.report))
-        console.print(f"{result.directory}/report.html", soft_wrap=True, highlight=False)
+        _print(summary_table(result.report))
+        _print(f"{result.directory}/report.html")
 
 
 def _require_proof(verdict: str, report: Report, directory: Path, way_out: str = "") -> None:
@@ -375,8 +374,23 @@ def _require_proof(verdict: str, report: Report, directory: Path, way_out: str =
     raise ParityError(f"{verdict}: {headline(report)}", remedy=f"see {directory}{hint}")
 
 
-def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+class _Output(Console):
+    """Standard output; rich's own would end the process with exit code 1 where a pipe breaks."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def _print(what: RenderableType) -> None:
+    """Print to a reader who may have left: that changes no verdict and no exit code."""
+    try:
+        if isinstance(what, str):
+            print(what)
+        else:
+            _Output().print(what)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(error: Exception, argv: Sequence[str]) -> int:

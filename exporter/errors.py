@@ -64,6 +64,13 @@ class VideoError(TsformerError):
     exit_code = 3
 
 
+class NoExportError(TsformerError):
+    """A directory is not an export, or cannot be read."""
+
+    stage = "manifest"
+    exit_code = 3
+
+
 class ManifestError(TsformerError):
     """A directory is no whole export, or was changed since: nothing in it is proven any more."""
 

@@ -123,15 +123,16 @@ def _what_else_config_says(spec: ExportSpec, model: VideoClassifier) -> dict[str
 
 
 def default_directory(spec: ExportSpec) -> Path:
-    """A name under `build/` that tells exports apart."""
+    """A name under `build/`, of what most often differs between exports."""
     if spec.checkpoint:
-        name = spec.checkpoint.stem or spec.checkpoint.absolute().name
+        path = spec.checkpoint.absolute()
+        name = path.name if path.is_dir() else path.stem
         size = f"{spec.res[0]}x{spec.res[1]}" if spec.res else None
     else:
         preset = PRESETS.get(spec.model or "", _FRESH)
-        attention = f"{spec.attn or 'fastformer'}-{spec.scheme or 'divided'}"
-        own = spec.model and f"{spec.model}-{spec.attn or 'regular'}-{spec.scheme or 'divided'}"
-        name = own or attention
+        own = "fastformer" if spec.model in (None, _DEFAULT_FAMILY) else "regular"
+        words = (spec.model, spec.attn or own, spec.scheme or "divided")
+        name = "-".join(word for word in words if word)
         height, width = spec.res or (preset["height"], preset["width"])
         size = f"{height}x{width}"
     batch = f"b{spec.run_batch}" if spec.run_batch > 1 else None
@@ -155,6 +156,12 @@ def check_same_checkpoint(spec: ExportSpec, recorded: Mapping[str, Any]) -> None
     if not spec.checkpoint.exists():
         raise CheckpointInputError(
             f"{spec.checkpoint} is not there any more", remedy="say where it is with --checkpoint"
+        )
+    if "checkpoint_sha256" not in recorded:
+        raise CheckpointInputError(
+            "the export was made from a seed, not from a checkpoint",
+            got=spec.checkpoint,
+            remedy="leave --checkpoint away",
         )
     got, expected = hash_checkpoint(spec.checkpoint), recorded["checkpoint_sha256"]
     if got != expected:

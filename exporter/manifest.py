@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from exporter.errors import ManifestError
+from exporter.errors import ManifestError, NoExportError
 from exporter.output import MANIFEST
 from exporter.report import overall_verdict
 from exporter.results import Report
@@ -64,7 +64,8 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     """Read the manifest of an export and check every file against it.
 
     Raises:
-        ManifestError: if it is missing or damaged, or a file is missing or changed.
+        NoExportError: if there is no manifest that can be read.
+        ManifestError: if it is damaged, or a file is missing or changed.
     """
     path = directory / MANIFEST
     try:
@@ -73,7 +74,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         for part in ("spec", "model", "engine"):
             manifest[part].keys()
     except OSError as error:
-        raise ManifestError(
+        raise NoExportError(
             f"{directory} is not an export of tsformer: cannot read {MANIFEST}: {error.strerror}"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

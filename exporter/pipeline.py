@@ -31,10 +31,16 @@ from exporter.runners.tensorrt import TensorRtRunner
 from exporter.spec import ExportSpec
 from exporter.stages import OnProgress, Stage, Stages
 from exporter.to_engine import FLAVOURS, EngineInfo, build_engine, choose_flavour
-from exporter.to_onnx import OnnxGraph, export_onnx
+from exporter.to_onnx import OnnxGraph, check_onnx, export_onnx
 from exporter.validate import make_reference, validate
 from model.classifier import VideoClassifier
 
+# What of a spec decides the graph: no path and no measure of this machine.
+_OF_THE_GRAPH = (
+    *("model", "attn", "scheme", "res", "frames", "channels", "num_classes", "dim", "depth"),
+    *("heads", "dim_head", "patch_size", "semantics", "batch", "dynamic_batch", "mask"),
+    *("precision", "opset", "seed"),
+)
 STAGES = ("load", "inputs", "onnx", "engine", "parity", "latency", "report")
 
 
@@ -113,6 +119,9 @@ def verify(
 ) -> Report:
     """Prove an exported directory again with every runtime of this machine; nothing is written.
 
+    Where there is a GPU, an engine that cannot be executed on it is an error: judging it is what
+    this is for.
+
     Args:
         directory: What `export` made.
         checkpoint: Where its checkpoint lies now, if it was moved.
@@ -120,14 +129,15 @@ def verify(
         on_progress: Told what is being done.
 
     Raises:
-        ManifestError: if it is no whole export, or a file of it was changed.
+        NoExportError: if it is no export.
+        ManifestError: if it is not whole, or a file of it was changed.
         CheckpointInputError: if the checkpoint is not the one that was exported.
     """
     directory, stages = Path(directory), Stages(on_progress)
     manifest = read_manifest(directory)
     with stages.run("load"):
         spec = replace(ExportSpec.from_dict(manifest["spec"]), video=video)
-        spec = replace(spec, checkpoint=checkpoint or spec.checkpoint)
+        spec = replace(spec, checkpoint=checkpoint or spec.checkpoint, allow_ill_conditioned=False)
         check_same_checkpoint(spec, manifest["spec"])
         model = load_model(spec)
     with stages.run("inputs"):
@@ -137,6 +147,8 @@ def verify(
         runner, absence = _load_engine(
             manifest["engine"].get("flavour"), directory / "model.engine", runners
         )
+        if absence and torch.cuda.is_available():
+            raise RuntimeFailure(absence.reason)
         candidates += [runner] if runner else []
         parity = _prove(spec, model, inputs, candidates, stage) + ([absence] if absence else [])
     return Report(
@@ -145,7 +157,8 @@ def verify(
         stages=tuple(stages.done),
         parity=tuple(parity),
         latency=(),
-        engine=manifest["engine"],
+        engine=_engine_here(manifest["engine"], executed=runner is not None),
+        graph=asdict(check_onnx(directory / "model.onnx")),
     )
 
 
@@ -193,7 +206,9 @@ def _produce(
 
 
 def _export_onnx(spec: ExportSpec, model: VideoClassifier, inputs: Inputs, path: Path) -> OnnxGraph:
+    resolved = resolve(spec, model)
     description = {
+        "tsformer.spec": json.dumps({name: resolved[name] for name in _OF_THE_GRAPH}),
         "tsformer.family": model.family,
         "tsformer.config": json.dumps(asdict(model.config), sort_keys=True),
         "tsformer.preprocessing": json.dumps(asdict(model.preprocessing), sort_keys=True),
@@ -306,8 +321,15 @@ def _engine_facts(engine: EngineInfo | None, stages: Stages, *, executed: bool) 
     if engine is None:
         reason = next(stage.detail for stage in stages.done if stage.name == "engine")
         return {"status": "not built", "reason": reason}
-    status = "built and executed" if executed else "built, not executed"
-    return asdict(engine) | {"flavour": FLAVOURS[engine.flavour].module, "status": status}
+    facts = asdict(engine) | {"flavour": FLAVOURS[engine.flavour].module}
+    return _engine_here(facts, executed=executed)
+
+
+def _engine_here(facts: dict[str, Any], *, executed: bool) -> dict[str, Any]:
+    """The facts of an engine, with what this machine did with it."""
+    if "flavour" not in facts:
+        return facts
+    return facts | {"status": "built and executed" if executed else "built, not executed"}
 
 
 def _graph_facts(graph: OnnxGraph, inputs: Inputs, stages: Stages) -> dict[str, Any]:

@@ -46,11 +46,15 @@ _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 
 def write_report(report: Report, directory: Path) -> None:
     """Write `report.json`, `report.md` and `report.html` into an existing directory."""
-    content = json.dumps(_strict(report.to_dict()), indent=2, allow_nan=False, ensure_ascii=False)
     texts = {f"report.{kind}": _render(f"report.{kind}.jinja", report) for kind in ("md", "html")}
-    for name, text in (texts | {"report.json": content + "\n"}).items():
+    for name, text in (texts | {"report.json": report_json(report) + "\n"}).items():
         # a file's name may hold bytes that are no text: show them escaped rather than fail
         (directory / name).write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def report_json(report: Report) -> str:
+    """Give the report as JSON that strict parsers take: NaN and infinity become null."""
+    return json.dumps(_strict(report.to_dict()), indent=2, allow_nan=False, ensure_ascii=False)
 
 
 def overall_verdict(parity: Iterable[Parity]) -> Verdict:

@@ -1,4 +1,4 @@
-"""What the stages give: plain dataclasses, rendered elsewhere (DESIGN section 5)."""
+"""What the stages give: plain dataclasses, rendered elsewhere."""
 
 from __future__ import annotations
 

@@ -133,6 +133,11 @@ class ExportSpec:
             raise UsageError("--bench-seconds", got=self.bench_seconds, expected="at least 0")
         if not -(2**63) <= self.seed < 2**64:
             raise UsageError("--seed", got=self.seed, expected="a number of 64 bits")
+        if self.targets and self.engine in ("none", "tensorrt"):
+            raise UsageError(
+                f"--target does not go with --engine {self.engine}",
+                remedy="leave --target away, or choose --engine rtx",
+            )
         if "sm75" in self.targets and self.precision == "fp32":
             raise UsageError(
                 "--target sm75 cannot be built in fp32: TensorRT-RTX has no fp32 matrix product "

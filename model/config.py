@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -65,7 +66,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if not all(isinstance(value, (int, float)) for value in values):
+            if not all(isinstance(v, (int, float)) and math.isfinite(v) for v in values):
                 raise ConfigError(f"preprocessing {name} must be numbers: got {values!r}")
         if len(self.mean) != len(self.std):
             raise ConfigError(

@@ -103,6 +103,7 @@ class FastTimeSformer(VideoClassifier):
         self.upstream = upstream = semantics == "upstream"
         grid = Grid(frames, *config.grid)
         steps = SCHEMES[attn_type](grid)
+        self.steps = nn.ModuleList(steps)  # shared by the blocks; their buffers move with the model
 
         self.rotary = None
         if rotary_emb:

@@ -139,6 +139,7 @@ class TimeSformerViT(VideoClassifier):
         )
         mlp = partial(Mlp, dim, mlp_dim or 4 * dim, hidden_act, proj_dropout)
         steps = SCHEMES[scheme](grid)
+        self.steps = nn.ModuleList(steps)  # shared by the blocks; their buffers move with the model
         self.blocks = nn.ModuleList(
             Block(dim, steps, attention, mlp, drop_path=rate, norm_eps=norm_eps)
             for rate in torch.linspace(0, drop_path, depth, device="cpu").tolist()

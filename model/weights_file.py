@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 METADATA_KEY = "tsformer"
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "module")
 # Left by DistributedDataParallel, torch.compile and Lightning.
 _PREFIXES = ("module.", "_orig_mod.", "model.")
@@ -182,5 +183,9 @@ def _check_finite(path: Path, state: Mapping[str, Tensor]) -> None:
     for name, tensor in state.items():
         if tensor.ndim == 0:
             raise CheckpointError(f"{path}: {name} has the wrong shape: got (), a single number")
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.dtype not in _FLOATS:
+            raise CheckpointError(
+                f"{path}: {name} is {tensor.dtype}, expected unquantised floating-point weights"
+            )
+        if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path} holds NaN or infinite weights in {name}")

@@ -107,13 +107,15 @@ def attention_table(measured: dict[str, Any]) -> str:
             f"| {ms(latency['p50_ms'])} ms | {ratio(latency['ratio_to_eager'])} "
             f"| {row['onnx_bytes'] / 1e6:.1f} MB | {(row['engine']['bytes'] or 0) / 1e6:.1f} MB |"
         )
+    runs = sorted({row["latency"]["runs"] for row in measured["rows"]})
+    shown = str(runs[0]) if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
     environment, latency = measured["rows"][0]["environment"], measured["rows"][0]["latency"]
     packages = environment["packages"]
     lines += [
         "",
         f"Measured {environment['date'][:10]} on {environment['cpu']} ({latency['threads']} "
         f"threads), torch {packages['torch']}, onnxruntime {packages['onnxruntime']}; "
-        f"{latency['runs']} interleaved runs.",
+        f"{shown} interleaved runs.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -52,7 +52,7 @@ class OnnxRuntimeRunner:
         provider, settings = _PROVIDERS[device]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3  # errors reach the user as exceptions
+        options.log_severity_level = 4  # errors come as exceptions; 3 would print them too
         try:
             session = onnxruntime.InferenceSession(
                 str(path), options, providers=[(provider, settings)]

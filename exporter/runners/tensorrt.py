@@ -15,7 +15,13 @@ from exporter.runners.base import Arrays, check_inputs
 from exporter.to_engine import FLAVOURS
 
 NOT_EXECUTED = "the engine is built, but can be executed only on a GPU that it was built for"
-NUMPY_DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT32": "int32", "INT64": "int64"}
+NUMPY_DTYPES = {
+    "BOOL": "bool",
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "INT32": "int32",
+    "INT64": "int64",
+}
 KEPT_MESSAGES = 3
 
 

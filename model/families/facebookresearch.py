@@ -21,7 +21,6 @@ ATTENTION_TYPES = {
     "joint_space_time": "joint",
     "space_only": "space",
 }
-_SCHEME = {"attention_type": "scheme"}
 # Their names of one block's modules -> ours; attention over space is the last step everywhere.
 _BLOCK = {
     "norm1": "attn_s.norm",

@@ -481,8 +481,8 @@ def test_a_graph_that_was_changed_with_its_hash_fails_the_proof(run, directory):
 
 
 def test_what_is_no_export_cannot_be_verified(refused, tmp_path):
-    assert "is not an export" in refused(5, "verify", tmp_path)
-    assert "is not an export" in refused(5, "verify", tmp_path / "nowhere")
+    assert "is not an export" in refused(3, "verify", tmp_path)
+    assert "is not an export" in refused(3, "verify", tmp_path / "nowhere")
 
 
 def test_a_manifest_without_its_parts_cannot_be_verified(refused, directory):
@@ -591,7 +591,7 @@ def test_a_defect_is_one_line_too(run, tiny_flags, monkeypatch):
     [
         (2, ["export", "--frames", "0"]),
         (3, ["export", "--checkpoint", "none.pth"]),
-        (5, ["verify", "."]),
+        (3, ["verify", "."]),
     ],
     ids=["usage", "checkpoint", "verify"],
 )
@@ -650,3 +650,30 @@ def test_ctrl_c_is_ctrl_c_whatever_a_library_makes_of_it(
     assert (got, out, err) == (code, "", "tsformer: interrupted: nothing was left behind\n")
     assert listing() == []
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+# --- a reader that leaves
+
+
+@pytest.mark.parametrize("option", [[], ["--json"]], ids=["table", "json"])
+def test_a_reader_that_leaves_changes_no_exit_code(monkeypatch, tmp_path, option):
+    """`tsformer export | true`: the verdict is that of the proof, not of the pipe."""
+    script = (
+        "import sys, time; from types import SimpleNamespace as N; from pathlib import Path\n"
+        "from exporter import cli, pipeline; from exporter.results import Parity, Report\n"
+        "row = Parity('onnxruntime', 'cpu', 'fp32', 'fail', rel_l2=1.0, tolerance=1e-6, inputs=8)\n"
+        "report = Report({}, {}, (), (row,), ())\n"
+        "Path('report.json').write_text('{}')\n"
+        "result = N(verdict='fail', report=report, directory=Path('.'))\n"
+        "pipeline.export = lambda *a, **k: time.sleep(0.5) or result\n"
+        "sys.exit(cli.main(['export', *sys.argv[1:]]))\n"
+    )
+    command = [sys.executable, "-c", script, *option]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
+        child.stdout.close()
+        error = child.stderr.read()
+        assert child.wait() == 5
+    assert error.startswith(b"tsformer: parity: fail")
+    assert error.count(b"\n") == 1

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from exporter.errors import ManifestError
+from exporter.errors import ManifestError, NoExportError
 from exporter.manifest import read_manifest, sha256
 from exporter.output import MANIFEST
 
@@ -29,10 +29,10 @@ def directory(exported, tmp_path):
     return shutil.copytree(exported().directory, tmp_path / "export")
 
 
-def damaged(directory):
-    with pytest.raises(ManifestError) as caught:
+def damaged(directory, error=ManifestError, exit_code=5):
+    with pytest.raises(error) as caught:
         read_manifest(directory)
-    assert caught.value.exit_code == 5
+    assert caught.value.exit_code == exit_code
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -85,8 +85,8 @@ def test_a_missing_file_is_seen(directory, name):
 
 
 def test_a_directory_without_a_manifest_is_no_export(tmp_path):
-    assert "is not an export of tsformer" in damaged(tmp_path)
-    assert "is not an export of tsformer" in damaged(tmp_path / "nowhere")
+    assert "is not an export of tsformer" in damaged(tmp_path, NoExportError, 3)
+    assert "is not an export of tsformer" in damaged(tmp_path / "nowhere", NoExportError, 3)
 
 
 @pytest.mark.parametrize(

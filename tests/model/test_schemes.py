@@ -143,3 +143,11 @@ def shift(rotation, angle):
     cos, sin = rotation.cos, rotation.sin * sign
     c, s = torch.tensor(angle).double().cos(), torch.tensor(angle).double().sin()
     return type(rotation)(cos * c - sin * s, (sin * c + cos * s) * sign)
+
+
+@pytest.mark.parametrize("family", [FastTimeSformer, TimeSformerViT])
+def test_the_order_of_gathered_tokens_moves_with_the_model(family):
+    model = build(family, "local-global", "regular", (3, 5, 3))
+
+    assert "steps.0.order" in dict(model.named_buffers())
+    assert not any("steps" in name for name in model.state_dict())
