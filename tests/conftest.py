@@ -1,9 +1,14 @@
 """Fixtures shared by all tests."""
 
+import signal
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+# A shell that starts a command in the background lets it, and all it starts, ignore Ctrl-C; the
+# tests of Ctrl-C must not depend on how they were started.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REAL_CLIPS = {
     "bikes": "bikes.mp4",
