@@ -41,7 +41,6 @@ _OF_THE_GRAPH = (
     *("heads", "dim_head", "patch_size", "semantics", "batch", "dynamic_batch", "mask"),
     *("precision", "opset", "seed"),
 )
-STAGES = ("load", "inputs", "onnx", "engine", "parity", "latency", "report")
 
 
 @dataclass(frozen=True)
@@ -82,6 +81,7 @@ def export(
     with StagedDirectory(out, force=force) as staged:
         with stages.run("load") as stage:
             model = load_model(spec)
+            resolved = resolve(spec, model)  # now: it hashes the checkpoint that was just read
             stage.detail = f"{_count_parameters(model):,} parameters"
         with stages.run("inputs") as stage:
             inputs = gather_inputs(
@@ -94,7 +94,7 @@ def export(
             real = len(spec.video)
             stage.detail = f"{real} real, {len(inputs.names) - real} synthetic"
         with ExitStack() as runners:
-            report = _produce(spec, model, inputs, staged.path, stages, runners)
+            report = _produce(spec, resolved, model, inputs, staged.path, stages, runners)
         with stages.run("report"):
             write_report(report, staged.path)
         report = replace(report, stages=tuple(stages.done))
@@ -164,6 +164,7 @@ def verify(
 
 def _produce(
     spec: ExportSpec,
+    resolved: dict[str, Any],
     model: VideoClassifier,
     inputs: Inputs,
     directory: Path,
@@ -172,7 +173,7 @@ def _produce(
 ) -> Report:
     onnx_path, engine_path = directory / "model.onnx", directory / "model.engine"
     with stages.run("onnx") as stage:
-        graph = _export_onnx(spec, model, inputs, onnx_path)
+        graph = _export_onnx(spec, resolved, model, inputs, onnx_path)
         onnx_runners = _load_onnx(onnx_path, runners)
         stage.detail = f"{graph.nodes} nodes, opset {graph.opset}, {graph.bytes / 1e6:.1f} MB"
     with stages.run("engine") as stage:
@@ -195,7 +196,7 @@ def _produce(
         "cores_busy_with_others": contention.cores,
     }
     return Report(
-        spec=resolve(spec, model),
+        spec=resolved,
         environment=facts,
         stages=tuple(stages.done),
         parity=tuple(parity),
@@ -205,8 +206,9 @@ def _produce(
     )
 
 
-def _export_onnx(spec: ExportSpec, model: VideoClassifier, inputs: Inputs, path: Path) -> OnnxGraph:
-    resolved = resolve(spec, model)
+def _export_onnx(
+    spec: ExportSpec, resolved: dict[str, Any], model: VideoClassifier, inputs: Inputs, path: Path
+) -> OnnxGraph:
     description = {
         "tsformer.spec": json.dumps({name: resolved[name] for name in _OF_THE_GRAPH}),
         "tsformer.family": model.family,
