@@ -59,7 +59,7 @@ def find_clip(name: str) -> Path:
 
 def comparison(reports: list[dict[str, Any]]) -> Table:
     """One row for each export: how close, how fast, and how large."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("Attention", "Verdict", "Error", "Allowed", "p50 ms", "vs eager", "Engine"):
         table.add_column(heading, no_wrap=True)
     for report in reports:
