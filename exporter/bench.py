@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -40,10 +41,15 @@ def bench(
             runners[index].run(batch)
             seconds[index].append(time.perf_counter() - before)
         on_round(done + 1, MAX_RUNS)
-    eager = next((i for i, runner in enumerate(runners) if runner.name == "eager"), None)
-    return [
+    eager = _find(runners, "eager", "fp32")
+    fp32 = _find(runners, "onnxruntime", "fp32")
+    rows = [
         summarize(runner, len(batch["video"]), seconds[i], peaks[i], _ratio(seconds, eager, i))
         for i, runner in enumerate(runners)
+    ]
+    return [
+        replace(row, ratio_to_fp32=_ratio(seconds, fp32, i)) if row.precision != "fp32" else row
+        for i, row in enumerate(rows)
     ]
 
 
@@ -78,11 +84,16 @@ def summarize(
     )
 
 
-def _ratio(seconds: list[list[float]], eager: int | None, index: int) -> float | None:
-    """Median of eager's time over this runner's, round by round: above 1 is faster than eager."""
-    if eager is None or eager == index:
+def _find(runners: Sequence[Runner], name: str, precision: str) -> int | None:
+    found = (i for i, r in enumerate(runners) if (r.name, r.precision) == (name, precision))
+    return next(found, None)
+
+
+def _ratio(seconds: list[list[float]], base: int | None, index: int) -> float | None:
+    """Median of the base's time over this runner's, round by round: above 1 is faster than it."""
+    if base is None or base == index:
         return None
-    return float(np.median(np.asarray(seconds[eager]) / np.asarray(seconds[index])))
+    return float(np.median(np.asarray(seconds[base]) / np.asarray(seconds[index])))
 
 
 def _warm_up(runner: Runner, batch: Arrays) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
 import signal
 import sys
@@ -27,8 +28,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Column, Table
 from rich.text import Text
 
-from exporter.errors import ParityError, TsformerError, UsageError
-from exporter.spec import DEFAULT_OPSET, BatchProfile, ExportSpec
+from exporter.errors import LadderDivergence, OutputError, ParityError, TsformerError, UsageError
+from exporter.spec import PRECISIONS, BatchProfile, ExportSpec
 
 if TYPE_CHECKING:
     from exporter.pipeline import ExportResult
@@ -110,11 +111,15 @@ def export_command(
     semantics: str | None = None,
     video: Annotated[list[Path] | None, Parameter(consume_multiple=False)] = None,
     mask: Annotated[bool, Parameter(negative="")] = False,
-    precision: str = "fp32",
+    eval_: Annotated[str | None, Parameter(name="--eval")] = None,
+    precision: str | None = None,
+    keep_fp32: Annotated[list[str] | None, Parameter(consume_multiple=False)] = None,
+    recipe: Path | None = None,
+    calibration: Annotated[list[Path] | None, Parameter(consume_multiple=False)] = None,
     dynamic_batch: Annotated[
         BatchProfile | None, Parameter(converter=_profile, n_tokens=1, accepts_keys=False)
     ] = None,
-    opset: int = DEFAULT_OPSET,
+    opset: int | None = None,
     engine: str = "auto",
     target: Annotated[tuple[str, ...], Parameter(converter=_targets, n_tokens=1)] = (),
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
@@ -157,9 +162,16 @@ def export_command(
         semantics: paper or upstream (default for checkpoints of the published package).
         video: A clip to prove the export on; may be given several times.
         mask: Give the graph a second input, the frames to look at (timesformer_pytorch).
-        precision: Precision of the graph: fp32.
+        eval_: Measure accuracy on labelled clips: motion (the built-in task), or a folder
+            class/clip.mp4.
+        precision: Precision of the graph: fp32 (default), fp16, bf16 or int8.
+        keep_fp32: What stays in float32 at a lower precision: a regular expression over module
+            paths, as blocks.3.attn_t; may be given several times.
+        recipe: What tune-precision found: a precision and what stays in float32.
         dynamic_batch: Let the batch vary: MIN:OPT:MAX.
-        opset: ONNX opset.
+        calibration: Clip, or folder of clips, whose activations scale an int8 graph (default: a
+            fixed synthetic set); may be given several times.
+        opset: ONNX opset (default 20; 22 for bf16).
         engine: TensorRT engine: auto, rtx, tensorrt or none.
         target: GPU architectures of the engine, as sm86,sm89.
         output: Directory to make (default: named after the model, under build/).
@@ -173,6 +185,7 @@ def export_command(
         debug: Show the trace of an error.
     """
     del debug  # read by `main`, which catches the errors of all commands
+    precision, kept = _precision(precision, keep_fp32, recipe)
     spec = ExportSpec(
         model=model,
         attn=attn,
@@ -192,11 +205,14 @@ def export_command(
         batch=batch,
         dynamic_batch=dynamic_batch,
         precision=precision,
+        keep_fp32=kept,
+        calibration=tuple(calibration or ()),
         opset=opset,
         engine=engine,
         targets=target,
         video=tuple(video or ()),
         mask=mask,
+        eval=eval_,
         seed=seed,
         allow_ill_conditioned=allow_ill_conditioned,
         threads=threads,
@@ -256,6 +272,104 @@ def verify(
 
 
 @app.command
+def ladder(
+    directory: Path,
+    /,
+    *,
+    checkpoint: Path | None = None,
+    video: Annotated[list[Path] | None, Parameter(consume_multiple=False)] = None,
+    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    debug: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Name the module where a graph leaves its model: the error at each, beside eager's own.
+
+    Examples:
+        tsformer ladder build/fastformer-divided-224x224-fp16
+
+    Args:
+        directory: What `tsformer export` made; its model.onnx may have been changed since.
+        checkpoint: Where the checkpoint lies now, if it was moved.
+        video: Clips beside the synthetic inputs; may be given several times.
+        json_: Print JSON instead of a table.
+        debug: Show the trace of an error.
+    """
+    del debug
+    from exporter.diagnose import ladder as climb
+    from exporter.report import ladder_table, strict_json
+
+    with _progress(shown=not json_) as on_progress:
+        found = climb(
+            directory, checkpoint=checkpoint, video=tuple(video or ()), on_progress=on_progress
+        )
+    _print(strict_json(asdict(found)) if json_ else ladder_table(found))
+    if found.first_divergence:
+        raise LadderDivergence(
+            f"{found.first_divergence} is the first module above its limit",
+            remedy="see tsformer tune-precision" if found.precision != "fp32" else None,
+        )
+    return 0
+
+
+@app.command
+def tune_precision(
+    directory: Path,
+    /,
+    *,
+    budget: float = 1e-3,
+    precision: str | None = None,
+    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+    checkpoint: Path | None = None,
+    video: Annotated[list[Path] | None, Parameter(consume_multiple=False)] = None,
+    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    debug: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Find what to keep in float32 so that the error meets a budget; write it as a recipe.
+
+    Examples:
+        tsformer tune-precision build/fastformer-divided-224x224-fp16 --budget 1e-3
+
+        tsformer export --recipe build/fastformer-divided-224x224-fp16.recipe.json
+
+    Args:
+        directory: What `tsformer export` made.
+        budget: Relative L2 of the logits against the float64 truth.
+        precision: fp16, bf16 or int8 (default: that of the export, fp16 if it is fp32).
+        output: The recipe file to write (default: beside the directory, .recipe.json).
+        checkpoint: Where the checkpoint lies now, if it was moved.
+        video: Clips beside the synthetic inputs; may be given several times.
+        json_: Print the recipe instead of a table.
+        debug: Show the trace of an error.
+    """
+    del debug
+    if precision is not None:
+        _check_lower(precision)
+    if not 0 < budget < math.inf:
+        raise UsageError("--budget", got=budget, expected="above 0")
+    from exporter.diagnose import tune_precision as tune
+    from exporter.report import recipe_table
+    from exporter.tune import write_recipe
+
+    place = output or directory.absolute().with_name(f"{directory.absolute().name}.recipe.json")
+    with _progress(shown=not json_) as on_progress:
+        recipe = tune(
+            directory,
+            budget=budget,
+            precision=precision,
+            checkpoint=checkpoint,
+            video=tuple(video or ()),
+            on_progress=on_progress,
+        )
+    try:
+        write_recipe(recipe, place)
+    except OSError as error:
+        raise OutputError(f"cannot write {place}: {error.strerror}") from error
+    _print(place.read_text(encoding="utf-8").rstrip() if json_ else recipe_table(recipe))
+    if not json_:
+        _print(str(place))
+    return 0
+
+
+@app.command
 def doctor(*, json_: Annotated[bool, Parameter(name="--json", negative="")] = False) -> int:
     """Say what this machine can do, and what to install for the rest.
 
@@ -277,6 +391,26 @@ def doctor(*, json_: Annotated[bool, Parameter(name="--json", negative="")] = Fa
         table.add_row(finding.part, works, finding.found, finding.remedy)
     _print(table)
     return 0
+
+
+def _precision(
+    precision: str | None, keep_fp32: list[str] | None, recipe: Path | None
+) -> tuple[str, tuple[str, ...]]:
+    """Precision and modules to keep, as the options or a recipe have them."""
+    if recipe is None:
+        return precision or "fp32", tuple(keep_fp32 or ())
+    from exporter.tune import read_recipe
+
+    cooked, kept = read_recipe(recipe)
+    if precision not in (None, cooked):
+        raise UsageError(f"--recipe is for {cooked}", got=f"--precision {precision}")
+    return cooked, (*kept, *(keep_fp32 or ()))
+
+
+def _check_lower(precision: str) -> None:
+    lower = tuple(name for name in PRECISIONS if name != "fp32")
+    if precision not in lower:
+        raise UsageError("--precision", got=precision, expected=f"one of {', '.join(lower)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

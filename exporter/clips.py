@@ -8,9 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from exporter.errors import VideoError
 from exporter.inputs import synthetic_inputs
-from exporter.video import read_clip
+from exporter.motion import motion_clips
+from exporter.video import normalise, read_clip
 from model.config import ClipConfig, Preprocessing
+
+_CALIBRATION_CLIPS = 24
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,19 @@ class Inputs:
         """The shape of each input, with the batch left free."""
         return {name: (None, *array.shape[1:]) for name, array in self.arrays.items()}
 
-    def batch(self, size: int) -> dict[str, np.ndarray]:
-        """The first `size` clips, from the start again where there are fewer."""
-        places = np.arange(size) % len(self.names)
+    def batch(self, size: int, start: int = 0) -> dict[str, np.ndarray]:
+        """`size` clips from the one at `start` on, from the first again where there are fewer."""
+        places = (start + np.arange(size)) % len(self.names)
         return {name: array[places] for name, array in self.arrays.items()}
+
+    def chosen(self, *names: str) -> Inputs:
+        """Only the clips of these names."""
+        places = [self.names.index(name) for name in dict.fromkeys(names)]
+        return Inputs(
+            tuple(self.names[i] for i in places),
+            tuple(self.notes[i] for i in places),
+            {name: array[places] for name, array in self.arrays.items()},
+        )
 
 
 def gather_inputs(
@@ -51,28 +64,70 @@ def gather_inputs(
     Raises:
         VideoError: if a clip cannot be read.
     """
-    names, notes, clips = [], [], []
-    for path in videos:
-        on_clip(path.name)
-        clip = read_clip(
-            path,
-            frames=config.frames,
-            height=config.height,
-            width=config.width,
-            preprocessing=preprocessing,
-            channels=config.channels,
-        )
-        names.append(path.name)
-        notes.append(clip.summary)
-        clips.append(clip.array[0])
-    for name, clip in synthetic_inputs(config.frames, config.channels, config.height, config.width):
-        names.append(name)
-        notes.append("synthetic")
-        clips.append(clip)
-    arrays = {"video": np.stack(clips)}
+    clips = [_read(path, config, preprocessing, on_clip) for path in videos]
+    made = synthetic_inputs(config.frames, config.channels, config.height, config.width)
+    return _join([*clips, *((name, "synthetic", clip) for name, clip in made)], mask=mask)
+
+
+def gather_calibration(
+    paths: Sequence[Path],
+    config: ClipConfig,
+    preprocessing: Preprocessing,
+    *,
+    mask: bool = False,
+    on_clip: Callable[[str], None] = lambda name: None,
+) -> Inputs:
+    """The clips whose activations scale an int8 graph: files, and those in folders.
+
+    Without any, moving shapes as a camera would see them, and the synthetic kinds of input, other
+    ones than parity is judged on.
+
+    Raises:
+        VideoError: if a clip cannot be read, or a folder has none.
+    """
+    files = [file for path in paths for file in _files(path)]
+    clips = [_read(file, config, preprocessing, on_clip) for file in files]
+    if not clips:
+        size = (config.frames, config.height, config.width)
+        pixels, _ = motion_clips(_CALIBRATION_CLIPS, *size, seed=1, channels=config.channels)
+        shapes = normalise(pixels, preprocessing)
+        clips = [(f"motion-{i}", "synthetic", clip) for i, clip in enumerate(shapes)]
+        size = (config.frames, config.channels, config.height, config.width)
+        clips += [(name, "synthetic", clip) for name, clip in synthetic_inputs(*size, seed=1)]
+    return _join(clips, mask=mask)
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name[0] != ".")
+    if not files:
+        raise VideoError(f"--calibration: no clips in {path}")
+    return files
+
+
+def _read(
+    path: Path, config: ClipConfig, preprocessing: Preprocessing, on_clip: Callable[[str], None]
+) -> tuple[str, str, np.ndarray]:
+    """Name, note and `(f, c, h, w)` of one clip."""
+    on_clip(path.name)
+    clip = read_clip(
+        path,
+        frames=config.frames,
+        height=config.height,
+        width=config.width,
+        preprocessing=preprocessing,
+        channels=config.channels,
+    )
+    return path.name, clip.summary, clip.array[0]
+
+
+def _join(clips: Sequence[tuple[str, str, np.ndarray]], *, mask: bool) -> Inputs:
+    names, notes, videos = zip(*clips, strict=True)
+    arrays = {"video": np.stack(videos)}
     if mask:
-        arrays["mask"] = _frame_masks(len(clips), config.frames)
-    return Inputs(tuple(names), tuple(notes), arrays)
+        arrays["mask"] = _frame_masks(*arrays["video"].shape[:2])
+    return Inputs(names, notes, arrays)
 
 
 def _frame_masks(clips: int, frames: int) -> np.ndarray:

@@ -99,6 +99,27 @@ class RuntimeFailure(TsformerError):  # noqa: N818  # "RuntimeError" is Python's
     exit_code = 4
 
 
+class LadderError(TsformerError):
+    """A graph cannot be compared with its model module by module."""
+
+    stage = "ladder"
+    exit_code = 4
+
+
+class LadderDivergence(TsformerError):  # noqa: N818  # a finding, like a failed parity
+    """A module of the graph is further from the truth than rounding explains."""
+
+    stage = "ladder"
+    exit_code = 5
+
+
+class TuneError(TsformerError):
+    """No choice of modules meets the error budget."""
+
+    stage = "tune-precision"
+    exit_code = 5
+
+
 class ParityError(TsformerError):
     """The exported model is not proven to be the same function."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,20 @@ def _load_trained(spec: ExportSpec, given: Mapping[str, Any]) -> VideoClassifier
         raise CheckpointInputError(str(error)) from error
 
 
+def load_exported(
+    manifest: Mapping[str, Any], checkpoint: Path | None = None, video: tuple[Path, ...] = ()
+) -> tuple[ExportSpec, VideoClassifier]:
+    """The spec of an export and its model again, from the seed or the same checkpoint.
+
+    Raises:
+        CheckpointInputError: if the checkpoint is not the one that was exported.
+    """
+    spec = replace(ExportSpec.from_dict(manifest["spec"]), video=video)
+    spec = replace(spec, checkpoint=checkpoint or spec.checkpoint, allow_ill_conditioned=False)
+    check_same_checkpoint(spec, manifest["spec"])
+    return spec, load_model(spec)
+
+
 def resolve(spec: ExportSpec, model: VideoClassifier) -> dict[str, Any]:
     """The spec with everything the checkpoint or a default decided."""
     config = model.config
@@ -103,6 +117,8 @@ def resolve(spec: ExportSpec, model: VideoClassifier) -> dict[str, Any]:
         "model": spec.model if spec.checkpoint else spec.model or _DEFAULT_FAMILY,
         "res": [config.height, config.width],
         "batch": spec.run_batch,
+        "opset": spec.graph_opset,
+        "targets": list(spec.engine_targets),
         "notes": list(model.notes),
         "config": _what_else_config_says(spec, model),
     }

@@ -60,8 +60,12 @@ def write_manifest(
     (directory / MANIFEST).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
-def read_manifest(directory: Path) -> dict[str, Any]:
+def read_manifest(directory: Path, *, unchanged: bool = True) -> dict[str, Any]:
     """Read the manifest of an export and check every file against it.
+
+    Args:
+        directory: The export.
+        unchanged: Its files must be those that were exported, and all there.
 
     Raises:
         NoExportError: if there is no manifest that can be read.
@@ -81,7 +85,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         raise ManifestError(f"{path} is damaged: {error!r}") from error
     if GRAPH not in files:
         raise ManifestError(f"{path} is damaged: it names no {GRAPH}")
-    for name, expected in files.items():
+    for name, expected in files.items() if unchanged else ():
         file = directory / Path(name).name
         if not file.is_file():
             raise ManifestError(f"{directory} lacks {name}", remedy="export it again")

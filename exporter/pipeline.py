@@ -9,24 +9,29 @@ import json
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
 from exporter import environment
 from exporter.bench import bench
-from exporter.clips import Inputs, gather_inputs
+from exporter.clips import Inputs, gather_calibration, gather_inputs
 from exporter.contention import Contention
 from exporter.engine_progress import BuildProgress
 from exporter.errors import RuntimeFailure
-from exporter.load import check_same_checkpoint, default_directory, load_model, resolve
+from exporter.evaluate import Dataset, evaluate, open_dataset
+from exporter.ladder import climb
+from exporter.load import default_directory, load_exported, load_model, resolve
 from exporter.manifest import read_manifest, write_manifest
 from exporter.output import StagedDirectory
+from exporter.precision import in_precision, kept_modules
 from exporter.report import overall_verdict, write_report
-from exporter.results import Latency, Parity, Report, Verdict
+from exporter.results import Accuracy, Ladder, Latency, Parity, Report, Verdict
 from exporter.runners.base import Runner
 from exporter.runners.eager import EagerRunner
 from exporter.runners.onnxruntime import OnnxRuntimeRunner, available_devices
+from exporter.runners.reference import EVALUATED, ReferenceRunner
 from exporter.runners.tensorrt import TensorRtRunner
 from exporter.spec import ExportSpec
 from exporter.stages import OnProgress, Stage, Stages
@@ -39,8 +44,12 @@ from model.classifier import VideoClassifier
 _OF_THE_GRAPH = (
     *("model", "attn", "scheme", "res", "frames", "channels", "num_classes", "dim", "depth"),
     *("heads", "dim_head", "patch_size", "semantics", "batch", "dynamic_batch", "mask"),
-    *("precision", "opset", "seed"),
+    *("precision", "keep_fp32", "opset", "seed"),
 )
+
+
+# Runtimes that nobody deploys: they are judged, not timed.
+_FOR_PROOF_ONLY = (ReferenceRunner.name, "onnxruntime-symmetric")
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,30 @@ class ExportResult:
     directory: Path
     report: Report
     verdict: Verdict
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One export under way: what is exported, what it is proven on, and where it goes."""
+
+    spec: ExportSpec
+    resolved: dict[str, Any]
+    model: VideoClassifier
+    inputs: Inputs
+    dataset: Dataset | None
+    calibration: Inputs | None
+    directory: Path
+    stages: Stages
+
+
+@dataclass(frozen=True)
+class _Graphs:
+    """The graph that is delivered, the one the engine is built from, and their float32 origin."""
+
+    onnx: Path
+    for_engine: Path
+    fp32: Path | None = None
+    quantized: dict[str, Any] | None = None
 
 
 def export(
@@ -82,19 +115,12 @@ def export(
         with stages.run("load") as stage:
             model = load_model(spec)
             resolved = resolve(spec, model)  # now: it hashes the checkpoint that was just read
+            kept_modules(model, spec.keep_fp32)
             stage.detail = f"{_count_parameters(model):,} parameters"
         with stages.run("inputs") as stage:
-            inputs = gather_inputs(
-                spec.video,
-                model.config,
-                model.preprocessing,
-                mask=spec.mask,
-                on_clip=lambda name, stage=stage: stage.progress(None, name),
-            )
-            real = len(spec.video)
-            stage.detail = f"{real} real, {len(inputs.names) - real} synthetic"
-        with ExitStack() as runners:
-            report = _produce(spec, resolved, model, inputs, staged.path, stages, runners)
+            job = _gather(spec, resolved, model, staged.path, stages, stage)
+        with ExitStack() as resources:
+            report = _produce(job, resources)
         with stages.run("report"):
             write_report(report, staged.path)
         report = replace(report, stages=tuple(stages.done))
@@ -136,21 +162,18 @@ def verify(
     directory, stages = Path(directory), Stages(on_progress)
     manifest = read_manifest(directory)
     with stages.run("load"):
-        spec = replace(ExportSpec.from_dict(manifest["spec"]), video=video)
-        spec = replace(spec, checkpoint=checkpoint or spec.checkpoint, allow_ill_conditioned=False)
-        check_same_checkpoint(spec, manifest["spec"])
-        model = load_model(spec)
+        spec, model = load_exported(manifest, checkpoint, video)
     with stages.run("inputs"):
         inputs = gather_inputs(video, model.config, model.preprocessing, mask=spec.mask)
     with ExitStack() as runners, stages.run("parity") as stage:
-        candidates = _load_onnx(directory / "model.onnx", runners)
-        runner, absence = _load_engine(
-            manifest["engine"].get("flavour"), directory / "model.engine", runners
-        )
+        candidates, absences = _load_onnx(directory / "model.onnx", spec.precision, runners)
+        module = manifest["engine"].get("flavour")
+        runner, absence = _load_engine(module, directory / "model.engine", spec.precision, runners)
         if absence and torch.cuda.is_available():
             raise RuntimeFailure(absence.reason)
         candidates += [runner] if runner else []
-        parity = _prove(spec, model, inputs, candidates, stage) + ([absence] if absence else [])
+        absences += [absence] if absence else []
+        parity = _prove(spec, model, inputs, candidates, stage) + absences
     return Report(
         spec=resolve(spec, model),
         environment=environment.describe(),
@@ -162,79 +185,142 @@ def verify(
     )
 
 
-def _produce(
+def _gather(
     spec: ExportSpec,
     resolved: dict[str, Any],
     model: VideoClassifier,
-    inputs: Inputs,
     directory: Path,
     stages: Stages,
-    runners: ExitStack,
-) -> Report:
-    onnx_path, engine_path = directory / "model.onnx", directory / "model.engine"
+    stage: Stage,
+) -> _Job:
+    """Read all clips that the export needs, so that a bad one is told before the long stages."""
+
+    def on_clip(name: str) -> None:
+        stage.progress(None, name)
+
+    dataset = open_dataset(spec.eval, model) if spec.eval else None
+    how = (model.config, model.preprocessing)
+    inputs = gather_inputs(spec.video, *how, mask=spec.mask, on_clip=on_clip)
+    stage.detail = f"{len(spec.video)} real, {len(inputs.names) - len(spec.video)} synthetic"
+    calibration = None
+    if spec.precision == "int8":
+        calibration = gather_calibration(spec.calibration, *how, mask=spec.mask, on_clip=on_clip)
+        kind = "real" if spec.calibration else "synthetic"
+        stage.detail += f"; calibrated on {len(calibration.names)} {kind} clips"
+    return _Job(spec, resolved, model, inputs, dataset, calibration, directory, stages)
+
+
+def _produce(job: _Job, resources: ExitStack) -> Report:
+    spec, stages = job.spec, job.stages
     with stages.run("onnx") as stage:
-        graph = _export_onnx(spec, resolved, model, inputs, onnx_path)
-        onnx_runners = _load_onnx(onnx_path, runners)
+        graphs = _make_graphs(job, resources)
+        candidates, absences = _load_onnx(graphs.onnx, spec.precision, resources)
+        if graphs.for_engine != graphs.onnx:
+            candidates.append(_load_symmetric(graphs.for_engine, spec.precision, resources))
+        graph = check_onnx(graphs.onnx)
         stage.detail = f"{graph.nodes} nodes, opset {graph.opset}, {graph.bytes / 1e6:.1f} MB"
+    engine_path = job.directory / "model.engine"
     with stages.run("engine") as stage:
-        engine = _build_engine(spec, onnx_path, engine_path, stage)
+        engine = _build_engine(spec, graphs.for_engine, engine_path, stage)
         stage.peak_memory_mb = (engine and engine.peak_memory_mb) or 0.0
     flavour = FLAVOURS[engine.flavour].module if engine else None
-    engine_runner, engine_absence = _load_engine(flavour, engine_path, runners)
-    if engine_runner:
-        onnx_runners.append(engine_runner)
+    engine_runner, absence = _load_engine(flavour, engine_path, spec.precision, resources)
+    candidates += [engine_runner] if engine_runner else []
+    absences += [absence] if absence else []
     with stages.run("parity") as stage:
-        parity = _prove(spec, model, inputs, onnx_runners, stage)
-        if engine_absence:
-            parity.append(engine_absence)
+        parity = _prove(spec, job.model, job.inputs, candidates, stage) + absences
+    ladder = _climb(job, graphs.onnx, parity)
+    accuracy = _evaluate(job, candidates)
     with stages.run("latency") as stage, Contention() as contention:
-        latency = _time(spec, model, inputs, onnx_runners, stage)
-        stage.detail = f"{latency[0].runs} rounds, interleaved"
-        stage.peak_memory_mb = max(row.peak_memory_mb for row in latency)
+        latency = _time(job, candidates, graphs.fp32, stage)
     facts = environment.describe() | {
         "threads": torch.get_num_threads(),
         "cores_busy_with_others": contention.cores,
     }
     return Report(
-        spec=resolved,
+        spec=job.resolved,
         environment=facts,
         stages=tuple(stages.done),
         parity=tuple(parity),
         latency=tuple(latency),
         engine=_engine_facts(engine, stages, executed=engine_runner is not None),
-        graph=_graph_facts(graph, inputs, stages),
+        graph=_graph_facts(graph, graphs, job),
+        accuracy=tuple(accuracy),
+        ladder=ladder,
     )
 
 
-def _export_onnx(
-    spec: ExportSpec, resolved: dict[str, Any], model: VideoClassifier, inputs: Inputs, path: Path
-) -> OnnxGraph:
+def _make_graphs(job: _Job, resources: ExitStack) -> _Graphs:
+    """`model.onnx`; for int8 also its symmetric form for TensorRT, both made from a float32 one."""
+    spec, path = job.spec, job.directory / "model.onnx"
+    if job.calibration is None:
+        lowered = in_precision(job.model, spec.precision, spec.keep_fp32)
+        _export_onnx(job, lowered, path)
+        return _Graphs(path, path)
+    from exporter.quantize import quantize
+
+    aside = Path(resources.enter_context(TemporaryDirectory())) / "fp32.onnx"
+    _export_onnx(job, job.model, aside)
+    kept = kept_modules(job.model, spec.keep_fp32)
+    clips = job.calibration.arrays
+    made = quantize(aside, path, clips, form="onnxruntime", keep=kept)
+    if spec.engine == "none":
+        return _Graphs(path, path, aside, asdict(made))
+    symmetric = job.directory / "model.tensorrt.onnx"
+    quantize(aside, symmetric, clips, form="tensorrt", keep=kept)
+    return _Graphs(path, symmetric, aside, asdict(made))
+
+
+def _export_onnx(job: _Job, model: VideoClassifier, path: Path) -> None:
+    spec = job.spec
     description = {
-        "tsformer.spec": json.dumps({name: resolved[name] for name in _OF_THE_GRAPH}),
+        "tsformer.spec": json.dumps({name: job.resolved[name] for name in _OF_THE_GRAPH}),
         "tsformer.family": model.family,
         "tsformer.config": json.dumps(asdict(model.config), sort_keys=True),
-        "tsformer.preprocessing": json.dumps(asdict(model.preprocessing), sort_keys=True),
-        "tsformer.labels": json.dumps(model.labels),
+        "tsformer.preprocessing": json.dumps(asdict(job.model.preprocessing), sort_keys=True),
+        "tsformer.labels": json.dumps(job.model.labels),
         "tsformer.precision": spec.precision,
     }
-    return export_onnx(
+    example = job.inputs.batch(spec.run_batch)
+    export_onnx(
         model,
-        {name: torch.from_numpy(array) for name, array in inputs.batch(spec.run_batch).items()},
+        {name: torch.from_numpy(array) for name, array in example.items()},
         path,
-        opset=spec.opset,
+        opset=spec.graph_opset,
         dynamic_batch=spec.dynamic_batch,
         metadata=description,
     )
 
 
-def _load_onnx(path: Path, runners: ExitStack) -> list[Runner]:
-    """A session on every device ONNX Runtime can use here; one that does not load is an error."""
+def _load_onnx(path: Path, precision: str, runners: ExitStack) -> tuple[list[Runner], list[Parity]]:
+    """What can run the graph here, and the parity rows that say what cannot.
+
+    ONNX Runtime takes every device it can use; a float32 graph that does not load is an error. A
+    graph of lower precision also goes to the evaluator that really computes in it.
+    """
     devices = [d for d in available_devices() if d == "cpu" or torch.cuda.is_available()]
     threads = torch.get_num_threads()
-    return [
-        runners.enter_context(OnnxRuntimeRunner(path, device, threads=threads))
-        for device in devices
-    ]
+    found: list[Runner] = []
+    absences = []
+    for device in devices:
+        try:
+            session = OnnxRuntimeRunner(path, device, threads=threads, precision=precision)
+        except RuntimeFailure as error:
+            if precision == "fp32":
+                raise
+            absences.append(Parity("onnxruntime", device, precision, "not-run", reason=str(error)))
+        else:
+            found.append(runners.enter_context(session))
+    if precision in EVALUATED:
+        found.append(runners.enter_context(ReferenceRunner(path, precision)))
+    return found, absences
+
+
+def _load_symmetric(path: Path, precision: str, resources: ExitStack) -> Runner:
+    """The graph that the engine is built from, which a CPU can run too."""
+    session = OnnxRuntimeRunner(path, threads=torch.get_num_threads(), precision=precision)
+    session.name = "onnxruntime-symmetric"
+    return resources.enter_context(session)
 
 
 def _build_engine(
@@ -254,25 +340,25 @@ def _build_engine(
         engine_path,
         flavour=choice.flavour,
         profile=spec.dynamic_batch,
-        targets=spec.targets,
+        targets=spec.engine_targets if FLAVOURS[choice.flavour].takes_targets else (),
         on_progress=report,
     )
 
 
 def _load_engine(
-    module: str | None, path: Path, runners: ExitStack
+    module: str | None, path: Path, precision: str, runners: ExitStack
 ) -> tuple[Runner | None, Parity | None]:
     """A runner of an engine built by `module`, or the parity row that says why there is none."""
     if module is None:
         return None, None
     if not torch.cuda.is_available():
         reason = "this machine has no NVIDIA GPU to execute the engine"
-        return None, Parity(module, "none", "fp32", "not-run", reason=reason)
+        return None, Parity(module, "none", precision, "not-run", reason=reason)
     flavour = next(name for name, flavour in FLAVOURS.items() if flavour.module == module)
     try:
-        return runners.enter_context(TensorRtRunner(path, flavour)), None
+        return runners.enter_context(TensorRtRunner(path, flavour, precision)), None
     except RuntimeFailure as error:
-        return None, Parity(module, "cuda", "fp32", "not-run", reason=str(error))
+        return None, Parity(module, "cuda", precision, "not-run", reason=str(error))
 
 
 def _prove(
@@ -284,15 +370,51 @@ def _prove(
 ) -> list[Parity]:
     stage.progress(None, "float64 truth")
     shapes = inputs.shapes
-    with EagerRunner(model, shapes, "fp64") as truth, EagerRunner(model, shapes) as floor:
-        reference = make_reference(truth, floor, inputs.names, inputs.arrays)
+    with ExitStack() as eager:
+        truth = eager.enter_context(EagerRunner(model, shapes, "fp64"))
+        fp32 = floor = eager.enter_context(EagerRunner(model, shapes))
+        if spec.precision != "fp32":
+            floor = eager.enter_context(EagerRunner(model, shapes, spec.precision, spec.keep_fp32))
+        reference = make_reference(truth, floor, inputs.names, inputs.arrays, fp32)
     parity = []
     for runner in candidates:
         stage.progress(None, f"{runner.name} {runner.device}")
         sizes = _batch_sizes(spec, bounded=not isinstance(runner, OnnxRuntimeRunner))
-        parity.append(validate(runner, reference, inputs.arrays, sizes))
+        stateless = isinstance(runner, ReferenceRunner)
+        parity.append(validate(runner, reference, inputs.arrays, sizes, stateless=stateless))
     stage.detail = f"{len(inputs.names)} inputs at batch {', '.join(map(str, _batch_sizes(spec)))}"
     return parity
+
+
+def _climb(job: _Job, graph: Path, parity: list[Parity]) -> Ladder | None:
+    """The error module by module, where there is something to explain."""
+    spec = job.spec
+    if spec.precision == "fp32" and overall_verdict(parity) != "fail":
+        return None
+    with job.stages.run("ladder") as stage:
+        shown = job.inputs.chosen(job.inputs.names[0], "checkerboard")
+        found = climb(
+            job.model,
+            graph,
+            shown,
+            precision=spec.precision,
+            batch=spec.run_batch,
+            keep_fp32=spec.keep_fp32,
+            on_clip=lambda done, total: stage.progress(done / total, "module by module"),
+        )
+        stage.detail = f"{len(found.rungs)} modules on {', '.join(shown.names)}"
+    return found
+
+
+def _evaluate(job: _Job, candidates: list[Runner]) -> list[Accuracy]:
+    if job.dataset is None:
+        return []
+    with (
+        job.stages.run("accuracy") as stage,
+        EagerRunner(job.model, job.inputs.shapes) as eager,
+    ):
+        stage.detail = f"{job.dataset.count} clips of {job.dataset.name}"
+        return evaluate([eager, *candidates], job.dataset, job.spec.run_batch)
 
 
 def _batch_sizes(spec: ExportSpec, *, bounded: bool = False) -> list[int]:
@@ -304,19 +426,27 @@ def _batch_sizes(spec: ExportSpec, *, bounded: bool = False) -> list[int]:
     return sorted(n for n in {1, 2, 3, profile.opt, profile.max} if least <= n <= profile.max)
 
 
-def _time(
-    spec: ExportSpec, model: VideoClassifier, inputs: Inputs, runners: list[Runner], stage: Stage
-) -> list[Latency]:
+def _time(job: _Job, candidates: list[Runner], fp32: Path | None, stage: Stage) -> list[Latency]:
+    """Time what a user would run: not the evaluator, nor what only stands for the engine."""
+
     def report(done: int, total: int) -> None:
         stage.progress(done / total, f"{done} rounds")
 
-    with EagerRunner(model, inputs.shapes) as eager:
-        return bench(
-            [eager, *runners],
-            inputs.batch(spec.run_batch),
-            budget_seconds=spec.bench_seconds,
+    timed = [runner for runner in candidates if runner.name not in _FOR_PROOF_ONLY]
+    with ExitStack() as others:
+        baselines: list[Runner] = [others.enter_context(EagerRunner(job.model, job.inputs.shapes))]
+        if fp32 is not None:
+            threads = torch.get_num_threads()
+            baselines.append(others.enter_context(OnnxRuntimeRunner(fp32, threads=threads)))
+        latency = bench(
+            [*baselines, *timed],
+            job.inputs.batch(job.spec.run_batch),
+            budget_seconds=job.spec.bench_seconds,
             on_round=report,
         )
+    stage.detail = f"{latency[0].runs} rounds, interleaved"
+    stage.peak_memory_mb = max(row.peak_memory_mb for row in latency)
+    return latency
 
 
 def _engine_facts(engine: EngineInfo | None, stages: Stages, *, executed: bool) -> dict[str, Any]:
@@ -334,12 +464,18 @@ def _engine_here(facts: dict[str, Any], *, executed: bool) -> dict[str, Any]:
     return facts | {"status": "built and executed" if executed else "built, not executed"}
 
 
-def _graph_facts(graph: OnnxGraph, inputs: Inputs, stages: Stages) -> dict[str, Any]:
-    used = zip(inputs.names, inputs.notes, strict=True)
-    return asdict(graph) | {
+def _graph_facts(graph: OnnxGraph, graphs: _Graphs, job: _Job) -> dict[str, Any]:
+    used = zip(job.inputs.names, job.inputs.notes, strict=True)
+    facts = asdict(graph) | {
+        "casts": graph.ops.get("Cast", 0),
         "inputs_used": [{"name": name, "note": note} for name, note in used],
-        "peak_memory_mb": max(stage.peak_memory_mb or 0.0 for stage in stages.done),
+        "peak_memory_mb": max(stage.peak_memory_mb or 0.0 for stage in job.stages.done),
     }
+    if graphs.fp32 is not None and job.calibration is not None:
+        facts["quantized"] = graphs.quantized
+        facts["fp32_bytes"] = graphs.fp32.stat().st_size
+        facts["calibration"] = list(job.calibration.names)
+    return facts
 
 
 def _count_parameters(model: VideoClassifier) -> int:

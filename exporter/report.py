@@ -24,7 +24,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from exporter.results import Latency, Parity, Report, Verdict
+    from exporter.results import Accuracy, Ladder, Latency, Parity, Report, Rung, Verdict
+    from exporter.tune import Recipe
 
 WORDS: dict[Verdict, tuple[str, str, str]] = {  # word, mark, style in the terminal
     "pass": ("Pass", "✓", "bold green"),
@@ -53,8 +54,13 @@ def write_report(report: Report, directory: Path) -> None:
 
 
 def report_json(report: Report) -> str:
-    """Give the report as JSON that strict parsers take: NaN and infinity become null."""
-    return json.dumps(_strict(report.to_dict()), indent=2, allow_nan=False, ensure_ascii=False)
+    """Give the report as JSON."""
+    return strict_json(report.to_dict())
+
+
+def strict_json(values: Mapping[str, Any]) -> str:
+    """Write JSON that strict parsers take: NaN and infinity become null."""
+    return json.dumps(_strict(values), indent=2, allow_nan=False, ensure_ascii=False)
 
 
 def overall_verdict(parity: Iterable[Parity]) -> Verdict:
@@ -93,6 +99,56 @@ def summary_table(report: Report) -> RenderableType:
     return Constrain(Group(title, table, *map(_plain, lines)), width=80)
 
 
+def ladder_table(ladder: Ladder) -> RenderableType:
+    """Say for the terminal where a graph leaves its model, module by module."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("Module", "Error", "Eager", "Max abs", "Cosine", ""):
+        side = "left" if heading in ("Module", "") else "right"
+        table.add_column(heading, justify=side, overflow="fold", no_wrap=heading != "Module")
+    for rung in ladder.rungs:
+        figures = (sci(rung.rel_l2), sci(rung.floor_rel_l2), sci(rung.max_abs))
+        mark = rung_mark(ladder, rung)
+        table.add_row(
+            rung.path, *figures, f"{rung.cosine:.6f}", mark, style="bold red" if mark else None
+        )
+    return Group(_plain(ladder_line(ladder)), table)
+
+
+def ladder_line(ladder: Ladder) -> str:
+    """Give the finding of a ladder in one sentence."""
+    where = f"{ladder.runtime} ({ladder.device}, {ladder.precision})"
+    if not ladder.first_divergence:
+        return f"{where}: every module is within the rounding of eager PyTorch."
+    found = f"{where}: {ladder.first_divergence} is the first module above its limit"
+    if ladder.first_not_finite:
+        found += f", {ladder.first_not_finite} the first with NaN or infinity"
+    return f"{found}."
+
+
+def rung_mark(ladder: Ladder, rung: Rung) -> str:
+    """What is to be said of a module on the ladder."""
+    if rung.path == ladder.first_not_finite:
+        return "first NaN or infinity"
+    return "first above its limit" if rung.path == ladder.first_divergence else ""
+
+
+def recipe_table(recipe: Recipe) -> RenderableType:
+    """Say for the terminal what to keep in float32, and what each module adds by itself."""
+    line = (
+        f"{recipe.precision}: error {sci(recipe.error)} within {recipe.budget:g} with "
+        f"{len(recipe.keep_fp32)} modules in fp32 ({sci(recipe.error_without)} with none)"
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("Module", overflow="fold")
+    table.add_column("Adds alone", justify="right")
+    table.add_column("Kept in fp32")
+    kept = {re.sub(r"\\(.)", r"\1", pattern) for pattern in recipe.keep_fp32}
+    for path, error in recipe.alone.items():
+        if path in kept:
+            table.add_row(path, sci(error), "yes")
+    return Group(_plain(line), table) if kept else _plain(line)
+
+
 def headline(report: Report) -> str:
     """Give the reason of the overall verdict in one sentence."""
     verdict = overall_verdict(report.parity)
@@ -121,6 +177,12 @@ def notes(report: Report) -> list[str]:
         lines.append(f"Timed while other processes kept {others:.1f} cores busy: time it again")
     if report.spec.get("allow_ill_conditioned"):
         lines.append("--allow-ill-conditioned was given: it changes the exit code, not the verdict")
+    if any(row.runtime == "onnxruntime" and row.precision == "fp16" for row in report.latency):
+        lines.append(
+            "ONNX Runtime computes fp16 in float32 on a CPU; onnx-reference really rounds to it"
+        )
+    lines += [_accuracy_line(row) for row in report.accuracy]
+    lines += [ladder_line(report.ladder)] if report.ladder else []
     lines += [
         f"{who(row)}: not executed: {_clause(row.reason) or 'no reason was given'}"
         for row in report.parity
@@ -137,6 +199,14 @@ def _inputs_line(report: Report) -> str:
     if not clips:
         return f"No real clip was given: {total} synthetic inputs"
     return f"Inputs: {clips} real clip{'s' if clips > 1 else ''}, {total - clips} synthetic"
+
+
+def _accuracy_line(row: Accuracy) -> str:
+    interval = f"{100 * row.low:.1f} to {100 * row.high:.1f} %"
+    return (
+        f"Accuracy of {who(row)} on {row.dataset}: {100 * row.accuracy:.1f} % ({interval}) of "
+        f"{row.clips} clips"
+    )
 
 
 def graph_line(report: Report) -> str:
@@ -169,7 +239,7 @@ def engine_status(engine: Mapping[str, Any]) -> str:
     return engine.get("status") or ("built, not executed" if engine.get("bytes") else "not built")
 
 
-def who(row: Parity | Latency) -> str:
+def who(row: Parity | Latency | Accuracy) -> str:
     """Name what a row is about."""
     return f"{row.runtime} ({row.device}, {row.precision})"
 
@@ -289,13 +359,14 @@ def _render(template: str, report: Report) -> str:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    helpers = (sci, ms, mb, ratio, human, who, engine_status, linear_ticks, decades)
+    helpers = (sci, ms, mb, ratio, human, who, engine_status, linear_ticks, decades, ladder_line)
     environment.filters |= {function.__name__: function for function in helpers}
     environment.filters |= {"md": _markdown, "code": _code, "log10": math.log10, "worst": _worst}
     environment.filters["label"] = lambda key: str(key).replace("_", " ")
     environment.filters["cosine"] = lambda value: "-" if value is None else f"{value:.7f}"
     environment.filters["percent"] = lambda value: "-" if value is None else f"{100 * value:.3g} %"
     environment.tests["finite"] = math.isfinite
+    environment.globals["rung_mark"] = rung_mark
     text = environment.get_template(template).render(
         report=report,
         verdict=overall_verdict(report.parity),

@@ -63,6 +63,51 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class Rung:
+    """One module: errors of what a graph has there against the float64 truth, worst of the inputs.
+
+    `floor_rel_l2` is that of eager PyTorch in the precision of the graph.
+    """
+
+    path: str
+    rel_l2: float
+    floor_rel_l2: float
+    cosine: float
+    max_abs: float
+    finite: bool
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The modules in the order they compute; the two marks are paths, empty where there is none."""
+
+    runtime: str
+    device: str
+    precision: str
+    rungs: tuple[Rung, ...]
+    first_divergence: str
+    first_not_finite: str
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Accuracy of one runtime on labelled clips, with its 95 % interval.
+
+    `agreement` is the share of clips on which its first class is that of eager PyTorch in float32.
+    """
+
+    runtime: str
+    device: str
+    precision: str
+    dataset: str
+    clips: int
+    accuracy: float
+    low: float
+    high: float
+    agreement: float
+
+
+@dataclass(frozen=True)
 class Latency:
     """Wall-clock times of one runtime, milliseconds per batch, host to host."""
 
@@ -83,6 +128,7 @@ class Latency:
     threads: int
     transfers_included: bool
     ratio_to_eager: float | None = None
+    ratio_to_fp32: float | None = None  # of ONNX Runtime on the float32 graph, where that was timed
 
 
 @dataclass(frozen=True)
@@ -96,6 +142,8 @@ class Report:
     latency: tuple[Latency, ...]
     engine: dict[str, Any] = field(default_factory=dict)
     graph: dict[str, Any] = field(default_factory=dict)
+    accuracy: tuple[Accuracy, ...] = ()
+    ladder: Ladder | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Give the report as JSON-ready values."""

@@ -22,10 +22,14 @@ from model.config import (
 
 MODEL_NAMES = (*FAMILY_NAMES, *PRESETS)
 ENGINES: tuple[str, ...] = ("auto", "rtx", "tensorrt", "none")
-PRECISIONS: tuple[str, ...] = ("fp32",)
+PRECISIONS: tuple[str, ...] = ("fp32", "fp16", "bf16", "int8")
 TARGETS: tuple[str, ...] = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 OPSETS = range(18, 24)
 DEFAULT_OPSET = 20  # the first with Gelu; every TensorRT from 10 on parses it
+BF16_OPSET = 22  # the first whose Conv takes bfloat16
+# Those the builder's own choice would not do for: it hides what a dtype needs of the GPU.
+_AMPERE_ON = ("sm80", "sm86", "sm89", "sm120", "sm121")
+EXPLICIT_TARGETS = {"bf16": _AMPERE_ON, "int8": _AMPERE_ON}
 
 
 @dataclass(frozen=True)
@@ -80,12 +84,18 @@ class ExportSpec:
         config: Constructor arguments of the checkpoint's family that its file does not tell.
         batch: Clips per run of the graph (default 1, or OPT of a dynamic batch).
         dynamic_batch: Let the batch vary within this profile.
-        precision: Precision of the graph.
-        opset: ONNX opset.
+        precision: Precision of the graph: `fp32`, `fp16`, `bf16` or `int8`.
+        keep_fp32: Regular expressions over module paths, as `blocks.3.attn_t`: what stays in
+            float32 at a lower precision.
+        calibration: Clips, or folders of them, whose activations scale an int8 graph; a fixed
+            synthetic set unless given.
+        opset: ONNX opset (default 20; 22 for bf16).
         engine: `auto`, `rtx`, `tensorrt` or `none`.
         targets: GPU architectures of the engine, as `sm86`; empty for the builder's own choice.
         video: Clips to prove the export on, beside the synthetic inputs.
         mask: Give the graph a second input `mask`, bool `(b, f)`: the frames to look at.
+        eval: Measure accuracy on labelled clips: `motion`, the built-in task, or a folder
+            `class/clip.mp4`.
         seed: Seed of a fresh model's weights.
         allow_ill_conditioned: Accept a model that is no function at this precision.
         threads: Threads of every CPU runtime (default: PyTorch's choice).
@@ -113,11 +123,14 @@ class ExportSpec:
     batch: int | None = None
     dynamic_batch: BatchProfile | None = None
     precision: str = "fp32"
-    opset: int = DEFAULT_OPSET
+    keep_fp32: tuple[str, ...] = ()
+    calibration: tuple[Path, ...] = ()
+    opset: int | None = None
     engine: str = "auto"
     targets: tuple[str, ...] = ()
     video: tuple[Path, ...] = ()
     mask: bool = False
+    eval: str | None = None
     seed: int = 0
     allow_ill_conditioned: bool = False
     threads: int | None = None
@@ -126,6 +139,7 @@ class ExportSpec:
     def __post_init__(self) -> None:
         self._accept_plain_paths()
         self._check_choices()
+        self._check_precision()
         self._check_batch()
         if self.threads is not None and self.threads < 1:
             raise UsageError("--threads", got=self.threads, expected="at least 1")
@@ -138,12 +152,6 @@ class ExportSpec:
                 f"--target does not go with --engine {self.engine}",
                 remedy="leave --target away, or choose --engine rtx",
             )
-        if "sm75" in self.targets and self.precision == "fp32":
-            raise UsageError(
-                "--target sm75 cannot be built in fp32: TensorRT-RTX has no fp32 matrix product "
-                "for Turing",
-                remedy="leave sm75 away",
-            )
         if self.config and self.checkpoint is None:
             raise UsageError(
                 "--config describes a checkpoint, and none is given", remedy="add --checkpoint PATH"
@@ -153,8 +161,10 @@ class ExportSpec:
         """Take strings for paths, and one clip for several: the spec is written by hand too."""
         if self.checkpoint is not None:
             object.__setattr__(self, "checkpoint", Path(self.checkpoint))
-        clips = (self.video,) if isinstance(self.video, (str, Path)) else self.video
-        object.__setattr__(self, "video", tuple(map(Path, clips)))
+        for name in ("video", "calibration"):
+            paths = getattr(self, name)
+            paths = (paths,) if isinstance(paths, (str, Path)) else paths
+            object.__setattr__(self, name, tuple(map(Path, paths)))
         if self.res is not None and not (isinstance(self.res, tuple) and len(self.res) == 2):
             raise UsageError("res", got=repr(self.res), expected="(height, width)")
 
@@ -168,6 +178,38 @@ class ExportSpec:
                 got=self.batch,
                 expected=f"{profile.min} to {profile.max}",
             )
+
+    def _check_precision(self) -> None:
+        if self.keep_fp32 and self.precision == "fp32":
+            raise UsageError(
+                "--keep-fp32 does not go with --precision fp32",
+                remedy="choose fp16, bf16 or int8",
+            )
+        if self.calibration and self.precision != "int8":
+            raise UsageError(
+                f"--calibration does not go with --precision {self.precision}",
+                remedy="choose --precision int8",
+            )
+        least = BF16_OPSET if self.precision == "bf16" else OPSETS.start
+        if self.opset is not None and not least <= self.opset < OPSETS.stop:
+            raise UsageError("--opset", got=self.opset, expected=f"{least} to {OPSETS.stop - 1}")
+        if "sm75" in self.targets:
+            raise UsageError(
+                "--target sm75 cannot be built: TensorRT-RTX has no fp32 matrix product for "
+                "Turing, and every graph has one",
+                remedy="leave sm75 away",
+            )
+
+    @property
+    def graph_opset(self) -> int:
+        """The opset of the graph: the one asked for, or the default of its precision."""
+        return self.opset or (BF16_OPSET if self.precision == "bf16" else DEFAULT_OPSET)
+
+    @property
+    def engine_targets(self) -> tuple[str, ...]:
+        """The architectures of an engine that takes targets; empty for the builder's choice."""
+        takes_targets = self.engine in ("auto", "rtx")
+        return self.targets or (takes_targets and EXPLICIT_TARGETS.get(self.precision)) or ()
 
     @property
     def run_batch(self) -> int:
@@ -190,16 +232,13 @@ class ExportSpec:
                 check_choice("engine target", target, TARGETS)
         except ConfigError as error:
             raise UsageError(str(error)) from error
-        if self.opset not in OPSETS:
-            raise UsageError(
-                "--opset", got=self.opset, expected=f"{OPSETS.start} to {OPSETS.stop - 1}"
-            )
 
     def to_dict(self) -> dict[str, Any]:
         """Give the spec as JSON-ready values."""
         values = asdict(self)
         values["checkpoint"] = str(self.checkpoint) if self.checkpoint else None
         values["video"] = [str(path) for path in self.video]
+        values["calibration"] = [str(path) for path in self.calibration]
         values["config"] = dict(self.config)
         return values
 
@@ -215,6 +254,8 @@ class ExportSpec:
                 "checkpoint": Path(known["checkpoint"]) if known.get("checkpoint") else None,
                 "dynamic_batch": BatchProfile(**profile) if profile else None,
                 "targets": tuple(known.get("targets", ())),
+                "keep_fp32": tuple(known.get("keep_fp32", ())),
                 "video": tuple(map(Path, known.get("video", ()))),
+                "calibration": tuple(map(Path, known.get("calibration", ()))),
             }
         )

@@ -26,6 +26,7 @@ from onnx_ir.passes.common import DeduplicateInitializersPass
 from torch import Tensor, nn
 
 from exporter.errors import OnnxError
+from exporter.module_map import write_module_outputs
 from exporter.spec import BatchProfile
 
 OUTPUT_NAME = "logits"
@@ -91,6 +92,7 @@ def export_onnx(
     graph.metadata_props.update(metadata or {})
     _forget_this_machine(graph)
     proto = ir.to_proto(graph)
+    write_module_outputs(proto)
     if proto.ByteSize() > MAX_FILE_BYTES:
         raise OnnxError(
             "the graph does not fit one ONNX file",

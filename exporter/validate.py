@@ -1,13 +1,14 @@
 """Runners -> Parity: every output judged against the float64 truth, in units of rounding.
 
     truth      t = eager model in float64
-    floor      err(eager model in the precision p, t)
+    floor      err(eager model in the precision p, t), p that of the runtime's graph
     candidate  err(runtime, t)                              err(y, t) = |y - t| / |t|, over logits
     pass       err(candidate) <= max(4 floor, tiny_p), and the same top-1 wherever the margin of t
                is above the floor
 
 Errors and floors are the worst over the inputs: a floor of one input alone can be small by luck.
-A model whose logits are the same for all inputs proves nothing, and fails.
+A model whose logits are the same for all inputs proves nothing, and fails. One whose float32 and
+float64 differ by more than `ILL_CONDITIONED` is no function at any precision that is offered.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from exporter.results import InputParity, Parity, Verdict
 from exporter.runners.base import Arrays, Runner
 
 FLOOR_FACTOR = 4.0
-TINY = {"fp32": 1e-6, "fp16": 2e-3, "bf16": 1.6e-2}
+TINY = {"fp32": 1e-6, "fp16": 2e-3, "bf16": 1.6e-2, "int8": 1.6e-2}
 ILL_CONDITIONED = 1e-3
 MIN_INPUTS = 8
 
@@ -30,28 +31,37 @@ MIN_INPUTS = 8
 class Reference:
     """What candidates are judged against, for n named inputs.
 
-    `truth` and `floor` are `(n, classes)`: logits in float64, and of eager PyTorch in the precision
-    of the candidate. `batched` are the floor's logits again, each clip beside another.
+    `truth`, `floor` and `fp32` are `(n, classes)`: logits of eager PyTorch in float64, in the
+    precision of the candidate, and in float32 (the floor's own unless given). `batched` are the
+    floor's again, each clip beside another.
     """
 
     names: tuple[str, ...]
     truth: np.ndarray
     floor: np.ndarray
     batched: np.ndarray
+    fp32: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        shapes = {array.shape for array in (self.truth, self.floor, self.batched)}
+        fp32 = self.floor if self.fp32 is None else self.fp32
+        shapes = {array.shape for array in (self.truth, self.floor, self.batched, fp32)}
         if len(shapes) != 1 or self.truth.shape[0] != len(self.names):
             raise ValueError(f"reference logits differ in shape: got {shapes}")
 
 
-def make_reference(truth: Runner, floor: Runner, names: Sequence[str], clips: Arrays) -> Reference:
-    """Run the eager model in both precisions on n clips, `video` `(n, f, c, h, w)`."""
+def make_reference(
+    truth: Runner, floor: Runner, names: Sequence[str], clips: Arrays, fp32: Runner | None = None
+) -> Reference:
+    """Run the eager model in its precisions on n clips, `video` `(n, f, c, h, w)`.
+
+    `fp32` is needed where the floor is of lower precision: it tells an ill-conditioned model.
+    """
     return Reference(
         names=tuple(names),
         truth=run_clips(truth, clips, 1),
         floor=run_clips(floor, clips, 1),
         batched=run_clips(floor, clips, 2),
+        fp32=run_clips(fp32, clips, 1) if fp32 else None,
     )
 
 
@@ -86,16 +96,20 @@ def validate(
     clips: Arrays,
     batches: Sequence[int],
     min_inputs: int = MIN_INPUTS,
+    *,
+    stateless: bool = False,
 ) -> Parity:
     """Judge a runtime on n clips, `video` `(n, f, c, h, w)`, at each of the batch sizes.
 
     Each size is run with the clips in order and in reverse, so that every clip is seen beside
     different ones and at different places; all must agree with each other as with the truth.
+    Single clips are run once where the runtime is `stateless`: their order means nothing then.
     """
+    forward = range(len(clips["video"]))
     runs = [
         run
         for batch in batches
-        for order in (range(len(clips["video"])), range(len(clips["video"]))[::-1])
+        for order in ((forward,) if stateless and batch == 1 else (forward, forward[::-1]))
         for run in run_all_rows(candidate, clips, batch, order)
     ]
     return judge(
@@ -132,7 +146,9 @@ def judge(
         + [(reference.floor, reference.batched)]
         for i in range(len(per_input))
     )
-    verdict, reason = _decide(per_input, floor, tolerance, invariance, min_inputs)
+    fp32 = reference.floor if reference.fp32 is None else reference.fp32
+    fp32_floor = _largest(map(relative_error, fp32, reference.truth))
+    verdict, reason = _decide(per_input, fp32_floor, floor, tolerance, invariance, min_inputs)
     if verdict == "pass" and (spread := relative_spread(reference.truth)) <= tolerance:
         verdict, reason = (
             "fail",
@@ -164,6 +180,7 @@ def judge(
 
 def _decide(
     per_input: tuple[InputParity, ...],
+    fp32_floor: float,
     floor: float,
     tolerance: float,
     invariance: float,
@@ -171,12 +188,20 @@ def _decide(
 ) -> tuple[Verdict, str]:
     if len(per_input) < min_inputs:
         return "fail", f"compared {len(per_input)} inputs, needs at least {min_inputs}"
-    if not np.isfinite([floor, invariance, *(entry.rel_l2 for entry in per_input)]).all():
+    if np.isfinite(fp32_floor) and not np.isfinite(floor):
+        return (
+            "fail",
+            "NaN or Inf among the logits of eager PyTorch in this precision too: tsformer ladder "
+            "names the module, tsformer tune-precision keeps it in fp32",
+        )
+    if not np.isfinite(
+        [fp32_floor, floor, invariance, *(entry.rel_l2 for entry in per_input)]
+    ).all():
         return "fail", "NaN or Inf among the logits"
-    if floor > ILL_CONDITIONED:
+    if fp32_floor > ILL_CONDITIONED:
         return (
             "ill-conditioned",
-            f"two roundings of the eager model itself differ by {floor:.1e} (limit "
+            f"two roundings of the eager model itself differ by {fp32_floor:.1e} (limit "
             f"{ILL_CONDITIONED:.0e}): it is not a function at this precision",
         )
     worst = max(per_input, key=lambda entry: entry.rel_l2)
@@ -208,7 +233,7 @@ def _compare(
         rel_l2=relative_error(worst, truth),
         floor_rel_l2=relative_error(floor, truth),
         max_abs=float(np.abs(worst - truth).max()),
-        cosine=_cosine(worst, truth),
+        cosine=cosine(worst, truth),
         top1_equal=all(int(output.argmax()) == int(top[0]) for output in outputs),
         top5_overlap=len(set(top[:kept]) & set(ours[:kept])) / kept,
         margin=float(margin),
@@ -229,7 +254,8 @@ def relative_spread(truth: np.ndarray) -> float:
     return max(relative_error(truth.mean(0), logits) for logits in truth)
 
 
-def _cosine(output: np.ndarray, truth: np.ndarray) -> float:
+def cosine(output: np.ndarray, truth: np.ndarray) -> float:
+    """Of the angle between `y` and `t`; 1 where they are equal, zeros included."""
     norms = float(np.linalg.norm(output.astype(np.float64)) * np.linalg.norm(truth))
     if norms == 0.0:
         return 1.0 if np.array_equal(output, truth) else 0.0

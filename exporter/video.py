@@ -165,9 +165,14 @@ def _normalise(video: np.ndarray, channels: int, preprocessing: Preprocessing) -
     """`(f, 3, h, w)` in 0..255 -> `(f, c, h, w)` float32, `(pixel / 255 - mean) / std`."""
     if channels == 1:
         video = np.einsum("c,fchw->fhw", BT601_LUMA, video)[:, np.newaxis]
+    return normalise(video / np.float32(255), preprocessing)
+
+
+def normalise(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """`(pixel - mean) / std` by channel for pixels in [0, 1], `(..., c, h, w)` float32."""
     mean = np.asarray(preprocessing.mean, np.float32)[:, np.newaxis, np.newaxis]
     std = np.asarray(preprocessing.std, np.float32)[:, np.newaxis, np.newaxis]
-    return (video / np.float32(255) - mean) / std
+    return (pixels - mean) / std
 
 
 def _upright_rgb(frame: VideoFrame) -> np.ndarray:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ConfigError
+from model.precision import Rounded, as_type_of, at_least_float32
 from model.rotary import Rotation, rotate
 
 
@@ -42,11 +43,11 @@ def project_rotated(
 
 def softmax_weights(q: Tensor, k: Tensor, bias: Tensor | None = None) -> Tensor:
     """Softmax over the keys of `q k^T + bias`: `(..., n, e), (..., m, e) -> (..., n, m)`."""
-    logits = q @ k.transpose(-1, -2)
-    return (logits if bias is None else logits + bias).softmax(-1)
+    logits = at_least_float32(q @ k.transpose(-1, -2))
+    return as_type_of(q, (logits if bias is None else logits + bias).softmax(-1))
 
 
-class HeadProjections(nn.Module):
+class HeadProjections(Rounded):
     """Tokens to heads and back: the projections, with the names of the published packages.
 
     Args:
@@ -115,17 +116,24 @@ class HeadProjections(nn.Module):
 class Attention(HeadProjections, ABC):
     """What the mechanisms share: all tokens of a group attend to one another."""
 
-    @abstractmethod
     def forward(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:
         """Attend.
 
         Args:
-            x: Tokens `(..., n, d)`.
+            x: Tokens `(..., n, d)`, of any precision.
             rotation: Rotary angles of the n tokens, or none.
 
         Returns:
-            Attended tokens `(..., n, d)`.
+            Attended tokens `(..., n, d)`, of the precision of the weights.
         """
+        weight = self.to_qkv.weight
+        if rotation is not None:
+            rotation = Rotation(*(as_type_of(weight, table) for table in rotation))
+        return self.attend(as_type_of(weight, x), rotation)
+
+    @abstractmethod
+    def attend(self, x: Tensor, rotation: Rotation | None) -> Tensor:
+        """What `forward` does, in the precision of the weights: `(..., n, d) -> (..., n, d)`."""
 
 
 class RegularAttention(Attention):
@@ -134,7 +142,7 @@ class RegularAttention(Attention):
     `softmax(q k^T / sqrt(e)) v`, head by head.
     """
 
-    def forward(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:  # noqa: D102
+    def attend(self, x: Tensor, rotation: Rotation | None) -> Tensor:  # noqa: D102
         q, k, v = map(self.split_heads, self.project(x, rotation, math.sqrt(self.scale)))
         weights = self.attn_drop(softmax_weights(q, k))  # ... h n n
         mixed = self.merge_heads(weights @ v)  # ... n c
@@ -149,9 +157,13 @@ class PerformerAttention(Attention):
         phi(x) = exp(w x - |x|^2 / 2) / sqrt(m),    exp(q k) = E[phi(q) . phi(k)],
         out = phi(q) (phi(k)^T v) / (phi(q) . sum_n phi(k)),
 
-    for q and k scaled by e^-1/4. Factors that numerator and denominator share are left out: the
-    1/sqrt(m), and for queries the norm. What is subtracted before each exponential cancels too; for
-    keys it is the maximum over the tokens of one sample and head, so no sample sees another.
+    for q and k scaled by e^-1/4. With s_j = sum_n phi_j(k_n) this is the product of two averages,
+
+        out = softmax_j(w_j q + log s_j) softmax_n(w_j k_n - |k_n|^2 / 2) v,
+
+    which is how it is computed: no exponential overflows, no denominator vanishes, and no product
+    is larger than the values, in any precision. Each sample and head has its own maxima, so no
+    sample sees another.
 
     Args:
         nb_features: Random features m; `int(e * log(e))` unless given.
@@ -162,8 +174,6 @@ class PerformerAttention(Attention):
     """
 
     projection_matrix: Tensor
-    # Keeps the denominator positive when all keys are far from a query's features.
-    eps = 1e-6
 
     def __init__(
         self,
@@ -202,16 +212,33 @@ class PerformerAttention(Attention):
         drawn = orthogonal_features(features, dim_head, self.ortho_scaling, seed)
         self.projection_matrix.copy_(drawn)
 
-    def forward(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:  # noqa: D102
+    def attend(self, x: Tensor, rotation: Rotation | None) -> Tensor:  # noqa: D102
         q, k, v = map(self.split_heads, self.project(x, rotation, math.sqrt(self.scale)))
-        features = self.projection_matrix.T  # e m
-        q_logits = q @ features  # ... h n m
-        k_logits = k @ features - (k * k).sum(-1, keepdim=True) / 2
-        phi_q = (q_logits - q_logits.amax(-1, keepdim=True).detach()).exp()
-        phi_k = (k_logits - k_logits.amax((-2, -1), keepdim=True).detach()).exp() + self.eps
-        numerator = phi_q @ (phi_k.transpose(-1, -2) @ v)  # ... h n e
-        denominator = phi_q @ phi_k.sum(-2).unsqueeze(-1)  # ... h n 1
-        return self.proj_drop(self.to_out(self.merge_heads(numerator / denominator)))
+        q_logits = at_least_float32(q @ self.projection_matrix.T)  # ... h n m
+        few = x.shape[-2] <= self.dim_head  # then n x n weights are less work than m x e averages
+        mix = self.mix_few if few else self.mix_many
+        return self.proj_drop(self.to_out(self.merge_heads(mix(q_logits, k, v))))
+
+    def mix_few(self, q_logits: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """`(Q K) v` with the two averages Q and K: all of `(..., h, n, e)`, q_logits of m."""
+        k_logits = at_least_float32(k @ self.projection_matrix.T)  # ... h n m
+        k_logits = k_logits - half_square_norms(k).unsqueeze(-1)
+        largest = k_logits.amax(-2, keepdim=True)  # ... h 1 m
+        phi_k = (k_logits - largest).exp()
+        sums = phi_k.sum(-2, keepdim=True)  # ... h 1 m
+        q_weights = (q_logits + largest + sums.log()).softmax(-1)  # ... h n m
+        k_weights = (phi_k / sums).transpose(-1, -2)  # ... h m n
+        return as_type_of(v, q_weights) @ as_type_of(v, k_weights) @ v
+
+    def mix_many(self, q_logits: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """`Q (K v)` with the two averages Q and K: all of `(..., h, n, e)`, q_logits of m."""
+        k_logits = at_least_float32(self.projection_matrix @ k.transpose(-1, -2))  # ... h m n
+        k_logits = k_logits - half_square_norms(k).unsqueeze(-2)
+        k_weights = k_logits.softmax(-1)  # ... h m n
+        # The largest of a softmax is one over its sum of exponentials: no second pass of those.
+        log_sums = k_logits.amax(-1) - k_weights.amax(-1).log()  # ... h m
+        q_weights = (q_logits + log_sums.unsqueeze(-2)).softmax(-1)  # ... h n m
+        return as_type_of(v, q_weights) @ (as_type_of(v, k_weights) @ v)
 
 
 class FastAttention(Attention):
@@ -261,12 +288,12 @@ class FastAttention(Attention):
         mask = torch.eye(self.heads).repeat_interleave(dim_head, dim=1)  # h c
         self.register_buffer("head_mask", mask, persistent=False)
 
-    def forward(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:  # noqa: D102
+    def attend(self, x: Tensor, rotation: Rotation | None) -> Tensor:  # noqa: D102
         residual, q, k, v = self.project_with_residual(x, rotation)
-        global_query = self.pool(self.attend(q, self.per_head(self.Wq)), q)  # ... 1 c
-        beta = self.attend(k, global_query * self.per_head(self.Wk))  # ... h n
+        global_query = self.pool(self.weigh(q, self.per_head(self.Wq)), q)  # ... 1 c
+        beta = self.weigh(k, global_query * self.per_head(self.Wk))  # ... h n
         global_key = global_query * self.pool(beta, k)  # ... 1 c
-        return self.proj_drop(self.to_out(global_key * v)) + residual
+        return self.proj_drop(self.to_out(as_type_of(v, global_key) * v)) + residual
 
     def project_with_residual(
         self, x: Tensor, rotation: Rotation | None
@@ -280,16 +307,18 @@ class FastAttention(Attention):
 
     def per_head(self, weights: nn.Linear) -> Tensor:
         """One row of logit weights for each head, scaled: `(1, e) -> (h, c)`."""
-        return self.head_mask * weights.weight.repeat(1, self.heads) * self.scale
+        rows = at_least_float32(weights.weight).repeat(1, self.heads) * self.scale
+        return self.head_mask.to(rows.dtype) * rows
 
-    def attend(self, x: Tensor, rows: Tensor) -> Tensor:
+    def weigh(self, x: Tensor, rows: Tensor) -> Tensor:
         """Softmax over the tokens, head by head: `(..., n, c), (..., h, c) -> (..., h, n)`."""
-        logits = x @ rows.transpose(-1, -2)  # ... n h
-        return self.attn_drop(logits.transpose(-1, -2).softmax(-1))
+        logits = x @ as_type_of(x, rows).transpose(-1, -2)  # ... n h
+        return self.attn_drop(at_least_float32(logits).transpose(-1, -2).softmax(-1))
 
     def pool(self, weights: Tensor, x: Tensor) -> Tensor:
         """Weighted sum of the tokens, head by head: `(..., h, n), (..., n, c) -> (..., 1, c)`."""
-        return ((weights @ x) * self.head_mask).sum(-2, keepdim=True)
+        pooled = weights @ at_least_float32(x)
+        return (pooled * self.head_mask.to(pooled.dtype)).sum(-2, keepdim=True)
 
 
 MECHANISMS: Mapping[str, type[Attention]] = {
@@ -297,6 +326,12 @@ MECHANISMS: Mapping[str, type[Attention]] = {
     "performer": PerformerAttention,
     "fastformer": FastAttention,
 }
+
+
+def half_square_norms(x: Tensor) -> Tensor:
+    """`|x|^2 / 2` of each token in at least float32: `(..., n, e) -> (..., n)`."""
+    x = at_least_float32(x)
+    return (x * x).sum(-1) / 2
 
 
 def default_features(dim_head: int) -> int:

@@ -12,18 +12,31 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from model.precision import Rounded, RoundedLinear, as_type_of
 from model.rotary import RotaryTables
 from model.spacetime import Step
 
 
-def embed_patches(video: Tensor, linear: nn.Linear, patch_size: int) -> Tensor:
-    """Project the patches of clips: pixels `(b, f, c, h, w)` to tokens `(b, f h w, d)`.
+class PatchEmbedding(RoundedLinear):
+    """Patches of clips to tokens; the published weight maps whole patches, `(d, p1 p2 c)`.
 
-    The published weight maps whole patches, `(d, p1 p2 c)`: a strided convolution.
+    Args:
+        channels: Channels c of a frame.
+        patch_size: Side p of a patch in pixels.
+        dim: Token width d.
     """
-    filters = rearrange(linear.weight, "d (p1 p2 c) -> d c p1 p2", p1=patch_size, p2=patch_size)
-    patches = F.conv2d(video.flatten(0, 1), filters, linear.bias, patch_size)  # (b f) d h w
-    return rearrange(patches, "(b f) d h w -> b (f h w) d", f=video.shape[1])
+
+    def __init__(self, channels: int, patch_size: int, dim: int) -> None:
+        super().__init__(channels * patch_size**2, dim)
+        self.patch_size = patch_size
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Pixels `(b, f, c, h, w)` to tokens `(b, f h w, d)`: a strided convolution."""
+        p = self.patch_size
+        filters = rearrange(self.weight, "d (p1 p2 c) -> d c p1 p2", p1=p, p2=p)
+        images = as_type_of(filters, input).flatten(0, 1)
+        patches = F.conv2d(images, filters, self.bias, p)  # (b f) d h w
+        return rearrange(patches, "(b f) d h w -> b (f h w) d", f=input.shape[1])
 
 
 class PreNorm(nn.Module):
@@ -59,7 +72,7 @@ class DropPath(nn.Module):
         return tuple(part * keep.view(-1, *(1,) * (part.ndim - 1)) for part in parts)
 
 
-class FeedForward(nn.Module):
+class FeedForward(Rounded):
     """GEGLU feed-forward (Shazeer 2020, arXiv:2002.05202): `(x W_v * gelu(x W_g)) W_o`."""
 
     def __init__(self, dim: int, mult: int = 4, dropout: float = 0.0) -> None:
@@ -76,6 +89,7 @@ class FeedForward(nn.Module):
         """`(..., d) -> (..., d)`; the weight is split, not the activations."""
         project_in, _, dropout, project_out = self.net
         assert isinstance(project_in, nn.Linear)
+        x = as_type_of(project_in.weight, x)
         w_value, w_gate = project_in.weight.unflatten(0, (2, -1))  # 4d d
         b_value, b_gate = project_in.bias.unflatten(0, (2, -1))
         hidden = F.linear(x, w_value, b_value) * F.gelu(F.linear(x, w_gate, b_gate))
@@ -109,7 +123,7 @@ class Block(nn.Module):
         for step in steps:
             self.add_module(f"attn_{step.name}", PreNorm(dim, attention(), norm_eps))
         for step in steps[:-1]:
-            self.add_module(f"fc_{step.name}", nn.Linear(dim, dim))
+            self.add_module(f"fc_{step.name}", RoundedLinear(dim, dim))
         self.mlp = PreNorm(dim, mlp(), norm_eps)
         self.drop_path = DropPath(drop_path)
 

@@ -36,9 +36,15 @@ def check_choice(what: str, name: object, options: Iterable[str]) -> None:
     options = tuple(options)
     if name in options:
         return
-    near = difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    closest = nearest(str(name), options)
+    hint = f"; did you mean {closest!r}?" if closest else ""
     raise ConfigError(f"unknown {what}: got {name!r}, expected one of {', '.join(options)}{hint}")
+
+
+def nearest(name: str, options: Iterable[str]) -> str | None:
+    """The option a misspelt name was probably meant to be."""
+    found = difflib.get_close_matches(name, list(options), n=1, cutoff=0.5)
+    return found[0] if found else None
 
 
 def image_sides(size: Any) -> tuple[Any, Any]:  # noqa: ANN401  # the configuration checks it

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import MECHANISMS
-from model.block import Block, FeedForward, PreNorm, embed_patches
+from model.block import Block, FeedForward, PatchEmbedding, PreNorm
 from model.classifier import VideoClassifier
 from model.config import (
     FastTimeSformerConfig,
@@ -20,6 +20,7 @@ from model.config import (
     SchemeName,
     Semantics,
 )
+from model.precision import as_type_of
 from model.rotary import FrameRotary, ImageRotary
 from model.spacetime import SCHEMES, Grid, rotary_tables
 from model.upstream import UPSTREAM_MECHANISMS, UpstreamJointBlock, upstream_token_order
@@ -115,7 +116,7 @@ class FastTimeSformer(VideoClassifier):
         else:
             self.pos_emb = nn.Embedding(grid.tokens + 1, dim)
 
-        self.project_in = nn.Linear(channels * patch_size**2, dim)
+        self.project_in = PatchEmbedding(channels, patch_size, dim)
         self.cls_token = nn.Parameter(torch.randn(1, dim))
         self.to_out = PreNorm(dim, nn.Linear(dim, num_classes))
 
@@ -145,8 +146,8 @@ class FastTimeSformer(VideoClassifier):
 
     def embed(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Class tokens `(b, k, d)` and patch tokens `(b, f h w, d)` with learned positions."""
-        x = embed_patches(video, self.project_in, self.config.patch_size)
         cls = self.cls_token
+        x = as_type_of(cls, self.project_in(video))
         if self.rotary is None:
             positions = self.pos_emb.weight
             cls, x = cls + positions[:1], x + positions[1:]

@@ -26,9 +26,10 @@ from einops import repeat
 from torch import Tensor, nn
 
 from model.attention import HeadProjections, project_rotated, softmax_weights
-from model.block import FeedForward, PreNorm, embed_patches
+from model.block import FeedForward, PatchEmbedding, PreNorm
 from model.classifier import VideoClassifier
 from model.config import ClipConfig, TimeSformerConfig, image_sides
+from model.precision import as_type_of
 from model.rotary import FrameRotary, ImageRotary, RotaryTables, Rotation, rotate
 from model.spacetime import SCHEMES, Grid, Step
 
@@ -74,6 +75,10 @@ class GroupAttention(HeadProjections):
             Attended class token and patch tokens.
         """
         query, key, value = self.split_weights()
+        x, cls = as_type_of(query.weight, x), as_type_of(query.weight, cls)
+        head_mask = as_type_of(cls, self.head_mask)
+        if rotation is not None:
+            rotation = Rotation(*(as_type_of(x, table) for table in rotation))
         cls_q = project_rotated(cls, query, None, self.scale)  # b 1 c
         cls_k, cls_v = F.linear(cls, *key), F.linear(cls, *value)
         (x,) = step.group(x)  # b g n d
@@ -83,8 +88,8 @@ class GroupAttention(HeadProjections):
         all_k, all_v = (
             torch.cat((own, rest.flatten(1, 2)), dim=1) for own, rest in ((cls_k, k), (cls_v, v))
         )  # b 1+gn c
-        weights = softmax_weights(cls_q * self.head_mask, all_k, class_bias)  # b heads 1+gn
-        cls = ((weights @ all_v) * self.head_mask).sum(-2, keepdim=True)
+        weights = softmax_weights(cls_q * head_mask, all_k, class_bias)  # b heads 1+gn
+        cls = ((weights @ all_v) * head_mask).sum(-2, keepdim=True)
 
         if rotation is not None:
             k = rotate(k, x, rotation, *key)
@@ -237,7 +242,7 @@ class TimeSformer(VideoClassifier):
         super().__init__(config)
         grid = Grid(num_frames, *config.grid)
         steps = SCHEMES["divided"](grid)
-        self.to_patch_embedding = nn.Linear(channels * patch_size**2, dim)
+        self.to_patch_embedding = PatchEmbedding(channels, patch_size, dim)
         self.cls_token = nn.Parameter(torch.randn(1, dim))
 
         self.rotary = None
@@ -286,8 +291,8 @@ class TimeSformer(VideoClassifier):
 
     def embed(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Class token `(b, 1, d)` and patch tokens `(b, f h w, d)` with learned positions."""
-        x = embed_patches(video, self.to_patch_embedding, self.config.patch_size)
         cls = self.cls_token
+        x = as_type_of(cls, self.to_patch_embedding(video))
         if self.rotary is None:
             positions = self.pos_emb.weight
             cls, x = cls + positions[:1], x + positions[1:]

@@ -19,6 +19,7 @@ from model.attention import MECHANISMS
 from model.block import Block
 from model.classifier import VideoClassifier
 from model.config import ActivationName, MechanismName, SchemeName, ViTConfig
+from model.precision import Rounded, RoundedConv2d, as_type_of
 from model.spacetime import SCHEMES, Grid
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -29,7 +30,7 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class Mlp(nn.Module):
+class Mlp(Rounded):
     """Feed-forward of a ViT: `W_2 act(W_1 x + b_1) + b_2`."""
 
     def __init__(self, dim: int, hidden: int, activation: ActivationName, dropout: float) -> None:
@@ -41,6 +42,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., d) -> (..., d)`."""
+        x = as_type_of(self.fc1.weight, x)
         return self.dropout(self.fc2(self.dropout(self.activation(self.fc1(x)))))
 
 
@@ -121,7 +123,7 @@ class TimeSformerViT(VideoClassifier):
         super().__init__(config)
         grid = Grid(frames, *config.grid)
         per_frame = grid.height * grid.width
-        self.patch_embed = nn.Conv2d(channels, dim, patch_size, patch_size)
+        self.patch_embed = RoundedConv2d(channels, dim, patch_size, patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + per_frame, dim))
         if scheme != "space":
@@ -162,7 +164,7 @@ class TimeSformerViT(VideoClassifier):
         """Class tokens `(b, k, d)` and patch tokens `(b, f h w, d)` with their positions."""
         frames = self.config.frames
         patches = self.patch_embed(video.flatten(0, 1))  # (b f) d h w
-        x = rearrange(patches, "(b f) d h w -> b f (h w) d", f=frames)
+        x = rearrange(as_type_of(self.cls_token, patches), "(b f) d h w -> b f (h w) d", f=frames)
         x = x + self.pos_embed[:, None, 1:]
         if self.config.scheme != "space":
             x = x + self.time_embed[:, :, None]

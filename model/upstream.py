@@ -23,6 +23,7 @@ from torch import Tensor
 
 from model.attention import Attention, FastAttention, PerformerAttention, RegularAttention
 from model.block import Block
+from model.precision import as_type_of, at_least_float32
 from model.rotary import RotaryTables, Rotation
 
 
@@ -37,23 +38,26 @@ def upstream_token_order(x: Tensor, frames: int) -> Tensor:
 class UpstreamFastAttention(FastAttention):
     """Fastformer with the global key summed over the channels: one number for each token."""
 
-    def forward(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:  # noqa: D102
+    def attend(self, x: Tensor, rotation: Rotation | None) -> Tensor:  # noqa: D102
         residual, q, k, v = self.project_with_residual(x, rotation)
-        global_query = self.pool(self.attend(q, self.per_head(self.Wq)), q)  # ... 1 c
-        beta = self.attend(k, global_query * self.per_head(self.Wk))  # ... h n
-        interaction = k @ (global_query * self.head_mask).transpose(-1, -2)  # ... n h
-        global_key = beta.transpose(-1, -2) * interaction  # ... n h
-        return self.proj_drop(self.to_out(global_key @ self.head_mask * v)) + residual
+        global_query = self.pool(self.weigh(q, self.per_head(self.Wq)), q)  # ... 1 c
+        beta = self.weigh(k, global_query * self.per_head(self.Wk))  # ... h n
+        by_head = self.head_mask.to(beta.dtype)  # h c
+        interaction = at_least_float32(k) @ (global_query * by_head).transpose(-1, -2)  # ... n h
+        global_key = (beta.transpose(-1, -2) * interaction) @ by_head  # ... n c
+        return self.proj_drop(self.to_out(as_type_of(v, global_key) * v)) + residual
 
 
 class UpstreamPerformerAttention(PerformerAttention):
     """`q (k^T v) / (q . sum_n k)`: what is left when the random features go unused."""
 
-    def forward(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:  # noqa: D102
+    def attend(self, x: Tensor, rotation: Rotation | None) -> Tensor:  # noqa: D102
         q, k, v = map(self.split_heads, self.project(x, rotation))
+        precision = v
+        q, k, v = map(at_least_float32, (q, k, v))  # the denominator cancels, and changes sign
         numerator = q @ (k.transpose(-1, -2) @ v)  # ... h n e
         denominator = q @ k.sum(-2).unsqueeze(-1)  # ... h n 1
-        return self.to_out(self.merge_heads(numerator / denominator))
+        return self.to_out(self.merge_heads(as_type_of(precision, numerator / denominator)))
 
 
 class UpstreamJointBlock(Block):

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 # A file imports only from files above it.
 ORDER = (
     "model.config",
+    "model.precision",
     "model.rotary",
     "model.attention",
     "model.spacetime",
@@ -37,13 +38,18 @@ ORDER = (
     "model.checkpoint",
     "model",
     "exporter.errors",
+    "exporter.cost",
     "exporter.spec",
     "exporter.results",
     "exporter.video",
     "exporter.inputs",
+    "exporter.motion",
     "exporter.clips",
     "exporter.contention",
+    "exporter.precision",
+    "exporter.module_map",
     "exporter.to_onnx",
+    "exporter.quantize",
     "exporter.engine_progress",
     "exporter.engine_worker",
     "exporter.engine_process",
@@ -52,8 +58,13 @@ ORDER = (
     "exporter.runners.base",
     "exporter.runners.eager",
     "exporter.runners.onnxruntime",
+    "exporter.runners.reference",
     "exporter.runners.tensorrt",
+    "exporter.machine",
     "exporter.validate",
+    "exporter.ladder",
+    "exporter.tune",
+    "exporter.evaluate",
     "exporter.memory",
     "exporter.bench",
     "exporter.report",
@@ -63,6 +74,7 @@ ORDER = (
     "exporter.load",
     "exporter.stages",
     "exporter.pipeline",
+    "exporter.diagnose",
     "exporter",
     "exporter.cli",
     "exporter.__main__",
@@ -76,14 +88,20 @@ TENSORRT_OWNERS = {
 }
 OWNERS = {
     "av": {"exporter.video"},
-    "onnxruntime": {"exporter.runners.onnxruntime", "exporter.environment", "exporter.to_onnx"},
+    "onnxruntime": {
+        "exporter.runners.onnxruntime",
+        "exporter.environment",
+        "exporter.machine",
+        "exporter.quantize",
+    },
     "tensorrt": TENSORRT_OWNERS,
     "tensorrt_rtx": TENSORRT_OWNERS,
     "tensorrt_bindings": TENSORRT_OWNERS,
     "matplotlib": set(),
 }
 WITHOUT_TORCH = {
-    f"exporter.{name}" for name in ("errors", "spec", "results", "video", "inputs", "report", "cli")
+    f"exporter.{name}"
+    for name in ("errors", "spec", "results", "video", "inputs", "motion", "report", "cli")
 }
 DYNAMIC = {"import_module", "__import__"}  # imports whose name is not in the source
 MAY_IMPORT_DYNAMICALLY = TENSORRT_OWNERS | {"model"}  # the package loads its own names lazily

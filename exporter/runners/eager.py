@@ -1,28 +1,27 @@
-"""Eager PyTorch: the float64 truth, the rounding floor, and the baseline of the latency table."""
+"""Eager PyTorch: the float64 truth, the rounding floors, and the baseline of the latency table."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 import torch
-from torch import nn
 
+from exporter.precision import in_precision
 from exporter.runners.base import Arrays, check_inputs
-
-_DTYPES = {"fp64": torch.float64, "fp32": torch.float32}
+from model.classifier import VideoClassifier
 
 
 class EagerRunner:
-    """Runs a copy of a model in the given precision (`fp64` or `fp32`), on the CPU.
+    """Runs a copy of a model in the given precision, on the CPU.
 
     Args:
-        model: Maps `(b, f, c, h, w)` to `(b, classes)`.
+        model: The model; its weights are float32.
         input_shapes: Its inputs in order, with `None` for the batch: `video`, and `mask` if any.
-        precision: `fp64` or `fp32`; the clips are cast to it.
+        precision: As `in_precision` takes it: `fp64` (the truth), `fp32`, `fp16` or `bf16`.
+        keep_fp32: What stays in float32 at a lower precision.
     """
 
     name = "eager"
@@ -31,15 +30,16 @@ class EagerRunner:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: VideoClassifier,
         input_shapes: Mapping[str, tuple[int | None, ...]],
         precision: str = "fp32",
+        keep_fp32: Sequence[str] = (),
     ) -> None:
         self.precision = precision
         self.threads = torch.get_num_threads()
         self.input_shapes = input_shapes
-        self._dtype = _DTYPES[precision]
-        self._model = copy.deepcopy(model).to(self._dtype).eval()
+        self._dtype = torch.float64 if precision == "fp64" else torch.float32
+        self._model = in_precision(model, precision, keep_fp32)
 
     def __enter__(self) -> Self:
         return self

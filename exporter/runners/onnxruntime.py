@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import onnx
 
 from exporter.errors import RuntimeFailure
 from exporter.runners.base import Arrays, check_inputs
@@ -33,7 +34,7 @@ class OnnxRuntimeRunner:
     """One session of ONNX Runtime.
 
     Args:
-        path: The ONNX file.
+        graph: The ONNX file, or a model in memory.
         device: `cpu` or `cuda`.
         threads: Threads of one run.
         precision: What the graph computes in, for the report.
@@ -46,22 +47,29 @@ class OnnxRuntimeRunner:
     transfers_included = True
 
     def __init__(
-        self, path: Path, device: str = "cpu", *, threads: int = 1, precision: str = "fp32"
+        self,
+        graph: Path | onnx.ModelProto,
+        device: str = "cpu",
+        *,
+        threads: int = 1,
+        precision: str = "fp32",
     ) -> None:
         onnxruntime = _import_onnxruntime()
         provider, settings = _PROVIDERS[device]
+        what = graph.name if isinstance(graph, Path) else "the graph"
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # errors come as exceptions; 3 would print them too
         try:
+            source = str(graph) if isinstance(graph, Path) else graph.SerializeToString()
             session = onnxruntime.InferenceSession(
-                str(path), options, providers=[(provider, settings)]
+                source, options, providers=[(provider, settings)]
             )
         except Exception as error:  # its exception classes share no public base
-            raise RuntimeFailure(f"ONNX Runtime does not load {path.name}: {error}") from error
+            raise RuntimeFailure(f"ONNX Runtime does not load {what}: {error}") from error
         if session.get_providers()[0] != provider:
             raise RuntimeFailure(
-                f"ONNX Runtime fell back to another device for {path.name}",
+                f"ONNX Runtime fell back to another device for {what}",
                 got=session.get_providers()[0],
                 expected=provider,
                 remedy="see tsformer doctor for what is missing",

@@ -23,6 +23,9 @@ REFUSED = {
         {"batch": 1, "dynamic_batch": BatchProfile(2, 4, 8)},
         "got 1, expected 2 to 8",
     ),
+    "opset without bf16": ({"opset": 21, "precision": "bf16"}, "--opset: got 21, expected 22 to 23"),
+    "nothing to keep": ({"keep_fp32": ("blocks",)}, "choose fp16, bf16 or int8"),
+    "nothing to calibrate": ({"calibration": ("a.mp4",), "precision": "fp16"}, "choose --precision"),
     "opset too old": ({"opset": 17}, "--opset: got 17, expected 18 to 23"),
     "opset unknown": ({"opset": 24}, "--opset: got 24, expected 18 to 23"),
     "no threads": ({"threads": 0}, "--threads: got 0, expected at least 1"),
@@ -105,6 +108,10 @@ FULL = ExportSpec(
     config={"rotary_emb": True, "height": 96},
     batch=2,
     dynamic_batch=BatchProfile(1, 2, 4),
+    precision="int8",
+    keep_fp32=(r"blocks\.0", "project_in"),
+    calibration=(Path("clips"),),
+    eval="motion",
     opset=21,
     engine="rtx",
     targets=("sm86", "sm89"),
@@ -122,13 +129,13 @@ def test_a_spec_survives_json(spec):
 
 
 def test_the_full_spec_leaves_no_field_at_its_default():
-    default, plain = ExportSpec(), {"precision"}  # there is one precision only
+    default = ExportSpec()
     same = {
         f.name
         for f in dataclasses.fields(FULL)
         if getattr(FULL, f.name) == getattr(default, f.name)
     }
-    assert same == plain
+    assert same == set()
 
 
 def test_what_a_report_adds_to_a_spec_is_left_aside():

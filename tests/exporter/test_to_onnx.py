@@ -36,7 +36,7 @@ REARRANGING = {
 # and the output; beside them what the mechanism itself multiplies. Feed-forward: gate, value and
 # output, once for the class token and once for the patches, which the last block leaves out since
 # only the class token is read. Divided has a second attention, and fc_t.
-ATTENTION = {"regular": 6 + 2, "fastformer": 6 + 4, "performer": 6 + 5}
+ATTENTION = {"regular": 6 + 2, "fastformer": 6 + 4, "performer": 6 + 4}
 MATMULS = {
     (attn, scheme): (2 * ATTENTION[attn] + 1 if scheme == "divided" else ATTENTION[attn]) + 6
     for attn, scheme in COMBINATIONS

@@ -1,0 +1,166 @@
+"""Accuracy on labelled clips: what a precision costs a user, beside what it costs in rounding.
+
+A dataset is the built-in task (`motion`), or a folder with one folder of clips for each class.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from exporter.errors import UsageError
+from exporter.motion import MOTION_LABELS, motion_clips
+from exporter.results import Accuracy
+from exporter.runners.base import Runner
+from exporter.video import normalise, read_clip
+from model.classifier import VideoClassifier
+from model.config import nearest
+
+MOTION = "motion"
+MOTION_CLIPS = 512
+_SEED = 20_000  # far from the seeds of the training, whose clips must not come back here
+_CHUNK = 64  # clips held in memory
+_Z = 1.96  # of a 95 % interval
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled clips for one model; read or made when they are asked for."""
+
+    name: str
+    count: int
+    model: VideoClassifier
+    files: tuple[tuple[Path, int], ...] = ()
+
+    def chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """`video` `(n, f, c, h, w)` as the model takes it, and labels `(n,)`, some at a time."""
+        if self.name == MOTION:
+            yield from self._motion()
+            return
+        config = self.model.config
+        for path, label in self.files:
+            clip = read_clip(
+                path,
+                frames=config.frames,
+                height=config.height,
+                width=config.width,
+                preprocessing=self.model.preprocessing,
+                channels=config.channels,
+            )
+            yield clip.array, np.array([label])
+
+    def _motion(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        config = self.model.config
+        for chunk in range(math.ceil(self.count / _CHUNK)):
+            clips, labels = motion_clips(
+                _CHUNK,
+                config.frames,
+                config.height,
+                config.width,
+                seed=_SEED + chunk,
+                channels=config.channels,
+            )
+            yield normalise(clips, self.model.preprocessing), labels
+
+
+def open_dataset(name: str, model: VideoClassifier) -> Dataset:
+    """Find a dataset and check that it fits the model.
+
+    Raises:
+        UsageError: if there is none, or its classes are not the model's.
+    """
+    if name == MOTION:
+        labels = model.labels
+        if model.config.num_classes != len(MOTION_LABELS) or (labels or MOTION_LABELS) != (
+            MOTION_LABELS
+        ):
+            raise UsageError(
+                "--eval motion needs a model trained on the built-in task",
+                got=f"{model.config.num_classes} classes",
+                remedy="train one with scripts/train_demo.py, or give a folder of labelled clips",
+            )
+        return Dataset(MOTION, MOTION_CLIPS, model)
+    folder = Path(name)
+    if not folder.is_dir():
+        raise UsageError(
+            "--eval", got=repr(name), expected="motion, or a folder with a folder for each class"
+        )
+    classes = sorted(path for path in folder.iterdir() if path.is_dir())
+    places = _places([path.name for path in classes], model)
+    files = tuple(
+        (clip, places[path.name])
+        for path in classes
+        for clip in sorted(path.iterdir())
+        if clip.is_file() and not clip.name.startswith(".")
+    )
+    if not files:
+        raise UsageError(f"--eval: no clips in {folder}", expected="class/clip.mp4")
+    return Dataset(str(folder), len(files), model, files)
+
+
+def _places(classes: Sequence[str], model: VideoClassifier) -> dict[str, int]:
+    """The logit of each class: by the model's labels, or by their order where it has none."""
+    labels = model.labels
+    if labels is None:
+        if len(classes) != model.config.num_classes:
+            raise UsageError(
+                "--eval: the model names no classes, so each needs a folder",
+                got=f"{len(classes)} folders",
+                expected=model.config.num_classes,
+            )
+        return {name: place for place, name in enumerate(classes)}
+    for name in classes:
+        if name not in labels:
+            closest = nearest(name, labels)
+            raise UsageError(
+                f"--eval: {name!r} is no class of the model",
+                remedy=f"did you mean {closest!r}?" if closest else None,
+            )
+    return {name: labels.index(name) for name in classes}
+
+
+def predict(runner: Runner, video: np.ndarray, batch: int) -> np.ndarray:
+    """The first class of each clip, `(n, f, c, h, w) -> (n,)`, run `batch` at a time."""
+    places = np.arange(math.ceil(len(video) / batch) * batch) % len(video)
+    logits = [
+        runner.run({"video": video[places[start : start + batch]]})["logits"]
+        for start in range(0, len(places), batch)
+    ]
+    return np.concatenate(logits).argmax(-1)[: len(video)]
+
+
+def evaluate(runners: Sequence[Runner], dataset: Dataset, batch: int) -> list[Accuracy]:
+    """Accuracy of each runtime, and how often it agrees with the first."""
+    correct, agreeing, total = np.zeros(len(runners), int), np.zeros(len(runners), int), 0
+    for video, labels in dataset.chunks():
+        found = [predict(runner, video, batch) for runner in runners]
+        correct += [int((classes == labels).sum()) for classes in found]
+        agreeing += [int((classes == found[0]).sum()) for classes in found]
+        total += len(labels)
+    return [
+        summarize(runner, dataset.name, total, int(right), int(same))
+        for runner, right, same in zip(runners, correct, agreeing, strict=True)
+    ]
+
+
+def summarize(runner: Runner, dataset: str, clips: int, correct: int, agreeing: int) -> Accuracy:
+    """Accuracy with its 95 % interval of Wilson (1927), which holds near 0 and 1 too (pure)."""
+    share = correct / clips
+    spread = _Z**2 / clips
+    centre = (share + spread / 2) / (1 + spread)
+    half = _Z * math.sqrt(share * (1 - share) / clips + spread / (4 * clips)) / (1 + spread)
+    return Accuracy(
+        runner.name,
+        runner.device,
+        runner.precision,
+        dataset,
+        clips,
+        share,
+        max(0.0, centre - half),
+        min(1.0, centre + half),
+        agreeing / clips,
+    )

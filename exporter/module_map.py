@@ -1,0 +1,58 @@
+"""Which values of a graph are the outputs of which PyTorch modules.
+
+The exporter of torch notes on every node the modules it was traced in. What leaves a module is what
+a node in it makes and a node outside reads. The map is written into the file as values' names,
+which outlive later changes of the graph (as quantisation), where notes on nodes do not.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Mapping
+
+import onnx
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_MODULES = "tsformer.modules"
+
+
+def find_module_outputs(graph: onnx.GraphProto) -> dict[str, list[str]]:
+    """The values that leave each module, by its path, in the order they are made."""
+    scopes = [_scopes(node) for node in graph.node]
+    readers: dict[str, list[frozenset[str]]] = {
+        output.name: [frozenset()] for output in graph.output
+    }
+    for node, own in zip(graph.node, scopes, strict=True):
+        for name in node.input:
+            readers.setdefault(name, []).append(own)
+    found: dict[str, list[str]] = {}
+    for node, own in zip(graph.node, scopes, strict=True):
+        for name in node.output:
+            inside = frozenset.intersection(*readers.get(name, [own]))
+            for path in own - inside:
+                found.setdefault(path, []).append(name)
+    return found
+
+
+def write_module_outputs(model: onnx.ModelProto) -> None:
+    """Note the map in the metadata of a freshly exported model."""
+    outputs = find_module_outputs(model.graph)
+    text = json.dumps(outputs, sort_keys=True, separators=(",", ":"))
+    model.metadata_props.add(key=_MODULES, value=text)
+
+
+def read_module_outputs(model: onnx.ModelProto) -> Mapping[str, list[str]]:
+    """The map noted in a model, as far as its values are still there."""
+    noted = {entry.key: entry.value for entry in model.metadata_props}.get(_MODULES, "{}")
+    values = {name for node in model.graph.node for name in node.output}
+    return {
+        path: [name for name in names if name in values]
+        for path, names in json.loads(noted).items()
+    }
+
+
+def _scopes(node: onnx.NodeProto) -> frozenset[str]:
+    """The paths of the modules a node stands in; its own operator is the last entry noted."""
+    notes = {entry.key: entry.value for entry in node.metadata_props}
+    return frozenset(ast.literal_eval(notes.get(_SCOPES, "[]"))[1:-1])

@@ -1,0 +1,163 @@
+"""The built-in labelled task: which way shapes move, and how fast (numpy only).
+
+Axes: n clips, f frames, c channels, h height, w width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from exporter.errors import UsageError
+
+# Of the frame's own side for each frame, so that the task is the same at every resolution. Neither
+# is a whole part of a side: nothing lines up with a model's patches.
+SPEEDS: Mapping[str, float] = {"slow": 0.04, "fast": 0.1}
+DIRECTIONS: Mapping[str, tuple[int, int]] = {  # down, across
+    "left": (0, -1),
+    "right": (0, 1),
+    "up": (-1, 0),
+    "down": (1, 0),
+}
+MOTION_LABELS: tuple[str, ...] = tuple(f"{way} {speed}" for way in DIRECTIONS for speed in SPEEDS)
+_VELOCITIES = [
+    (down * speed, across * speed)
+    for down, across in DIRECTIONS.values()
+    for speed in SPEEDS.values()
+]
+_SMALLEST = {"count": 1, "frames": 2, "height": 16, "width": 16, "channels": 1, "seed": 0}
+_WAVES = 2  # of the background, per side at most: large beside a shape
+
+
+def motion_clips(
+    count: int, frames: int, height: int, width: int, *, seed: int, channels: int = 3
+) -> tuple[np.ndarray, np.ndarray]:
+    """Make clips of moving shapes `(n, f, c, h, w)` float32 in [0, 1], and labels `(n,)` int64.
+
+    One to three discs, squares, triangles and crosses move together over a still background, and
+    come back on the other side of the frame. Clip i has label `i % 8`, a place in `MOTION_LABELS`;
+    it depends on the seed and on i, not on `count`.
+
+    No single frame tells the label. Whatever else a frame shows (shapes, sizes, colours, light,
+    background, noise) is drawn without looking at the label, and so is where a shape starts:
+    anywhere on the torus, each place as likely as another. By frame f it has moved by a fixed
+    amount, and a uniform place moved on a torus is uniform again. So a frame has the same
+    distribution whatever the label; only the difference between frames tells it.
+
+    Args:
+        count: Clips n.
+        frames: Frames f of a clip, at least 2.
+        height: Height h in pixels, at least 16.
+        width: Width w in pixels, at least 16.
+        seed: Of all clips; not negative.
+        channels: Channels c.
+
+    Raises:
+        UsageError: if an argument is not a whole number or too small.
+    """
+    _check(count=count, frames=frames, height=height, width=width, seed=seed, channels=channels)
+    labels = np.arange(count, dtype=np.int64) % len(MOTION_LABELS)
+    clips = np.empty((count, frames, channels, height, width), np.float32)
+    for i, (clip, label) in enumerate(zip(clips, labels, strict=True)):
+        rng = np.random.Generator(np.random.PCG64([seed, i]))
+        _draw(clip, rng, _VELOCITIES[label])
+    return clips, labels
+
+
+def _check(**values: int) -> None:
+    for name, value in values.items():
+        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        if not whole or value < _SMALLEST[name]:
+            raise UsageError(
+                f"{name} of motion clips",
+                got=repr(value),
+                expected=f"a whole number of at least {_SMALLEST[name]}",
+            )
+
+
+def _draw(clip: np.ndarray, rng: np.random.Generator, velocity: tuple[float, float]) -> None:
+    """Fill one clip `(f, c, h, w)`; the velocity is in sides per frame, down and across."""
+    _, channels, height, width = clip.shape
+    level = rng.uniform(0.2, 0.4)
+    clip[:] = level + _background(rng, channels, height, width)
+    for _ in range(rng.integers(1, 4)):
+        # Brighter than the background in every channel: what cannot be seen has no motion.
+        colour = (level + rng.uniform(0.3, 0.6, channels)).astype(np.float32)
+        cover = _moving_shape(rng, clip.shape, velocity)[:, np.newaxis]  # f 1 h w
+        clip += cover * (colour[:, np.newaxis, np.newaxis] - clip)
+    contrast, brightness = rng.uniform(0.5, 1.0), rng.uniform(-0.2, 0.2)
+    clip -= 0.5
+    clip *= contrast
+    clip += 0.5 + brightness
+    clip += rng.standard_normal(clip.shape, np.float32) * rng.uniform(0.0, 0.04)
+    np.clip(clip, 0, 1, out=clip)
+
+
+def _background(rng: np.random.Generator, channels: int, height: int, width: int) -> np.ndarray:
+    """A smooth field around 0, `(c, h, w)`, that joins itself at the borders: a few long waves."""
+    rows, columns = _waves(height), _waves(width)
+    weights = rng.standard_normal((channels, rows.shape[1], columns.shape[1])) * 0.015
+    return rows @ weights @ columns.T
+
+
+def _waves(side: int) -> np.ndarray:
+    """The constant and the waves with 1 to `_WAVES` periods along a side, `(side, 2 waves + 1)`."""
+    turns = 2 * np.pi * np.arange(side)[:, np.newaxis] / side * np.arange(1, _WAVES + 1)
+    return np.concatenate((np.ones((side, 1)), np.cos(turns), np.sin(turns)), axis=1)
+
+
+def _moving_shape(
+    rng: np.random.Generator, shape: tuple[int, ...], velocity: tuple[float, float]
+) -> np.ndarray:
+    """How much of each pixel one shape covers, `(f, h, w)` in [0, 1].
+
+    Part of a pixel counts as such, so that a step of less than a pixel can be seen.
+    """
+    frames, _, height, width = shape
+    distance = list(_DISTANCES.values())[rng.integers(len(_DISTANCES))]
+    radius, angle = rng.uniform(0.12, 0.2) * min(height, width), rng.uniform(0, 2 * math.pi)
+    y, x = (
+        _offsets(side, rng.uniform(), step, frames)
+        for side, step in zip((height, width), velocity, strict=True)
+    )
+    y, x = y[:, :, np.newaxis], x[:, np.newaxis, :]  # f h 1 and f 1 w
+    cos, sin = math.cos(angle), math.sin(angle)
+    return np.clip(0.5 - distance(cos * x + sin * y, cos * y - sin * x, radius), 0, 1)
+
+
+def _offsets(side: int, start: float, step: float, frames: int) -> np.ndarray:
+    """Pixels from the shape's centre along one side, the shorter way around: `(f, side)`."""
+    centre = (start + step * np.arange(frames, dtype=np.float32)) * side
+    offsets = np.arange(side, dtype=np.float32) - centre[:, np.newaxis]
+    return ((offsets + side / 2) % side - side / 2).astype(np.float32)
+
+
+def _disc(x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
+    return np.sqrt(x * x + y * y) - radius
+
+
+def _square(x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
+    return np.maximum(abs(x), abs(y)) - 0.9 * radius
+
+
+def _triangle(x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
+    """Of equal sides; the distance to the furthest of the three lines."""
+    return np.maximum(math.sqrt(0.75) * abs(x) + 0.5 * y, -y) - 0.7 * radius
+
+
+def _cross(x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
+    """Two bars: the nearer of both."""
+    x, y, bar = abs(x), abs(y), 0.4 * radius
+    long = 1.2 * radius
+    return np.minimum(np.maximum(x - long, y - bar), np.maximum(x - bar, y - long))
+
+
+# Pixels from a point to the edge of a shape, negative inside; points are relative to its centre.
+_DISTANCES: Mapping[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
+    "disc": _disc,
+    "square": _square,
+    "triangle": _triangle,
+    "cross": _cross,
+}

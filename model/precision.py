@@ -1,0 +1,106 @@
+"""Lower precision: which modules may compute in it, and what stays in float32 inside them.
+
+A model of lower precision keeps its tokens (the residual stream), its normalisations, its positions
+and its head in float32. What takes most of the time, the `Rounded` modules (attention,
+feed-forward, the projections between them, patch embedding), turns its input to the type of its own
+weights, computes in it, and leaves it to the sum with the tokens to go back. Inside a module, what
+overflows or loses its digits stands in a float32 island: `at_least_float32`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from model.config import ConfigError, nearest
+
+LOWER = (torch.float16, torch.bfloat16)
+
+
+class Rounded(nn.Module):
+    """Mixed into modules whose matrices and activations may be of lower precision."""
+
+
+class RoundedLinear(Rounded, nn.Linear):
+    """A linear map that takes tokens of any precision and computes in its own."""
+
+    def forward(self, input: Tensor) -> Tensor:  # the name of the base class
+        """`(..., i) -> (..., o)` of the weight's type."""
+        return super().forward(as_type_of(self.weight, input))
+
+
+class RoundedConv2d(Rounded, nn.Conv2d):
+    """A convolution that takes images of any precision and computes in its own."""
+
+    def forward(self, input: Tensor) -> Tensor:  # the name of the base class
+        """`(b, c, h, w) -> (b, d, h, w)` of the weight's type."""
+        return super().forward(as_type_of(self.weight, input))
+
+
+def as_type_of(weight: Tensor, x: Tensor) -> Tensor:
+    """`x` in the precision of `weight`; nothing happens where they agree."""
+    return x.to(weight.dtype)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` in float32 where it was of lower precision: the way onto an island."""
+    return x.float() if x.dtype in LOWER else x
+
+
+def rounded_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules that may be of lower precision, by their path."""
+    return {path: module for path, module in model.named_modules() if isinstance(module, Rounded)}
+
+
+def lower_precision(model: nn.Module, dtype: torch.dtype, keep: Sequence[str] = ()) -> list[str]:
+    """Turn the `Rounded` modules of a model to `dtype`, in place, but for those to keep.
+
+    Args:
+        model: A model in float32.
+        dtype: `torch.float16` or `torch.bfloat16`.
+        keep: Regular expressions over module paths; one that matches the whole path of a module, or
+            of one it stands in, keeps it in float32.
+
+    Returns:
+        The paths of the modules kept.
+
+    Raises:
+        ConfigError: if an expression is not valid, or matches no module.
+    """
+    kept = set(matching_paths(model, keep))
+    for path, module in rounded_modules(model).items():
+        if path not in kept:
+            module.to(dtype)
+    return sorted(kept)
+
+
+def matching_paths(model: nn.Module, patterns: Iterable[str]) -> Iterator[str]:
+    """The paths of the `Rounded` modules that one of the patterns matches.
+
+    Raises:
+        ConfigError: if a pattern is not valid, or matches no module.
+    """
+    paths = list(rounded_modules(model))
+    for pattern in patterns:
+        try:
+            expression = re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(f"{pattern!r} is not a regular expression: {error}") from error
+        found = [path for path in paths if any(map(expression.fullmatch, _ancestry(path)))]
+        if not found:
+            closest = nearest(pattern, [name for path in paths for name in _ancestry(path)])
+            raise ConfigError(
+                f"{pattern!r} matches no module that could be of lower precision"
+                + (f"; the nearest is {closest!r}" if closest else "")
+            )
+        yield from found
+
+
+def _ancestry(path: str) -> Iterator[str]:
+    """A path and those of the modules it stands in: `a.b.c`, `a.b`, `a`."""
+    while path:
+        yield path
+        path = path.rpartition(".")[0]
