@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from exporter.clips import Inputs, gather_inputs
 from exporter.ladder import climb
-from exporter.load import load_exported
+from exporter.load import calibrated_ranges, load_exported
 from exporter.manifest import read_manifest
+from exporter.precision import Int8
 from exporter.results import Ladder
 from exporter.spec import ExportSpec
 from exporter.stages import OnProgress
@@ -48,6 +50,7 @@ def ladder(
         precision=spec.precision,
         batch=spec.run_batch,
         keep_fp32=spec.keep_fp32,
+        int8=_rounding(spec, model),
         on_clip=lambda done, total: on_progress("ladder", done / total, f"{done} of {total} clips"),
     )
 
@@ -78,14 +81,20 @@ def tune_precision(
     """
     manifest = read_manifest(Path(directory), unchanged=False)
     spec, model, inputs = _load(manifest, checkpoint, video, on_progress)
-    lower = "fp16" if spec.precision == "fp32" else spec.precision
+    precision = precision or ("fp16" if spec.precision == "fp32" else spec.precision)
     return tune(
         model,
         inputs,
-        precision=precision or lower,
+        precision=precision,
         budget=budget,
+        int8=_rounding(replace(spec, precision=precision), model),
         on_step=lambda done, total, what: on_progress("tune", min(done / total, 1.0), what),
     )
+
+
+def _rounding(spec: ExportSpec, model: VideoClassifier) -> Int8 | None:
+    ranges = calibrated_ranges(spec, model)
+    return None if ranges is None else Int8(ranges)
 
 
 def _load(

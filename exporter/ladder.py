@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from exporter.clips import Inputs
 from exporter.errors import LadderError
 from exporter.module_map import read_module_outputs
-from exporter.precision import in_precision
+from exporter.precision import Int8, in_precision
 from exporter.results import Ladder, Rung
 from exporter.runners.base import Arrays, Runner
 from exporter.runners.onnxruntime import OnnxRuntimeRunner
@@ -40,6 +40,7 @@ def climb(
     precision: str,
     batch: int = 1,
     keep_fp32: Sequence[str] = (),
+    int8: Int8 | None = None,
     on_clip: Callable[[int, int], None] = lambda done, total: None,
 ) -> Ladder:
     """Compare a graph with its model, module by module.
@@ -51,6 +52,7 @@ def climb(
         precision: What the graph computes in.
         batch: Clips per run of the graph.
         keep_fp32: What of it stays in float32.
+        int8: How an int8 graph rounds.
         on_clip: Told how many clips are done, of how many.
 
     Raises:
@@ -65,7 +67,7 @@ def climb(
             remedy="export it again with this version of tsformer",
         )
     names = {path: names[path] for path in _rungs(model) if names.get(path)}
-    truth, floor = (in_precision(model, p, keep_fp32) for p in ("fp64", precision))
+    truth, floor = (in_precision(model, p, keep_fp32, int8) for p in ("fp64", precision))
     worst: dict[str, Rung] = {}
     total = len(inputs.names)
     with _observe(proto, precision, [*itertools.chain(*names.values())]) as runner:

@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 
+from exporter.clips import gather_calibration
 from exporter.errors import CheckpointInputError, UsageError
 from exporter.manifest import sha256
+from exporter.precision import Ranges, observe_ranges
 from exporter.spec import ExportSpec
 from model import load_checkpoint
 from model.checkpoint import FAMILIES
@@ -106,6 +108,15 @@ def load_exported(
     spec = replace(spec, checkpoint=checkpoint or spec.checkpoint, allow_ill_conditioned=False)
     check_same_checkpoint(spec, manifest["spec"])
     return spec, load_model(spec)
+
+
+def calibrated_ranges(spec: ExportSpec, model: VideoClassifier) -> Ranges | None:
+    """The ranges of the activations of an int8 export; none in another precision."""
+    if spec.precision != "int8":
+        return None
+    how = (model.config, model.preprocessing)
+    clips = gather_calibration(spec.calibration, *how, mask=spec.mask)
+    return observe_ranges(model, clips.arrays)
 
 
 def resolve(spec: ExportSpec, model: VideoClassifier) -> dict[str, Any]:

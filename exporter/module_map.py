@@ -19,7 +19,7 @@ _MODULES = "tsformer.modules"
 
 def find_module_outputs(graph: onnx.GraphProto) -> dict[str, list[str]]:
     """The values that leave each module, by its path, in the order they are made."""
-    scopes = [_scopes(node) for node in graph.node]
+    scopes = [module_scopes(node) for node in graph.node]
     readers: dict[str, list[frozenset[str]]] = {
         output.name: [frozenset()] for output in graph.output
     }
@@ -52,7 +52,7 @@ def read_module_outputs(model: onnx.ModelProto) -> Mapping[str, list[str]]:
     }
 
 
-def _scopes(node: onnx.NodeProto) -> frozenset[str]:
+def module_scopes(node: onnx.NodeProto) -> frozenset[str]:
     """The paths of the modules a node stands in; its own operator is the last entry noted."""
     notes = {entry.key: entry.value for entry in node.metadata_props}
     return frozenset(ast.literal_eval(notes.get(_SCOPES, "[]"))[1:-1])

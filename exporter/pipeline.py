@@ -22,10 +22,11 @@ from exporter.engine_progress import BuildProgress
 from exporter.errors import RuntimeFailure
 from exporter.evaluate import Dataset, evaluate, open_dataset
 from exporter.ladder import climb
-from exporter.load import default_directory, load_exported, load_model, resolve
+from exporter.load import calibrated_ranges, default_directory, load_exported, load_model, resolve
 from exporter.manifest import read_manifest, write_manifest
 from exporter.output import StagedDirectory
-from exporter.precision import in_precision, kept_modules
+from exporter.precision import Int8, Ranges, in_precision, kept_modules, observe_ranges
+from exporter.quantize import quantize
 from exporter.report import overall_verdict, write_report
 from exporter.results import Accuracy, Ladder, Latency, Parity, Report, Verdict
 from exporter.runners.base import Runner
@@ -37,7 +38,7 @@ from exporter.spec import ExportSpec
 from exporter.stages import OnProgress, Stage, Stages
 from exporter.to_engine import FLAVOURS, EngineInfo, build_engine, choose_flavour
 from exporter.to_onnx import OnnxGraph, check_onnx, export_onnx
-from exporter.validate import make_reference, validate
+from exporter.validate import Reference, make_reference, validate, with_lower_floor
 from model.classifier import VideoClassifier
 
 # What of a spec decides the graph: no path and no measure of this machine.
@@ -71,6 +72,7 @@ class _Job:
     inputs: Inputs
     dataset: Dataset | None
     calibration: Inputs | None
+    ranges: Ranges | None
     directory: Path
     stages: Stages
 
@@ -165,6 +167,7 @@ def verify(
         spec, model = load_exported(manifest, checkpoint, video)
     with stages.run("inputs"):
         inputs = gather_inputs(video, model.config, model.preprocessing, mask=spec.mask)
+        ranges = calibrated_ranges(spec, model)
     with ExitStack() as runners, stages.run("parity") as stage:
         candidates, absences = _load_onnx(directory / "model.onnx", spec.precision, runners)
         module = manifest["engine"].get("flavour")
@@ -173,7 +176,7 @@ def verify(
             raise RuntimeFailure(absence.reason)
         candidates += [runner] if runner else []
         absences += [absence] if absence else []
-        parity = _prove(spec, model, inputs, candidates, stage) + absences
+        parity = _prove(spec, model, inputs, ranges, candidates, stage) + absences
     return Report(
         spec=resolve(spec, model),
         environment=environment.describe(),
@@ -202,12 +205,13 @@ def _gather(
     how = (model.config, model.preprocessing)
     inputs = gather_inputs(spec.video, *how, mask=spec.mask, on_clip=on_clip)
     stage.detail = f"{len(spec.video)} real, {len(inputs.names) - len(spec.video)} synthetic"
-    calibration = None
+    calibration = ranges = None
     if spec.precision == "int8":
         calibration = gather_calibration(spec.calibration, *how, mask=spec.mask, on_clip=on_clip)
         kind = "real" if spec.calibration else "synthetic"
         stage.detail += f"; calibrated on {len(calibration.names)} {kind} clips"
-    return _Job(spec, resolved, model, inputs, dataset, calibration, directory, stages)
+        ranges = observe_ranges(model, calibration.arrays)
+    return _Job(spec, resolved, model, inputs, dataset, calibration, ranges, directory, stages)
 
 
 def _produce(job: _Job, resources: ExitStack) -> Report:
@@ -228,7 +232,7 @@ def _produce(job: _Job, resources: ExitStack) -> Report:
     candidates += [engine_runner] if engine_runner else []
     absences += [absence] if absence else []
     with stages.run("parity") as stage:
-        parity = _prove(spec, job.model, job.inputs, candidates, stage) + absences
+        parity = _prove(spec, job.model, job.inputs, job.ranges, candidates, stage) + absences
     ladder = _climb(job, graphs.onnx, parity)
     accuracy = _evaluate(job, candidates)
     with stages.run("latency") as stage, Contention() as contention:
@@ -257,8 +261,6 @@ def _make_graphs(job: _Job, resources: ExitStack) -> _Graphs:
         lowered = in_precision(job.model, spec.precision, spec.keep_fp32)
         _export_onnx(job, lowered, path)
         return _Graphs(path, path)
-    from exporter.quantize import quantize
-
     aside = Path(resources.enter_context(TemporaryDirectory())) / "fp32.onnx"
     _export_onnx(job, job.model, aside)
     kept = kept_modules(job.model, spec.keep_fp32)
@@ -365,25 +367,40 @@ def _prove(
     spec: ExportSpec,
     model: VideoClassifier,
     inputs: Inputs,
+    ranges: Ranges | None,
     candidates: list[Runner],
     stage: Stage,
 ) -> list[Parity]:
     stage.progress(None, "float64 truth")
-    shapes = inputs.shapes
-    with ExitStack() as eager:
-        truth = eager.enter_context(EagerRunner(model, shapes, "fp64"))
-        fp32 = floor = eager.enter_context(EagerRunner(model, shapes))
-        if spec.precision != "fp32":
-            floor = eager.enter_context(EagerRunner(model, shapes, spec.precision, spec.keep_fp32))
-        reference = make_reference(truth, floor, inputs.names, inputs.arrays, fp32)
+    clips = inputs.arrays
+    with (
+        EagerRunner(model, inputs.shapes, "fp64") as truth,
+        EagerRunner(model, inputs.shapes) as fp32,
+    ):
+        reference = make_reference(truth, fp32, inputs.names, clips)
+    references: dict[Int8 | None, Reference] = {}
     parity = []
     for runner in candidates:
         stage.progress(None, f"{runner.name} {runner.device}")
+        int8 = None if ranges is None else _rounding(runner.name, ranges)
+        if spec.precision == "fp32":
+            references[int8] = reference
+        elif int8 not in references:
+            how = (spec.precision, spec.keep_fp32, int8)
+            with EagerRunner(model, inputs.shapes, *how) as floor:
+                references[int8] = with_lower_floor(reference, floor, clips)
         sizes = _batch_sizes(spec, bounded=not isinstance(runner, OnnxRuntimeRunner))
         stateless = isinstance(runner, ReferenceRunner)
-        parity.append(validate(runner, reference, inputs.arrays, sizes, stateless=stateless))
+        parity.append(validate(runner, references[int8], clips, sizes, stateless=stateless))
     stage.detail = f"{len(inputs.names)} inputs at batch {', '.join(map(str, _batch_sizes(spec)))}"
     return parity
+
+
+def _rounding(runtime: str, ranges: Ranges) -> Int8:
+    """How the int8 graph of a runtime rounds: see the forms of `quantize`."""
+    if runtime == OnnxRuntimeRunner.name:
+        return Int8(ranges)
+    return Int8(ranges, symmetric=True, weight_levels=127)
 
 
 def _climb(job: _Job, graph: Path, parity: list[Parity]) -> Ladder | None:
@@ -400,6 +417,7 @@ def _climb(job: _Job, graph: Path, parity: list[Parity]) -> Ladder | None:
             precision=spec.precision,
             batch=spec.run_batch,
             keep_fp32=spec.keep_fp32,
+            int8=None if job.ranges is None else Int8(job.ranges),
             on_clip=lambda done, total: stage.progress(done / total, "module by module"),
         )
         stage.detail = f"{len(found.rungs)} modules on {', '.join(shown.names)}"

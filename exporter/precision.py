@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,12 +20,32 @@ from model.classifier import VideoClassifier
 from model.config import ConfigError
 from model.precision import lower_precision, matching_paths, rounded_modules
 
+Ranges = Mapping["Site", tuple[float, float]]
+Site = tuple[str, int]  # path of a module, and which of its linear maps in one run
+Change = Callable[[Site, Tensor, Tensor], tuple[Tensor, Tensor]]
 _WHOLE = {"fp64": torch.float64, "fp32": torch.float32}
 _LOWER = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
+@dataclass(frozen=True, eq=False)
+class Int8:
+    """How activations and weights are rounded to 8 bits.
+
+    `ranges` holds the least and the largest activation of each linear map on the calibration clips,
+    by module and call; what leaves them is cut off. `symmetric` puts zero in the middle, as
+    TensorRT does. `weight_levels` are those on either side of zero.
+    """
+
+    ranges: Ranges
+    symmetric: bool = False
+    weight_levels: int = 63
+
+
 def in_precision(
-    model: VideoClassifier, precision: str, keep_fp32: Sequence[str] = ()
+    model: VideoClassifier,
+    precision: str,
+    keep_fp32: Sequence[str] = (),
+    int8: Int8 | None = None,
 ) -> VideoClassifier:
     """A copy of a model that computes in `precision`, in evaluation mode.
 
@@ -31,6 +54,7 @@ def in_precision(
         precision: `fp64` (the truth), `fp32`, `fp16`, `bf16`, or `int8`: float32 whose linear maps
             see weights and activations rounded to 8 bits.
         keep_fp32: Regular expressions over module paths that stay in float32.
+        int8: How `int8` rounds.
 
     Returns:
         The copy. It takes `fp64` clips for the truth, float32 ones otherwise.
@@ -41,14 +65,33 @@ def in_precision(
     model = copy.deepcopy(model).eval()
     if precision in _WHOLE:
         return model.to(_WHOLE[precision])
-    try:
-        if precision == "int8":
-            _round_to_int8(model, keep_fp32)
-        else:
-            lower_precision(model, _LOWER[precision], keep_fp32)
-    except ConfigError as error:
-        raise UsageError(f"--keep-fp32: {error}") from error
+    kept = kept_modules(model, keep_fp32)
+    if precision in _LOWER:
+        lower_precision(model, _LOWER[precision], keep_fp32)
+    elif int8 is None:
+        raise ValueError("int8 needs the ranges of the activations: see observe_ranges")
+    else:
+        _listen(model, partial(_round, int8), kept)
     return model
+
+
+def observe_ranges(
+    model: VideoClassifier, clips: Mapping[str, np.ndarray]
+) -> dict[Site, tuple[float, float]]:
+    """The least and the largest activation of each linear map, zero included, over n clips."""
+    ranges: dict[Site, tuple[float, float]] = {}
+
+    def note(site: Site, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = ranges.get(site, (0.0, 0.0))
+        ranges[site] = min(low, x.min().item()), max(high, x.max().item())
+        return x, weight
+
+    model = copy.deepcopy(model).eval()
+    _listen(model, note)
+    with torch.inference_mode():
+        for i in range(len(clips["video"])):
+            model(*(torch.from_numpy(array[i : i + 1]) for array in clips.values()))
+    return ranges
 
 
 def kept_modules(model: VideoClassifier, keep_fp32: Sequence[str]) -> frozenset[str]:
@@ -63,36 +106,54 @@ def kept_modules(model: VideoClassifier, keep_fp32: Sequence[str]) -> frozenset[
         raise UsageError(f"--keep-fp32: {error}") from error
 
 
-def _round_to_int8(model: VideoClassifier, keep_fp32: Sequence[str]) -> None:
-    kept = set(matching_paths(model, keep_fp32))
+def _round(int8: Int8, site: Site, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """What a linear map reads at 8 bits: activations as one tensor, weights by output channel."""
+    low, high = int8.ranges[site]
+    if int8.symmetric:
+        step, zero, least, most = max(-low, high) / 127, 0, -127, 127
+    else:
+        step, least, most = (high - low) / 255, 0, 255
+        zero = round(-low / step) if step else 0
+    if step:
+        x = ((x / step).round() + zero).clamp(least, most).sub(zero) * step
+    largest = weight.abs().amax(tuple(range(1, weight.ndim)), keepdim=True)
+    steps = (largest / int8.weight_levels).clamp_min(torch.finfo(weight.dtype).tiny)
+    return x, (weight / steps).round() * steps
+
+
+def _listen(model: VideoClassifier, change: Change, kept: Collection[str] = ()) -> None:
+    """Let `change` see, and change, what the linear maps of the rounded modules read."""
+    calls: Counter[str] = Counter()  # of linear maps in each module, in one run of the model
+
+    def run(path: str, forward: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN401  # its own
+        with _LinearMaps(path, calls, change):
+            return forward(*arguments)
+
+    model.register_forward_pre_hook(lambda _model, _arguments: calls.clear())
     for path, module in rounded_modules(model).items():
         if path not in kept:
-            module.forward = partial(_forward_in_int8, module.forward)
+            module.forward = partial(run, path, module.forward)
 
 
-def _forward_in_int8(forward: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN401
-    with _Int8Rounding():
-        return forward(*arguments)
+class _LinearMaps(TorchFunctionMode):
+    """Passes what every linear map reads through `change`."""
 
-
-class _Int8Rounding(TorchFunctionMode):
-    """Rounds what linear maps read: weights by output channel, activations as one tensor."""
+    def __init__(self, path: str, calls: Counter[str], change: Change) -> None:
+        super().__init__()
+        self.path, self.calls, self.change = path, calls, change
 
     def __torch_function__(
         self,
         func: Callable[..., Any],
-        types: Any,
-        args: Any = (),
-        kwargs: Any = None,  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401
-        if func is F.linear:
-            x, weight, *bias = args
-            args = (round_to_int8(x), round_to_int8(weight, dim=1), *bias)
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401  # whatever the function gives
+        if func in (F.linear, F.conv2d):
+            x, weight, *rest = args
+            site = self.path, self.calls[self.path]
+            self.calls[self.path] += 1
+            changed_x, weight = self.change(site, x, weight)
+            # The pixels of the patch embedding have no bounds to be calibrated to.
+            args = (changed_x if func is F.linear else x, weight, *rest)
         return func(*args, **(kwargs or {}))
-
-
-def round_to_int8(x: Tensor, dim: int | None = None) -> Tensor:
-    """`x` on a symmetric grid of 255 values up to its largest, of the tensor or along `dim`."""
-    largest = x.abs().amax() if dim is None else x.abs().amax(dim, keepdim=True)
-    step = (largest / 127).clamp_min(torch.finfo(x.dtype).tiny)
-    return (x / step).round() * step

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from exporter.clips import Inputs
 from exporter.errors import TuneError, UsageError
+from exporter.precision import Int8
 from exporter.runners.eager import EagerRunner
 from exporter.validate import relative_error, run_clips
 from model.classifier import VideoClassifier
@@ -46,6 +47,7 @@ def tune(
     *,
     precision: str,
     budget: float,
+    int8: Int8 | None = None,
     on_step: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> Recipe:
     """Find a small set of modules to keep in float32 so that the error meets the budget.
@@ -55,6 +57,7 @@ def tune(
         inputs: What the error is measured on.
         precision: The lower precision.
         budget: Relative L2 of the logits against the float64 truth.
+        int8: How `int8` rounds.
         on_step: Told how many of about how many evaluations are done, and of what.
 
     Raises:
@@ -71,7 +74,7 @@ def tune(
         on_step(done, total, what)
         done += 1
         patterns = tuple(map(re.escape, kept))
-        with EagerRunner(model, inputs.shapes, precision, patterns) as runner:
+        with EagerRunner(model, inputs.shapes, precision, patterns, int8) as runner:
             logits = run_clips(runner, inputs.arrays, 1)
         errors = [relative_error(y, t) for y, t in zip(logits, truth, strict=True)]
         return max(math.inf if math.isnan(e) else e for e in errors)

@@ -14,7 +14,7 @@ float64 differ by more than `ILL_CONDITIONED` is no function at any precision th
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,19 +49,23 @@ class Reference:
             raise ValueError(f"reference logits differ in shape: got {shapes}")
 
 
-def make_reference(
-    truth: Runner, floor: Runner, names: Sequence[str], clips: Arrays, fp32: Runner | None = None
-) -> Reference:
-    """Run the eager model in its precisions on n clips, `video` `(n, f, c, h, w)`.
-
-    `fp32` is needed where the floor is of lower precision: it tells an ill-conditioned model.
-    """
+def make_reference(truth: Runner, floor: Runner, names: Sequence[str], clips: Arrays) -> Reference:
+    """Run the eager model in both precisions on n clips, `video` `(n, f, c, h, w)`."""
     return Reference(
         names=tuple(names),
         truth=run_clips(truth, clips, 1),
         floor=run_clips(floor, clips, 1),
         batched=run_clips(floor, clips, 2),
-        fp32=run_clips(fp32, clips, 1) if fp32 else None,
+    )
+
+
+def with_lower_floor(reference: Reference, floor: Runner, clips: Arrays) -> Reference:
+    """A float32 reference for candidates of lower precision, which `floor` computes in."""
+    return replace(
+        reference,
+        floor=run_clips(floor, clips, 1),
+        batched=run_clips(floor, clips, 2),
+        fp32=reference.floor,
     )
 
 

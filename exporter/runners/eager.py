@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 import torch
 
-from exporter.precision import in_precision
+from exporter.precision import Int8, in_precision
 from exporter.runners.base import Arrays, check_inputs
 from model.classifier import VideoClassifier
 
@@ -20,8 +20,9 @@ class EagerRunner:
     Args:
         model: The model; its weights are float32.
         input_shapes: Its inputs in order, with `None` for the batch: `video`, and `mask` if any.
-        precision: As `in_precision` takes it: `fp64` (the truth), `fp32`, `fp16` or `bf16`.
+        precision: As `in_precision` takes it: `fp64` (the truth), `fp32`, `fp16`, `bf16`, `int8`.
         keep_fp32: What stays in float32 at a lower precision.
+        int8: How `int8` rounds.
     """
 
     name = "eager"
@@ -34,12 +35,13 @@ class EagerRunner:
         input_shapes: Mapping[str, tuple[int | None, ...]],
         precision: str = "fp32",
         keep_fp32: Sequence[str] = (),
+        int8: Int8 | None = None,
     ) -> None:
         self.precision = precision
         self.threads = torch.get_num_threads()
         self.input_shapes = input_shapes
         self._dtype = torch.float64 if precision == "fp64" else torch.float32
-        self._model = in_precision(model, precision, keep_fp32)
+        self._model = in_precision(model, precision, keep_fp32, int8)
 
     def __enter__(self) -> Self:
         return self

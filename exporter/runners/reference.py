@@ -89,9 +89,9 @@ class ReferenceRunner:
         settings: dict[str, Any] = {"intermediate": True} if self._every_value else {}
         try:
             with np.errstate(all="ignore"):  # overflow is what the caller looks for
-                values: Any = self._evaluator.run(None, dict(inputs), **settings)
+                values = self._evaluator.run(None, dict(inputs), **settings)
         except Exception as error:  # as above
             raise RuntimeFailure(f"the ONNX reference evaluator failed: {error}") from error
         if isinstance(values, dict):
-            return {str(name): value for name, value in values.items()}
-        return dict(zip(self._evaluator.output_names, values, strict=True))
+            return values
+        return dict(zip(map(str, self._evaluator.output_names), values, strict=True))

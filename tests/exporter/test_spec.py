@@ -23,9 +23,15 @@ REFUSED = {
         {"batch": 1, "dynamic_batch": BatchProfile(2, 4, 8)},
         "got 1, expected 2 to 8",
     ),
-    "opset without bf16": ({"opset": 21, "precision": "bf16"}, "--opset: got 21, expected 22 to 23"),
+    "opset without bf16": (
+        {"opset": 21, "precision": "bf16"},
+        "--opset: got 21, expected 22 to 23",
+    ),
     "nothing to keep": ({"keep_fp32": ("blocks",)}, "choose fp16, bf16 or int8"),
-    "nothing to calibrate": ({"calibration": ("a.mp4",), "precision": "fp16"}, "choose --precision"),
+    "nothing to calibrate": (
+        {"calibration": ("a.mp4",), "precision": "fp16"},
+        "choose --precision",
+    ),
     "opset too old": ({"opset": 17}, "--opset: got 17, expected 18 to 23"),
     "opset unknown": ({"opset": 24}, "--opset: got 24, expected 18 to 23"),
     "no threads": ({"threads": 0}, "--threads: got 0, expected at least 1"),

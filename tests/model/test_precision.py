@@ -1,6 +1,7 @@
 """Lower precision: which modules are turned, what they give, and that nothing overflows."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -28,6 +29,14 @@ FRAMES, HEIGHT, WIDTH = 3, 32, 48
 CONTRAST = 10.0  # times the normal
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # whatever other tests of the same run have set
+    yield
+    torch.set_num_threads(threads)
+
+
 def small(attn="fastformer", scheme="divided", *, depth=1, seed=0, **options):
     torch.manual_seed(seed)
     sizes = {"dim": 32, "dim_head": 16, "depth": depth}
@@ -37,7 +46,7 @@ def small(attn="fastformer", scheme="divided", *, depth=1, seed=0, **options):
 
 def of_family(family):
     torch.manual_seed(0)
-    sizes = {"num_classes": 5, "dim": 32, "depth": 2, "heads": 2}
+    sizes: dict[str, Any] = {"num_classes": 5, "dim": 32, "depth": 2, "heads": 2}
     if family == "timesformer_pytorch":
         size = (HEIGHT, WIDTH)
         return TimeSformer(num_frames=FRAMES, image_size=size, dim_head=16, **sizes).eval()
@@ -93,7 +102,12 @@ def test_what_is_turned_and_what_is_not(attn, dtype):
     rounded = tuple(f"{path}." for path in rounded_modules(model))
     for name, kind in kinds(model).items():
         assert kind == (dtype if name.startswith(rounded) else torch.float32), name
-    for outside in ("cls_token", "to_out.norm.weight", "to_out.fn.weight", "blocks.0.mlp.norm.bias"):
+    for outside in (
+        "cls_token",
+        "to_out.norm.weight",
+        "to_out.fn.weight",
+        "blocks.0.mlp.norm.bias",
+    ):
         assert kinds(model)[outside] == torch.float32
     if attn == "performer":
         assert kinds(model)["blocks.0.attn_t.fn.projection_matrix"] == dtype
@@ -202,9 +216,11 @@ def test_one_kept_module_computes_in_float32():
     lower_precision(model, torch.float16, ["blocks.0.mlp"])
     seen = {}
     for path in ("blocks.0.mlp.fn", "blocks.0.attn_s.fn"):
-        model.get_submodule(path).register_forward_hook(
-            lambda _module, _inputs, output, path=path: seen.update({path: output.dtype})
-        )
+
+        def note(_module: object, _inputs: object, output: torch.Tensor, path: str = path) -> None:
+            seen[path] = output.dtype
+
+        model.get_submodule(path).register_forward_hook(note)
     model(clips())
     assert seen == {"blocks.0.mlp.fn": torch.float32, "blocks.0.attn_s.fn": torch.float16}
 
