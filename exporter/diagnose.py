@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ def ladder(
         precision=spec.precision,
         batch=spec.run_batch,
         keep_fp32=spec.keep_fp32,
-        int8=_rounding(spec, model),
+        int8=_rounding(spec, model, spec.precision),
         on_clip=lambda done, total: on_progress("ladder", done / total, f"{done} of {total} clips"),
     )
 
@@ -87,13 +86,13 @@ def tune_precision(
         inputs,
         precision=precision,
         budget=budget,
-        int8=_rounding(replace(spec, precision=precision), model),
+        int8=_rounding(spec, model, precision),
         on_step=lambda done, total, what: on_progress("tune", min(done / total, 1.0), what),
     )
 
 
-def _rounding(spec: ExportSpec, model: VideoClassifier) -> Int8 | None:
-    ranges = calibrated_ranges(spec, model)
+def _rounding(spec: ExportSpec, model: VideoClassifier, precision: str) -> Int8 | None:
+    ranges = calibrated_ranges(spec, model, precision)
     return None if ranges is None else Int8(ranges)
 
 

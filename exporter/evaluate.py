@@ -38,7 +38,7 @@ class Dataset:
 
     def chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """`video` `(n, f, c, h, w)` as the model takes it, and labels `(n,)`, some at a time."""
-        if self.name == MOTION:
+        if not self.files:
             yield from self._motion()
             return
         config = self.model.config
@@ -55,9 +55,9 @@ class Dataset:
 
     def _motion(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         config = self.model.config
-        for chunk in range(math.ceil(self.count / _CHUNK)):
+        for chunk, done in enumerate(range(0, self.count, _CHUNK)):
             clips, labels = motion_clips(
-                _CHUNK,
+                min(_CHUNK, self.count - done),
                 config.frames,
                 config.height,
                 config.width,
@@ -124,13 +124,17 @@ def _places(classes: Sequence[str], model: VideoClassifier) -> dict[str, int]:
 
 
 def predict(runner: Runner, video: np.ndarray, batch: int) -> np.ndarray:
-    """The first class of each clip, `(n, f, c, h, w) -> (n,)`, run `batch` at a time."""
+    """The first class of each clip, `(n, f, c, h, w) -> (n,)`, run `batch` at a time.
+
+    Logits that are no numbers have no class: -1, which is never right.
+    """
     places = np.arange(math.ceil(len(video) / batch) * batch) % len(video)
     logits = [
         runner.run({"video": video[places[start : start + batch]]})["logits"]
         for start in range(0, len(places), batch)
     ]
-    return np.concatenate(logits).argmax(-1)[: len(video)]
+    rows = np.concatenate(logits)[: len(video)]
+    return np.where(np.isfinite(rows).all(-1), rows.argmax(-1), -1)
 
 
 def evaluate(runners: Sequence[Runner], dataset: Dataset, batch: int) -> list[Accuracy]:
@@ -160,7 +164,7 @@ def summarize(runner: Runner, dataset: str, clips: int, correct: int, agreeing: 
         dataset,
         clips,
         share,
-        max(0.0, centre - half),
-        min(1.0, centre + half),
+        min(share, centre - half),  # at the ends they are equal but for rounding
+        max(share, centre + half),
         agreeing / clips,
     )

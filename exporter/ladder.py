@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from google.protobuf.message import DecodeError
 from torch import Tensor, nn
 
 from exporter.clips import Inputs
@@ -59,7 +60,10 @@ def climb(
         LadderError: if the graph does not name its modules.
         RuntimeFailure: if no runtime here can run it.
     """
-    proto = onnx.load(graph)
+    try:
+        proto = onnx.load(graph)
+    except (OSError, DecodeError) as error:
+        raise LadderError(f"{graph.name} cannot be read: {error}") from error
     names = read_module_outputs(proto)
     if not any(names.values()):
         raise LadderError(
@@ -184,7 +188,8 @@ def _judge(runner: Runner, rungs: Iterable[Rung]) -> Ladder:
     diverged = (
         rung.path
         for rung in rungs
-        if not rung.rel_l2 <= max(FLOOR_FACTOR * rung.floor_rel_l2, tiny)  # NaN is above too
+        if not rung.finite  # also where eager PyTorch overflows with it
+        or not rung.rel_l2 <= max(FLOOR_FACTOR * rung.floor_rel_l2, tiny)  # NaN is above too
     )
     endless = (rung.path for rung in rungs if not rung.finite)
     return Ladder(

@@ -110,9 +110,9 @@ def load_exported(
     return spec, load_model(spec)
 
 
-def calibrated_ranges(spec: ExportSpec, model: VideoClassifier) -> Ranges | None:
-    """The ranges of the activations of an int8 export; none in another precision."""
-    if spec.precision != "int8":
+def calibrated_ranges(spec: ExportSpec, model: VideoClassifier, precision: str) -> Ranges | None:
+    """The ranges of the activations for int8; none for another precision."""
+    if precision != "int8":
         return None
     how = (model.config, model.preprocessing)
     clips = gather_calibration(spec.calibration, *how, mask=spec.mask)

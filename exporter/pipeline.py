@@ -167,7 +167,7 @@ def verify(
         spec, model = load_exported(manifest, checkpoint, video)
     with stages.run("inputs"):
         inputs = gather_inputs(video, model.config, model.preprocessing, mask=spec.mask)
-        ranges = calibrated_ranges(spec, model)
+        ranges = calibrated_ranges(spec, model, spec.precision)
     with ExitStack() as runners, stages.run("parity") as stage:
         candidates, absences = _load_onnx(directory / "model.onnx", spec.precision, runners)
         module = manifest["engine"].get("flavour")

@@ -102,9 +102,9 @@ def summary_table(report: Report) -> RenderableType:
 def ladder_table(ladder: Ladder) -> RenderableType:
     """Say for the terminal where a graph leaves its model, module by module."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("Module", "Error", "Eager", "Max abs", "Cosine", ""):
-        side = "left" if heading in ("Module", "") else "right"
-        table.add_column(heading, justify=side, overflow="fold", no_wrap=heading != "Module")
+    for heading in ("Module", "Error", "Eager", "Max abs", "Cosine", "Remark"):
+        side = "left" if heading in ("Module", "Remark") else "right"
+        table.add_column(heading, justify=side, overflow="fold", no_wrap=True)
     for rung in ladder.rungs:
         figures = (sci(rung.rel_l2), sci(rung.floor_rel_l2), sci(rung.max_abs))
         mark = rung_mark(ladder, rung)
@@ -128,8 +128,8 @@ def ladder_line(ladder: Ladder) -> str:
 def rung_mark(ladder: Ladder, rung: Rung) -> str:
     """What is to be said of a module on the ladder."""
     if rung.path == ladder.first_not_finite:
-        return "first NaN or infinity"
-    return "first above its limit" if rung.path == ladder.first_divergence else ""
+        return "first NaN"
+    return "first above limit" if rung.path == ladder.first_divergence else ""
 
 
 def recipe_table(recipe: Recipe) -> RenderableType:

@@ -152,6 +152,11 @@ class ExportSpec:
                 f"--target does not go with --engine {self.engine}",
                 remedy="leave --target away, or choose --engine rtx",
             )
+        if self.eval and self.mask:
+            raise UsageError(
+                "--eval does not go with --mask: labelled clips come without masks",
+                remedy="leave one of them away",
+            )
         if self.config and self.checkpoint is None:
             raise UsageError(
                 "--config describes a checkpoint, and none is given", remedy="add --checkpoint PATH"

@@ -135,7 +135,7 @@ def read_recipe(path: Path) -> tuple[str, tuple[str, ...]]:
         precision, kept = values["precision"], values["keep_fp32"]
     except OSError as error:
         raise UsageError(f"--recipe: cannot read {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(
             f"--recipe: {path} is no recipe", remedy="make one with tsformer tune-precision"
         ) from error

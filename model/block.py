@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from model.precision import Rounded, RoundedLinear, as_type_of
+from model.precision import Rounded, RoundedLinear, as_type_of, at_least_float32
 from model.rotary import RotaryTables
 from model.spacetime import Step
 
@@ -162,4 +162,6 @@ class Block(nn.Module):
 def _merge_class_tokens(parts: list[Tensor], kept: int) -> Tensor:
     """`[(b, g, d), ...] -> (b, k, d)`: one for each group as it is, or their mean."""
     tokens = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-    return tokens if tokens.shape[1] == kept else tokens.mean(1, keepdim=True)
+    if tokens.shape[1] == kept:
+        return tokens
+    return at_least_float32(tokens).mean(1, keepdim=True)

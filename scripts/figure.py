@@ -1,7 +1,7 @@
 """Draw the published package's figure anew: seconds over resolution, published eager and ours.
 
-    python scripts/figure.py                  measure, then write scripts/results/figure.{json,png,svg}
-    python scripts/figure.py --from FIGURE.json                  draw again what was measured
+    python scripts/figure.py                        measure, write figure.{json,png,svg}
+    python scripts/figure.py --from FIGURE.json     draw again what was measured
 
 Measured as `bench_peers.py` does: the published package in eager mode against ONNX Runtime on our
 graph, in turn. Beside it the exponent of time in tokens: of the attention part (one module of each
@@ -127,7 +127,7 @@ def draw(content: Mapping[str, Any], stem: Path) -> None:
     from matplotlib import pyplot as plt
 
     # Fixed, so that the same results give the same file.
-    settings = {"svg.hashsalt": "tsformer", "svg.fonttype": "path", "font.size": 11}
+    settings: dict[Any, Any] = {"svg.hashsalt": "tsformer", "svg.fonttype": "path", "font.size": 11}
     with mpl.rc_context(settings):
         figure, axes = plt.subplots(figsize=(8, 5), layout="constrained", facecolor="white")
         draw_lines(axes, content["rows"])

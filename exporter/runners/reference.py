@@ -55,7 +55,13 @@ class ReferenceRunner:
     def __init__(
         self, graph: Path | onnx.ModelProto, precision: str, *, every_value: bool = False
     ) -> None:
-        model = onnx.load(graph) if isinstance(graph, Path) else graph
+        try:
+            model = onnx.load(graph) if isinstance(graph, Path) else graph
+            self._evaluator = ReferenceEvaluator(model, new_ops=[MatMul])
+        except Exception as error:  # it raises unrelated classes
+            raise RuntimeFailure(
+                f"the ONNX reference evaluator does not load it: {error}"
+            ) from error
         self.precision = precision
         self.input_shapes: Mapping[str, tuple[int | None, ...]] = {
             value.name: tuple(
@@ -65,12 +71,6 @@ class ReferenceRunner:
             for value in model.graph.input
         }
         self._every_value = every_value
-        try:
-            self._evaluator = ReferenceEvaluator(model, new_ops=[MatMul])
-        except Exception as error:  # it raises unrelated classes
-            raise RuntimeFailure(
-                f"the ONNX reference evaluator does not load it: {error}"
-            ) from error
 
     def __enter__(self) -> Self:
         return self

@@ -147,7 +147,7 @@ def test_a_wrong_weight_of_a_typed_graph_names_its_module_and_is_exit_5(changed,
     directory = changed("fp16", corrupt("blocks.1.attn_s.fn", 3.0))
     assert main(["ladder", str(directory)]) == 5
     out, err = capsys.readouterr()
-    assert "first above its limit" in out
+    assert "first above limit" in out
     assert err.count("\n") == 1
     assert err.startswith(
         "tsformer: ladder: blocks.1.attn_s.fn is the first module above its limit"
@@ -190,7 +190,7 @@ def test_an_infinity_in_a_graph_is_named_at_its_module(changed, capsys):
     out, err = capsys.readouterr()
     assert err.count("\n") == 1
     assert "blocks.0.fc_t is the first module" in err
-    assert "first NaN or infinity" in out
+    assert "first NaN" in out
 
 
 def rung(path, error=0.0, floor=0.0, *, finite=True):
