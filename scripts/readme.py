@@ -1,6 +1,7 @@
 """Put measured output into README.md: no figure there is typed by hand.
 
 python scripts/readme.py --record    measure, write scripts/results/, then as below
+                                     (scripts/accuracy.py measures the table of precisions)
 python scripts/readme.py             write the blocks of README.md from scripts/results/
 """
 
@@ -84,7 +85,12 @@ def render(readme: str) -> str:
     shown = (RESULTS / "export.txt").read_text(encoding="utf-8")
     measured = json.loads((RESULTS / "attention.json").read_text(encoding="utf-8"))
     output = f"```console\n$ {' '.join(COMMAND)}\n{shown}```\n"
-    blocks = {"output": output, "attention": attention_table(measured)}
+    trained = json.loads((RESULTS / "accuracy.json").read_text(encoding="utf-8"))
+    blocks = {
+        "output": output,
+        "attention": attention_table(measured),
+        "accuracy": accuracy_table(trained),
+    }
     for name, block in blocks.items():
         begin, end = f"<!-- {name}: written by scripts/readme.py -->\n", f"<!-- /{name} -->"
         before, _, rest = readme.partition(begin)
@@ -116,6 +122,36 @@ def attention_table(measured: dict[str, Any]) -> str:
         f"Measured {environment['date'][:10]} on {environment['cpu']} ({latency['threads']} "
         f"threads), torch {packages['torch']}, onnxruntime {packages['onnxruntime']}; "
         f"{shown} interleaved runs.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def accuracy_table(rows: list[dict[str, Any]]) -> str:
+    """What each precision costs a trained model, as Markdown."""
+    lines = [
+        "| trained model | precision | error (allowed) | judged in | accuracy (95 % interval) "
+        "| model.onnx | ONNX Runtime against fp32 |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        interval = f"{100 * row['low']:.1f} to {100 * row['high']:.1f}"
+        whole = next(r for r in rows if (r["attn"], r["precision"]) == (row["attn"], "fp32"))
+        lines.append(
+            f"| `{row['attn']}` | {row['precision']} | {sci(row['rel_l2'])} "
+            f"({sci(row['tolerance'])}) | {row['judge']} | {100 * row['accuracy']:.1f} % "
+            f"({interval}) | {row['bytes'] / whole['bytes']:.2f}x | {ratio(row['ratio_to_fp32'])} |"
+        )
+    first = rows[0]
+    lines += [
+        "",
+        f"{first['clips']} clips; measured {first['date'][:10]} on {first['cpu']} "
+        f"({first['threads']} threads). The eager models reach "
+        + ", ".join(
+            f"{100 * row['eager_accuracy']:.1f} % ({row['attn']})"
+            for row in rows
+            if row["precision"] == "fp32"
+        )
+        + ".",
     ]
     return "\n".join(lines) + "\n"
 

@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import TimesformerConfig, TimesformerForVideoClassification
 
 from exporter.cli import main
 from model import FastTimeSformer, TimeSformer, TimeSformerViT, save_checkpoint
@@ -75,6 +77,50 @@ def test_a_published_state_dict_is_detected_exported_and_verified(tmp_path):
     assert [entry["name"] for entry in report["graph"]["inputs"]] == ["video", "mask"]
     assert report["graph"]["inputs"][1]["dtype"] == "bool"
     assert main(["verify", str(out), "--json"]) == 0
+
+
+REFERENCE = Path(__file__).parents[1] / "data" / "reference"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "case",
+    sorted(REFERENCE.glob("facebookresearch/*/case.json")),
+    ids=lambda path: path.parent.name,
+)
+def test_a_checkpoint_of_facebookresearch_is_proven_and_built(tmp_path, case):
+    config = json.dumps(json.loads(case.read_text())["config"])
+    command = ["export", "--checkpoint", str(case.with_name("checkpoint.pth")), "--config", config]
+
+    assert main([*command, *QUICK, "-o", str(tmp_path / "x")]) == 0
+
+    assert report_of(tmp_path / "x")["parity"][0]["verdict"] == "pass"
+    assert (tmp_path / "x" / "model.engine").read_bytes()[:4] == b"vtrt"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["divided_space_time", "joint_space_time", "space_only"])
+def test_a_directory_of_hugging_face_is_proven_and_built(tmp_path, kind):
+    sizes = {"image_size": 32, "patch_size": 16, "num_frames": 2, "num_hidden_layers": 1}
+    width = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    theirs = TimesformerForVideoClassification(
+        TimesformerConfig(**sizes, **width, num_labels=3, attention_type=kind)
+    )
+    theirs.save_pretrained(tmp_path / "hf")
+    (tmp_path / "hf" / "preprocessor_config.json").write_text(
+        json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"shortest_edge": 32}})
+    )
+
+    command = ["export", "--checkpoint", str(tmp_path / "hf")]
+    assert main([*command, *QUICK, "-o", str(tmp_path / "x")]) == 0
+
+    report = report_of(tmp_path / "x")
+    assert report["parity"][0]["verdict"] == "pass"
+    assert (tmp_path / "x" / "model.engine").read_bytes()[:4] == b"vtrt"
+    manifest = json.loads((tmp_path / "x" / "manifest.json").read_text())
+    assert manifest["preprocessing"]["mean"] == [0.5] * 3
+    assert manifest["labels"] == [theirs.config.id2label[i] for i in range(3)]
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ from onnx import numpy_helper
 
 from exporter.errors import OnnxError
 from exporter.inputs import synthetic_inputs
-from exporter.module_map import module_scopes
-from exporter.module_map import read_module_outputs
+from exporter.module_map import module_scopes, read_module_outputs
 from exporter.quantize import FORMS, quantize
 from exporter.runners.onnxruntime import OnnxRuntimeRunner
 from exporter.spec import BatchProfile
