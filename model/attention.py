@@ -227,7 +227,7 @@ class PerformerAttention(Attention):
     def attend(self, x: Tensor, rotation: Rotation | None) -> Tensor:  # noqa: D102
         q, k, v = self.project_heads(x, rotation)
         q_logits = at_least_float32(q @ self.projection_matrix.T)  # ... h n m
-        few = x.shape[-2] <= self.dim_head  # then n x n weights are less work than m x e averages
+        few = k.shape[-2] <= self.dim_head  # then n x n weights are less work than m x e averages
         mix = self.mix_few if few else self.mix_many
         return self.proj_drop(self.to_out(self.merge_heads(mix(q_logits, k, v))))
 

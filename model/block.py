@@ -134,8 +134,7 @@ class Block(nn.Module):
         """
         *early, last = self.steps
         for step in early:
-            attended = self.attend(step, step.group(x), rotary)
-            x = x + self.get_submodule(f"fc_{step.name}")(step.ungroup(attended))
+            x = x + self.get_submodule(f"fc_{step.name}")(self.attend_apart(step, x, rotary))
 
         parts = last.group(x)  # of b g n d
         shared = cls.unsqueeze(2)  # b k 1 d
@@ -144,6 +143,10 @@ class Block(nn.Module):
         ]
         attended = self.attend(last, joined, rotary)
         return self.conclude(cls, x, attended)
+
+    def attend_apart(self, step: Step, x: Tensor, rotary: RotaryTables | None) -> Tensor:
+        """One step of the patch tokens alone: `(b, f h w, d) -> (b, f h w, d)`."""
+        return step.ungroup(self.attend(step, step.group(x), rotary))
 
     def conclude(self, cls: Tensor, x: Tensor, attended: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Add what the last step gives, `[(b, g, 1+n, d), ...]`, then the feed-forward."""

@@ -17,6 +17,7 @@ from exporter.rewrite.class_token import class_token
 from exporter.rewrite.few_features import few_features
 from exporter.rewrite.fold_fc import fold_fc
 from exporter.rewrite.fold_global_key import fold_global_key
+from exporter.rewrite.frame_weights import frame_weights
 from exporter.rewrite.heads_first import heads_first
 from exporter.rewrite.measure import measure
 from exporter.rewrite.pooled_rotation import pooled_rotation
@@ -28,6 +29,7 @@ REWRITES: Mapping[str, Callable[[VideoClassifier], int]] = {
     for rewrite in (
         class_token,  # first: the others look whether one token is asked for
         fold_fc,
+        frame_weights,  # before those that rotate tokens
         heads_first,
         few_features,
         pooled_rotation,

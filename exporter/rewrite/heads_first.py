@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from exporter.rewrite.frame_weights import FrameWeights
 from exporter.rewrite.places import become, places
 from model.attention import FastAttention, HeadProjections, PerformerAttention, Projection
 from model.classifier import VideoClassifier
@@ -102,7 +103,7 @@ def heads_first(model: VideoClassifier) -> int:
     fired = 0
     for place in places(model):
         attention = place.attention
-        if isinstance(attention, FastAttention):
+        if isinstance(attention, FastAttention | FrameWeights):
             continue
         become(attention, HeadsFirst)
         assert isinstance(attention, HeadsFirst)

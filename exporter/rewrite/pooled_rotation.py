@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from exporter.rewrite.frame_weights import FrameWeights
 from exporter.rewrite.places import become, places
 from model.attention import FastAttention
 from model.classifier import VideoClassifier
@@ -58,7 +59,8 @@ def pooled_rotation(model: VideoClassifier) -> int:
     fired = 0
     for place in places(model):
         attention = place.attention
-        if isinstance(attention, FastAttention) and place.rotated:
+        apart = isinstance(attention, FrameWeights)
+        if isinstance(attention, FastAttention) and place.rotated and not apart:
             become(attention, PooledRotation)
             identity = torch.eye(attention.heads * attention.dim_head).to(attention.head_mask)
             attention.register_buffer("swap", swap_pairs(identity), persistent=False)
