@@ -86,16 +86,28 @@ class HeadProjections(Rounded):
         self.attn_drop = nn.Dropout(attn_drop)
         self.proj_drop = nn.Dropout(proj_drop)
 
-    def project(
-        self, x: Tensor, rotation: Rotation | None, scale: float = 1.0
+    @property
+    def qk_factor(self) -> float:
+        """What query and key are both multiplied with."""
+        return math.sqrt(self.scale)
+
+    def project_heads(
+        self, x: Tensor, rotation: Rotation | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key (both rotated and times `scale`) and value, each `(..., n, c)`."""
+        """Query, key (both scaled and rotated) and value by head, each `(..., h, n, e)`."""
         query, key, value = self.split_weights()
-        return (
-            project_rotated(x, query, rotation, scale),
-            project_rotated(x, key, rotation, scale),
+        asked = None if rotation is None else Rotation(*map(self.asking, rotation))
+        projected = (
+            project_rotated(self.asking(x), query, asked, self.qk_factor),
+            project_rotated(x, key, rotation, self.qk_factor),
             F.linear(x, *value),
         )
+        q, k, v = map(self.split_heads, projected)
+        return q, k, v
+
+    def asking(self, tokens: Tensor) -> Tensor:
+        """Of `(..., n, d)` the tokens whose outputs are wanted: all."""
+        return tokens
 
     def split_weights(self) -> tuple[Projection, Projection, Projection]:
         """Weight and bias of query, key and value: views of the one published `to_qkv`."""
@@ -126,7 +138,7 @@ class Attention(HeadProjections, ABC):
         Returns:
             Attended tokens `(..., n, d)`, of the precision of the weights.
         """
-        weight = self.to_qkv.weight
+        weight = self.to_out.weight
         if rotation is not None:
             rotation = Rotation(*(as_type_of(weight, table) for table in rotation))
         return self.attend(as_type_of(weight, x), rotation)
@@ -143,7 +155,7 @@ class RegularAttention(Attention):
     """
 
     def attend(self, x: Tensor, rotation: Rotation | None) -> Tensor:  # noqa: D102
-        q, k, v = map(self.split_heads, self.project(x, rotation, math.sqrt(self.scale)))
+        q, k, v = self.project_heads(x, rotation)
         weights = self.attn_drop(softmax_weights(q, k))  # ... h n n
         mixed = self.merge_heads(weights @ v)  # ... n c
         return self.proj_drop(self.to_out(mixed))
@@ -213,9 +225,9 @@ class PerformerAttention(Attention):
         self.projection_matrix.copy_(drawn)
 
     def attend(self, x: Tensor, rotation: Rotation | None) -> Tensor:  # noqa: D102
-        q, k, v = map(self.split_heads, self.project(x, rotation, math.sqrt(self.scale)))
+        q, k, v = self.project_heads(x, rotation)
         q_logits = at_least_float32(q @ self.projection_matrix.T)  # ... h n m
-        few = x.shape[-2] <= self.dim_head  # then n x n weights are less work than m x e averages
+        few = k.shape[-2] <= self.dim_head  # then n x n weights are less work than m x e averages
         mix = self.mix_few if few else self.mix_many
         return self.proj_drop(self.to_out(self.merge_heads(mix(q_logits, k, v))))
 
@@ -289,21 +301,27 @@ class FastAttention(Attention):
         self.register_buffer("head_mask", mask, persistent=False)
 
     def attend(self, x: Tensor, rotation: Rotation | None) -> Tensor:  # noqa: D102
-        residual, q, k, v = self.project_with_residual(x, rotation)
+        query, key, _ = self.split_weights()
+        q, k = F.linear(x, *query), F.linear(x, *key)
+        turned = (q, k) if rotation is None else self.turn(x, q, k, rotation)
+        return self.give(x, q, self.find_global_key(*turned))
+
+    def turn(self, x: Tensor, q: Tensor, k: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
+        """Rotate query and key of the tokens x, each `(..., n, c)`."""
+        query, key, _ = self.split_weights()
+        return rotate(q, x, rotation, *query), rotate(k, x, rotation, *key)
+
+    def find_global_key(self, q: Tensor, k: Tensor) -> Tensor:
+        """Equations (1) to (5): `(..., n, c), (..., n, c) -> (..., 1, c)`."""
         global_query = self.pool(self.weigh(q, self.per_head(self.Wq)), q)  # ... 1 c
         beta = self.weigh(k, global_query * self.per_head(self.Wk))  # ... h n
-        global_key = global_query * self.pool(beta, k)  # ... 1 c
-        return self.proj_drop(self.to_out(as_type_of(v, global_key) * v)) + residual
+        return global_query * self.pool(beta, k)
 
-    def project_with_residual(
-        self, x: Tensor, rotation: Rotation | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Query before rotation, query, key and value, each `(..., n, c)`."""
-        q, k, v = self.project(x, None)
-        if rotation is None:
-            return q, q, k, v
-        query, key, _ = self.split_weights()
-        return q, rotate(q, x, rotation, *query), rotate(k, x, rotation, *key), v
+    def give(self, x: Tensor, q: Tensor, global_key: Tensor) -> Tensor:
+        """`W_o (k * v_i) + q_i` of the tokens x, their queries q and the global key."""
+        v = F.linear(self.asking(x), *self.split_weights()[2])
+        u = as_type_of(v, self.asking(global_key)) * v
+        return self.proj_drop(self.to_out(u)) + self.asking(q)
 
     def per_head(self, weights: nn.Linear) -> Tensor:
         """One row of logit weights for each head, scaled: `(1, e) -> (h, c)`."""
@@ -312,8 +330,12 @@ class FastAttention(Attention):
 
     def weigh(self, x: Tensor, rows: Tensor) -> Tensor:
         """Softmax over the tokens, head by head: `(..., n, c), (..., h, c) -> (..., h, n)`."""
-        logits = x @ as_type_of(x, rows).transpose(-1, -2)  # ... n h
+        logits = self.dot(x, rows)  # ... n h
         return self.attn_drop(at_least_float32(logits).transpose(-1, -2).softmax(-1))
+
+    def dot(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Product of every token with every row: `(..., n, c), (..., h, c) -> (..., n, h)`."""
+        return x @ as_type_of(x, rows).transpose(-1, -2)
 
     def pool(self, weights: Tensor, x: Tensor) -> Tensor:
         """Weighted sum of the tokens, head by head: `(..., h, n), (..., n, c) -> (..., 1, c)`."""

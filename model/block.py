@@ -134,8 +134,7 @@ class Block(nn.Module):
         """
         *early, last = self.steps
         for step in early:
-            attended = self.attend(step, step.group(x), rotary)
-            x = x + self.get_submodule(f"fc_{step.name}")(step.ungroup(attended))
+            x = x + self.get_submodule(f"fc_{step.name}")(self.attend_apart(step, x, rotary))
 
         parts = last.group(x)  # of b g n d
         shared = cls.unsqueeze(2)  # b k 1 d
@@ -143,9 +142,16 @@ class Block(nn.Module):
             torch.cat((shared.expand(-1, part.shape[1], -1, -1), part), dim=2) for part in parts
         ]
         attended = self.attend(last, joined, rotary)
-        cls = cls + _merge_class_tokens([part[:, :, 0] for part in attended], cls.shape[1])
-        x = x + last.ungroup([part[:, :, 1:] for part in attended])
+        return self.conclude(cls, x, attended)
 
+    def attend_apart(self, step: Step, x: Tensor, rotary: RotaryTables | None) -> Tensor:
+        """One step of the patch tokens alone: `(b, f h w, d) -> (b, f h w, d)`."""
+        return step.ungroup(self.attend(step, step.group(x), rotary))
+
+    def conclude(self, cls: Tensor, x: Tensor, attended: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Add what the last step gives, `[(b, g, 1+n, d), ...]`, then the feed-forward."""
+        cls = cls + merge_class_tokens([part[:, :, 0] for part in attended], cls.shape[1])
+        x = x + self.steps[-1].ungroup([part[:, :, 1:] for part in attended])
         more_cls, more_x = self.drop_path.together(self.mlp(cls), self.mlp(x))
         return cls + more_cls, x + more_x
 
@@ -159,7 +165,7 @@ class Block(nn.Module):
         return list(self.drop_path.together(*attended))
 
 
-def _merge_class_tokens(parts: list[Tensor], kept: int) -> Tensor:
+def merge_class_tokens(parts: list[Tensor], kept: int) -> Tensor:
     """`[(b, g, d), ...] -> (b, k, d)`: one for each group as it is, or their mean."""
     tokens = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
     if tokens.shape[1] == kept:

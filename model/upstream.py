@@ -38,21 +38,25 @@ def upstream_token_order(x: Tensor, frames: int) -> Tensor:
 class UpstreamFastAttention(FastAttention):
     """Fastformer with the global key summed over the channels: one number for each token."""
 
-    def attend(self, x: Tensor, rotation: Rotation | None) -> Tensor:  # noqa: D102
-        residual, q, k, v = self.project_with_residual(x, rotation)
+    def find_global_key(self, q: Tensor, k: Tensor) -> Tensor:
+        """`(..., n, c), (..., n, c) -> (..., n, c)`: a number for each token and head."""
         global_query = self.pool(self.weigh(q, self.per_head(self.Wq)), q)  # ... 1 c
         beta = self.weigh(k, global_query * self.per_head(self.Wk))  # ... h n
         by_head = self.head_mask.to(beta.dtype)  # h c
-        interaction = at_least_float32(k) @ (global_query * by_head).transpose(-1, -2)  # ... n h
-        global_key = (beta.transpose(-1, -2) * interaction) @ by_head  # ... n c
-        return self.proj_drop(self.to_out(as_type_of(v, global_key) * v)) + residual
+        interaction = self.dot(at_least_float32(k), global_query * by_head)  # ... n h
+        return (beta.transpose(-1, -2) * interaction) @ by_head
 
 
 class UpstreamPerformerAttention(PerformerAttention):
     """`q (k^T v) / (q . sum_n k)`: what is left when the random features go unused."""
 
+    @property
+    def qk_factor(self) -> float:
+        """None: numerator and denominator would hold the same."""
+        return 1.0
+
     def attend(self, x: Tensor, rotation: Rotation | None) -> Tensor:  # noqa: D102
-        q, k, v = map(self.split_heads, self.project(x, rotation))
+        q, k, v = self.project_heads(x, rotation)
         precision = v
         q, k, v = map(at_least_float32, (q, k, v))  # the denominator cancels, and changes sign
         numerator = q @ (k.transpose(-1, -2) @ v)  # ... h n e

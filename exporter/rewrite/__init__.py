@@ -1,0 +1,80 @@
+"""Rewrites at export: the same function, laid out for the runtimes. One per file.
+
+A rewrite changes a model in place, before its precision is lowered and before it is traced, and
+gives the number of places it fired at. Modules keep their paths, so that whatever names them,
+`--keep-fp32` or the ladder, finds them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from exporter.rewrite.class_token import class_token
+from exporter.rewrite.few_features import few_features
+from exporter.rewrite.fold_fc import fold_fc
+from exporter.rewrite.fold_global_key import fold_global_key
+from exporter.rewrite.frame_weights import frame_weights
+from exporter.rewrite.heads_first import heads_first
+from exporter.rewrite.measure import measure
+from exporter.rewrite.pooled_rotation import pooled_rotation
+from model.classifier import VideoClassifier
+from model.config import nearest
+
+REWRITES: Mapping[str, Callable[[VideoClassifier], int]] = {
+    rewrite.__name__: rewrite
+    for rewrite in (
+        class_token,  # first: the others look whether one token is asked for
+        fold_fc,
+        frame_weights,  # before those that rotate tokens
+        heads_first,
+        few_features,
+        pooled_rotation,
+        fold_global_key,
+    )
+}
+
+
+@dataclass(frozen=True)
+class Fired:
+    """One rewrite, at how many places it fired, and what that saves for each clip."""
+
+    name: str
+    places: int
+    operations_saved: int
+    flops_saved: int
+    bytes_saved: int
+
+
+@torch.no_grad()
+def apply(
+    model: VideoClassifier, skip: Collection[str] = ()
+) -> tuple[VideoClassifier, tuple[Fired, ...]]:
+    """Rewrite a copy of a model.
+
+    Args:
+        model: The model, in whole precision; it is left as it is.
+        skip: Names of rewrites to leave out.
+
+    Returns:
+        The copy, in evaluation mode, and the rewrites that fired, in order.
+
+    Raises:
+        ValueError: if a name is unknown.
+    """
+    for name in skip:
+        if name not in REWRITES:
+            closest = nearest(name, list(REWRITES))
+            hint = f"; the nearest is {closest!r}" if closest else ""
+            raise ValueError(f"unknown rewrite {name!r}: there are {', '.join(REWRITES)}{hint}")
+    model = copy.deepcopy(model).eval()
+    fired, cost = [], measure(model)
+    for name, rewrite in REWRITES.items():
+        places = 0 if name in skip else rewrite(model)
+        if places:
+            before, cost = cost, measure(model)
+            fired.append(Fired(name, places, *(before - cost)))
+    return model, tuple(fired)

@@ -1,0 +1,183 @@
+"""Attention through time with the rotation of each frame in its own projection."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from exporter.rewrite.places import Place, become, places
+from model.attention import FastAttention, HeadProjections, Projection
+from model.block import Block
+from model.classifier import VideoClassifier
+from model.precision import as_type_of
+from model.rotary import RotaryTables, Rotation, swap_pairs
+from model.spacetime import Rearranged, Step
+
+_THROUGH_TIME = "b (h w) (f) d"
+
+
+class FrameWeights(HeadProjections):
+    """Query and key of `(b, f, g, d)`, by weights of each frame; groups are made afterwards."""
+
+    rotated_query: Tensor
+    rotated_key: Tensor
+
+
+class FrameHeads(FrameWeights):
+    """Softmax and FAVOR+ attention: weights by frame and head, `(f, h, d, e)`."""
+
+    value_weight: Tensor
+    value_bias: Tensor | None
+
+    @torch.no_grad()
+    def fold(self, rotation: Rotation) -> None:
+        """Make the weights for the angles of the frames, `(f, c)` in float64."""
+        query, key, value = self.split_weights()
+        split = (self.heads, self.dim_head)
+        for name, projection in (("query", query), ("key", key)):
+            weight, bias = _rotated(projection, rotation, self.qk_factor)
+            weight = weight.unflatten(-1, split).transpose(1, 2)  # f h d e
+            self.register_buffer(f"rotated_{name}", weight.contiguous())
+            bias = None if bias is None else bias.unflatten(-1, split).unsqueeze(-2)
+            self.register_buffer(f"rotated_{name}_bias", bias)  # f h 1 e
+        weight = value.weight.T.unflatten(-1, split).transpose(0, 1)  # h d e
+        self.register_buffer("value_weight", weight.contiguous())
+        bias = None if value.bias is None else value.bias.view(self.heads, 1, -1)
+        self.register_buffer("value_bias", bias)
+        del self.to_qkv
+
+    def project_heads(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value of `(b, f, g, d)`, each `(b, h, g, f, e)`."""
+        by_head = x.unsqueeze(2)  # b f 1 g d
+        q, k = (
+            _add(by_head @ getattr(self, name), getattr(self, f"{name}_bias"))
+            for name in ("rotated_query", "rotated_key")
+        )  # b f h g e
+        v = _add(x.flatten(1, 2).unsqueeze(1) @ self.value_weight, self.value_bias)  # b h fg e
+        v = v.unflatten(2, x.shape[1:3])
+        return q.permute(0, 2, 3, 1, 4), k.permute(0, 2, 3, 1, 4), v.transpose(2, 3)
+
+    def merge_heads(self, x: Tensor) -> Tensor:
+        """`(b, h, g, f, e) -> (b, f, g, c)`."""
+        return x.permute(0, 3, 2, 1, 4).flatten(-2)
+
+
+class FrameAdditive(FrameWeights, FastAttention):
+    """Additive attention: weights by frame, `(f, d, c)`, and the projection after it folded in."""
+
+    residual_weight: Tensor
+
+    @torch.no_grad()
+    def fold(self, rotation: Rotation, after: nn.Linear) -> None:
+        """Make the weights for the angles of the frames, `(f, c)` in float64."""
+        query, key, _ = self.split_weights()
+        for name, projection in (("query", query), ("key", key)):
+            weight, bias = _rotated(projection, rotation, 1.0)
+            self.register_buffer(f"rotated_{name}", weight)
+            bias = None if bias is None else bias.unsqueeze(1)
+            self.register_buffer(f"rotated_{name}_bias", bias)  # f 1 c
+        outer, out = after.weight.double(), self.to_out
+        bias = outer @ out.bias.double() + after.bias.double()
+        if query.bias is not None:
+            bias = bias + outer @ query.bias.double()
+        self.register_buffer("residual_weight", (outer @ query.weight.double()).to(query.weight))
+        out.weight.copy_(outer @ out.weight.double())
+        out.bias.copy_(bias)
+
+    def attend(self, x: Tensor, rotation: Rotation | None) -> Tensor:
+        """`(b, f, g, d) -> (b, f, g, d)`."""
+        q, k = (
+            _add(x @ getattr(self, name), getattr(self, f"{name}_bias")).transpose(1, 2)
+            for name in ("rotated_query", "rotated_key")
+        )  # b g f c
+        global_key = self.find_global_key(q, k).transpose(1, 2)  # b 1 g c, or b f g c
+        v = F.linear(x, *self.split_weights()[2])
+        residual = F.linear(x, self.residual_weight)
+        return self.to_out(as_type_of(v, global_key) * v) + residual
+
+
+class FrameBlock(Block):
+    """A block whose step through time makes its groups inside."""
+
+    def attend_apart(self, step: Step, x: Tensor, rotary: RotaryTables | None) -> Tensor:
+        """`(b, f h w, d) -> (b, f h w, d)`."""
+        attention = self.get_submodule(f"attn_{step.name}")
+        if not isinstance(attention.fn, FrameWeights):
+            return super().attend_apart(step, x, rotary)
+        frames = x.unflatten(1, (step.grid.frames, -1))  # b f g d
+        return attention(frames).flatten(1, 2)
+
+
+def frame_weights(model: VideoClassifier) -> int:
+    """Fold the rotation through time into projections of query and key, one for each frame.
+
+        R_f (W x_f) = (R_f W) x_f
+
+    All tokens of a frame are turned by the same angles, so that no token needs to be turned; the
+    groups of one patch through time are made of what is projected. What follows additive attention
+    is folded in too,
+
+        F (W_o u + W_q x + b_o) + b_f = (F W_o) u + (F W_q) x + (F b_o + b_f).
+
+    It costs f matrices instead of one, so it fires where a frame has more patches than d, and on
+    steps of one patch through all frames with rotary positions only.
+
+    Returns:
+        At how many places it fired.
+    """
+    found = [place for place in places(model) if _fits(place)]
+    if found:
+        tables = copy.deepcopy(model.get_submodule("rotary")).double()
+        assert isinstance(tables, RotaryTables)
+        for place in found:
+            _fold(place, tables[place.step.keys[0]])
+    return len(found)
+
+
+def _fits(place: Place) -> bool:
+    step = place.step
+    return (
+        place.rotated
+        and isinstance(step, Rearranged)
+        and step.pattern == _THROUGH_TIME
+        and step is not place.block.steps[-1]
+        and step.grid.height * step.grid.width > place.attention.to_out.out_features
+    )
+
+
+def _fold(place: Place, rotation: Rotation) -> None:
+    attention, name = place.attention, f"fc_{place.step.name}"
+    if isinstance(attention, FastAttention):
+        become(attention, FrameAdditive)
+        assert isinstance(attention, FrameAdditive)
+        after = place.block.get_submodule(name)
+        assert isinstance(after, nn.Linear)
+        attention.fold(rotation, after)
+        place.block.add_module(name, nn.Identity())
+    else:
+        become(attention, FrameHeads)
+        assert isinstance(attention, FrameHeads)
+        attention.fold(rotation)
+    if not isinstance(place.block, FrameBlock):
+        become(place.block, FrameBlock)
+
+
+def _rotated(
+    projection: Projection, rotation: Rotation, factor: float
+) -> tuple[Tensor, Tensor | None]:
+    """Weight `(f, d, c)` and bias `(f, c)` of the rotated projection of each frame."""
+
+    def turn(rows: Tensor) -> Tensor:  # c ... -> f c ...
+        cos, sin = (table.view(*table.shape, *(1,) * (rows.ndim - 1)) for table in rotation)
+        return (rows * cos + swap_pairs(rows) * sin) * factor
+
+    weight, bias = projection
+    turned = turn(weight.double()).transpose(1, 2).contiguous().to(weight)
+    return turned, None if bias is None else turn(bias.double()).to(bias)
+
+
+def _add(x: Tensor, bias: Tensor | None) -> Tensor:
+    return x if bias is None else x + bias

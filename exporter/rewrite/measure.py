@@ -1,0 +1,90 @@
+"""What one clip costs a model: operations, floating point operations, bytes (pure, nothing runs)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import chain
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from model.classifier import VideoClassifier
+
+
+class Cost(NamedTuple):
+    """Operations that are no views, their floating point operations, and bytes read and written.
+
+    Floating point operations are those of products (`torch.utils.flop_counter`).
+    """
+
+    operations: int
+    flops: int
+    bytes: int
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(*(mine - its for mine, its in zip(self, other, strict=True)))
+
+
+class _Call(NamedTuple):
+    inputs: list[int]
+    outputs: list[int]
+    cost: Cost
+
+
+class _Recorder(TorchDispatchMode):
+    """Notes the calls that depend on the clip: what weights alone decide is folded at export."""
+
+    def __init__(self, clip: Tensor) -> None:
+        super().__init__()
+        self.live = {id(clip): clip}  # held, so that no number is given twice
+        self.calls: list[_Call] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None  # noqa: ANN401  # torch's
+    ) -> Any:  # noqa: ANN401
+        output = func(*args, **(kwargs or {}))
+        read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        made = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+        if any(id(tensor) in self.live for tensor in read):
+            self.live.update((id(tensor), tensor) for tensor in made)
+            cost = Cost(0, 0, 0)
+            if not _is_view(func, read, made):
+                formula: Callable[..., int] | None = flop_registry.get(func.overloadpacket)
+                flops = formula(*args, **(kwargs or {}), out_val=output) if formula else 0
+                cost = Cost(1, flops, sum(tensor.nbytes for tensor in chain(read, made)))
+            self.calls.append(_Call([*map(id, read)], [*map(id, made)], cost))
+        return output
+
+
+def measure(model: VideoClassifier) -> Cost:
+    """Cost of one clip, without what nothing reads and what weights alone decide."""
+    config = model.config
+    tensors = dict(chain(model.named_parameters(), model.named_buffers()))
+    on_meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
+    sizes = (config.channels, config.frames) if _channels_first(model) else (config.frames, config.channels)
+    clip = torch.empty(1, *sizes, config.height, config.width, device="meta")
+    with torch.no_grad(), _Recorder(clip) as recorder:
+        logits = functional_call(model, on_meta, (clip,))
+    needed, total = {id(logits)}, Cost(0, 0, 0)
+    for call in reversed(recorder.calls):
+        if needed.intersection(call.outputs):
+            needed.update(call.inputs)
+            total = Cost(*map(sum, zip(total, call.cost, strict=True)))
+    return total
+
+
+def _channels_first(model: VideoClassifier) -> bool:
+    return not getattr(model.config, "frames_first", True)
+
+
+def _is_view(func: Any, read: list[Tensor], made: list[Tensor]) -> bool:  # noqa: ANN401  # an operator
+    if func.is_view:
+        return True
+    reshaped = func.overloadpacket in (torch.ops.aten._unsafe_view, torch.ops.aten._reshape_alias)
+    same = len(made) == 1 and any(made[0] is tensor for tensor in read)
+    return reshaped or same
