@@ -112,6 +112,8 @@ def export_command(
     video: Annotated[list[Path] | None, Parameter(consume_multiple=False)] = None,
     mask: Annotated[bool, Parameter(negative="")] = False,
     eval_: Annotated[str | None, Parameter(name="--eval")] = None,
+    rewrite: str = "all",
+    no_rewrite: Annotated[list[str] | None, Parameter(consume_multiple=False)] = None,
     precision: str | None = None,
     keep_fp32: Annotated[list[str] | None, Parameter(consume_multiple=False)] = None,
     recipe: Path | None = None,
@@ -162,6 +164,8 @@ def export_command(
         semantics: paper or upstream (default for checkpoints of the published package).
         video: A clip to prove the export on; may be given several times.
         mask: Give the graph a second input, the frames to look at (timesformer_pytorch).
+        rewrite: Lay the model out for the runtimes (all, default), or leave it as it is (none).
+        no_rewrite: A rewrite to leave out; may be given several times.
         eval_: Measure accuracy on labelled clips: motion (the built-in task), or a folder
             class/clip.mp4.
         precision: Precision of the graph: fp32 (default), fp16, bf16 or int8.
@@ -213,6 +217,8 @@ def export_command(
         video=tuple(video or ()),
         mask=mask,
         eval=eval_,
+        rewrite=rewrite,
+        no_rewrite=tuple(no_rewrite or ()),
         seed=seed,
         allow_ill_conditioned=allow_ill_conditioned,
         threads=threads,

@@ -7,7 +7,7 @@ from typing import Any
 
 from exporter.clips import Inputs, gather_inputs
 from exporter.ladder import climb
-from exporter.load import calibrated_ranges, load_exported
+from exporter.load import calibrated_ranges, load_exported, rewrite_for_export
 from exporter.manifest import read_manifest
 from exporter.precision import Int8
 from exporter.results import Ladder
@@ -42,6 +42,7 @@ def ladder(
     directory = Path(directory)
     manifest = read_manifest(directory, unchanged=False)
     spec, model, inputs = _load(manifest, checkpoint, video, on_progress)
+    model, _ = rewrite_for_export(spec, model)
     return climb(
         model,
         directory / "model.onnx",

@@ -13,12 +13,14 @@ import torch
 from exporter.clips import gather_calibration
 from exporter.errors import CheckpointInputError, UsageError
 from exporter.manifest import sha256
-from exporter.precision import Ranges, observe_ranges
+from exporter.precision import Ranges, kept_modules, observe_ranges
+from exporter.rewrite import REWRITES, Fired, apply
 from exporter.spec import ExportSpec
 from model import load_checkpoint
 from model.checkpoint import FAMILIES
 from model.classifier import VideoClassifier
 from model.config import PRESETS, ConfigError, check_choice
+from model.precision import rounded_modules
 from model.weights_file import CheckpointError
 
 # What `--attn`, `--dim` and the like of an ExportSpec are to every family.
@@ -108,6 +110,24 @@ def load_exported(
     spec = replace(spec, checkpoint=checkpoint or spec.checkpoint, allow_ill_conditioned=False)
     check_same_checkpoint(spec, manifest["spec"])
     return spec, load_model(spec)
+
+
+def rewrite_for_export(
+    spec: ExportSpec, model: VideoClassifier
+) -> tuple[VideoClassifier, tuple[Fired, ...]]:
+    """The same function laid out for the runtimes, and what was rewritten.
+
+    What is to stay in float32 stays a module of its own: it is not folded into another.
+
+    Raises:
+        UsageError: if a rewrite to leave out is unknown, or a module to keep is.
+    """
+    kept = kept_modules(model, spec.keep_fp32)
+    skip = set(REWRITES) if spec.rewrite == "none" else set(spec.no_rewrite)
+    rewritten, fired = apply(model, skip)
+    if kept - rounded_modules(rewritten).keys():
+        rewritten, fired = apply(model, {*skip, "fold_fc"})
+    return rewritten, fired
 
 
 def calibrated_ranges(spec: ExportSpec, model: VideoClassifier, precision: str) -> Ranges | None:

@@ -19,16 +19,24 @@ from exporter.bench import bench
 from exporter.clips import Inputs, gather_calibration, gather_inputs
 from exporter.contention import Contention
 from exporter.engine_progress import BuildProgress
-from exporter.errors import RuntimeFailure
+from exporter.errors import OnnxError, RuntimeFailure
 from exporter.evaluate import Dataset, evaluate, open_dataset
 from exporter.ladder import climb
-from exporter.load import calibrated_ranges, default_directory, load_exported, load_model, resolve
+from exporter.load import (
+    calibrated_ranges,
+    default_directory,
+    load_exported,
+    load_model,
+    resolve,
+    rewrite_for_export,
+)
 from exporter.manifest import read_manifest, write_manifest
 from exporter.output import StagedDirectory
 from exporter.precision import Int8, Ranges, in_precision, kept_modules, observe_ranges
 from exporter.quantize import quantize
 from exporter.report import overall_verdict, write_report
 from exporter.results import Accuracy, Ladder, Latency, Parity, Report, Verdict
+from exporter.rewrite import Fired
 from exporter.runners.base import Runner
 from exporter.runners.eager import EagerRunner
 from exporter.runners.onnxruntime import OnnxRuntimeRunner, available_devices
@@ -38,17 +46,19 @@ from exporter.spec import ExportSpec
 from exporter.stages import OnProgress, Stage, Stages
 from exporter.to_engine import FLAVOURS, EngineInfo, build_engine, choose_flavour
 from exporter.to_onnx import OnnxGraph, check_onnx, export_onnx
-from exporter.validate import Reference, make_reference, validate, with_lower_floor
+from exporter.validate import Reference, make_reference, relative_error, validate, with_lower_floor
 from model.classifier import VideoClassifier
 
 # What of a spec decides the graph: no path and no measure of this machine.
 _OF_THE_GRAPH = (
     *("model", "attn", "scheme", "res", "frames", "channels", "num_classes", "dim", "depth"),
     *("heads", "dim_head", "patch_size", "semantics", "batch", "dynamic_batch", "mask"),
-    *("precision", "keep_fp32", "opset", "seed"),
+    *("precision", "keep_fp32", "rewrite", "no_rewrite", "opset", "seed"),
 )
 
 
+# Relative L2 in float64: far above its rounding, far below what any mistake does.
+REWRITE_LIMIT = 1e-6
 # Runtimes that nobody deploys: they are judged, not timed.
 _FOR_PROOF_ONLY = (ReferenceRunner.name, "onnxruntime-symmetric")
 
@@ -121,8 +131,10 @@ def export(
             stage.detail = f"{_count_parameters(model):,} parameters"
         with stages.run("inputs") as stage:
             job = _gather(spec, resolved, model, staged.path, stages, stage)
+        with stages.run("rewrite") as stage:
+            rewritten, fired = _rewrite(job, stage)
         with ExitStack() as resources:
-            report = _produce(job, resources)
+            report = _produce(job, rewritten, fired, resources)
         with stages.run("report"):
             write_report(report, staged.path)
         report = replace(report, stages=tuple(stages.done))
@@ -214,10 +226,33 @@ def _gather(
     return _Job(spec, resolved, model, inputs, dataset, calibration, ranges, directory, stages)
 
 
-def _produce(job: _Job, resources: ExitStack) -> Report:
+def _rewrite(job: _Job, stage: Stage) -> tuple[VideoClassifier, tuple[Fired, ...]]:
+    """Rewrite the model, and prove in float64 that it is still the same function."""
+    rewritten, fired = rewrite_for_export(job.spec, job.model)
+    clip = job.inputs.batch(1)
+    before, after = (
+        EagerRunner(model, job.inputs.shapes, "fp64").run(clip)["logits"]
+        for model in (job.model, rewritten)
+    )
+    error = relative_error(after, before)
+    if not error <= REWRITE_LIMIT:
+        raise OnnxError(
+            "the rewrites made at export changed the function",
+            got=f"a relative error of {error:.1e} in float64",
+            expected=f"at most {REWRITE_LIMIT:.0e}",
+            remedy="export with --rewrite none, and report this with the command used",
+        )
+    names = ", ".join(entry.name for entry in fired) or "nothing to rewrite"
+    stage.detail = f"{names}; {error:.1e} in float64" if fired else names
+    return rewritten, fired
+
+
+def _produce(
+    job: _Job, rewritten: VideoClassifier, fired: tuple[Fired, ...], resources: ExitStack
+) -> Report:
     spec, stages = job.spec, job.stages
     with stages.run("onnx") as stage:
-        graphs = _make_graphs(job, resources)
+        graphs = _make_graphs(job, rewritten, resources)
         candidates, absences = _load_onnx(graphs.onnx, spec.precision, resources)
         if graphs.for_engine != graphs.onnx:
             candidates.append(_load_symmetric(graphs.for_engine, spec.precision, resources))
@@ -233,7 +268,7 @@ def _produce(job: _Job, resources: ExitStack) -> Report:
     absences += [absence] if absence else []
     with stages.run("parity") as stage:
         parity = _prove(spec, job.model, job.inputs, job.ranges, candidates, stage) + absences
-    ladder = _climb(job, graphs.onnx, parity)
+    ladder = _climb(job, rewritten, graphs.onnx, parity)
     accuracy = _evaluate(job, candidates)
     with stages.run("latency") as stage, Contention() as contention:
         latency = _time(job, candidates, graphs.fp32, stage)
@@ -248,22 +283,22 @@ def _produce(job: _Job, resources: ExitStack) -> Report:
         parity=tuple(parity),
         latency=tuple(latency),
         engine=_engine_facts(engine, stages, executed=engine_runner is not None),
-        graph=_graph_facts(graph, graphs, job),
+        graph=_graph_facts(graph, graphs, job) | {"rewrites": list(map(asdict, fired))},
         accuracy=tuple(accuracy),
         ladder=ladder,
     )
 
 
-def _make_graphs(job: _Job, resources: ExitStack) -> _Graphs:
+def _make_graphs(job: _Job, rewritten: VideoClassifier, resources: ExitStack) -> _Graphs:
     """`model.onnx`; for int8 also its symmetric form for TensorRT, both made from a float32 one."""
     spec, path = job.spec, job.directory / "model.onnx"
     if job.calibration is None:
-        lowered = in_precision(job.model, spec.precision, spec.keep_fp32)
+        lowered = in_precision(rewritten, spec.precision, spec.keep_fp32)
         _export_onnx(job, lowered, path)
         return _Graphs(path, path)
     aside = Path(resources.enter_context(TemporaryDirectory())) / "fp32.onnx"
-    _export_onnx(job, job.model, aside)
-    kept = kept_modules(job.model, spec.keep_fp32)
+    _export_onnx(job, rewritten, aside)
+    kept = kept_modules(rewritten, spec.keep_fp32)
     clips = job.calibration.arrays
     made = quantize(aside, path, clips, form="onnxruntime", keep=kept)
     if spec.engine == "none":
@@ -403,7 +438,9 @@ def _rounding(runtime: str, ranges: Ranges) -> Int8:
     return Int8(ranges, symmetric=True, weight_levels=127)
 
 
-def _climb(job: _Job, graph: Path, parity: list[Parity]) -> Ladder | None:
+def _climb(
+    job: _Job, rewritten: VideoClassifier, graph: Path, parity: list[Parity]
+) -> Ladder | None:
     """The error module by module, where there is something to explain."""
     spec = job.spec
     if spec.precision == "fp32" and overall_verdict(parity) != "fail":
@@ -411,17 +448,21 @@ def _climb(job: _Job, graph: Path, parity: list[Parity]) -> Ladder | None:
     with job.stages.run("ladder") as stage:
         shown = job.inputs.chosen(job.inputs.names[0], "checkerboard")
         found = climb(
-            job.model,
+            rewritten,
             graph,
             shown,
             precision=spec.precision,
             batch=spec.run_batch,
             keep_fp32=spec.keep_fp32,
-            int8=None if job.ranges is None else Int8(job.ranges),
+            int8=_int8_of(rewritten, job.calibration),
             on_clip=lambda done, total: stage.progress(done / total, "module by module"),
         )
         stage.detail = f"{len(found.rungs)} modules on {', '.join(shown.names)}"
     return found
+
+
+def _int8_of(model: VideoClassifier, calibration: Inputs | None) -> Int8 | None:
+    return None if calibration is None else Int8(observe_ranges(model, calibration.arrays))
 
 
 def _evaluate(job: _Job, candidates: list[Runner]) -> list[Accuracy]:

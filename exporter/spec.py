@@ -24,6 +24,10 @@ MODEL_NAMES = (*FAMILY_NAMES, *PRESETS)
 ENGINES: tuple[str, ...] = ("auto", "rtx", "tensorrt", "none")
 PRECISIONS: tuple[str, ...] = ("fp32", "fp16", "bf16", "int8")
 TARGETS: tuple[str, ...] = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
+REWRITE_NAMES: tuple[str, ...] = (
+    *("class_token", "fold_fc", "frame_weights", "heads_first", "few_features"),
+    *("pooled_rotation", "fold_global_key"),
+)
 OPSETS = range(18, 24)
 DEFAULT_OPSET = 20  # the first with Gelu; every TensorRT from 10 on parses it
 BF16_OPSET = 22  # the first whose Conv takes bfloat16
@@ -94,6 +98,8 @@ class ExportSpec:
         targets: GPU architectures of the engine, as `sm86`; empty for the builder's own choice.
         video: Clips to prove the export on, beside the synthetic inputs.
         mask: Give the graph a second input `mask`, bool `(b, f)`: the frames to look at.
+        rewrite: `all` the rewrites of `exporter.rewrite` that fit the model, or `none`.
+        no_rewrite: Rewrites to leave out, by name.
         eval: Measure accuracy on labelled clips: `motion`, the built-in task, or a folder
             `class/clip.mp4`.
         seed: Seed of a fresh model's weights.
@@ -130,6 +136,8 @@ class ExportSpec:
     targets: tuple[str, ...] = ()
     video: tuple[Path, ...] = ()
     mask: bool = False
+    rewrite: str = "all"
+    no_rewrite: tuple[str, ...] = ()
     eval: str | None = None
     seed: int = 0
     allow_ill_conditioned: bool = False
@@ -230,9 +238,12 @@ class ExportSpec:
                 ("semantics", self.semantics, SEMANTICS),
                 ("precision", self.precision, PRECISIONS),
                 ("engine", self.engine, ENGINES),
+                ("rewrites", self.rewrite, ("all", "none")),
             ):
                 if value is not None:
                     check_choice(what, value, options)
+            for name in self.no_rewrite:
+                check_choice("rewrite", name, REWRITE_NAMES)
             for target in self.targets:
                 check_choice("engine target", target, TARGETS)
         except ConfigError as error:
@@ -260,6 +271,7 @@ class ExportSpec:
                 "dynamic_batch": BatchProfile(**profile) if profile else None,
                 "targets": tuple(known.get("targets", ())),
                 "keep_fp32": tuple(known.get("keep_fp32", ())),
+                "no_rewrite": tuple(known.get("no_rewrite", ())),
                 "video": tuple(map(Path, known.get("video", ()))),
                 "calibration": tuple(map(Path, known.get("calibration", ()))),
             }

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from model.precision import Rounded, RoundedLinear, as_type_of, at_least_float32
+from model.precision import Rounded, RoundedLinear, as_type_of
 from model.rotary import RotaryTables
 from model.spacetime import Step
 
@@ -150,7 +150,7 @@ class Block(nn.Module):
 
     def conclude(self, cls: Tensor, x: Tensor, attended: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Add what the last step gives, `[(b, g, 1+n, d), ...]`, then the feed-forward."""
-        cls = cls + merge_class_tokens([part[:, :, 0] for part in attended], cls.shape[1])
+        cls = cls + merge_class_tokens([part[:, :, 0] for part in attended], cls)
         x = x + self.steps[-1].ungroup([part[:, :, 1:] for part in attended])
         more_cls, more_x = self.drop_path.together(self.mlp(cls), self.mlp(x))
         return cls + more_cls, x + more_x
@@ -165,9 +165,7 @@ class Block(nn.Module):
         return list(self.drop_path.together(*attended))
 
 
-def merge_class_tokens(parts: list[Tensor], kept: int) -> Tensor:
-    """`[(b, g, d), ...] -> (b, k, d)`: one for each group as it is, or their mean."""
-    tokens = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-    if tokens.shape[1] == kept:
-        return tokens
-    return at_least_float32(tokens).mean(1, keepdim=True)
+def merge_class_tokens(parts: list[Tensor], cls: Tensor) -> Tensor:
+    """`[(b, g, d), ...] -> (b, k, d)` as `cls` is: one for each group as it is, or their mean."""
+    tokens = as_type_of(cls, parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
+    return tokens if tokens.shape[1] == cls.shape[1] else tokens.mean(1, keepdim=True)

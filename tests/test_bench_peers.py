@@ -44,7 +44,7 @@ def pair_of(bench, ours="plain/eager", peer="plain/eager", **changes):
     return replace(pair, ours=ours, peer=peer, **changes)
 
 
-def row_of(bench, ratio=1.0, status="timed", **changes):
+def row_of(bench, ratio: float | None = 1.0, status="timed", **changes):
     return asdict(pair_of(bench)) | asdict(bench.Figures(status, "", ratio)) | changes
 
 
@@ -100,7 +100,12 @@ def test_without_openvino_the_row_says_so(bench, graphs, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("runtime", "options"), [("compile", None), ("frozen", {"freezing": True})]
+    ("runtime", "options"),
+    [
+        ("compile", None),
+        ("frozen", {"freezing": True}),
+        ("frozen-unmatched", {"freezing": True, "pattern_matcher": False}),
+    ],
 )
 def test_compiled_sides(bench, graphs, monkeypatch, runtime, options):
     asked = []

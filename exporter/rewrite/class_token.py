@@ -23,7 +23,7 @@ class ClassTokenBlock(Block):
 
     def conclude(self, cls: Tensor, x: Tensor, attended: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Add `[(b, g, 1, d), ...]` to the class token, then the feed-forward."""
-        cls = cls + merge_class_tokens([part[:, :, 0] for part in attended], cls.shape[1])
+        cls = cls + merge_class_tokens([part[:, :, 0] for part in attended], cls)
         return cls + self.mlp(cls), x
 
 

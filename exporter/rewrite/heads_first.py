@@ -28,9 +28,7 @@ class HeadsFirst(HeadProjections):
             self._store(name, projection, factor)
         del self.to_qkv
 
-    def project_heads(
-        self, x: Tensor, rotation: Rotation | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def project_heads(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value of tokens `(b, ..., n, d)`, each `(b, h, ..., n, e)`."""
         asked = None if rotation is None else Rotation(*map(self.asking, rotation))
         query = self._turn(self._project("query", self.asking(x)), asked)

@@ -45,7 +45,11 @@ class _Recorder(TorchDispatchMode):
         self.calls: list[_Call] = []
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None  # noqa: ANN401  # torch's
+        self,
+        func: Any,
+        types: Any,
+        args: Any = (),
+        kwargs: dict[str, Any] | None = None,  # noqa: ANN401  # torch's
     ) -> Any:  # noqa: ANN401
         output = func(*args, **(kwargs or {}))
         read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
@@ -66,7 +70,11 @@ def measure(model: VideoClassifier) -> Cost:
     config = model.config
     tensors = dict(chain(model.named_parameters(), model.named_buffers()))
     on_meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
-    sizes = (config.channels, config.frames) if _channels_first(model) else (config.frames, config.channels)
+    sizes = (
+        (config.channels, config.frames)
+        if _channels_first(model)
+        else (config.frames, config.channels)
+    )
     clip = torch.empty(1, *sizes, config.height, config.width, device="meta")
     with torch.no_grad(), _Recorder(clip) as recorder:
         logits = functional_call(model, on_meta, (clip,))
