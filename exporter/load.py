@@ -23,6 +23,9 @@ from model.config import PRESETS, ConfigError, check_choice
 from model.precision import rounded_modules
 from model.weights_file import CheckpointError
 
+# Rewrites whose weights are stacked by head or frame, or made at run time: runtimes have no integer
+# product for those.
+_NOT_FOR_INT8 = {"heads_first", "frame_weights", "fold_global_key"}
 # What `--attn`, `--dim` and the like of an ExportSpec are to every family.
 MODEL_ARGUMENTS = (
     *("attn", "scheme", "frames", "channels", "num_classes", "dim", "depth", "heads"),
@@ -124,6 +127,8 @@ def rewrite_for_export(
     """
     kept = kept_modules(model, spec.keep_fp32)
     skip = set(REWRITES) if spec.rewrite == "none" else set(spec.no_rewrite)
+    if spec.precision == "int8":
+        skip |= _NOT_FOR_INT8
     rewritten, fired = apply(model, skip)
     if kept - rounded_modules(rewritten).keys():
         rewritten, fired = apply(model, {*skip, "fold_fc"})
