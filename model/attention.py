@@ -91,9 +91,7 @@ class HeadProjections(Rounded):
         """What query and key are both multiplied with."""
         return math.sqrt(self.scale)
 
-    def project_heads(
-        self, x: Tensor, rotation: Rotation | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def project_heads(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key (both scaled and rotated) and value by head, each `(..., h, n, e)`."""
         query, key, value = self.split_weights()
         asked = None if rotation is None else Rotation(*map(self.asking, rotation))
