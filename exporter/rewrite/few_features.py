@@ -47,7 +47,7 @@ def few_features(model: VideoClassifier) -> int:
         attention = place.attention
         if (
             isinstance(attention, PerformerAttention)
-            and not isinstance(attention, UpstreamPerformerAttention)
+            and not isinstance(attention, UpstreamPerformerAttention | FewFeatures)
             and min(place.tokens) <= attention.dim_head
         ):
             become(attention, FewFeatures)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from exporter.rewrite.places import places
+from exporter.rewrite.places import Folded, places
 from model.attention import FastAttention
 from model.classifier import VideoClassifier
 
@@ -28,7 +28,7 @@ def fold_fc(model: VideoClassifier) -> int:
         fc = place.block._modules.get(name)
         if isinstance(fc, nn.Linear) and not isinstance(place.attention, FastAttention):
             place.attention.to_out = _product(fc, place.attention.to_out)
-            place.block.add_module(name, nn.Identity())
+            place.block.add_module(name, Folded())
             fired += 1
     return fired
 
@@ -39,10 +39,6 @@ def _product(after: nn.Linear, before: nn.Linear) -> nn.Linear:
     weight = after.weight.double() @ before.weight.double()
     bias = after.weight.double() @ before.bias.double() + after.bias.double()
     folded = nn.Linear(before.in_features, after.out_features).to(before.weight)
-    for parameter, value in ((folded.weight, weight), (folded.bias, bias)):
-        _set(parameter, value)
+    folded.weight.copy_(weight)
+    folded.bias.copy_(bias)
     return folded
-
-
-def _set(parameter: Tensor, value: Tensor) -> None:
-    parameter.copy_(value)

@@ -43,7 +43,7 @@ def fold_global_key(model: VideoClassifier) -> int:
         attention = place.attention
         if (
             isinstance(attention, FastAttention)
-            and not isinstance(attention, UpstreamFastAttention | ClassToken)
+            and not isinstance(attention, UpstreamFastAttention | ClassToken | FoldedGlobalKey)
             and min(place.tokens) > attention.to_out.out_features
         ):
             become(attention, FoldedGlobalKey)

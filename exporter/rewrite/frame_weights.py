@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from exporter.rewrite.places import Place, become, places
+from exporter.rewrite.places import Folded, Place, become, places
 from model.attention import FastAttention, HeadProjections, Projection
 from model.block import Block
 from model.classifier import VideoClassifier
@@ -122,8 +122,9 @@ def frame_weights(model: VideoClassifier) -> int:
 
         F (W_o u + W_q x + b_o) + b_f = (F W_o) u + (F W_q) x + (F b_o + b_f).
 
-    It costs f matrices instead of one, so it fires where a frame has more patches than d, and on
-    steps of one patch through all frames with rotary positions only.
+    It fires on steps of one patch through all frames, with rotary positions. The matrices are read
+    anew for each clip, so it does not fire where they are more than twice as large as the tokens:
+    where a frame has fewer than d / 2 patches.
 
     Returns:
         At how many places it fired.
@@ -144,7 +145,8 @@ def _fits(place: Place) -> bool:
         and isinstance(step, Rearranged)
         and step.pattern == _THROUGH_TIME
         and step is not place.block.steps[-1]
-        and step.grid.height * step.grid.width > place.attention.to_out.out_features
+        and 2 * step.grid.height * step.grid.width >= place.attention.to_out.out_features
+        and not isinstance(place.attention, FrameWeights)
     )
 
 
@@ -156,7 +158,7 @@ def _fold(place: Place, rotation: Rotation) -> None:
         after = place.block.get_submodule(name)
         assert isinstance(after, nn.Linear)
         attention.fold(rotation, after)
-        place.block.add_module(name, nn.Identity())
+        place.block.add_module(name, Folded())
     else:
         become(attention, FrameHeads)
         assert isinstance(attention, FrameHeads)

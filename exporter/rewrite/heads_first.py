@@ -30,11 +30,13 @@ class HeadsFirst(HeadProjections):
 
     def project_heads(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value of tokens `(b, ..., n, d)`, each `(b, h, ..., n, e)`."""
-        asked = None if rotation is None else Rotation(*map(self.asking, rotation))
-        query = self._turn(self._project("query", self.asking(x)), asked)
-        key = self._turn(self._project("key", x), rotation)
-        (value,) = self._project("value", x)
-        return query, key, value
+        asked = self.asking(x)
+        asked_rotation = None if rotation is None else Rotation(*map(self.asking, rotation))
+        tokens = _in_a_row(x)  # once: each would be a node of its own
+        query = self._project("query", tokens if asked is x else _in_a_row(asked), asked.shape)
+        key = self._project("key", tokens, x.shape)
+        (value,) = self._project("value", tokens, x.shape)
+        return self._turn(query, asked_rotation), self._turn(key, rotation), value
 
     def merge_heads(self, x: Tensor) -> Tensor:
         """`(b, h, ..., n, e) -> (b, ..., n, c)`."""
@@ -52,15 +54,17 @@ class HeadsFirst(HeadProjections):
                     value = rows[:, :, part].transpose(1, 2).contiguous().to(tensor)
                 self.register_buffer(f"{name}_{kind}_{part}", value)
 
-    def _project(self, name: str, x: Tensor) -> list[Tensor]:
-        """The parts of one projection: `(b, ..., n, d) -> [(b, h, ..., n, e/parts), ...]`."""
-        tokens = x.flatten(1, -2).unsqueeze(1)  # b 1 gn d
+    def _project(self, name: str, tokens: Tensor, shape: torch.Size) -> list[Tensor]:
+        """The parts of one projection of tokens that were of `shape` `(b, ..., n, d)`.
+
+        `(b, 1, ... n, d) -> [(b, h, ..., n, e/parts), ...]`.
+        """
         projected = []
         for part in range(self.parts[name]):
             made = tokens @ getattr(self, f"{name}_weight_{part}")  # b h gn e/parts
             bias = getattr(self, f"{name}_bias_{part}")
             made = made if bias is None else made + bias
-            projected.append(made.unflatten(2, x.shape[1:-1]))
+            projected.append(made.unflatten(2, shape[1:-1]))
         return projected
 
     def _turn(self, parts: list[Tensor], rotation: Rotation | None) -> Tensor:
@@ -77,6 +81,11 @@ class HeadsFirst(HeadProjections):
             ),
             dim=-1,
         )
+
+
+def _in_a_row(x: Tensor) -> Tensor:
+    """`(b, ..., n, d) -> (b, 1, ... n, d)`."""
+    return x.flatten(1, -2).unsqueeze(1)
 
 
 def heads_first(model: VideoClassifier) -> int:
@@ -101,7 +110,7 @@ def heads_first(model: VideoClassifier) -> int:
     fired = 0
     for place in places(model):
         attention = place.attention
-        if isinstance(attention, FastAttention | FrameWeights):
+        if isinstance(attention, FastAttention | FrameWeights | HeadsFirst):
             continue
         become(attention, HeadsFirst)
         assert isinstance(attention, HeadsFirst)

@@ -1,4 +1,4 @@
-"""What one clip costs a model: operations, floating point operations, bytes (pure, nothing runs)."""
+"""What one clip costs a model: operations, their floating point operations, bytes (pure)."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(
         self,
-        func: Any,
-        types: Any,
-        args: Any = (),
-        kwargs: dict[str, Any] | None = None,  # noqa: ANN401  # torch's
-    ) -> Any:  # noqa: ANN401
+        func: Any,  # noqa: ANN401  # torch's
+        types: Any,  # noqa: ANN401  # as above
+        args: Any = (),  # noqa: ANN401  # as above
+        kwargs: Any = None,  # noqa: ANN401  # as above
+    ) -> Any:  # noqa: ANN401  # as above
         output = func(*args, **(kwargs or {}))
         read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         made = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
@@ -70,12 +70,10 @@ def measure(model: VideoClassifier) -> Cost:
     config = model.config
     tensors = dict(chain(model.named_parameters(), model.named_buffers()))
     on_meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
-    sizes = (
-        (config.channels, config.frames)
-        if _channels_first(model)
-        else (config.frames, config.channels)
-    )
-    clip = torch.empty(1, *sizes, config.height, config.width, device="meta")
+    leading = (config.frames, config.channels)
+    if not getattr(config, "frames_first", True):
+        leading = leading[::-1]
+    clip = torch.empty(1, *leading, config.height, config.width, device="meta")
     with torch.no_grad(), _Recorder(clip) as recorder:
         logits = functional_call(model, on_meta, (clip,))
     needed, total = {id(logits)}, Cost(0, 0, 0)
@@ -84,10 +82,6 @@ def measure(model: VideoClassifier) -> Cost:
             needed.update(call.inputs)
             total = Cost(*map(sum, zip(total, call.cost, strict=True)))
     return total
-
-
-def _channels_first(model: VideoClassifier) -> bool:
-    return not getattr(model.config, "frames_first", True)
 
 
 def _is_view(func: Any, read: list[Tensor], made: list[Tensor]) -> bool:  # noqa: ANN401  # an operator

@@ -6,13 +6,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model.attention import Attention
 from model.block import Block
 from model.classifier import VideoClassifier
+from model.precision import Rounded
 from model.spacetime import Step
 from model.upstream import UpstreamJointBlock
+
+
+class Folded(Rounded):
+    """Stands where a module was that has become a part of another one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The identity."""
+        return x
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,7 @@ def places(model: VideoClassifier) -> Iterator[Place]:
 def become(module: nn.Module, variant: type[nn.Module]) -> None:
     """Put the methods of `variant` before those of the module's own class, in place.
 
-    The module keeps its identity, its path and its tensors; several variants may follow one another.
+    The module keeps its identity, its path and its tensors; variants may follow one another.
     """
     own = type(module)
     module.__class__ = type(f"{variant.__name__}{own.__name__}", (variant, own), {})

@@ -23,7 +23,8 @@ class PooledRotation(FastAttention):
         # The sine belongs to the channel that is written; before the swap it is the other's.
         sin = swap_pairs(rotation.sin.movedim(-1, 0)).movedim(0, -1)
         tables = torch.stack((rotation.cos, sin), dim=-2)  # n 2 c
-        return tuple((one.unsqueeze(-2) * tables).flatten(-2) for one in (q, k))
+        q, k = ((one.unsqueeze(-2) * tables).flatten(-2) for one in (q, k))
+        return q, k
 
     def dot(self, x: Tensor, rows: Tensor) -> Tensor:
         """Product of tokens with rows: `(..., n, 2c), (..., h, c) -> (..., n, h)`."""
@@ -46,7 +47,8 @@ def pooled_rotation(model: VideoClassifier) -> int:
     With the cosines C, the sines S and the swap P of the channels of each pair, a rotation is
     `R q = C q + P (S q)`. All that is made of rotated tokens is linear in them:
 
-        sum_i a_i R_i q_i = sum_i a_i C_i q_i + P sum_i a_i S_i q_i,    w . R q = [w, P w] . [C q, S q]
+        sum_i a_i R_i q_i = sum_i a_i C_i q_i + P sum_i a_i S_i q_i,
+                w . R_i q_i = [w, P w] . [C_i q_i, S_i q_i],
 
     so P is applied to one vector of a group instead of all its tokens, for which query and key were
     projected twice.
@@ -59,8 +61,8 @@ def pooled_rotation(model: VideoClassifier) -> int:
     fired = 0
     for place in places(model):
         attention = place.attention
-        apart = isinstance(attention, FrameWeights)
-        if isinstance(attention, FastAttention) and place.rotated and not apart:
+        done = isinstance(attention, FrameWeights | PooledRotation)
+        if isinstance(attention, FastAttention) and place.rotated and not done:
             become(attention, PooledRotation)
             identity = torch.eye(attention.heads * attention.dim_head).to(attention.head_mask)
             attention.register_buffer("swap", swap_pairs(identity), persistent=False)

@@ -1,0 +1,215 @@
+"""All rewrites together: purity, figures, what is left out, precision, names, and the graph."""
+
+import copy
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from exporter.module_map import read_module_outputs
+from exporter.rewrite import REWRITES, apply
+from exporter.rewrite.measure import measure
+from exporter.spec import BF16_OPSET, DEFAULT_OPSET, BatchProfile
+from exporter.to_onnx import export_onnx
+from model.config import MECHANISM_NAMES, SCHEME_NAMES
+from model.precision import lower_precision, rounded_modules
+
+FIRE = {
+    "regular": ["class_token", "fold_fc", "frame_weights", "heads_first"],
+    "performer": ["class_token", "fold_fc", "frame_weights", "heads_first", "few_features"],
+    "fastformer": ["class_token", "frame_weights", "pooled_rotation", "fold_global_key"],
+}
+
+
+def names(fired):
+    return [one.name for one in fired]
+
+
+# --- the function
+
+
+@pytest.mark.parametrize("scheme", SCHEME_NAMES)
+@pytest.mark.parametrize("attn", MECHANISM_NAMES)
+def test_the_function_is_the_same(make, clips, rel_l2, attn, scheme):
+    model = make(attn, scheme).double()
+    rewritten, fired = apply(model)
+    assert fired
+    assert rel_l2(rewritten(clips.double()), model(clips.double())) <= 1e-12
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"semantics": "upstream"},
+        {"semantics": "upstream", "scheme": "joint"},
+        {"rotary_emb": False},
+        {"family": "timesformer_vit"},
+        {"family": "timesformer_vit", "scheme": "axial"},
+        {"dim": 36, "dim_head": 18},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+@pytest.mark.parametrize("attn", MECHANISM_NAMES)
+def test_the_function_is_the_same_in_every_family(make, clips, rel_l2, attn, options):
+    model = make(attn, **options).double()
+    rewritten, _ = apply(model)
+    limit = 1e-10 if attn == "performer" and "semantics" in options else 1e-12
+    assert rel_l2(rewritten(clips.double()), model(clips.double())) <= limit
+
+
+@pytest.mark.parametrize("shift_tokens", [True, False])
+def test_a_family_without_such_blocks_passes_through(make, clips, shift_tokens):
+    model = make(family="timesformer_pytorch", shift_tokens=shift_tokens)
+    rewritten, fired = apply(model)
+    assert fired == ()
+    mask = torch.tensor([[True, False, True], [True, True, False]])
+    assert torch.equal(rewritten(clips, mask), model(clips, mask))
+
+
+def test_clips_with_channels_first(make, clips, rel_l2):
+    model = make(frames_first=False).double()
+    rewritten, _ = apply(model)
+    clips = clips.double().transpose(1, 2)
+    assert rel_l2(rewritten(clips), model(clips)) <= 1e-12
+
+
+@pytest.mark.parametrize("left_out", REWRITES)
+@pytest.mark.parametrize("attn", MECHANISM_NAMES)
+def test_each_can_be_left_out(make, clips, rel_l2, attn, left_out):
+    model = make(attn).double()
+    rewritten, fired = apply(model, skip=[left_out])
+    assert names(fired) == [name for name in FIRE[attn] if name != left_out]
+    assert rel_l2(rewritten(clips.double()), model(clips.double())) <= 1e-12
+
+
+# --- the contract
+
+
+@pytest.mark.parametrize("attn", MECHANISM_NAMES)
+def test_the_original_is_left_as_it_was(make, clips, attn):
+    model = make(attn)
+    kinds = [type(module) for module in model.modules()]
+    state = copy.deepcopy(model.state_dict())
+    logits = model(clips)
+    rewritten, _ = apply(model)
+    apply(rewritten)  # and once more changes nothing of what is rewritten
+    assert [type(module) for module in model.modules()] == kinds
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert torch.equal(model(clips), logits)
+
+
+@pytest.mark.parametrize("attn", MECHANISM_NAMES)
+def test_a_rewritten_model_is_rewritten_no_further(make, attn):
+    rewritten, fired = apply(make(attn))
+    assert fired
+    assert apply(rewritten)[1] == ()
+
+
+def test_all_can_be_left_out(make, clips):
+    model = make()
+    same, fired = apply(model, skip=REWRITES)
+    assert fired == ()
+    assert torch.equal(same(clips), model(clips))
+
+
+def test_an_unknown_name_lists_the_known(make):
+    with pytest.raises(ValueError, match=r"unknown rewrite 'fold_fv'.*class_token.*'fold_fc'"):
+        apply(make(), skip=["fold_fv"])
+
+
+def test_it_gives_a_model_to_evaluate(make):
+    assert not apply(make().train())[0].training
+
+
+@pytest.mark.parametrize("attn", MECHANISM_NAMES)
+def test_the_modules_keep_their_paths(make, attn):
+    model = make(attn)
+    assert set(rounded_modules(apply(model)[0])) == set(rounded_modules(model))
+
+
+# --- the figures
+
+
+def test_what_a_rewrite_saves_is_what_it_computes_less(make):
+    model = make("regular")
+    rewritten, fired = apply(model)
+    total = measure(model) - measure(rewritten)
+    assert sum(one.operations_saved for one in fired) == total.operations
+    assert sum(one.flops_saved for one in fired) == total.flops > 0
+    assert sum(one.bytes_saved for one in fired) == total.bytes
+
+
+def test_folding_a_projection_saves_its_product(make):
+    _, fired = apply(make("regular"), skip=set(REWRITES) - {"fold_fc"})
+    (one,) = fired
+    tokens, dim = 3 * 15, 12
+    assert (one.name, one.places) == ("fold_fc", 2)
+    assert one.operations_saved == 2
+    assert one.flops_saved == 2 * 2 * tokens * dim * dim
+    assert one.bytes_saved == 2 * 4 * (2 * tokens * dim + dim * dim + dim)
+
+
+def test_what_nobody_reads_and_what_weights_decide_costs_nothing(make):
+    """The patches' feed-forward of the last block is not in a graph with or without a rewrite."""
+    model = make("regular", "joint", depth=1)
+    flops = measure(model).flops
+    model.blocks[0].mlp.fn.forward = lambda x: x  # for the class token and the patches
+    tokens, dim = 1, 12
+    assert flops - measure(model).flops == 2 * tokens * dim * 12 * dim
+
+
+# --- lower precision
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("attn", MECHANISM_NAMES)
+def test_lower_precision_is_as_good_as_without(make, clips, rel_l2, attn, dtype):
+    model = make(attn)
+    truth = copy.deepcopy(model).double()(clips.double())
+    rewritten, _ = apply(model)
+    lower_precision(model, dtype)
+    lower_precision(rewritten, dtype)
+    logits = rewritten(clips)
+    assert logits.dtype == torch.float32
+    assert rewritten.blocks[0].attn_t.fn.to_out.weight.dtype == dtype
+    assert rel_l2(logits, truth) <= 2 * rel_l2(model(clips), truth)
+
+
+def test_modules_are_kept_in_float32_by_their_paths(make):
+    rewritten, _ = apply(make())
+    kept = lower_precision(rewritten, torch.float16, [r"blocks\.0", r"blocks\.1\.fc_t"])
+    assert "blocks.0.fc_t" in kept
+    assert rewritten.blocks[0].attn_t.fn.rotated_key.dtype == torch.float32
+    assert rewritten.blocks[1].attn_t.fn.rotated_key.dtype == torch.float16
+
+
+@pytest.mark.parametrize("attn", MECHANISM_NAMES)
+def test_a_graph_of_lower_precision(make, clips, attn, tmp_path):
+    rewritten, _ = apply(make(attn, depth=1))
+    lower_precision(rewritten, torch.bfloat16)
+    export_onnx(rewritten, {"video": clips}, tmp_path / "model.onnx", opset=BF16_OPSET)
+
+
+# --- the graph
+
+
+@pytest.mark.parametrize("attn", MECHANISM_NAMES)
+def test_the_graph(make, clips, rel_l2, attn, tmp_path):
+    """Any batch, the same numbers, and every module is found by its path."""
+    path = tmp_path / "model.onnx"
+    model = make(attn, depth=1)
+    rewritten, _ = apply(model)
+    profile = BatchProfile(1, 2, 4)
+    inputs = {"video": clips}
+    graph = export_onnx(rewritten, inputs, path, opset=DEFAULT_OPSET, dynamic_batch=profile)
+    assert graph.inputs[0].shape[0] == "batch"
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for batch in (1, 2, 3):
+        video = torch.cat((clips, clips))[:batch]
+        (logits,) = session.run(None, {"video": np.asarray(video)})
+        assert rel_l2(torch.from_numpy(logits), model(video)) <= 1e-5
+    found = {name for name, values in read_module_outputs(onnx.load(path)).items() if values}
+    modules = {"blocks.0", "blocks.0.attn_t.fn", "blocks.0.attn_s.fn", "blocks.0.mlp.fn"}
+    assert modules | {"project_in", "to_out"} <= found
