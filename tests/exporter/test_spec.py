@@ -6,6 +6,7 @@ import pytest
 
 from exporter import BatchProfile, ExportSpec
 from exporter.errors import UsageError
+from exporter.spec import REWRITE_NAMES
 
 REFUSED = {
     "unknown mechanism": ({"attn": "fastfomer"}, "did you mean 'fastformer'?"),
@@ -163,3 +164,9 @@ def test_strings_are_paths_and_one_clip_is_several():
 def test_a_resolution_that_is_no_pair_is_refused(res):
     with pytest.raises(UsageError, match=r"expected \(height, width\)"):
         ExportSpec(res=res)
+
+
+def test_the_rewrites_offered_are_those_there_are():
+    from exporter.rewrite import REWRITES
+
+    assert tuple(REWRITES) == REWRITE_NAMES
