@@ -185,7 +185,7 @@ def run_onnxruntime(side: Side, pair: Pair, video: np.ndarray, folder: Path) -> 
 def run_openvino(side: Side, pair: Pair, video: np.ndarray, folder: Path) -> Run:
     """OpenVINO in float32, which is not its default, set for latency."""
     try:
-        import openvino
+        import openvino  # pyright: ignore[reportMissingImports]  # an optional peer
     except ImportError as error:
         raise UnavailableError("openvino is not installed") from error
     settings = {
