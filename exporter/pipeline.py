@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 
 from exporter import environment
@@ -46,7 +47,14 @@ from exporter.spec import ExportSpec
 from exporter.stages import OnProgress, Stage, Stages
 from exporter.to_engine import FLAVOURS, EngineInfo, build_engine, choose_flavour
 from exporter.to_onnx import OnnxGraph, check_onnx, export_onnx
-from exporter.validate import Reference, make_reference, relative_error, validate, with_lower_floor
+from exporter.validate import (
+    ILL_CONDITIONED,
+    Reference,
+    make_reference,
+    relative_error,
+    validate,
+    with_lower_floor,
+)
 from model.classifier import VideoClassifier
 
 # What of a spec decides the graph: no path and no measure of this machine.
@@ -230,12 +238,17 @@ def _rewrite(job: _Job, stage: Stage) -> tuple[VideoClassifier, tuple[Fired, ...
     """Rewrite the model, and prove in float64 that it is still the same function."""
     rewritten, fired = rewrite_for_export(job.spec, job.model)
     clip = job.inputs.batch(1)
-    before, after = (
-        EagerRunner(model, job.inputs.shapes, "fp64").run(clip)["logits"]
-        for model in (job.model, rewritten)
-    )
-    error = relative_error(after, before)
-    if not error <= REWRITE_LIMIT:
+
+    def run(model: VideoClassifier, precision: str = "fp64") -> np.ndarray:
+        with EagerRunner(model, job.inputs.shapes, precision) as runner:
+            return runner.run(clip)["logits"]
+
+    truth = run(job.model)
+    error = relative_error(run(rewritten), truth)
+    # What is no function at float32 may be none at float64 either: parity says so.
+    if not error <= REWRITE_LIMIT and relative_error(run(job.model, "fp32"), truth) <= (
+        ILL_CONDITIONED
+    ):
         raise OnnxError(
             "the rewrites made at export changed the function",
             got=f"a relative error of {error:.1e} in float64",

@@ -110,7 +110,7 @@ def test_one_command_leaves_a_proven_export(run, tiny_flags, real_clips, attn):
     report = json.loads(Path("made/report.json").read_text())
     assert set(report) >= REPORT_KEYS
     assert [stage["name"] for stage in report["stages"]] == [
-        *("load", "inputs", "onnx", "engine", "parity", "latency", "report")
+        *("load", "inputs", "rewrite", "onnx", "engine", "parity", "latency", "report")
     ]
     assert all(set(stage) >= STAGE_KEYS for stage in report["stages"])
     (parity, *others) = report["parity"]
