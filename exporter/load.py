@@ -15,6 +15,7 @@ from exporter.errors import CheckpointInputError, UsageError
 from exporter.manifest import sha256
 from exporter.precision import Ranges, kept_modules, observe_ranges
 from exporter.rewrite import REWRITES, Fired, apply
+from exporter.rewrite.places import Folded
 from exporter.spec import ExportSpec
 from model import load_checkpoint
 from model.checkpoint import FAMILIES
@@ -23,6 +24,8 @@ from model.config import PRESETS, ConfigError, check_choice
 from model.precision import rounded_modules
 from model.weights_file import CheckpointError
 
+# Rewrites that fold one module into another.
+_FOLDING = {"fold_fc", "frame_weights"}
 # Rewrites whose weights are stacked by head or frame, or made at run time: runtimes have no integer
 # product for those.
 _NOT_FOR_INT8 = {"heads_first", "frame_weights", "fold_global_key"}
@@ -130,8 +133,9 @@ def rewrite_for_export(
     if spec.precision == "int8":
         skip |= _NOT_FOR_INT8
     rewritten, fired = apply(model, skip)
-    if kept - rounded_modules(rewritten).keys():
-        rewritten, fired = apply(model, {*skip, "fold_fc"})
+    modules = rounded_modules(rewritten)
+    if any(isinstance(modules[path], Folded) for path in kept):
+        rewritten, fired = apply(model, skip | _FOLDING)
     return rewritten, fired
 
 

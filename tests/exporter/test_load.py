@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from exporter.errors import CheckpointInputError, UsageError
-from exporter.load import check_same_checkpoint, default_directory, load_model, resolve
+from exporter.load import (
+    check_same_checkpoint,
+    default_directory,
+    load_model,
+    resolve,
+    rewrite_for_export,
+)
+from exporter.precision import in_precision
 from exporter.spec import BatchProfile, ExportSpec
 from model import FastTimeSformer, Preprocessing, save_checkpoint
 
@@ -203,3 +210,20 @@ def test_a_fresh_model_has_no_checkpoint_to_compare():
 )
 def test_the_default_directory_tells_exports_apart(values, name):
     assert default_directory(ExportSpec(**values)) == Path("build") / name
+
+
+def test_a_module_to_keep_in_float32_is_not_folded_into_another():
+    sizes = {"attn": "regular", "res": (64, 64), "depth": 2, "dim": 32, "dim_head": 16}
+    plain = ExportSpec(precision="fp16", **sizes)
+    keeping = ExportSpec(precision="fp16", keep_fp32=(r"blocks\.0\.fc_t",), **sizes)
+    model = load_model(plain)
+
+    folded, fired = rewrite_for_export(plain, model)
+    assert "fold_fc" in [entry.name for entry in fired]
+    assert not list(folded.get_submodule("blocks.0.fc_t").parameters())
+
+    rewritten, fired = rewrite_for_export(keeping, model)
+    assert "fold_fc" not in [entry.name for entry in fired]
+    lowered = in_precision(rewritten, "fp16", keeping.keep_fp32)
+    assert lowered.get_submodule("blocks.0.fc_t").weight.dtype == torch.float32
+    assert lowered.get_submodule("blocks.1.fc_t").weight.dtype == torch.float16
