@@ -284,6 +284,7 @@ def ladder(
     *,
     checkpoint: Path | None = None,
     video: Annotated[list[Path] | None, Parameter(consume_multiple=False)] = None,
+    engine: Annotated[bool, Parameter(negative="")] = False,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
     debug: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -296,6 +297,7 @@ def ladder(
         directory: What `tsformer export` made; its model.onnx may have been changed since.
         checkpoint: Where the checkpoint lies now, if it was moved.
         video: Clips beside the synthetic inputs; may be given several times.
+        engine: Climb in TensorRT, on a machine with a GPU.
         json_: Print JSON instead of a table.
         debug: Show the trace of an error.
     """
@@ -305,7 +307,11 @@ def ladder(
 
     with _progress(shown=not json_) as on_progress:
         found = climb(
-            directory, checkpoint=checkpoint, video=tuple(video or ()), on_progress=on_progress
+            directory,
+            checkpoint=checkpoint,
+            video=tuple(video or ()),
+            engine=engine,
+            on_progress=on_progress,
         )
     _print(strict_json(asdict(found)) if json_ else ladder_table(found))
     if found.first_divergence:

@@ -22,6 +22,7 @@ def ladder(
     *,
     checkpoint: Path | None = None,
     video: tuple[Path, ...] = (),
+    engine: bool = False,
     on_progress: OnProgress = lambda _stage, _fraction, _what: None,
 ) -> Ladder:
     """Compare the graph of an export with its model, module by module.
@@ -32,25 +33,29 @@ def ladder(
         directory: What `export` made.
         checkpoint: Where its checkpoint lies now, if it was moved.
         video: Clips beside the synthetic inputs.
+        engine: Compare what TensorRT makes of the graph on this machine's GPU.
         on_progress: Told what is being done.
 
     Raises:
         NoExportError: if it is no export.
         CheckpointInputError: if the checkpoint is not the one that was exported.
+        RuntimeFailure: if an engine is asked for and there is no GPU.
         LadderError: if the graph does not name its modules.
     """
     directory = Path(directory)
     manifest = read_manifest(directory, unchanged=False)
     spec, model, inputs = _load(manifest, checkpoint, video, on_progress)
     model, _ = rewrite_for_export(spec, model)
+    for_engine = directory / "model.tensorrt.onnx"  # of an int8 export
     return climb(
         model,
-        directory / "model.onnx",
+        for_engine if engine and for_engine.exists() else directory / "model.onnx",
         inputs,
         precision=spec.precision,
         batch=spec.run_batch,
         keep_fp32=spec.keep_fp32,
         int8=_rounding(spec, model, spec.precision),
+        engine=engine,
         on_clip=lambda done, total: on_progress("ladder", done / total, f"{done} of {total} clips"),
     )
 

@@ -11,8 +11,10 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
@@ -21,16 +23,21 @@ from google.protobuf.message import DecodeError
 from torch import Tensor, nn
 
 from exporter.clips import Inputs
-from exporter.errors import LadderError
+from exporter.errors import LadderError, RuntimeFailure
 from exporter.module_map import read_module_outputs
 from exporter.precision import Int8, in_precision
 from exporter.results import Ladder, Rung
 from exporter.runners.base import Arrays, Runner
 from exporter.runners.onnxruntime import OnnxRuntimeRunner
 from exporter.runners.reference import EVALUATED, ReferenceRunner
+from exporter.runners.tensorrt import TensorRtRunner
+from exporter.spec import BatchProfile
+from exporter.to_engine import build_engine, choose_flavour
 from exporter.validate import FLOOR_FACTOR, TINY, cosine, relative_error
 from model.classifier import VideoClassifier
 from model.precision import Rounded
+
+OBSERVED = ".observed"  # what an engine's extra outputs are called, after their values
 
 
 def climb(
@@ -42,6 +49,7 @@ def climb(
     batch: int = 1,
     keep_fp32: Sequence[str] = (),
     int8: Int8 | None = None,
+    engine: bool = False,
     on_clip: Callable[[int, int], None] = lambda done, total: None,
 ) -> Ladder:
     """Compare a graph with its model, module by module.
@@ -54,6 +62,7 @@ def climb(
         batch: Clips per run of the graph.
         keep_fp32: What of it stays in float32.
         int8: How an int8 graph rounds.
+        engine: Run it in TensorRT on this machine's GPU instead of a runtime of the CPU.
         on_clip: Told how many clips are done, of how many.
 
     Raises:
@@ -71,13 +80,18 @@ def climb(
             remedy="export it again with this version of tsformer",
         )
     names = {path: names[path] for path in _rungs(model) if names.get(path)}
+    wanted = [*dict.fromkeys(itertools.chain(*names.values()))]
     truth, floor = (in_precision(model, p, keep_fp32, int8) for p in ("fp64", precision))
     worst: dict[str, Rung] = {}
     total = len(inputs.names)
-    with _observe(proto, precision, [*itertools.chain(*names.values())]) as runner:
+    with ExitStack() as resources:
+        if engine:
+            runner = _observe_engine(proto, precision, wanted, batch, resources)
+        else:
+            runner = _observe(proto, precision, wanted, resources)
         for start in range(0, total, batch):
             clips = inputs.batch(batch, start)
-            values = runner.run(clips)
+            values = {k.removesuffix(OBSERVED): v for k, v in runner.run(clips).items()}
             expected, rounded = _capture(truth, clips, torch.float64), _capture(floor, clips)
             for path in (path for path in expected if path in names):
                 found = _match(expected[path], [values[name] for name in names[path]])
@@ -104,15 +118,63 @@ def _rungs(model: nn.Module) -> set[str]:
     }
 
 
-def _observe(proto: onnx.ModelProto, precision: str, names: Sequence[str]) -> Runner:
-    """A runtime that computes in the graph's precision and gives the named values too."""
+def _observe(
+    proto: onnx.ModelProto, precision: str, names: Sequence[str], resources: ExitStack
+) -> Runner:
+    """A runtime of the CPU that computes in the precision and gives the named values too."""
     if precision in EVALUATED:
-        return ReferenceRunner(proto, precision, every_value=True)
+        return resources.enter_context(ReferenceRunner(proto, precision, every_value=True))
     outputs = {output.name for output in proto.graph.output}
     proto.graph.output.extend(
-        onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in outputs
+        onnx.ValueInfoProto(name=name) for name in names if name not in outputs
     )
-    return OnnxRuntimeRunner(proto, threads=torch.get_num_threads(), precision=precision)
+    threads = torch.get_num_threads()
+    return resources.enter_context(OnnxRuntimeRunner(proto, threads=threads, precision=precision))
+
+
+def _observe_engine(
+    proto: onnx.ModelProto, precision: str, names: Sequence[str], batch: int, resources: ExitStack
+) -> Runner:
+    """TensorRT on this machine's GPU, with an engine of its own that gives the named values too.
+
+    Raises:
+        EngineError: if no TensorRT works here.
+        RuntimeFailure: if there is no GPU.
+    """
+    if not torch.cuda.is_available():
+        raise RuntimeFailure("this machine has no NVIDIA GPU to execute an engine")
+    choice = choose_flavour("auto", gpu=True)
+    if choice.flavour is None:
+        raise RuntimeFailure(f"no TensorRT works here: {choice.reason}")
+    folder = Path(resources.enter_context(TemporaryDirectory()))
+    add_outputs(proto, names)
+    onnx.save(proto, folder / "observed.onnx")
+    free = not proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    build_engine(
+        folder / "observed.onnx",
+        folder / "observed.engine",
+        flavour=choice.flavour,
+        profile=BatchProfile(batch, batch, batch) if free else None,
+    )
+    runner = TensorRtRunner(folder / "observed.engine", choice.flavour, precision)
+    return resources.enter_context(runner)
+
+
+def add_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> None:
+    """Make values of a graph outputs too, in float32, under their names and `OBSERVED`."""
+    inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    types = {
+        value.name: value.type.tensor_type
+        for value in (*inferred.graph.value_info, *inferred.graph.output)
+    }
+    for name in names:
+        seen = name + OBSERVED
+        proto.graph.node.append(
+            onnx.helper.make_node("Cast", [name], [seen], to=onnx.TensorProto.FLOAT)
+        )
+        output = onnx.helper.make_tensor_value_info(seen, onnx.TensorProto.FLOAT, None)
+        output.type.tensor_type.shape.CopyFrom(types[name].shape)
+        proto.graph.output.append(output)
 
 
 def _capture(

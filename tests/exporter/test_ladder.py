@@ -14,10 +14,12 @@ from exporter import ExportSpec
 from exporter.cli import main
 from exporter.diagnose import ladder
 from exporter.errors import LadderError
-from exporter.ladder import _judge, _match, _worse
+from exporter.ladder import OBSERVED, _judge, _match, _worse, add_outputs
+from exporter.module_map import read_module_outputs
 from exporter.pipeline import export
 from exporter.results import Rung
 from exporter.runners.reference import ReferenceRunner
+from exporter.to_engine import build_engine
 from model import FastTimeSformer, save_checkpoint
 
 SIZES = {"depth": 2, "dim": 32, "dim_head": 16, "frames": 3, "res": (32, 48)}
@@ -369,3 +371,25 @@ def test_a_damaged_graph_is_one_line(made, tmp_path, capsys):
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert not err.startswith("tsformer: internal"), err
+
+
+def test_an_engine_without_a_gpu_is_one_line(made, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert main(["ladder", str(made("fp16")), "--engine"]) == 4
+    error = capsys.readouterr().err
+    assert "no NVIDIA GPU" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_engine_can_be_built_that_gives_every_module(made, tmp_path, precision):
+    proto = onnx.load(made(precision) / "model.onnx")
+    names = [*dict.fromkeys(name for of in read_module_outputs(proto).values() for name in of)]
+    add_outputs(proto, names)
+    onnx.save(proto, tmp_path / "observed.onnx")
+
+    engine = build_engine(tmp_path / "observed.onnx", tmp_path / "observed.engine", flavour="rtx")
+
+    assert {output.name for output in engine.outputs} == {"logits", *(n + OBSERVED for n in names)}
+    assert {output.dtype for output in engine.outputs} == {"float32"}

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
 from exporter import ExportSpec
 from exporter.errors import UsageError
@@ -60,6 +60,7 @@ class Typed:
         values = (*graph.input, *graph.output, *graph.value_info)
         self.types = {value.name: value.type.tensor_type.elem_type for value in values}
         self.weights = {weight.name: weight.data_type for weight in graph.initializer}
+        self.values = {w.name: numpy_helper.to_array(w) for w in graph.initializer}
         self.types |= self.weights
         self.made_by = {name: node for node in graph.node for name in node.output}
         assert set(self.made_by) <= set(self.types)
@@ -252,16 +253,18 @@ def test_what_overflows_or_loses_digits_is_computed_in_float32(case):
     found = typed.nodes(*ISLANDS)
     for node in found:
         assert typed.reals(node) == {TensorProto.FLOAT}, node.name
-    expected = {"performer": ISLANDS, "regular": {"LayerNormalization", "Softmax"}}
+    # On few tokens, FAVOR+ needs no logarithm.
+    expected = {"performer": set(ISLANDS) - {"Log"}, "regular": {"LayerNormalization", "Softmax"}}
     assert {node.op_type for node in found} >= expected.get(attn, {"LayerNormalization", "Softmax"})
 
 
 def test_matrix_products_with_weights_are_of_lower_precision(case):
     _, precision, _, typed = case
     kinds = typed.products_with_weights()
-    head = [name for name, kind in kinds.items() if kind == TensorProto.FLOAT]
-    # The classifier is the one product in float32.
-    assert len(head) == 1
+    whole = [name for name, kind in kinds.items() if kind == TensorProto.FLOAT]
+    # The classifier is the one product in float32, but for swaps of pooled channels.
+    swaps = [n for n in whole if set(np.unique(typed.values[n])) == {0.0, 1.0}]
+    assert len(whole) - len(swaps) == 1
     assert set(kinds.values()) == {LOWER[precision], TensorProto.FLOAT}
     assert sum(kind == LOWER[precision] for kind in kinds.values()) > 8
 
