@@ -23,7 +23,8 @@ from exporter.to_engine import build_engine
 from model import FastTimeSformer, save_checkpoint
 
 SIZES = {"depth": 2, "dim": 32, "dim_head": 16, "frames": 3, "res": (32, 48)}
-QUICK = {"engine": "none", "bench_seconds": 0.0}
+# Every module stands for itself: nothing is folded into another.
+QUICK = {"engine": "none", "bench_seconds": 0.0, "rewrite": "none"}
 SCOPES = "pkg.torch.onnx.name_scopes"
 
 
@@ -393,3 +394,17 @@ def test_an_engine_can_be_built_that_gives_every_module(made, tmp_path, precisio
 
     assert {output.name for output in engine.outputs} == {"logits", *(n + OBSERVED for n in names)}
     assert {output.dtype for output in engine.outputs} == {"float32"}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("attn", ["fastformer", "performer", "regular"])
+def test_a_rewritten_graph_is_compared_with_the_rewritten_model(tmp_path, attn, precision):
+    spec = ExportSpec(attn=attn, precision=precision, **SIZES, **{**QUICK, "rewrite": "all"})
+    result = export(spec, tmp_path / "x")
+    assert result.report.graph["rewrites"]
+
+    found = ladder(tmp_path / "x")
+
+    assert found.first_divergence == ""
+    paths = {rung.path for rung in found.rungs}
+    assert {"project_in", "blocks.0.attn_t.fn", "blocks.1.attn_s.fn", "to_out.fn"} <= paths
