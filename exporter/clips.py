@@ -11,7 +11,7 @@ import numpy as np
 from exporter.errors import VideoError
 from exporter.inputs import synthetic_inputs
 from exporter.motion import motion_clips
-from exporter.video import normalise, read_clip
+from exporter.video import Clip, normalise, read_clip
 from model.config import ClipConfig, Preprocessing
 
 _CALIBRATION_CLIPS = 24
@@ -106,12 +106,13 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def _read(
-    path: Path, config: ClipConfig, preprocessing: Preprocessing, on_clip: Callable[[str], None]
-) -> tuple[str, str, np.ndarray]:
-    """Name, note and `(f, c, h, w)` of one clip."""
-    on_clip(path.name)
-    clip = read_clip(
+def read_for(config: ClipConfig, preprocessing: Preprocessing, path: Path) -> Clip:
+    """Read one clip as a model takes it.
+
+    Raises:
+        VideoError: if it cannot be read.
+    """
+    return read_clip(
         path,
         frames=config.frames,
         height=config.height,
@@ -119,6 +120,14 @@ def _read(
         preprocessing=preprocessing,
         channels=config.channels,
     )
+
+
+def _read(
+    path: Path, config: ClipConfig, preprocessing: Preprocessing, on_clip: Callable[[str], None]
+) -> tuple[str, str, np.ndarray]:
+    """Name, note and `(f, c, h, w)` of one clip."""
+    on_clip(path.name)
+    clip = read_for(config, preprocessing, path)
     return path.name, clip.summary, clip.array[0]
 
 

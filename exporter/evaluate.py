@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from exporter.clips import read_for
 from exporter.errors import UsageError
 from exporter.motion import MOTION_LABELS, motion_clips
 from exporter.results import Accuracy
 from exporter.runners.base import Runner
-from exporter.video import normalise, read_clip
+from exporter.video import normalise
 from model.classifier import VideoClassifier
 from model.config import nearest
 
@@ -41,16 +42,8 @@ class Dataset:
         if not self.files:
             yield from self._motion()
             return
-        config = self.model.config
         for path, label in self.files:
-            clip = read_clip(
-                path,
-                frames=config.frames,
-                height=config.height,
-                width=config.width,
-                preprocessing=self.model.preprocessing,
-                channels=config.channels,
-            )
+            clip = read_for(self.model.config, self.model.preprocessing, path)
             yield clip.array, np.array([label])
 
     def _motion(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -48,6 +48,25 @@ class Runner(Protocol):
         ...
 
 
+class Closing:
+    """The context manager that every runtime is: leaving it closes it."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the model and its memory."""
+        raise NotImplementedError
+
+
 def check_inputs(runner: Runner, inputs: Arrays) -> None:
     """Raise `RuntimeFailure` unless names and shapes are the model's (checked before any run)."""
     if set(inputs) != set(runner.input_shapes):

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 import torch
 
 from exporter.precision import Int8, in_precision
-from exporter.runners.base import Arrays, check_inputs
+from exporter.runners.base import Arrays, Closing, check_inputs
 from model.classifier import VideoClassifier
 
 
-class EagerRunner:
+class EagerRunner(Closing):
     """Runs a copy of a model in the given precision, on the CPU.
 
     Args:
@@ -43,15 +41,7 @@ class EagerRunner:
         self._dtype = torch.float64 if precision == "fp64" else torch.float32
         self._model = in_precision(model, precision, keep_fp32, int8)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:  # noqa: D102
         del self._model
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import onnx
 
 from exporter.errors import RuntimeFailure
-from exporter.runners.base import Arrays, check_inputs
+from exporter.runners.base import Arrays, Closing, check_inputs
 
 _PROVIDERS = {
     "cpu": ("CPUExecutionProvider", {}),
@@ -30,7 +29,7 @@ def available_devices() -> tuple[str, ...]:
     return tuple(device for device, (name, _) in _PROVIDERS.items() if name in providers)
 
 
-class OnnxRuntimeRunner:
+class OnnxRuntimeRunner(Closing):
     """One session of ONNX Runtime.
 
     Args:
@@ -83,15 +82,7 @@ class OnnxRuntimeRunner:
         }
         self._session = session
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:  # noqa: D102
         del self._session
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,7 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from exporter.errors import RuntimeFailure
-from exporter.runners.base import Arrays, check_inputs
+from exporter.runners.base import Arrays, Closing, check_inputs
 
 # What it is for: no other runtime of a CPU computes in these.
 EVALUATED = ("fp16", "bf16")
@@ -35,7 +34,7 @@ class MatMul(OpRun):
         return ((a.astype(np.float32) @ b.astype(np.float32)).astype(a.dtype),)
 
 
-class ReferenceRunner:
+class ReferenceRunner(Closing):
     """One graph in the ONNX reference evaluator, on the CPU.
 
     Args:
@@ -72,15 +71,7 @@ class ReferenceRunner:
         }
         self._every_value = every_value
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:  # noqa: D102
         del self._evaluator
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from exporter.engine_worker import BuildFailure, load_tensorrt, make_logger
 from exporter.errors import RuntimeFailure
-from exporter.runners.base import Arrays, check_inputs
+from exporter.runners.base import Arrays, Closing, check_inputs
 from exporter.to_engine import FLAVOURS
 
 NOT_EXECUTED = "the engine is built, but can be executed only on a GPU that it was built for"
@@ -25,7 +24,7 @@ NUMPY_DTYPES = {
 KEPT_MESSAGES = 3
 
 
-class TensorRtRunner:
+class TensorRtRunner(Closing):
     """Runs one engine on one GPU, on a stream of its own; times include both transfers.
 
     Args:
@@ -60,15 +59,7 @@ class TensorRtRunner:
             for name in self._inputs
         }
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:  # noqa: D102
         # In this order: each was made by the next, and must not outlive it.
         self._context = self._engine = self._runtime = self._logger = None
 
