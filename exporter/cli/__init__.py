@@ -1,0 +1,99 @@
+"""The command line: arguments -> spec -> pipeline; exit codes; the only package that prints.
+
+Exit codes: 0 done and proven; 2 usage; 3 an input cannot be read; 4 export or build failed; 5 not
+proven; 130 interrupted, 143 terminated.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+from cyclopts import App, CycloptsError
+
+from exporter.cli.terminal import say, show_trace
+from exporter.errors import TsformerError, UsageError
+
+INTERNAL_EXIT = 4
+ENDINGS = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}
+
+app = App(
+    name="tsformer",
+    help="Take a video transformer to ONNX and TensorRT, proven to be the same model.",
+    version_flags=["--version"],
+    help_format="plaintext",
+    version=lambda: importlib.metadata.version("tsformer"),
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,  # `main` gives its exit code
+)
+app.register_install_completion_command()
+
+# Imported when it is used: one command does not wait for the libraries of another.
+for _command in ("export", "verify", "ladder", "tune-precision", "doctor"):
+    _module = _command.replace("-", "_")
+    app.command(f"exporter.cli.{_module}:{_module}", name=_command)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and give its exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    received: list[int] = []
+    try:
+        with _noting_signals(received):
+            return app(argv, exit_on_error=False, print_error=False) or 0
+    except (Exception, KeyboardInterrupt) as error:
+        # An import or a trace that is interrupted raises anything: the signal is what counts.
+        if received or isinstance(error, KeyboardInterrupt):
+            how, code = ENDINGS[signal.Signals(received[0]) if received else signal.SIGINT]
+            return say(f"{how}: nothing was left behind", code)
+        return _fail(error, argv)
+
+
+def export_main() -> int:
+    """Entry point of the console script `export`: `tsformer export` by a shorter name."""
+    return main(["export", *sys.argv[1:]])
+
+
+@contextmanager
+def _noting_signals(received: list[int]) -> Iterator[None]:
+    """Let SIGTERM clean up as Ctrl-C does, and note which of them came."""
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        if received:
+            return  # one is enough: what it set off, the cleaning up, is not to be cut short
+        received.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals belong to the main thread
+        return
+    before = {number: signal.getsignal(number) for number in ENDINGS}
+    caught = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    try:
+        for number in caught:
+            signal.signal(number, interrupt)
+        yield
+    finally:
+        for number in caught:
+            signal.signal(number, before[number])
+
+
+def _fail(error: Exception, argv: Sequence[str]) -> int:
+    if "--debug" in argv:
+        show_trace(error)
+    if isinstance(error, CycloptsError):
+        error = UsageError(_one_line(error), remedy="see tsformer --help")
+    if isinstance(error, TsformerError):
+        return say(f"{error.stage}: {error}", error.exit_code)
+    # A defect of ours, or a machine out of memory.
+    what = f"internal: {type(error).__name__}: {_one_line(error)[:300]}"
+    return say(f"{what}; run with --debug for the trace", INTERNAL_EXIT)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,195 @@
+"""`tsformer export`: arguments -> spec -> pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from exporter.cli.options import (
+    Batches,
+    Flag,
+    Json,
+    JsonObject,
+    Output,
+    Paths,
+    Resolution,
+    Targets,
+    Words,
+)
+from exporter.cli.proof import require_proof
+from exporter.cli.terminal import progress, show
+from exporter.errors import UsageError
+from exporter.spec import ExportSpec
+
+if TYPE_CHECKING:
+    from exporter.pipeline import ExportResult
+
+
+def export(
+    *,
+    model: str | None = None,
+    attn: str | None = None,
+    res: Resolution = None,
+    scheme: str | None = None,
+    frames: int | None = None,
+    channels: int | None = None,
+    batch: int | None = None,
+    num_classes: int | None = None,
+    dim: int | None = None,
+    depth: int | None = None,
+    heads: int | None = None,
+    dim_head: int | None = None,
+    patch_size: int | None = None,
+    checkpoint: Path | None = None,
+    config: JsonObject = None,
+    semantics: str | None = None,
+    video: Paths = None,
+    mask: Flag = False,
+    eval_: Annotated[str | None, Parameter(name="--eval")] = None,
+    rewrite: str = "all",
+    no_rewrite: Words = None,
+    precision: str | None = None,
+    keep_fp32: Words = None,
+    recipe: Path | None = None,
+    calibration: Paths = None,
+    dynamic_batch: Batches = None,
+    opset: int | None = None,
+    engine: str = "auto",
+    target: Targets = (),
+    output: Output = None,
+    force: Flag = False,
+    allow_ill_conditioned: Flag = False,
+    threads: int | None = None,
+    bench_seconds: float = 20.0,
+    seed: int = 0,
+    json_: Json = False,
+    quiet: Flag = False,
+    debug: Flag = False,
+) -> int:
+    """Export a model, prove it against eager PyTorch in float64, and time it.
+
+    Leaves a directory with model.onnx, model.engine, manifest.json and report.json, .md and .html.
+
+    Examples:
+        tsformer export --attn fastformer --res 512
+
+        tsformer export --checkpoint trained.pth --res 224 --frames 5 --video clip.mp4 -o build/x
+
+    Args:
+        model: Family of the checkpoint (told by its keys), or of a fresh model: fast_timesformer
+            (default), timesformer_pytorch, facebookresearch, huggingface, or a preset:
+            TimeSformer, TimeSformer-HR, TimeSformer-L.
+        attn: Attention: fastformer (default), performer or regular.
+        res: Height and width in pixels: 512, or 224x384.
+        scheme: Which tokens attend together: space, joint, divided (default), local-global, axial.
+        frames: Frames of a clip (default 5).
+        channels: Channels of a frame (default 3).
+        batch: Clips per run (default 1).
+        num_classes: Classes (default 2).
+        dim: Token width (default 128).
+        depth: Blocks (default 12).
+        heads: Attention heads (default dim / dim-head).
+        dim_head: Width of a head (default 64).
+        patch_size: Side of a patch in pixels (default 16).
+        checkpoint: A trained model: a file or a Hugging Face directory.
+        config: JSON file (or text) with what the checkpoint does not tell.
+        semantics: paper or upstream (default for checkpoints of the published package).
+        video: A clip to prove the export on; may be given several times.
+        mask: Give the graph a second input, the frames to look at (timesformer_pytorch).
+        rewrite: Lay the model out for the runtimes (all, default), or leave it as it is (none).
+        no_rewrite: A rewrite to leave out; may be given several times.
+        eval_: Measure accuracy on labelled clips: motion (the built-in task), or a folder
+            class/clip.mp4.
+        precision: Precision of the graph: fp32 (default), fp16, bf16 or int8.
+        keep_fp32: What stays in float32 at a lower precision: a regular expression over module
+            paths, as blocks.3.attn_t; may be given several times.
+        recipe: What tune-precision found: a precision and what stays in float32.
+        dynamic_batch: Let the batch vary: MIN:OPT:MAX.
+        calibration: Clip, or folder of clips, whose activations scale an int8 graph (default: a
+            fixed synthetic set); may be given several times.
+        opset: ONNX opset (default 20; 22 for bf16).
+        engine: TensorRT engine: auto, rtx, tensorrt or none.
+        target: GPU architectures of the engine, as sm86,sm89.
+        output: Directory to make (default: named after the model, under build/).
+        force: Replace an earlier export there.
+        allow_ill_conditioned: Exit 0 for a model that is no function at this precision.
+        threads: Threads on the CPU.
+        bench_seconds: Time for measuring latency.
+        seed: Seed of a fresh model.
+        json_: Print report.json instead of a table.
+        quiet: Print nothing but errors.
+        debug: Show the trace of an error.
+    """
+    del debug  # read by `main`, which catches the errors of all commands
+    precision, kept = _precision(precision, keep_fp32, recipe)
+    spec = ExportSpec(
+        model=model,
+        attn=attn,
+        res=res,
+        scheme=scheme,
+        frames=frames,
+        channels=channels,
+        num_classes=num_classes,
+        dim=dim,
+        depth=depth,
+        heads=heads,
+        dim_head=dim_head,
+        patch_size=patch_size,
+        semantics=semantics,
+        checkpoint=checkpoint,
+        config=config or {},
+        batch=batch,
+        dynamic_batch=dynamic_batch,
+        precision=precision,
+        keep_fp32=kept,
+        calibration=tuple(calibration or ()),
+        opset=opset,
+        engine=engine,
+        targets=target,
+        video=tuple(video or ()),
+        mask=mask,
+        eval=eval_,
+        rewrite=rewrite,
+        no_rewrite=tuple(no_rewrite or ()),
+        seed=seed,
+        allow_ill_conditioned=allow_ill_conditioned,
+        threads=threads,
+        bench_seconds=bench_seconds,
+    )
+    from exporter import pipeline
+
+    with progress(shown=not (quiet or json_)) as on_progress:
+        result = pipeline.export(spec, output, force=force, on_progress=on_progress)
+    _show_result(result, as_json=json_, quiet=quiet)
+    if result.verdict == "ill-conditioned" and allow_ill_conditioned:
+        return 0
+    require_proof(
+        result.verdict, result.report, result.directory, "; --allow-ill-conditioned accepts it"
+    )
+    return 0
+
+
+def _precision(
+    precision: str | None, keep_fp32: list[str] | None, recipe: Path | None
+) -> tuple[str, tuple[str, ...]]:
+    """Precision and modules to keep, as the options or a recipe have them."""
+    if recipe is None:
+        return precision or "fp32", tuple(keep_fp32 or ())
+    from exporter.tune import read_recipe
+
+    cooked, kept = read_recipe(recipe)
+    if precision not in (None, cooked):
+        raise UsageError(f"--recipe is for {cooked}", got=f"--precision {precision}")
+    return cooked, (*kept, *(keep_fp32 or ()))
+
+
+def _show_result(result: ExportResult, *, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        show((result.directory / "report.json").read_text(encoding="utf-8").rstrip())
+    elif not quiet:
+        from exporter.report import summary_table
+
+        show(summary_table(result.report))
+        show(f"{result.directory}/report.html")

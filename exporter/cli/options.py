@@ -1,0 +1,72 @@
+"""Options that several commands take, and how their text becomes a value."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from exporter.errors import UsageError
+from exporter.spec import PRECISIONS, BatchProfile
+
+
+def _resolution(_type: Any, tokens: Sequence[Any]) -> tuple[int, int]:  # noqa: ANN401
+    text = tokens[0].value
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise ValueError(f"got {text!r}, expected 512 or 224x384 (height x width)")
+    return int(sides[0]), int(sides[-1])
+
+
+def _json_object(_type: Any, tokens: Sequence[Any]) -> dict[str, Any]:  # noqa: ANN401
+    return _read_config(tokens[0].value)
+
+
+def _read_config(text: str) -> dict[str, Any]:
+    """A JSON object: in a file, or as the argument itself."""
+    try:
+        content = text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8")
+        config = json.loads(content)
+    except OSError as error:
+        raise ValueError(f"cannot read {text}: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"{text} is not JSON: {error}") from error
+    if isinstance(config, dict):
+        config = config.get("config", config)
+    if not isinstance(config, dict):
+        raise ValueError(f"{text} is not a JSON object")  # noqa: TRY004  # cyclopts shows these
+    return config
+
+
+def _targets(_type: Any, tokens: Sequence[Any]) -> tuple[str, ...]:  # noqa: ANN401
+    names = [name.strip().lower() for token in tokens for name in token.value.split(",")]
+    return tuple(name for name in names if name)
+
+
+def _profile(_type: Any, tokens: Sequence[Any]) -> BatchProfile:  # noqa: ANN401
+    return BatchProfile.parse(tokens[0].value)
+
+
+def check_lower_precision(precision: str) -> None:
+    """Refuse a precision that is none below float32."""
+    lower = tuple(name for name in PRECISIONS if name != "fp32")
+    if precision not in lower:
+        raise UsageError("--precision", got=precision, expected=f"one of {', '.join(lower)}")
+
+
+Flag = Annotated[bool, Parameter(negative="")]
+Json = Annotated[bool, Parameter(name="--json", negative="")]
+Output = Annotated[Path | None, Parameter(alias="-o")]
+Paths = Annotated[list[Path] | None, Parameter(consume_multiple=False)]
+Words = Annotated[list[str] | None, Parameter(consume_multiple=False)]
+Resolution = Annotated[tuple[int, int] | None, Parameter(converter=_resolution, n_tokens=1)]
+JsonObject = Annotated[
+    dict[str, Any] | None, Parameter(converter=_json_object, n_tokens=1, accepts_keys=False)
+]
+Batches = Annotated[
+    BatchProfile | None, Parameter(converter=_profile, n_tokens=1, accepts_keys=False)
+]
+Targets = Annotated[tuple[str, ...], Parameter(converter=_targets, n_tokens=1)]

@@ -1,0 +1,68 @@
+"""`tsformer tune-precision`: what to keep in float32, as a recipe."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from exporter.cli.options import Flag, Json, Output, Paths, check_lower_precision
+from exporter.cli.terminal import progress, show
+from exporter.errors import OutputError, UsageError
+
+
+def tune_precision(
+    directory: Path,
+    /,
+    *,
+    budget: float = 1e-3,
+    precision: str | None = None,
+    output: Output = None,
+    checkpoint: Path | None = None,
+    video: Paths = None,
+    json_: Json = False,
+    debug: Flag = False,
+) -> int:
+    """Find what to keep in float32 so that the error meets a budget; write it as a recipe.
+
+    Examples:
+        tsformer tune-precision build/fastformer-divided-224x224-fp16 --budget 1e-3
+
+        tsformer export --recipe build/fastformer-divided-224x224-fp16.recipe.json
+
+    Args:
+        directory: What `tsformer export` made.
+        budget: Relative L2 of the logits against the float64 truth.
+        precision: fp16, bf16 or int8 (default: that of the export, fp16 if it is fp32).
+        output: The recipe file to write (default: beside the directory, .recipe.json).
+        checkpoint: Where the checkpoint lies now, if it was moved.
+        video: Clips beside the synthetic inputs; may be given several times.
+        json_: Print the recipe instead of a table.
+        debug: Show the trace of an error.
+    """
+    del debug
+    if precision is not None:
+        check_lower_precision(precision)
+    if not 0 < budget < math.inf:
+        raise UsageError("--budget", got=budget, expected="above 0")
+    from exporter.diagnose import tune_precision as tune
+    from exporter.report import recipe_table
+    from exporter.tune import write_recipe
+
+    place = output or directory.absolute().with_name(f"{directory.absolute().name}.recipe.json")
+    with progress(shown=not json_) as on_progress:
+        recipe = tune(
+            directory,
+            budget=budget,
+            precision=precision,
+            checkpoint=checkpoint,
+            video=tuple(video or ()),
+            on_progress=on_progress,
+        )
+    try:
+        write_recipe(recipe, place)
+    except OSError as error:
+        raise OutputError(f"cannot write {place}: {error.strerror}") from error
+    show(place.read_text(encoding="utf-8").rstrip() if json_ else recipe_table(recipe))
+    if not json_:
+        show(str(place))
+    return 0
