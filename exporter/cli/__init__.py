@@ -16,6 +16,7 @@ from types import FrameType
 
 from cyclopts import App, CycloptsError
 
+from exporter.cli import doctor, export, ladder, tune_precision, verify
 from exporter.cli.terminal import say, show_trace
 from exporter.errors import TsformerError, UsageError
 
@@ -33,10 +34,11 @@ app = App(
 )
 app.register_install_completion_command()
 
-# Imported when it is used: one command does not wait for the libraries of another.
-for _command in ("export", "verify", "ladder", "tune-precision", "doctor"):
-    _module = _command.replace("-", "_")
-    app.command(f"exporter.cli.{_module}:{_module}", name=_command)
+app.command(export.export)
+app.command(verify.verify)
+app.command(ladder.ladder)
+app.command(tune_precision.tune_precision)
+app.command(doctor.doctor)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -60,13 +60,15 @@ def check_lower_precision(precision: str) -> None:
 Flag = Annotated[bool, Parameter(negative="")]
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 Output = Annotated[Path | None, Parameter(alias="-o")]
-Paths = Annotated[list[Path] | None, Parameter(consume_multiple=False)]
-Words = Annotated[list[str] | None, Parameter(consume_multiple=False)]
-Resolution = Annotated[tuple[int, int] | None, Parameter(converter=_resolution, n_tokens=1)]
+Paths = Annotated[list[Path] | None, Parameter(consume_multiple=False, negative="")]
+Words = Annotated[list[str] | None, Parameter(consume_multiple=False, negative="")]
+Resolution = Annotated[
+    tuple[int, int] | None, Parameter(converter=_resolution, n_tokens=1, negative="")
+]
 JsonObject = Annotated[
     dict[str, Any] | None, Parameter(converter=_json_object, n_tokens=1, accepts_keys=False)
 ]
 Batches = Annotated[
     BatchProfile | None, Parameter(converter=_profile, n_tokens=1, accepts_keys=False)
 ]
-Targets = Annotated[tuple[str, ...], Parameter(converter=_targets, n_tokens=1)]
+Targets = Annotated[tuple[str, ...], Parameter(converter=_targets, n_tokens=1, negative="")]
