@@ -13,12 +13,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 
 from exporter import environment
 from exporter.bench import bench
 from exporter.clips import Inputs, gather_calibration, gather_inputs
 from exporter.contention import Contention
+from exporter.cost import GraphCost, count_cost, matmul_shapes
 from exporter.engine_progress import BuildProgress
 from exporter.errors import OnnxError, RuntimeFailure
 from exporter.evaluate import Dataset, evaluate, open_dataset
@@ -31,6 +33,7 @@ from exporter.load import (
     resolve,
     rewrite_for_export,
 )
+from exporter.machine import BUDGET_SECONDS, MachineLimit, measure_machine, of_limit
 from exporter.manifest import read_manifest, write_manifest
 from exporter.output import StagedDirectory
 from exporter.precision import Int8, Ranges, in_precision, kept_modules, observe_ranges
@@ -270,7 +273,7 @@ def _produce(
         if graphs.for_engine != graphs.onnx:
             candidates.append(_load_symmetric(graphs.for_engine, spec.precision, resources))
         graph = check_onnx(graphs.onnx)
-        stage.detail = f"{graph.nodes} nodes, opset {graph.opset}, {graph.bytes / 1e6:.1f} MB"
+        stage.detail = f"{graph.nodes} nodes, opset {graph.opset}, {graph.file_bytes / 1e6:.1f} MB"
     engine_path = job.directory / "model.engine"
     with stages.run("engine") as stage:
         engine = _build_engine(spec, graphs.for_engine, engine_path, stage)
@@ -285,9 +288,12 @@ def _produce(
     accuracy = _evaluate(job, candidates)
     with stages.run("latency") as stage, Contention() as contention:
         latency = _time(job, candidates, graphs.fp32, stage)
+        cost, limit = _measure_limit(spec, graphs.onnx)
+        latency = [_against_limit(row, cost, limit) for row in latency]
     facts = environment.describe() | {
         "threads": torch.get_num_threads(),
         "cores_busy_with_others": contention.cores,
+        "limit": asdict(limit),
     }
     return Report(
         spec=job.resolved,
@@ -296,7 +302,9 @@ def _produce(
         parity=tuple(parity),
         latency=tuple(latency),
         engine=_engine_facts(engine, stages, executed=engine_runner is not None),
-        graph=_graph_facts(graph, graphs, job) | {"rewrites": list(map(asdict, fired))},
+        graph=_graph_facts(graph, graphs, job)
+        | {"flops": cost.flops // spec.run_batch, "bytes": cost.bytes // spec.run_batch}
+        | {"rewrites": list(map(asdict, fired))},
         accuracy=tuple(accuracy),
         ladder=ladder,
     )
@@ -525,6 +533,21 @@ def _time(job: _Job, candidates: list[Runner], fp32: Path | None, stage: Stage) 
     stage.detail = f"{latency[0].runs} rounds, interleaved"
     stage.peak_memory_mb = max(row.peak_memory_mb for row in latency)
     return latency
+
+
+def _measure_limit(spec: ExportSpec, graph: Path) -> tuple[GraphCost, MachineLimit]:
+    """What a run of the graph costs, and how fast this machine does its matrix products."""
+    model = onnx.load(graph)
+    shapes = matmul_shapes(model, spec.run_batch)
+    seconds = min(BUDGET_SECONDS, spec.bench_seconds)
+    limit = measure_machine(shapes, torch.get_num_threads(), seconds=seconds)
+    return count_cost(model, spec.run_batch), limit
+
+
+def _against_limit(row: Latency, cost: GraphCost, limit: MachineLimit) -> Latency:
+    if row.device != "cpu":
+        return row
+    return replace(row, of_limit=of_limit(cost, limit, row.p50_ms / 1e3))
 
 
 def _engine_facts(engine: EngineInfo | None, stages: Stages, *, executed: bool) -> dict[str, Any]:

@@ -216,7 +216,7 @@ def graph_line(report: Report) -> str:
         return "model.onnx: not made"
     counts = (human(graph.get(key)) for key in ("nodes", "parameters", "opset"))
     return "model.onnx: {}, {} nodes, {} parameters, opset {}".format(
-        mb(graph.get("bytes")), *counts
+        mb(graph.get("file_bytes")), *counts
     )
 
 

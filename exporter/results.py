@@ -109,7 +109,11 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Latency:
-    """Wall-clock times of one runtime, milliseconds per batch, host to host."""
+    """Wall-clock times of one runtime, milliseconds per batch, host to host.
+
+    `of_limit` is the time that the graph's matrix products alone take in float32 on this CPU over
+    `p50_ms`: 1.0 is as fast as it gets, but for a runtime that computes in a faster type.
+    """
 
     runtime: str
     device: str
@@ -129,6 +133,7 @@ class Latency:
     transfers_included: bool
     ratio_to_eager: float | None = None
     ratio_to_fp32: float | None = None  # of ONNX Runtime on the float32 graph, where that was timed
+    of_limit: float | None = None  # None on a GPU, whose limit is not measured
 
 
 @dataclass(frozen=True)

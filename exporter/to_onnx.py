@@ -59,7 +59,7 @@ class OnnxGraph:
     nodes: int
     ops: Mapping[str, int]
     parameters: int
-    bytes: int
+    file_bytes: int
     sha256: str
     inputs: tuple[GraphTensor, ...]
     outputs: tuple[GraphTensor, ...]
@@ -249,7 +249,7 @@ def _describe(model: onnx.ModelProto, path: Path) -> OnnxGraph:
         nodes=len(model.graph.node),
         ops=dict(Counter(node.op_type for node in model.graph.node).most_common()),
         parameters=sum(math.prod(weight.dims) for weight in weights),
-        bytes=len(content),
+        file_bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
         inputs=tuple(map(_tensor, model.graph.input)),
         outputs=tuple(map(_tensor, model.graph.output)),

@@ -61,7 +61,7 @@ def summarize(report: dict[str, Any], attention: str, precision: str) -> dict[st
         **{key: row("parity").get(key) for key in ("verdict", "rel_l2", "tolerance")},
         **{key: row("accuracy").get(key) for key in ("accuracy", "low", "high", "clips")},
         "eager_accuracy": report["accuracy"][0]["accuracy"],
-        "bytes": graph["bytes"],
+        "bytes": graph["file_bytes"],
         "fp32_bytes": graph.get("fp32_bytes"),
         "casts": graph["casts"],
         "ratio_to_fp32": row("latency", "onnxruntime").get("ratio_to_fp32"),

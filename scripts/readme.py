@@ -74,7 +74,7 @@ def summarize(path: Path) -> dict[str, Any]:
         "attn": report["spec"]["attn"],
         "parity": next(row for row in report["parity"] if row["runtime"] == "onnxruntime"),
         "latency": next(row for row in report["latency"] if row["runtime"] == "onnxruntime"),
-        "onnx_bytes": report["graph"]["bytes"],
+        "onnx_bytes": report["graph"]["file_bytes"],
         "engine": {key: report["engine"].get(key) for key in ("flavour", "version", "bytes")},
         "environment": {key: report["environment"][key] for key in kept},
     }

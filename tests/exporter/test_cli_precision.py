@@ -200,7 +200,7 @@ def test_the_summary_says_what_onnxruntime_does_with_fp16(made, tmp_path, capsys
 def test_a_kept_module_makes_the_graph_larger(made, tmp_path):
     options = ["--precision", "fp16", "--quiet", "-o", str(tmp_path / "x")]
     assert main(["export", *TINY, *options]) == 0
-    kept, none = (report_of(path)["graph"]["bytes"] for path in (made, tmp_path / "x"))
+    kept, none = (report_of(path)["graph"]["file_bytes"] for path in (made, tmp_path / "x"))
     feed_forward = 32 * 256 + 128 * 32
     assert kept - none > 0.9 * 2 * feed_forward  # two bytes more for each weight
 

@@ -209,7 +209,7 @@ def test_the_outputs_of_modules_are_still_there(exported, int8):
 @every
 def test_the_graph_passes_the_checks_of_an_export(int8, attn, form):
     path, summary = int8(attn, form)
-    assert check_onnx(path).bytes == summary.bytes
+    assert check_onnx(path).file_bytes == summary.bytes
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -119,7 +119,7 @@ def sample(verdict: str) -> Report:
         },
         graph={
             "nodes": 412, "ops": {"MatMul": 96, "Add": 120, "Softmax": 24}, "parameters": 2_764_802,
-            "bytes": 11_234_567, "opset": 20, "sha256": "cd" * 32, "peak_memory_mb": 1834.2,
+            "file_bytes": 11_234_567, "opset": 20, "sha256": "cd" * 32, "peak_memory_mb": 1834.2,
             "inputs": [{"name": "video", "dtype": "float32", "shape": [1, 5, 3, 512, 512]}],
             "outputs": [{"name": "logits", "dtype": "float32", "shape": [1, 2]}],
             "inputs_used": [{"name": HOSTILE, "note": "5 of 300 frames"}, "normal 0"],

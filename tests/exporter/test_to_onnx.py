@@ -146,7 +146,7 @@ def test_the_number_of_matrix_products_is_pinned(written):
 
 def test_what_is_said_of_the_file_is_true_of_it(written):
     _, path, described, model = written
-    assert described.bytes == path.stat().st_size
+    assert described.file_bytes == path.stat().st_size
     assert described.nodes == len(model.graph.node) == sum(described.ops.values())
     assert described.opset == DEFAULT_OPSET
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]  # weights inside
