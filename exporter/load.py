@@ -26,9 +26,14 @@ from model.weights_file import CheckpointError
 
 # Rewrites that fold one module into another.
 _FOLDING = {"fold_fc", "frame_weights"}
-# Rewrites whose weights are stacked by head or frame, or made at run time: runtimes have no integer
-# product for those.
-_NOT_FOR_INT8 = {"heads_first", "frame_weights", "fold_global_key"}
+# Rewrites whose weights are made at run time, and those whose weights are stacked by head or frame:
+# runtimes have no integer product of either.
+_NOT_FOR_INT8 = {"fold_global_key"}
+# A sum of its own is rounded once more.
+_NOT_BELOW_FP32 = {"bias_apart"}
+_STACKING = {"heads_first", "frame_weights"}
+# Width of tokens from which integer products are ahead of stacked ones in float32 (ONNX Runtime).
+_WIDE = 384
 # What `--attn`, `--dim` and the like of an ExportSpec are to every family.
 MODEL_ARGUMENTS = (
     *("attn", "scheme", "frames", "channels", "num_classes", "dim", "depth", "heads"),
@@ -119,19 +124,24 @@ def load_exported(
 
 
 def rewrite_for_export(
-    spec: ExportSpec, model: VideoClassifier
+    spec: ExportSpec, model: VideoClassifier, *, integer_products: bool = False
 ) -> tuple[VideoClassifier, tuple[Fired, ...]]:
     """The same function laid out for the runtimes, and what was rewritten.
 
-    What is to stay in float32 stays a module of its own: it is not folded into another.
+    What is to stay in float32 stays a module of its own: it is not folded into another. With
+    `integer_products`, an int8 graph has as many of those as it can, as TensorRT wants it.
 
     Raises:
         UsageError: if a rewrite to leave out is unknown, or a module to keep is.
     """
     kept = kept_modules(model, spec.keep_fp32)
     skip = set(REWRITES) if spec.rewrite == "none" else set(spec.no_rewrite)
+    if spec.precision != "fp32":
+        skip |= _NOT_BELOW_FP32
     if spec.precision == "int8":
         skip |= _NOT_FOR_INT8
+        if integer_products or model.config.dim >= _WIDE:
+            skip |= _STACKING
     rewritten, fired = apply(model, skip)
     modules = rounded_modules(rewritten)
     if any(isinstance(modules[path], Folded) for path in kept):

@@ -331,6 +331,7 @@ def _make_graphs(job: _Job, rewritten: VideoClassifier, resources: ExitStack) ->
     if spec.engine == "none":
         return _Graphs(path, path, fp32, asdict(made))
     symmetric = job.directory / "model.tensorrt.onnx"
+    _export_onnx(job, rewrite_for_export(spec, job.model, integer_products=True)[0], aside)
     quantize(aside, symmetric, clips, form="tensorrt", keep=kept)
     return _Graphs(path, symmetric, fp32, asdict(made))
 

@@ -3,19 +3,22 @@
 ONNX Runtime's own quantiser does the work. What is decided here: which products (`MatMul`, `Gemm`,
 `Conv`) become int8, in which form, and what everything else reads. LayerNorm, softmax and the head
 stay in float32, and so do products of two activations: in int8 they cost digits, and time on a CPU.
+Weights whose product would be no faster in int8 are only stored in it.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from exporter.errors import OnnxError
 from exporter.module_map import module_scopes
@@ -37,6 +40,7 @@ class Form:
     activations: str  # name of a `QuantType`; of a signed one the zero point is 0
     reduce_range: bool
     split_bias: bool
+    least_weight: int = 0  # elements of a weight below which float32 is as fast: it is only stored
 
 
 FORMS: Mapping[str, Form] = {
@@ -44,16 +48,21 @@ FORMS: Mapping[str, Form] = {
     "tensorrt": Form("QInt8", reduce_range=False, split_bias=False),
     # On x86, ONNX Runtime has integer kernels for unsigned activations only. Without VNNI they add
     # two products in 16 bits, which overflows unless weights have 7 bits.
-    "onnxruntime": Form("QUInt8", reduce_range=True, split_bias=True),
+    # It has none for stacks of matrices, as `heads_first` and `frame_weights` make.
+    "onnxruntime": Form("QUInt8", reduce_range=True, split_bias=True, least_weight=2**14),
 }
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """What was quantised: how many products are int8 and float32, and what the file is now."""
+    """What was quantised: how many products are int8, how many weights are only stored so.
+
+    `kept` products compute in float32, those whose weights are stored in int8 among them.
+    """
 
     form: str
     products: int
+    stored: int
     kept: int
     calibration_clips: int
     nodes: int
@@ -88,11 +97,13 @@ def quantize(
         raise OnnxError(str(error)) from error
     model = onnx.load(graph)
     clips = _count_clips(model, calibration)
-    chosen = _choose(model.graph, keep)
+    linear = _choose(model.graph, keep)
+    chosen = {node.name for node in linear if _pays(node, model.graph, FORMS[form])}
     if FORMS[form].split_bias:
         _split_bias(model.graph, chosen)
     quantised = _run_library(model, _batches(model, calibration), FORMS[form], chosen)
     _restore(quantised, model, chosen)
+    stored = _store(quantised.graph, [node for node in linear if node.name not in chosen])
     try:
         onnx.checker.check_model(quantised, full_check=True)
     except Exception as error:  # the C++ checker raises several unrelated classes
@@ -101,6 +112,7 @@ def quantize(
     return Quantized(
         form=form,
         products=len(chosen),
+        stored=stored,
         kept=sum(node.op_type in _PRODUCTS for node in model.graph.node) - len(chosen),
         calibration_clips=clips,
         nodes=len(quantised.graph.node),
@@ -122,8 +134,8 @@ def _count_clips(model: onnx.ModelProto, calibration: Mapping[str, np.ndarray]) 
     return counts.pop()
 
 
-def _choose(graph: onnx.GraphProto, keep: Collection[str]) -> set[str]:
-    """The names of the products to quantise."""
+def _choose(graph: onnx.GraphProto, keep: Collection[str]) -> list[onnx.NodeProto]:
+    """The products whose weights become int8."""
     scopes = {node.name: module_scopes(node) for node in graph.node}
     known = frozenset().union(*scopes.values())
     for path in keep:
@@ -133,15 +145,48 @@ def _choose(graph: onnx.GraphProto, keep: Collection[str]) -> set[str]:
             raise OnnxError(f"no module {path!r} is in the graph, to keep in float32", remedy=hint)
     sizes = {weight.name: weight.dims for weight in graph.initializer}
     linear = [node for node in graph.node if node.op_type in _PRODUCTS and node.input[1] in sizes]
-    chosen = {
-        node.name
+    chosen = [
+        node
         for node in linear[:-1]  # the last one is the head
         if scopes[node.name].isdisjoint(keep)
-        and (node.op_type == "Conv" or min(sizes[node.input[1]]) >= _NARROW)
-    }
+        and (node.op_type == "Conv" or min(sizes[node.input[1]][-2:]) >= _NARROW)
+    ]
     if not chosen:
         raise OnnxError("no product is left to quantise", remedy="keep fewer modules in float32")
     return chosen
+
+
+def _pays(node: onnx.NodeProto, graph: onnx.GraphProto, form: Form) -> bool:
+    """Whether the runtime has an integer product for it, and one that is faster."""
+    dims = next(weight.dims for weight in graph.initializer if weight.name == node.input[1])
+    if node.op_type == "Conv" or not form.least_weight:
+        return True
+    return len(dims) == 2 and math.prod(dims) >= form.least_weight
+
+
+def _store(graph: onnx.GraphProto, products: Sequence[onnx.NodeProto]) -> int:
+    """Store the weights of products in int8, one scale for each output channel; count them.
+
+    `Cast` and `Mul` give them back. A runtime folds those when it loads the graph; it would keep a
+    `DequantizeLinear` for an integer product that it has not, and compute it for each clip.
+    """
+    weights = {weight.name: weight for weight in graph.initializer}
+    names = dict.fromkeys(node.input[1] for node in products)
+    for name in names:
+        weight = numpy_helper.to_array(weights.pop(name))  # ... i o
+        largest = np.abs(weight).max(axis=-2, keepdims=True)
+        scale = np.maximum(largest / 127, np.finfo(np.float32).tiny)
+        levels = np.round(weight / scale).astype(np.int8)
+        for part, array in ((f"{name}_levels", levels), (f"{name}_scale", scale)):
+            weights[part] = numpy_helper.from_array(array, part)
+        cast = onnx.helper.make_node(
+            "Cast", [f"{name}_levels"], [f"{name}_float"], to=onnx.TensorProto.FLOAT
+        )
+        scaled = onnx.helper.make_node("Mul", [f"{name}_float", f"{name}_scale"], [name])
+        for place, node in enumerate((cast, scaled)):
+            graph.node.insert(place, node)
+    _set_weights(graph, weights)
+    return len(names)
 
 
 def _split_bias(graph: onnx.GraphProto, chosen: set[str]) -> None:

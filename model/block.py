@@ -92,8 +92,12 @@ class FeedForward(Rounded):
         x = as_type_of(project_in.weight, x)
         w_value, w_gate = project_in.weight.unflatten(0, (2, -1))  # 4d d
         b_value, b_gate = project_in.bias.unflatten(0, (2, -1))
-        hidden = F.linear(x, w_value, b_value) * F.gelu(F.linear(x, w_gate, b_gate))
+        hidden = self.project(x, w_value, b_value) * F.gelu(self.project(x, w_gate, b_gate))
         return project_out(dropout(hidden))
+
+    def project(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Value or gate of all tokens: `(..., d) -> (..., 4d)`."""
+        return F.linear(x, weight, bias)
 
 
 class Block(nn.Module):
@@ -152,6 +156,10 @@ class Block(nn.Module):
         """Add what the last step gives, `[(b, g, 1+n, d), ...]`, then the feed-forward."""
         cls = cls + merge_class_tokens([part[:, :, 0] for part in attended], cls)
         x = x + self.steps[-1].ungroup([part[:, :, 1:] for part in attended])
+        return self.feed_forward(cls, x)
+
+    def feed_forward(self, cls: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the feed-forward of the class tokens and of the patch tokens."""
         more_cls, more_x = self.drop_path.together(self.mlp(cls), self.mlp(x))
         return cls + more_cls, x + more_x
 

@@ -16,7 +16,6 @@ code; it is not the published package.
 from __future__ import annotations
 
 import argparse
-import copy
 import csv
 import json
 import math
@@ -38,6 +37,8 @@ from torch import Tensor, nn
 
 from exporter import environment
 from exporter.engine_worker import load_tensorrt, make_logger
+from exporter.precision import in_precision
+from exporter.rewrite import apply
 from exporter.spec import DEFAULT_OPSET
 from exporter.to_engine import FLAVOURS, FlavourStatus, build_engine, probe
 from exporter.to_onnx import export_onnx
@@ -52,7 +53,7 @@ COPY = "copy of the clips to the device"
 NOTES = (
     "eager upstream semantics: the published function in this project's code, not the package",
     "errors: relative L2 of the logits against float64 eager of the same semantics and clips",
-    "fp16, bf16: all weights and activations cast (no autocast); clips and logits are float32",
+    "fp16, bf16: as exported: products in it; tokens, norms, softmax, clips and logits in float32",
     "times: milliseconds per batch, of the device alone; the copy of the clips is a row of its own",
 )
 
@@ -68,15 +69,15 @@ class UnavailableError(Exception):
 class Precision:
     """What a model computes in."""
 
-    dtype: torch.dtype
+    name: str  # as `tsformer export --precision` has it
     tf32: bool = False
 
 
 PRECISIONS: Mapping[str, Precision] = {
-    "fp32": Precision(torch.float32),
-    "tf32": Precision(torch.float32, tf32=True),
-    "fp16": Precision(torch.float16),
-    "bf16": Precision(torch.bfloat16),
+    "fp32": Precision("fp32"),
+    "tf32": Precision("fp32", tf32=True),
+    "fp16": Precision("fp16"),
+    "bf16": Precision("bf16"),
 }
 
 
@@ -184,15 +185,16 @@ class Subject:
         ).eval()
 
     def typed_model(self, semantics: Semantics = "paper") -> nn.Module:
-        """The model in the precision of the case, on the device."""
-        return make_typed_model(self.model(semantics), self.precision.dtype).to(self.device)
+        """The eager model in the precision of the case, on the device."""
+        return in_precision(self.model(semantics), self.precision.name).to(self.device)
 
     @cached_property
     def onnx_path(self) -> Path:
-        """The model in the precision of the case, exported."""
+        """The graph that `tsformer export` makes, in the precision of the case."""
         path = self.folder / "model.onnx"
-        model = make_typed_model(self.model("paper"), self.precision.dtype)
-        opset = BF16_OPSET if self.precision.dtype == torch.bfloat16 else DEFAULT_OPSET
+        rewritten, _ = apply(self.model("paper"))
+        model = in_precision(rewritten, self.precision.name)
+        opset = BF16_OPSET if self.precision.name == "bf16" else DEFAULT_OPSET
         export_onnx(model, {"video": self.host_video}, path, opset=opset)
         return path
 
@@ -203,24 +205,6 @@ class Subject:
             clips = [model(clip[None].double()) for clip in self.video]
             self._truths[semantics] = torch.cat(clips)
         return self._truths[semantics]
-
-
-class TypedModel(nn.Module):
-    """A model cast to one type; clips and logits stay float32, as in every exported graph."""
-
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.dtype = dtype
-        self.model = copy.deepcopy(model).to(dtype)
-
-    def forward(self, video: Tensor) -> Tensor:
-        """`(b, f, c, h, w)` to `(b, classes)`."""
-        return self.model(video.to(self.dtype)).float()
-
-
-def make_typed_model(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The one place that decides how a model computes in another type."""
-    return TypedModel(model, dtype).eval()
 
 
 # --- runtimes: each makes a run of a subject, or raises

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 import torch
 
+from exporter.rewrite.bias_apart import bias_apart
 from exporter.rewrite.class_token import class_token
+from exporter.rewrite.cut_feed_forward import cut_feed_forward
 from exporter.rewrite.few_features import few_features
 from exporter.rewrite.fold_fc import fold_fc
 from exporter.rewrite.fold_global_key import fold_global_key
@@ -34,6 +36,8 @@ REWRITES: Mapping[str, Callable[[VideoClassifier], int]] = {
         few_features,
         pooled_rotation,
         fold_global_key,
+        bias_apart,
+        cut_feed_forward,
     )
 }
 

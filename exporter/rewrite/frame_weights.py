@@ -12,9 +12,10 @@ from exporter.rewrite.places import Folded, Place, become, places
 from model.attention import FastAttention, HeadProjections, Projection
 from model.block import Block
 from model.classifier import VideoClassifier
-from model.precision import as_type_of
+from model.precision import as_type_of, at_least_float32
 from model.rotary import RotaryTables, Rotation, swap_pairs
 from model.spacetime import Rearranged, Step
+from model.upstream import UpstreamFastAttention
 
 _THROUGH_TIME = "b (h w) (f) d"
 
@@ -90,13 +91,32 @@ class FrameAdditive(FrameWeights, FastAttention):
     def attend(self, x: Tensor, rotation: Rotation | None) -> Tensor:
         """`(b, f, g, d) -> (b, f, g, d)`."""
         q, k = (
-            _add(x @ getattr(self, name), getattr(self, f"{name}_bias")).transpose(1, 2)
+            _add(x @ getattr(self, name), getattr(self, f"{name}_bias"))
             for name in ("rotated_query", "rotated_key")
-        )  # b g f c
-        global_key = self.find_global_key(q, k).transpose(1, 2)  # b 1 g c, or b f g c
+        )  # b f g c
+        global_key = self.find_global_key_of_frames(q, k)  # b 1 g c, or b f g c
         v = F.linear(x, *self.split_weights()[2])
         residual = F.linear(x, self.residual_weight)
         return self.to_out(as_type_of(v, global_key) * v) + residual
+
+    def find_global_key_of_frames(self, q: Tensor, k: Tensor) -> Tensor:
+        """Equations (1) to (5) over the frames: `(b, f, g, c), (b, f, g, c) -> (b, 1, g, c)`.
+
+        Groups are not made: transposing so few logits of each takes longer than all else on them.
+        """
+        if isinstance(self, UpstreamFastAttention):
+            return self.find_global_key(q.transpose(1, 2), k.transpose(1, 2)).transpose(1, 2)
+        global_query = self.pool_frames(self.dot(q, self.per_head(self.Wq)), q)
+        p = as_type_of(k, global_query) * k
+        return self.pool_frames(self.dot(p, self.per_head(self.Wk)), p)
+
+    def pool_frames(self, logits: Tensor, x: Tensor) -> Tensor:
+        """Average over the frames by softmax: `(b, f, g, h), (b, f, g, c) -> (b, 1, g, c)`."""
+        logits = at_least_float32(logits)
+        weights = (logits - logits.amax(1, keepdim=True)).exp()  # b f g h
+        by_channel = self.head_mask.to(weights.dtype)  # h c
+        pooled = (weights @ by_channel * at_least_float32(x)).sum(1, keepdim=True)
+        return pooled / (weights.sum(1, keepdim=True) @ by_channel)
 
 
 class FrameBlock(Block):

@@ -3,9 +3,11 @@
 import json
 import platform
 import sys
+from dataclasses import replace
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
@@ -88,6 +90,21 @@ class Graph:
         node = self.makers[name]
         axes = [attribute.i for attribute in node.attribute if attribute.name == "axis"]
         return *(self.weights.get(i) for i in node.input), axes
+
+
+@pytest.fixture(scope="module", autouse=True)
+def every_product_pays():
+    """The weights of these small models are otherwise only stored; `storing` undoes it."""
+    with pytest.MonkeyPatch.context() as patch:
+        form = FORMS["onnxruntime"]
+        patch.setitem(FORMS, "onnxruntime", replace(form, least_weight=0))
+        yield form
+
+
+@pytest.fixture
+def storing(every_product_pays, monkeypatch):
+    """Small weights are only stored, as outside these tests."""
+    monkeypatch.setitem(FORMS, "onnxruntime", every_product_pays)
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +194,42 @@ def test_activations_have_one_scale_and_the_zero_point_of_their_form(int8, attn,
         assert scale.shape == zero.shape == ()
         assert zero.dtype == (np.int8 if form == "tensorrt" else np.uint8)
         assert form == "onnxruntime" or zero == 0
+
+
+@pytest.mark.parametrize("attn", MECHANISMS)
+def test_weights_too_small_to_pay_are_stored_and_computed_in_float32(
+    exported, int8, storing, tmp_path, attn
+):
+    """As `heads_first` stacks them too: those have no integer product."""
+    out, calibration = tmp_path / "stored.onnx", {"video": clips()}
+    summary = quantize(exported(attn), out, calibration, form="onnxruntime")
+    whole, graph = int8(attn)[1], Graph(out)
+    assert summary.stored > 0
+    assert summary.products + summary.stored <= whole.products  # a weight may serve two
+    assert summary.bytes < 1.1 * whole.bytes
+    for node in graph.products(int8=False):
+        scaled = graph.makers.get(node.input[1])
+        if scaled is not None and scaled.op_type == "Mul" and scaled.input[0] in graph.makers:
+            levels = graph.weights[graph.makers[scaled.input[0]].input[0]]
+            scale = graph.weights[scaled.input[1]]
+            assert levels.dtype == np.int8
+            assert scale.shape == (*levels.shape[:-2], 1, levels.shape[-1])
+            assert np.abs(levels).max(axis=-2).min() == 127  # each channel uses its range
+    inputs = {"video": clips()}
+    expected = run(exported(attn), inputs)
+    stored = distance(expected, run(out, inputs))
+    assert 0 < stored < distance(expected, run(int8(attn)[0], inputs)) * 1.5
+    loaded = folded_nodes(out, tmp_path)
+    assert not [n for n in loaded if n.op_type == "Cast" and n.input[0].endswith("_levels")]
+
+
+def folded_nodes(path, folder):
+    """What ONNX Runtime makes of a graph when it loads it."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return onnx.load(folder / "optimised.onnx").graph.node
 
 
 def test_no_float_copy_of_an_int8_weight_stays(int8):

@@ -13,8 +13,11 @@ def test_nothing_is_turned_or_swapped_through_time(make, operators, plain_operat
     plain, rewritten = plain_operators(attn), operators(model)
     assert isinstance(model.blocks[0].attn_t.fn, FrameWeights)
     assert not isinstance(model.blocks[0].attn_s.fn, FrameWeights)
-    assert rewritten["Mul"] == plain["Mul"] - 4
-    assert rewritten["MatMul"] == plain["MatMul"] - 2
+    assert rewritten["Mul"] <= plain["Mul"] - 4
+    if attn == "fastformer":  # sums over the frames, without groups
+        assert rewritten["Softmax"] == plain["Softmax"] - 2
+    else:
+        assert rewritten["MatMul"] == plain["MatMul"] - 2
     assert model.blocks[0].attn_t.fn.rotated_key.shape[0] == 3  # frames
 
 
