@@ -16,7 +16,7 @@ from types import FrameType
 
 from cyclopts import App, CycloptsError
 
-from exporter.cli import doctor, export, ladder, tune_precision, verify
+from exporter.cli import advise, doctor, export, ladder, sweep, tune_precision, verify
 from exporter.cli.terminal import say, show_trace
 from exporter.errors import TsformerError, UsageError
 
@@ -38,6 +38,8 @@ app.command(export.export)
 app.command(verify.verify)
 app.command(ladder.ladder)
 app.command(tune_precision.tune_precision)
+app.command(sweep.sweep)
+app.command(advise.advise)
 app.command(doctor.doctor)
 
 
@@ -52,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # An import or a trace that is interrupted raises anything: the signal is what counts.
         if received or isinstance(error, KeyboardInterrupt):
             how, code = ENDINGS[signal.Signals(received[0]) if received else signal.SIGINT]
-            return say(f"{how}: nothing was left behind", code)
+            told = isinstance(error, KeyboardInterrupt) and str(error)  # by who keeps something
+            return say(f"{how}: {told or 'nothing was left behind'}", code)
         return _fail(error, argv)
 
 
