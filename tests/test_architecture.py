@@ -102,6 +102,7 @@ ORDER = (
     "exporter.cli.sweep",
     "exporter.cli.advise",
     "exporter.cli.doctor",
+    "exporter.cli.config_file",
     "exporter.cli",
     "exporter.__main__",
 )

@@ -53,9 +53,9 @@ def sweep(
     Exit codes: 0 if all cells are proven, 5 if some are not, 4 if some failed.
 
     Examples:
-        tsformer sweep --attn fastformer,regular --res 64,128 --precision fp32,int8 -o build/grid
+        tsformer sweep --attn fastformer,regular --res 64,128 -o build/grid
 
-        tsformer sweep sweep.toml --checkpoint 'runs/{attn}.pth' --eval clips/ --jobs 2
+        tsformer sweep sweep.toml --checkpoint 'runs/{attn}.pth' --jobs 2
 
     Args:
         file: The grid, as TOML.
