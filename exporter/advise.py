@@ -129,8 +129,8 @@ def measured(row: Mapping[str, Any]) -> list[Choice]:
 
     Eager PyTorch and baselines are not among them: nobody exports to run those.
     """
-    report = row.get("report")
-    if not report:
+    report = row["report"]
+    if report is None:
         return []
     timed = {_who(entry): entry for entry in report["latency"]}
     accurate = {_who(entry): entry["accuracy"] for entry in report.get("accuracy") or ()}

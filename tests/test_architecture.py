@@ -89,6 +89,7 @@ ORDER = (
     "exporter.cell_key",
     "exporter.cell_worker",
     "exporter.cell_process",
+    "exporter.sweep_table",
     "exporter.sweep",
     "exporter.advise",
     "exporter",

@@ -107,7 +107,7 @@ def _table(advice: Advice) -> RenderableType:
         memory = mb(choice.memory_mb * 2**20)
         style = "bold green" if choice == advice.pick else ""
         mark = "→ " if choice == advice.pick else "  "
-        table.add_row(mark + choice.name, *numbers, memory, style=style)
+        table.add_row(Text(mark + choice.name), *numbers, memory, style=style)
     lines: list[RenderableType] = [table] if advice.front else []
     if advice.front and advice.criterion == "error":
         lines.append(Text(NO_ACCURACY))

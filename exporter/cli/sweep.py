@@ -153,7 +153,7 @@ def _table(sweep: Mapping[str, Any]) -> RenderableType:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for axis in sweep["axes"]:
-        table.add_column(axis, overflow="fold")
+        table.add_column(Text(axis), overflow="fold")
     for heading in ("Verdict", "Error", "p50 ms", "Accuracy", "Size"):
         table.add_column(heading, justify="left" if heading == "Verdict" else "right", no_wrap=True)
     reasons = []
@@ -163,7 +163,7 @@ def _table(sweep: Mapping[str, Any]) -> RenderableType:
         first = next(iter(measured(row)), None)
         accuracy = first and first.accuracy
         table.add_row(
-            *map(str, row["cell"].values()),
+            *(Text(str(value)) for value in row["cell"].values()),
             Text(word, style),
             sci(first and first.error),
             ms(first and first.p50_ms),

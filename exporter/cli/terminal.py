@@ -23,7 +23,7 @@ from rich.table import Column
 
 if TYPE_CHECKING:
     from exporter.stages import OnProgress
-    from exporter.sweep import Progress as SweepProgress
+    from exporter.sweep_table import Progress as SweepProgress
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from exporter import cli, sweep
+from exporter.sweep_table import Progress
 
 ROW = {"key": "k", "reason": "", "directory": None, "seconds": 1.0, "report": None}
 VERDICTS = {"regular": "pass", "performer": "ill-conditioned", "fastformer": "fail"}
@@ -19,7 +20,7 @@ def ran(monkeypatch, tmp_path, capfd):
 
     def fake(grid, cells, directory, *, jobs, on_progress):
         given.update(cells=cells, directory=directory, jobs=jobs, grid=grid)
-        on_progress(sweep.Progress(0, len(cells), (), None))
+        on_progress(Progress(0, len(cells), (), None))
         rows = [
             {**ROW, "cell": cell.values, "status": "done", "verdict": VERDICTS[cell.spec.attn]}
             if cell.spec

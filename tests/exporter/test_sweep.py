@@ -156,7 +156,6 @@ def test_threads_are_divided_among_the_jobs_but_not_those_of_what_is_timed(tmp_p
     seen = []
     run(tmp_path, jobs=8, on_progress=seen.append)  # no more jobs than cells
     assert [(order.build_threads, order.threads) for order in made] == [(1, 2)] * 2
-    assert [now.settled for now in seen] == sorted(now.settled for now in seen)
     assert (seen[0].settled, seen[0].total, seen[-1].settled) == (0, 2, 2)
     assert seen[-1].seconds_left == 0
     assert any("regular: onnx" in what for now in seen for what in now.running)
