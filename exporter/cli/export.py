@@ -148,19 +148,10 @@ def make_spec(options: Mapping[str, Any]) -> ExportSpec:
     """
     precision, kept = _precision(*(options[n] for n in ("precision", "keep_fp32", "recipe")))
     names = [field.name for field in fields(ExportSpec)]
-    same = {name: options[name] for name in names if name in options}
-    lists = {name: tuple(options[name] or ()) for name in ("calibration", "video", "no_rewrite")}
-    return ExportSpec(
-        **same
-        | lists
-        | {
-            "config": options["config"] or {},
-            "eval": options["eval_"],
-            "keep_fp32": kept,
-            "precision": precision,
-            "targets": options["target"],
-        }
-    )
+    values: dict[str, Any] = {name: options[name] for name in names if name in options}
+    values |= {name: tuple(options[name] or ()) for name in ("calibration", "video", "no_rewrite")}
+    values |= {"precision": precision, "keep_fp32": kept, "config": options["config"] or {}}
+    return ExportSpec(**values, eval=options["eval_"], targets=options["target"])
 
 
 def _precision(

@@ -62,7 +62,7 @@ class OnnxRuntimeRunner(Closing):
             for value in session.get_inputs()
         }
         self._graph = graph
-        self._session = session
+        self._session: Any = session
 
     def use_threads(self, threads: int) -> None:
         """Run with another number of threads from now on."""
