@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from exporter.errors import NoExportError, UsageError
+from exporter.grid import name_of
 
 Criterion = Literal["accuracy", "error"]
 NO_ACCURACY = (
@@ -44,7 +45,7 @@ class Choice:
     @property
     def name(self) -> str:
         """The cell in words, with its runtime."""
-        return f"{' '.join(map(str, self.cell.values()))} in {self.runtime}".strip()
+        return f"{name_of(self.cell)} in {self.runtime}"
 
 
 @dataclass(frozen=True)

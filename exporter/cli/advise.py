@@ -95,19 +95,22 @@ def _table(advice: Advice) -> RenderableType:
     from rich.text import Text
 
     from exporter.advise import NO_ACCURACY
+    from exporter.grid import name_of
     from exporter.report import mb, ms, sci
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("On the Pareto front", "p50 ms", "Accuracy", "Error", "Size", "Memory"):
         side = "left" if heading.startswith("On") else "right"
         table.add_column(heading, justify=side, overflow="fold", no_wrap=side == "right")
+    one_runtime = len({choice.runtime for choice in advice.front}) == 1
     for choice in advice.front:
+        name = name_of(choice.cell) if one_runtime else choice.name
         accuracy = "-" if choice.accuracy is None else f"{choice.accuracy:.1%}"
         numbers = (ms(choice.p50_ms), accuracy, sci(choice.error), mb(choice.bytes))
         memory = mb(choice.memory_mb * 2**20)
         style = "bold green" if choice == advice.pick else ""
         mark = "→ " if choice == advice.pick else "  "
-        table.add_row(Text(mark + choice.name), *numbers, memory, style=style)
+        table.add_row(Text(mark + name), *numbers, memory, style=style)
     lines: list[RenderableType] = [table] if advice.front else []
     if advice.front and advice.criterion == "error":
         lines.append(Text(NO_ACCURACY))

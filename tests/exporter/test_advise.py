@@ -231,7 +231,7 @@ class TestCommand:
     def test_it_reads_units_and_says_why(self, run, latency, accuracy):
         code, out, err = run("--max-latency", latency, "--min-accuracy", accuracy)
         assert (code, err) == (0, "")
-        assert "→ middle in onnxruntime" in out
+        assert "→ middle " in out
         assert "middle in onnxruntime is the fastest" in out
         assert "cells/middle" in out
         assert max(map(len, out.splitlines())) <= 80
@@ -248,7 +248,7 @@ class TestCommand:
         ],
     )
     def test_what_is_no_quantity_is_refused(self, run, option, value):
-        code, out, err = run(option, value)
+        code, out, err = run(f"{option}={value}")
         assert (code, out) == (2, "")
         assert "expected" in err
 
@@ -260,6 +260,14 @@ class TestCommand:
             "tsformer: advise: Nothing meets the limits; closest is quick in onnxruntime, which "
             "misses the latency by 9 ms (10 for 1).\n"
         )
+
+    def test_runtimes_are_named_where_there_are_several(self, tmp_path, capfd):
+        rows = [row("a", 50, 0.9, tensorrt=("pass", 1.0, 0.8))]
+        (tmp_path / "sweep.json").write_text(json.dumps({"rows": rows}))
+        assert cli.main(["advise", str(tmp_path)]) == 0
+        out = capfd.readouterr().out
+        assert "→ a in onnxruntime" in out
+        assert "  a in tensorrt" in out
 
     def test_json(self, run):
         code, out, _ = run("--json", "--max-latency", "50ms")
