@@ -65,9 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     received: list[int] = []
     try:
         with _noting_signals(received):
-            argv, path = config_file.take_option(argv)
-            found = config_file.read_options(app, path)
-            argv, used = config_file.use_options(app, argv, found)
+            argv, used = config_file.use_options(app, argv)
             if used:
                 say(used, 0)
             return app(argv, exit_on_error=False, print_error=False) or 0

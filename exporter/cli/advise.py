@@ -70,7 +70,8 @@ def advise(
         directory: What `tsformer sweep` made, or a single export.
         max_latency: Median time of one run: 50ms or 0.05s.
         min_accuracy: Accuracy on the labelled clips of --eval: 0.95 or 95%.
-        max_memory: Peak memory of the process that runs it: 500MB or 1.5GiB.
+        max_memory: Peak memory of the process that timed it, PyTorch included: 500MB or
+            1.5GiB.
         runtime: Count this runtime only, as onnxruntime.
         json_: Print JSON instead of a table.
         debug: Show the trace of an error.

@@ -41,52 +41,51 @@ def take_option(argv: Sequence[str]) -> tuple[list[str], Path | None]:
     return others, path
 
 
-def read_options(app: App, path: Path | None) -> tuple[Path, dict[str, dict[str, Any]]] | None:
-    """The file and its tables, one for each command; None where none is given and none is there.
+def use_options(app: App, argv: Sequence[str]) -> tuple[list[str], str | None]:
+    """Give the command that is called its options of the file, where one is named or found.
+
+    Returns:
+        The arguments to call it with, and the line that tells of the file, if it is to be told.
 
     Raises:
-        UsageError: if it cannot be read, or holds what no command knows.
+        UsageError: if the file cannot be read, or holds what no command knows.
     """
+    argv, path = take_option(argv)
+    app.config = ()
+    commands = [name for name in app if not name.startswith("-")]
+    if not argv or argv[0] not in commands or {"--help", "-h"} & {*argv}:
+        return argv, None
     if path is None and not FILE.is_file():
-        return None
+        return argv, None
     path = path or FILE
+    table = _read(app, commands, path).get(argv[0])
+    if table is None:
+        return argv, None
+    named, _ = _names(app[argv[0]])
+    known = {name: value for name, value in table.items() if name in named}
+    app.config = (Dict({argv[0]: known}, source=str(path)),)
+    # Of options that a command does not name, cyclopts would drop all where one is given.
+    given = {word.partition("=")[0] for word in argv}
+    others = {n: v for n, v in table.items() if n not in named and f"--{n}" not in given}
+    quiet = "--quiet" in argv or table.get("quiet") is True
+    line = f"options of [{argv[0]}] in {path} are used"
+    return [*argv, *words(others)], None if quiet else line
+
+
+def _read(app: App, commands: Sequence[str], path: Path) -> dict[str, dict[str, Any]]:
+    """The tables of the file, one for each command."""
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:  # no UTF-8, or no TOML
         raise UsageError(f"{path} is not TOML: {error}") from error
-    commands = [name for name in app if not name.startswith("-")]
     checked = {}
     for name, table in tables.items():
         if name not in commands or not isinstance(table, Mapping):
             raise _unknown(f"{path}: {name}", "a table named as a command", name, commands)
         checked[name] = _check(f"{path}: [{name}]", table, app[name])
-    return path, checked
-
-
-def use_options(
-    app: App, argv: Sequence[str], found: tuple[Path, dict[str, dict[str, Any]]] | None
-) -> tuple[list[str], str | None]:
-    """Give the options to the command that is called.
-
-    Returns:
-        The arguments to call it with, and the line that tells of the file, if it is to be told.
-    """
-    app.config = ()
-    command = argv[0] if argv else ""
-    if found is None or command not in found[1] or {"--help", "-h"} & {*argv}:
-        return [*argv], None
-    path, table = found[0], found[1][command]
-    named, _ = _names(app[command])
-    known = {name: value for name, value in table.items() if name in named}
-    app.config = (Dict({command: known}, source=str(path)),)
-    # Of options that a command does not name, cyclopts would drop all where one is given.
-    given = {word.partition("=")[0] for word in argv}
-    others = {n: v for n, v in table.items() if n not in named and f"--{n}" not in given}
-    quiet = "--quiet" in argv or table.get("quiet") is True
-    line = f"options of [{command}] in {path} are used"
-    return [*argv, *words(others)], None if quiet else line
+    return checked
 
 
 def _check(where: str, table: Mapping[str, Any], command: App) -> dict[str, Any]:

@@ -81,7 +81,11 @@ def test_a_command_without_a_table_uses_nothing_and_says_nothing(run):
     _, err, spec = run('[verify]\nvideo = ["a"]', "export")
     assert spec.video == ()
     assert "are used" not in err
-    assert run('[export]\nattn = "regular"', "export", "--help")[:2] == (0, "")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["export", "--help"], ["--version"]])
+def test_who_asks_for_help_gets_it_whatever_the_file_holds(run, arguments):
+    assert run("[exprot]", *arguments) == (0, "")
 
 
 def test_one_call_leaves_nothing_to_the_next(run):
