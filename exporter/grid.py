@@ -24,8 +24,8 @@ _PLACE = re.compile(r"\{([a-z][a-z0-9-]*)\}")
 class Grid:
     """Every combination of the axes' values, each with the options of `base`.
 
-    Names and values are those of `tsformer export`'s options. A text may hold `{AXIS}`, which is
-    the cell's value there: `checkpoint = "motion-{attn}.safetensors"`.
+    Names and values are those of `tsformer export`'s options. A text may hold `{OPTION}`, which is
+    that option's value: `checkpoint = "motion-{attn}.safetensors"`.
 
     Args:
         base: Options that all cells share.
@@ -56,10 +56,10 @@ class Grid:
         """All options of one cell.
 
         Raises:
-            UsageError: if a text asks for the value of an axis that is none.
+            UsageError: if a text asks for the value of an option that is not there.
         """
-        # An axis may name another too: only plain values are put into texts.
-        return {name: _filled(value, cell) for name, value in {**self.base, **cell}.items()}
+        together = {**self.base, **cell}
+        return {name: _filled(value, together) for name, value in together.items()}
 
     def with_flags(self, flags: Mapping[str, Sequence[str]]) -> Grid:
         """The same with options of the command line, which replace those of the same name.
@@ -132,22 +132,23 @@ def _texts(value: object) -> Iterator[str]:
         yield str(value)
 
 
-def _filled(value: Any, cell: Mapping[str, Any]) -> Any:  # noqa: ANN401  # a value of TOML
+def _filled(value: Any, options: Mapping[str, Any]) -> Any:  # noqa: ANN401  # a value of TOML
     if isinstance(value, list):
-        return [_filled(item, cell) for item in value]
+        return [_filled(item, options) for item in value]
     if isinstance(value, str):
-        return _PLACE.sub(lambda found: _value_at(found[1], cell), value)
+        return _PLACE.sub(lambda found: _value_of(found[1], options), value)
     return value
 
 
-def _value_at(name: str, cell: Mapping[str, Any]) -> str:
-    if name not in cell:
+def _value_of(name: str, options: Mapping[str, Any]) -> str:
+    if name not in options:
+        closest = nearest(name, options)
         raise UsageError(
-            f"{{{name}}} stands for no axis",
-            expected=f"one of {', '.join(cell)}" if cell else "an axis",
-            remedy=f"did you mean {{{closest}}}?" if (closest := nearest(name, cell)) else None,
+            f"{{{name}}} stands for no option given",
+            expected=f"one of {', '.join(options)}",
+            remedy=f"did you mean {{{closest}}}?" if closest else None,
         )
-    return str(cell[name])
+    return str(options[name])
 
 
 def _hyphened(name: str) -> str:

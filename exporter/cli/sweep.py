@@ -42,8 +42,8 @@ def sweep(
 
     Any option of tsformer export is an option here too; a comma list makes an
     axis of it. FILE is TOML with the same names: options of all cells in
-    [base], lists of values in [axes]. A text may hold the value of an axis, as
-    {attn}. Options given here replace those of the file.
+    [base], lists of values in [axes]. A text may hold the value of another
+    option, as {attn}. Options given here replace those of the file.
 
     What is finished is kept, and made again only if what decides it changed:
     weights, clips, options, packages, this program, the machine. So an

@@ -98,7 +98,7 @@ def test_what_only_lower_precision_takes_is_given_to_it_alone(ran):
         (["--res", "32,x"], 2, "no cell of res x can be exported: Invalid value for --res"),
         (["--depth", "x"], 2, "unable to convert"),
         (["--res", "32,32"], 2, "res has a value twice"),
-        (["--checkpoint", "{attn}.pth"], 2, "{attn} stands for no axis"),
+        (["--checkpoint", "{attn}.pth"], 2, "{attn} stands for no option given"),
         (["--jobs", "0"], 2, "--jobs: got 0, expected at least 1"),
         (["none.toml"], 3, "cannot read none.toml"),
         (["--attn"], 2, "requires an argument"),

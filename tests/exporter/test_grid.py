@@ -52,12 +52,15 @@ def test_json_is_left_as_it_is(text):
     )
 
 
-def test_a_place_of_no_axis_is_named_with_the_nearest():
+def test_a_text_takes_the_options_of_all_cells_too():
+    grid = Grid({"checkpoint": "{attn}-{res}.pth", "attn": "regular"}, {"res": [32]})
+    assert grid.options({"res": 32})["checkpoint"] == "regular-32.pth"
+
+
+def test_a_place_of_no_option_is_named_with_the_nearest():
     grid = Grid({"checkpoint": "{atn}.pth"}, {"attn": ["regular"], "res": [32]})
-    with pytest.raises(UsageError, match=r"\{atn\} stands for no axis.*did you mean \{attn\}"):
+    with pytest.raises(UsageError, match=r"\{atn\} stands for no .*did you mean \{attn\}"):
         grid.options(grid.cells()[0])
-    with pytest.raises(UsageError, match="expected an axis"):
-        Grid({"checkpoint": "{attn}.pth"}).options({})
 
 
 @pytest.mark.parametrize(
