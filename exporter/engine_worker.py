@@ -260,7 +260,7 @@ def _peak_memory_mb() -> float | None:
     return int(found[1]) / 1024 if found else None
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Let the kernel end this process with its parent, where it can; EOF on stdin does the rest."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG of linux/prctl.h
@@ -283,7 +283,7 @@ def main() -> None:
     channel = Channel()
     with os.fdopen(0, "rb", buffering=0, closefd=False) as stdin:
         request = json.loads(stdin.readline())
-    _die_with(request.pop("parent"))
+    die_with(request.pop("parent"))
     threading.Thread(target=_watch, args=(channel,), daemon=True).start()
     try:
         build = Build(channel, request.pop("module"))  # an import alone would prove little

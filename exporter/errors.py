@@ -120,6 +120,27 @@ class TuneError(TsformerError):
     exit_code = 5
 
 
+class GridError(TsformerError):
+    """The file of a sweep could not be read, or is not valid."""
+
+    stage = "sweep"
+    exit_code = 3
+
+
+class SweepError(TsformerError):
+    """Cells of a sweep could not be exported."""
+
+    stage = "sweep"
+    exit_code = 4
+
+
+class AdviceError(TsformerError):
+    """No proven export meets the limits."""
+
+    stage = "advise"
+    exit_code = 5
+
+
 class ParityError(TsformerError):
     """The exported model is not proven to be the same function."""
 

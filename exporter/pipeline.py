@@ -6,7 +6,8 @@ The only file that knows the concrete runners.
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -73,6 +74,9 @@ REWRITE_LIMIT = 1e-6
 # Runtimes that nobody deploys: they are judged, not timed.
 _FOR_PROOF_ONLY = (ReferenceRunner.name, "onnxruntime-symmetric")
 
+# Entered for the time in which latency is measured.
+Measuring = Callable[[], AbstractContextManager[object]]
+
 
 @dataclass(frozen=True)
 class ExportResult:
@@ -96,6 +100,7 @@ class _Job:
     ranges: Ranges | None
     directory: Path
     stages: Stages
+    measuring: Measuring
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,7 @@ def export(
     *,
     force: bool = False,
     on_progress: OnProgress = lambda _stage, _fraction, _what: None,
+    measuring: Measuring = nullcontext,
 ) -> ExportResult:
     """Run the whole line; the directory appears whole or not at all.
 
@@ -122,6 +128,8 @@ def export(
         out: The directory to make; named after the spec under `build/` unless given.
         force: Replace an earlier export in that place.
         on_progress: Told what is being done.
+        measuring: Entered while latency is measured, so that nothing else need run meanwhile; it
+            may give PyTorch other threads, which the runtimes that are timed then have too.
 
     Returns:
         The result; its `verdict` must be looked at: an export that failed parity is delivered with
@@ -141,7 +149,7 @@ def export(
             kept_modules(model, spec.keep_fp32)
             stage.detail = f"{_count_parameters(model):,} parameters"
         with stages.run("inputs") as stage:
-            job = _gather(spec, resolved, model, staged.path, stages, stage)
+            job = _gather(spec, resolved, model, staged.path, stages, stage, measuring)
         with stages.run("rewrite") as stage:
             rewritten, fired = _rewrite(job, stage)
         with ExitStack() as resources:
@@ -218,6 +226,7 @@ def _gather(
     directory: Path,
     stages: Stages,
     stage: Stage,
+    measuring: Measuring,
 ) -> _Job:
     """Read all clips that the export needs, so that a bad one is told before the long stages."""
 
@@ -234,7 +243,8 @@ def _gather(
         kind = "real" if spec.calibration else "synthetic"
         stage.detail += f"; calibrated on {len(calibration.names)} {kind} clips"
         ranges = observe_ranges(model, calibration.arrays)
-    return _Job(spec, resolved, model, inputs, dataset, calibration, ranges, directory, stages)
+    clips = (inputs, dataset, calibration, ranges)
+    return _Job(spec, resolved, model, *clips, directory, stages, measuring)
 
 
 def _rewrite(job: _Job, stage: Stage) -> tuple[VideoClassifier, tuple[Fired, ...]]:
@@ -286,7 +296,7 @@ def _produce(
         parity = _prove(spec, job.model, job.inputs, job.ranges, candidates, stage) + absences
     ladder = _climb(job, rewritten, graphs.onnx, parity)
     accuracy = _evaluate(job, candidates)
-    with stages.run("latency") as stage, Contention() as contention:
+    with job.measuring(), stages.run("latency") as stage, Contention() as contention:
         latency = _time(job, candidates, graphs.fp32, stage)
         cost, limit = _measure_limit(spec, graphs.onnx)
         latency = [_against_limit(row, cost, limit) for row in latency]
@@ -520,6 +530,9 @@ def _time(job: _Job, candidates: list[Runner], fp32: Path | None, stage: Stage) 
         stage.progress(done / total, f"{done} rounds")
 
     timed = [runner for runner in candidates if runner.name not in _FOR_PROOF_ONLY]
+    for runner in timed:
+        if isinstance(runner, OnnxRuntimeRunner):
+            runner.use_threads(torch.get_num_threads())
     with ExitStack() as others:
         baselines: list[Runner] = [others.enter_context(EagerRunner(job.model, job.inputs.shapes))]
         if fp32 is not None:

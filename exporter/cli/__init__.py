@@ -7,16 +7,18 @@ proven; 130 interrupted, 143 terminated.
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
+import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
 from cyclopts import App, CycloptsError
 
-from exporter.cli import doctor, export, ladder, tune_precision, verify
+from exporter.cli import advise, config_file, doctor, export, ladder, sweep, tune_precision, verify
 from exporter.cli.terminal import say, show_trace
 from exporter.errors import TsformerError, UsageError
 
@@ -28,17 +30,33 @@ app = App(
     help="Take a video transformer to ONNX and TensorRT, proven to be the same model.",
     version_flags=["--version"],
     help_format="plaintext",
+    help_epilogue=f"Options may stand in a file too: {config_file.FILE}, where it is found in the\n"
+    f"current directory, or {config_file.OPTION} PATH. It has a table for each command;\n"
+    "what the command line says wins.",
     version=lambda: importlib.metadata.version("tsformer"),
     result_action="return_value",
     suppress_keyboard_interrupt=False,  # `main` gives its exit code
 )
 app.register_install_completion_command()
 
-app.command(export.export)
-app.command(verify.verify)
-app.command(ladder.ladder)
-app.command(tune_precision.tune_precision)
-app.command(doctor.doctor)
+
+def _examples(command: Callable[..., int]) -> str:
+    """The examples in the docstring of a command, which cyclopts leaves out of its help."""
+    text = inspect.getdoc(command) or ""
+    found = re.search(r"^Examples:\n(.*?)(?=^\w|\Z)", text, re.DOTALL | re.MULTILINE)
+    return f"Examples:\n{found[1].rstrip()}" if found else ""
+
+
+for command in (
+    export.export,
+    verify.verify,
+    ladder.ladder,
+    tune_precision.tune_precision,
+    sweep.sweep,
+    advise.advise,
+    doctor.doctor,
+):
+    app.command(command, help_epilogue=_examples(command))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,12 +65,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     received: list[int] = []
     try:
         with _noting_signals(received):
+            argv, used = config_file.use_options(app, argv)
+            if used:
+                say(used, 0)
             return app(argv, exit_on_error=False, print_error=False) or 0
     except (Exception, KeyboardInterrupt) as error:
         # An import or a trace that is interrupted raises anything: the signal is what counts.
         if received or isinstance(error, KeyboardInterrupt):
             how, code = ENDINGS[signal.Signals(received[0]) if received else signal.SIGINT]
-            return say(f"{how}: nothing was left behind", code)
+            told = isinstance(error, KeyboardInterrupt) and str(error)  # by who keeps something
+            return say(f"{how}: {told or 'nothing was left behind'}", code)
         return _fail(error, argv)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -122,42 +124,9 @@ def export(
         quiet: Print nothing but errors.
         debug: Show the trace of an error.
     """
+    options = locals()
     del debug  # read by `main`, which catches the errors of all commands
-    precision, kept = _precision(precision, keep_fp32, recipe)
-    spec = ExportSpec(
-        model=model,
-        attn=attn,
-        res=res,
-        scheme=scheme,
-        frames=frames,
-        channels=channels,
-        num_classes=num_classes,
-        dim=dim,
-        depth=depth,
-        heads=heads,
-        dim_head=dim_head,
-        patch_size=patch_size,
-        semantics=semantics,
-        checkpoint=checkpoint,
-        config=config or {},
-        batch=batch,
-        dynamic_batch=dynamic_batch,
-        precision=precision,
-        keep_fp32=kept,
-        calibration=tuple(calibration or ()),
-        opset=opset,
-        engine=engine,
-        targets=target,
-        video=tuple(video or ()),
-        mask=mask,
-        eval=eval_,
-        rewrite=rewrite,
-        no_rewrite=tuple(no_rewrite or ()),
-        seed=seed,
-        allow_ill_conditioned=allow_ill_conditioned,
-        threads=threads,
-        bench_seconds=bench_seconds,
-    )
+    spec = make_spec(options)
     from exporter import pipeline
 
     with progress(shown=not (quiet or json_)) as on_progress:
@@ -169,6 +138,20 @@ def export(
         result.verdict, result.report, result.directory, "; --allow-ill-conditioned accepts it"
     )
     return 0
+
+
+def make_spec(options: Mapping[str, Any]) -> ExportSpec:
+    """The spec of the options of `export`, by the names of its parameters.
+
+    Raises:
+        UsageError: if they cannot be exported.
+    """
+    precision, kept = _precision(*(options[n] for n in ("precision", "keep_fp32", "recipe")))
+    names = [field.name for field in fields(ExportSpec)]
+    values: dict[str, Any] = {name: options[name] for name in names if name in options}
+    values |= {name: tuple(options[name] or ()) for name in ("calibration", "video", "no_rewrite")}
+    values |= {"precision": precision, "keep_fp32": kept, "config": options["config"] or {}}
+    return ExportSpec(**values, eval=options["eval_"], targets=options["target"])
 
 
 def _precision(

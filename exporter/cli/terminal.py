@@ -5,16 +5,25 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Column
 
 if TYPE_CHECKING:
     from exporter.stages import OnProgress
+    from exporter.sweep_table import Progress as SweepProgress
 
 
 @contextmanager
@@ -43,6 +52,37 @@ def progress(*, shown: bool) -> Iterator[OnProgress]:
                 what=what,
                 completed=fraction or 0.0,
                 total=None if fraction is None else 1.0,
+            )
+
+        yield on_progress
+
+
+@contextmanager
+def sweep_progress(*, shown: bool) -> Iterator[Callable[[SweepProgress], None]]:
+    """A bar over the cells of a sweep, with the time left and what runs, on a terminal's stderr."""
+    console = Console(stderr=True)
+    if not (shown and console.is_terminal):
+        yield lambda _progress: None
+        return
+    columns = (
+        SpinnerColumn(),
+        MofNCompleteColumn(),
+        BarColumn(20),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+        TextColumn("{task.fields[what]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", left="", what="", total=None)
+
+        def on_progress(now: SweepProgress) -> None:
+            left = now.seconds_left
+            bar.update(
+                task,
+                completed=now.settled,
+                total=now.total,
+                left="" if left is None else f"about {timedelta(seconds=round(left))} left",
+                what=" | ".join(now.running),
             )
 
         yield on_progress

@@ -53,26 +53,7 @@ class OnnxRuntimeRunner(Closing):
         threads: int = 1,
         precision: str = "fp32",
     ) -> None:
-        onnxruntime = _import_onnxruntime()
-        provider, settings = _PROVIDERS[device]
-        what = graph.name if isinstance(graph, Path) else "the graph"
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 4  # errors come as exceptions; 3 would print them too
-        try:
-            source = str(graph) if isinstance(graph, Path) else graph.SerializeToString()
-            session = onnxruntime.InferenceSession(
-                source, options, providers=[(provider, settings)]
-            )
-        except Exception as error:  # its exception classes share no public base
-            raise RuntimeFailure(f"ONNX Runtime does not load {what}: {error}") from error
-        if session.get_providers()[0] != provider:
-            raise RuntimeFailure(
-                f"ONNX Runtime fell back to another device for {what}",
-                got=session.get_providers()[0],
-                expected=provider,
-                remedy="see tsformer doctor for what is missing",
-            )
+        session = _open_session(graph, device, threads)
         self.device = device
         self.precision = precision
         self.threads = threads
@@ -80,7 +61,15 @@ class OnnxRuntimeRunner(Closing):
             value.name: tuple(dim if isinstance(dim, int) else None for dim in value.shape)
             for value in session.get_inputs()
         }
-        self._session = session
+        self._graph = graph
+        self._session: Any = session
+
+    def use_threads(self, threads: int) -> None:
+        """Run with another number of threads from now on."""
+        if threads != self.threads:
+            self._session = None  # before the new one is made: never two in memory
+            self._session = _open_session(self._graph, self.device, threads)
+            self.threads = threads
 
     def close(self) -> None:  # noqa: D102
         del self._session
@@ -93,6 +82,28 @@ class OnnxRuntimeRunner(Closing):
             return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
         except Exception as error:  # as above
             raise RuntimeFailure(f"ONNX Runtime failed: {error}") from error
+
+
+def _open_session(graph: Path | onnx.ModelProto, device: str, threads: int) -> Any:  # noqa: ANN401
+    onnxruntime = _import_onnxruntime()
+    provider, settings = _PROVIDERS[device]
+    what = graph.name if isinstance(graph, Path) else "the graph"
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # errors come as exceptions; 3 would print them too
+    try:
+        source = str(graph) if isinstance(graph, Path) else graph.SerializeToString()
+        session = onnxruntime.InferenceSession(source, options, providers=[(provider, settings)])
+    except Exception as error:  # its exception classes share no public base
+        raise RuntimeFailure(f"ONNX Runtime does not load {what}: {error}") from error
+    if session.get_providers()[0] != provider:
+        raise RuntimeFailure(
+            f"ONNX Runtime fell back to another device for {what}",
+            got=session.get_providers()[0],
+            expected=provider,
+            remedy="see tsformer doctor for what is missing",
+        )
+    return session
 
 
 def _import_onnxruntime() -> Any:  # noqa: ANN401  # a module

@@ -1,0 +1,88 @@
+"""One cell of a sweep in a process of its own: a crash is its end, not the sweep's.
+
+Run by `exporter.cell_process`. A line of JSON on stdin says what to export; lines of JSON on stdout
+say how far it is. It ends when stdin does.
+"""
+
+from __future__ import annotations
+
+import _thread
+import fcntl
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from exporter.engine_worker import GRACE_SECONDS, die_with
+from exporter.errors import TsformerError
+from exporter.spec import ExportSpec
+
+Tell = Callable[..., None]
+
+
+def main() -> None:
+    """Export what stdin asks for."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print goes where stderr goes, not into the protocol
+
+    def tell(kind: str, **facts: object) -> None:
+        out.write(json.dumps({"kind": kind, **facts}) + "\n")
+        out.flush()
+
+    with os.fdopen(0, "rb", buffering=0, closefd=False) as stdin:
+        request = json.loads(stdin.readline())
+    die_with(request["parent"])
+    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    try:
+        _export(request, tell)
+    except TsformerError as error:
+        tell("failed", reason=f"{error.stage}: {error}")
+    except Exception as error:  # a defect, or no memory: a row of the sweep too
+        tell("failed", reason=" ".join(f"internal: {type(error).__name__}: {error}".split())[:500])
+    else:
+        tell("done")
+
+
+def _export(request: dict[str, Any], tell: Tell) -> None:
+    with open(request["lock"], "wb") as lock:  # noqa: PTH123  # its descriptor is what is needed
+        fcntl.flock(lock, fcntl.LOCK_SH)  # before torch is imported: that is work too
+        import torch
+
+        from exporter.pipeline import export
+
+        torch.set_num_threads(request["build_threads"])
+
+        @contextmanager
+        def measuring() -> Iterator[None]:
+            tell("stage", stage="waiting", what="for the other cells, to be timed alone")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            torch.set_num_threads(request["threads"])
+            yield
+            fcntl.flock(lock, fcntl.LOCK_SH)
+
+        export(
+            # The threads of the whole line are ours to divide.
+            replace(ExportSpec.from_dict(request["spec"]), threads=None),
+            Path(request["out"]),
+            force=True,
+            on_progress=lambda stage, _fraction, what: tell("stage", stage=stage, what=what),
+            measuring=measuring,
+        )
+
+
+def _end_with_stdin() -> None:
+    """Interrupt the export when the sweep hangs up, and end the process if it does not notice."""
+    while os.read(0, 64):
+        pass
+    _thread.interrupt_main()
+    time.sleep(GRACE_SECONDS)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

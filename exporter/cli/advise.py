@@ -1,0 +1,120 @@
+"""`tsformer advise`: which of the cells of a sweep to deploy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from exporter.cli.options import Flag, Json
+from exporter.cli.terminal import show
+from exporter.errors import AdviceError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from exporter.advise import Advice
+
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+_BYTES = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def _quantity(text: str, units: Mapping[str, float], expected: str) -> float:
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([a-z]+)", text.strip().lower())
+    if not found or found[2] not in units or float(found[1]) == 0:
+        raise ValueError(f"got {text!r}, expected {expected}")
+    return float(found[1]) * units[found[2]]
+
+
+def _milliseconds(_type: Any, tokens: Sequence[Any]) -> float:  # noqa: ANN401
+    return 1e3 * _quantity(tokens[0].value, _SECONDS, "a time, as 50ms or 0.05s")
+
+
+def _memory(_type: Any, tokens: Sequence[Any]) -> float:  # noqa: ANN401
+    return _quantity(tokens[0].value, _BYTES, "a size, as 500MB or 1.5GiB")
+
+
+def _share(_type: Any, tokens: Sequence[Any]) -> float:  # noqa: ANN401
+    text = tokens[0].value
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(%?)", text.strip())
+    share = float(found[1]) / (100 if found[2] else 1) if found else 0.0
+    if not 0 < share <= 1:
+        raise ValueError(f"got {text!r}, expected 0.95 or 95%")
+    return share
+
+
+def advise(
+    directory: Path,
+    /,
+    *,
+    max_latency: Annotated[float | None, Parameter(converter=_milliseconds, n_tokens=1)] = None,
+    min_accuracy: Annotated[float | None, Parameter(converter=_share, n_tokens=1)] = None,
+    max_memory: Annotated[float | None, Parameter(converter=_memory, n_tokens=1)] = None,
+    runtime: str | None = None,
+    json_: Json = False,
+    debug: Flag = False,
+) -> int:
+    """Say which cell of a sweep to deploy: the Pareto front, and the pick.
+
+    Only what is proven counts. With --min-accuracy the pick is the fastest that
+    keeps the limits, else the most accurate. If nothing keeps them the exit
+    code is 5, and the closest is named.
+
+    Examples:
+        tsformer advise build/sweep --max-latency 50ms --min-accuracy 0.95
+
+    Args:
+        directory: What `tsformer sweep` made, or a single export.
+        max_latency: Median time of one run: 50ms or 0.05s.
+        min_accuracy: Accuracy on the labelled clips of --eval: 0.95 or 95%.
+        max_memory: Peak memory of the process that timed it, PyTorch included: 500MB or
+            1.5GiB.
+        runtime: Count this runtime only, as onnxruntime.
+        json_: Print JSON instead of a table.
+        debug: Show the trace of an error.
+    """
+    del debug
+    from exporter.advise import Limits, read_rows
+    from exporter.advise import advise as find
+    from exporter.report import strict_json
+
+    advice = find(read_rows(directory), Limits(max_latency, min_accuracy, max_memory), runtime)
+    show(strict_json(advice.to_dict()) if json_ else _table(advice))
+    if advice.pick is None:
+        raise AdviceError(advice.reason)
+    return 0
+
+
+def _table(advice: Advice) -> RenderableType:
+    from rich import box
+    from rich.console import Group
+    from rich.constrain import Constrain
+    from rich.table import Table
+    from rich.text import Text
+
+    from exporter.advise import NO_ACCURACY
+    from exporter.grid import name_of
+    from exporter.report import mb, ms, sci
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("On the Pareto front", "p50 ms", "Accuracy", "Error", "Size", "Memory"):
+        side = "left" if heading.startswith("On") else "right"
+        table.add_column(heading, justify=side, overflow="fold", no_wrap=side == "right")
+    one_runtime = len({choice.runtime for choice in advice.front}) == 1
+    for choice in advice.front:
+        name = name_of(choice.cell) if one_runtime else choice.name
+        accuracy = "-" if choice.accuracy is None else f"{choice.accuracy:.1%}"
+        numbers = (ms(choice.p50_ms), accuracy, sci(choice.error), mb(choice.bytes))
+        memory = mb(choice.memory_mb * 2**20)
+        style = "bold green" if choice == advice.pick else ""
+        mark = "→ " if choice == advice.pick else "  "
+        table.add_row(Text(mark + name), *numbers, memory, style=style)
+    lines: list[RenderableType] = [table] if advice.front else []
+    if advice.front and advice.criterion == "error":
+        lines.append(Text(NO_ACCURACY))
+    if advice.pick:
+        lines += [Text(advice.reason), Text(advice.pick.directory)]
+    return Constrain(Group(*lines), width=80)

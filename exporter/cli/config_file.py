@@ -1,0 +1,113 @@
+"""`tsformer.toml`: the options of every command, as a file; what the command line says wins."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cyclopts import App
+from cyclopts.config import Dict
+
+from exporter.errors import UsageError
+from exporter.grid import words
+from model.config import nearest
+
+FILE, OPTION = Path("tsformer.toml"), "--config-file"
+
+
+def take_option(argv: Sequence[str]) -> tuple[list[str], Path | None]:
+    """Split `--config-file PATH`, of whatever command, from the other arguments.
+
+    Raises:
+        UsageError: if it has no path.
+    """
+    others: list[str] = []
+    path = None
+    given = iter(argv)
+    for word in given:
+        name, equals, value = word.partition("=")
+        if word == "--":
+            return [*others, word, *given], path
+        if name != OPTION:
+            others.append(word)
+            continue
+        value = value if equals else next(given, "")
+        if not value:
+            raise UsageError(f"{OPTION} has no path", remedy=f"give one: {OPTION} {FILE}")
+        path = Path(value)
+    return others, path
+
+
+def use_options(app: App, argv: Sequence[str]) -> tuple[list[str], str | None]:
+    """Give the command that is called its options of the file, where one is named or found.
+
+    Returns:
+        The arguments to call it with, and the line that tells of the file, if it is to be told.
+
+    Raises:
+        UsageError: if the file cannot be read, or holds what no command knows.
+    """
+    argv, path = take_option(argv)
+    app.config = ()
+    commands = [name for name in app if not name.startswith("-")]
+    if not argv or argv[0] not in commands or {"--help", "-h"} & {*argv}:
+        return argv, None
+    if path is None and not FILE.is_file():
+        return argv, None
+    path = path or FILE
+    table = _read(app, commands, path).get(argv[0])
+    if table is None:
+        return argv, None
+    named, _ = _names(app[argv[0]])
+    known = {name: value for name, value in table.items() if name in named}
+    app.config = (Dict({argv[0]: known}, source=str(path)),)
+    # Of options that a command does not name, cyclopts would drop all where one is given.
+    given = {word.partition("=")[0] for word in argv}
+    others = {n: v for n, v in table.items() if n not in named and f"--{n}" not in given}
+    quiet = "--quiet" in argv or table.get("quiet") is True
+    line = f"options of [{argv[0]}] in {path} are used"
+    return [*argv, *words(others)], None if quiet else line
+
+
+def _read(app: App, commands: Sequence[str], path: Path) -> dict[str, dict[str, Any]]:
+    """The tables of the file, one for each command."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:  # no UTF-8, or no TOML
+        raise UsageError(f"{path} is not TOML: {error}") from error
+    checked = {}
+    for name, table in tables.items():
+        if name not in commands or not isinstance(table, Mapping):
+            raise _unknown(f"{path}: {name}", "a table named as a command", name, commands)
+        checked[name] = _check(f"{path}: [{name}]", table, app[name])
+    return checked
+
+
+def _check(where: str, table: Mapping[str, Any], command: App) -> dict[str, Any]:
+    names, takes_any = _names(command)
+    checked = {}
+    for key, value in table.items():
+        name = key.replace("_", "-")
+        if name not in names and not takes_any:
+            raise _unknown(f"{where} {key}", "an option of this command", name, names)
+        checked[name] = json.dumps(value) if isinstance(value, Mapping) else value
+    return checked
+
+
+def _names(command: App) -> tuple[list[str], bool]:
+    """The options that a command names, and whether it takes others too."""
+    arguments = command.assemble_argument_collection()
+    every = [name for argument in arguments for name in argument.names]
+    names = [name.removeprefix("--") for name in every if name.startswith("--")]
+    return names, any(a.field_info.kind is a.field_info.VAR_KEYWORD for a in arguments)
+
+
+def _unknown(what: str, expected: str, name: str, options: Sequence[str]) -> UsageError:
+    closest = nearest(name, [option for option in options if option != name])
+    hint = f"did you mean {closest}?" if closest else f"there are {', '.join(options)}"
+    return UsageError(what, expected=expected, remedy=hint)

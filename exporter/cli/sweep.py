@@ -1,0 +1,197 @@
+"""`tsformer sweep`: an export for every cell of a grid, none made twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+
+from exporter.cli.export import export, make_spec
+from exporter.cli.options import Flag, Json, Output
+from exporter.cli.terminal import show, sweep_progress
+from exporter.errors import ParityError, SweepError, UsageError
+from exporter.grid import Grid, name_of, read_grid, words
+from exporter.spec import ExportSpec
+from model.config import nearest
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from exporter.sweep import Cell
+
+# Options of `export` that are of one call, not of what is exported.
+_OF_THE_CALL = {"output", "force", "json", "quiet", "debug"}
+# What only some precisions take: given to the cells that do.
+_OF_LOWER = {"calibration": ("int8",), "keep-fp32": ("fp16", "bf16", "int8")}
+
+
+def sweep(
+    file: Path | None = None,
+    /,
+    *,
+    output: Output = None,
+    jobs: int = 1,
+    json_: Json = False,
+    quiet: Flag = False,
+    debug: Flag = False,
+    **options: Annotated[list[str], Parameter(negative="")],
+) -> int:
+    """Export every cell of a grid: attention, resolution, frames, precision.
+
+    Any option of tsformer export is an option here too; a comma list makes an
+    axis of it. FILE is TOML with the same names: options of all cells in
+    [base], lists of values in [axes]. A text may hold the value of another
+    option, as {attn}. Options given here replace those of the file.
+
+    What is finished is kept, and made again only if what decides it changed:
+    weights, clips, options, packages, this program, the machine. So an
+    interrupted sweep goes on where it was. A cell that fails is a row with its
+    reason, and is tried again by the next call.
+
+    Exit codes: 0 if all cells are proven, 5 if some are not, 4 if some failed.
+
+    Examples:
+        tsformer sweep --attn fastformer,regular --res 64,128 -o build/grid
+
+        tsformer sweep sweep.toml --checkpoint 'runs/{attn}.pth' --jobs 2
+
+    Args:
+        file: The grid, as TOML.
+        output: Directory of the sweep (default: build/ and the name of FILE, or build/sweep).
+        jobs: Cells made at a time, with the threads divided; each is timed alone, with all.
+        json_: Print sweep.json instead of a table.
+        quiet: Print nothing but errors.
+        debug: Show the trace of an error.
+        options: Any option of tsformer export.
+    """
+    del debug
+    if jobs < 1:
+        raise UsageError("--jobs", got=jobs, expected="at least 1")
+    grid = (read_grid(file) if file else Grid()).with_flags(options)
+    cells = _cells(grid)
+    directory = output or Path("build", file.stem if file else "sweep")
+    from exporter.sweep import sweep as run
+
+    try:
+        with sweep_progress(shown=not (quiet or json_)) as on_progress:
+            found = run(grid, cells, directory, jobs=jobs, on_progress=on_progress)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(
+            f"what is finished is kept in {directory}; the same command goes on from there"
+        ) from error
+    if json_:
+        show((directory / "sweep.json").read_text(encoding="utf-8").rstrip())
+    elif not quiet:
+        show(_table(found))
+        show(f"{directory}/sweep.json")
+    _require_all(found["rows"], cells, directory)
+    return 0
+
+
+def _cells(grid: Grid) -> list[Cell]:
+    """The cells with their specs; a cell that cannot be exported has its reason instead.
+
+    Raises:
+        UsageError: if that is so for all cells with one of the values: it is a mistake then.
+    """
+    from exporter.sweep import Cell
+
+    parser = App(default_command=export, result_action="return_value")
+    valid = [name.lstrip("-") for a in parser.assemble_argument_collection() for name in a.names]
+    valid = [name for name in valid if len(name) > 1 and name not in _OF_THE_CALL]
+    for name in (*grid.base, *grid.axes):
+        if name not in valid:
+            closest = nearest(name, valid)
+            raise UsageError(
+                f"{name} is no option of an export",
+                remedy=f"did you mean {closest}?" if closest else "see tsformer export --help",
+            )
+    cells = []
+    for values in grid.cells():
+        try:
+            cells.append(Cell(values, _spec(parser, grid.options(values))))
+        except (UsageError, CycloptsError) as error:
+            cells.append(Cell(values, None, " ".join(str(error).split())))
+    _refuse_mistakes(grid, cells)
+    return cells
+
+
+def _spec(parser: App, options: Mapping[str, Any]) -> ExportSpec:
+    precision = str(options.get("precision", "fp32"))
+    taken = {
+        name: value
+        for name, value in options.items()
+        if "recipe" in options or precision in _OF_LOWER.get(name, (precision,))
+    }
+    _, bound, _ = parser.parse_args(words(taken), exit_on_error=False, print_error=False)
+    bound.apply_defaults()
+    return make_spec(bound.arguments)
+
+
+def _refuse_mistakes(grid: Grid, cells: Sequence[Cell]) -> None:
+    for name, values in grid.axes.items():
+        for value in values:
+            with_it = [cell for cell in cells if cell.values[name] == value]
+            if all(cell.spec is None for cell in with_it):
+                raise UsageError(f"no cell of {name} {value} can be exported: {with_it[0].problem}")
+    if all(cell.spec is None for cell in cells):
+        raise UsageError(cells[0].problem)
+
+
+def _table(sweep: Mapping[str, Any]) -> RenderableType:
+    """One line for each cell, within 80 columns, and below the reasons of those that have one."""
+    from rich import box
+    from rich.console import Group
+    from rich.constrain import Constrain
+    from rich.table import Table
+    from rich.text import Text
+
+    from exporter.advise import measured
+    from exporter.report import mb, ms, sci
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for axis in sweep["axes"]:
+        table.add_column(Text(axis), overflow="fold")
+    for heading in ("Verdict", "Error", "p50 ms", "Accuracy", "Size"):
+        table.add_column(heading, justify="left" if heading == "Verdict" else "right", no_wrap=True)
+    reasons = []
+    for row in sweep["rows"]:
+        word = row["verdict"] or row["status"]
+        style = {"pass": "bold green", "failed": "bold red", "fail": "bold red"}.get(word, "yellow")
+        first = next(iter(measured(row)), None)
+        accuracy = first and first.accuracy
+        table.add_row(
+            *(Text(str(value)) for value in row["cell"].values()),
+            Text(word, style),
+            sci(first and first.error),
+            ms(first and first.p50_ms),
+            "-" if accuracy is None else f"{accuracy:.1%}",
+            mb(first and first.bytes),
+        )
+        if row["reason"]:
+            reasons.append(Text(f"{name_of(row['cell'])}: {row['reason']}"))
+    return Constrain(Group(table, *reasons), width=80)
+
+
+def _require_all(rows: Sequence[Mapping[str, Any]], cells: Sequence[Cell], place: Path) -> None:
+    """Raise unless every cell is proven; what could not be exported weighs more."""
+    failed = [row for row in rows if row["status"] == "failed"]
+    if failed:
+        first = f"{name_of(failed[0]['cell'])}: {failed[0]['reason']}"
+        count = f"{len(failed)} of {len(rows)} cells failed"
+        raise SweepError(f"{count}, first {first}", remedy=f"see {place}/sweep.json")
+    accepted = {"pass"}
+    unproven = [
+        row
+        for row, cell in zip(rows, cells, strict=True)
+        if row["verdict"] not in accepted
+        and not (
+            row["verdict"] == "ill-conditioned" and cell.spec and cell.spec.allow_ill_conditioned
+        )
+    ]
+    if unproven:
+        first = f"{name_of(unproven[0]['cell'])} ({unproven[0]['verdict']})"
+        count = f"{len(unproven)} of {len(rows)} cells are not proven"
+        raise ParityError(f"{count}, first {first}", remedy=f"see {place}")

@@ -1,0 +1,169 @@
+"""Every cell of a grid exported; what is finished is kept, and never made again.
+
+`sweep.json` has one row for each cell and is whole at any moment; `cells/` has one export directory
+for each; `sweep.log` has one line for each start and end of a cell, and is only added to.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from exporter.cell_key import Keys
+from exporter.cell_process import CellProcesses, Order
+from exporter.errors import OutputError, UsageError
+from exporter.grid import Grid, name_of
+from exporter.spec import ExportSpec
+from exporter.sweep_table import CELLS, KEY_DIGITS, Progress, Row, Table, new_row
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the grid: its values, and its spec or why there can be none."""
+
+    values: dict[str, Any]
+    spec: ExportSpec | None
+    problem: str = ""
+
+
+def sweep(
+    grid: Grid,
+    cells: Sequence[Cell],
+    directory: Path,
+    *,
+    jobs: int = 1,
+    on_progress: Callable[[Progress], None] = lambda _progress: None,
+) -> dict[str, Any]:
+    """Make every cell that is not there yet; give what `sweep.json` then holds.
+
+    Cells run in processes of their own. With several jobs their threads are divided, but a cell is
+    timed with all threads and while no other works.
+
+    Args:
+        grid: What the cells are of, for the record.
+        cells: What to export.
+        directory: The sweep's own; made, or gone on with.
+        jobs: Cells that are made at a time.
+        on_progress: Told how far it is, from several threads.
+
+    Raises:
+        UsageError: if two cells are the same export.
+        OutputError: if the directory cannot be used.
+    """
+    with _hold(directory):
+        import torch  # only who makes cells waits for it
+
+        from exporter import environment
+
+        facts, threads = environment.describe(), torch.get_num_threads()
+        table = Table(directory, _describe(grid, facts), on_progress)
+        table.rows = _rows(cells, Keys(facts), threads)
+        todo = _find_unmade(table, cells)
+        table.save()
+        if todo:
+            _make(todo, table, jobs=jobs, threads=threads)
+        return table.sweep
+
+
+def _describe(grid: Grid, facts: dict[str, Any]) -> dict[str, Any]:
+    axes = {name: list(values) for name, values in grid.axes.items()}
+    return {"sweep_version": 1, "axes": axes, "base": dict(grid.base), "environment": facts}
+
+
+def _rows(cells: Sequence[Cell], keys: Keys, threads: int) -> list[Row]:
+    rows: list[Row] = []
+    for cell in cells:
+        key = keys.key(cell.spec, cell.spec.threads or threads) if cell.spec else ""
+        same = next((row for row in rows if key and row["key"] == key), None)
+        if same:
+            raise UsageError(
+                "two cells are the same export",
+                got=f"{name_of(same['cell'])} and {name_of(cell.values)}",
+                remedy="leave one of the values away",
+            )
+        status = "pending" if cell.spec else "failed"
+        rows.append(new_row(cell.values, key, status, cell.problem))
+    return rows
+
+
+def _find_unmade(table: Table, cells: Sequence[Cell]) -> list[tuple[Row, ExportSpec]]:
+    """Take over the cells that are there; gives the others."""
+    todo = []
+    for row, cell in zip(table.rows, cells, strict=True):
+        if cell.spec is None:
+            table.log("failed", row, reason=row["reason"])
+        elif not table.take_over(row):
+            todo.append((row, cell.spec))
+        else:
+            table.log("kept", row)
+    return todo
+
+
+def _make(todo: Sequence[tuple[Row, ExportSpec]], table: Table, *, jobs: int, threads: int) -> None:
+    """Make the cells, so many at a time."""
+    table.jobs = jobs = min(jobs, len(todo))
+    processes = CellProcesses()
+    lock = table.directory / ".measuring"
+
+    def make(row: Row, spec: ExportSpec) -> tuple[str | None, float]:
+        table.start(row)
+        started = time.perf_counter()
+        measured = spec.threads or threads
+        out = table.directory / CELLS / _directory_name(row)
+        order = Order(spec, out, lock, max(1, measured // jobs), measured)
+        reason = processes.run(order, lambda stage, what: table.say(row, stage, what))
+        return reason, time.perf_counter() - started
+
+    with ThreadPoolExecutor(jobs) as pool:
+        futures: dict[Future[tuple[str | None, float]], Row] = {}
+        try:
+            futures = {pool.submit(make, row, spec): row for row, spec in todo}
+            for future in as_completed(futures):
+                table.settle(futures[future], *future.result())
+        finally:
+            for future in futures:
+                future.cancel()
+            processes.stop()
+
+
+def _directory_name(row: Row) -> str:
+    values = (
+        "".join(c if c.isalnum() or c in "._" else "-" for c in str(value))
+        for value in row["cell"].values()
+    )
+    return "-".join([*(value.strip("-.")[:32] for value in values), row["key"][:KEY_DIGITS]])
+
+
+@contextmanager
+def _hold(directory: Path) -> Iterator[None]:
+    """Make the directory, or go on with it; only one sweep at a time may."""
+    try:
+        if directory.is_dir() and any(directory.iterdir()) and not (directory / ".lock").exists():
+            raise OutputError(
+                f"{directory} is not empty and no sweep of tsformer",
+                remedy="give another place with -o",
+            )
+        directory.mkdir(parents=True, exist_ok=True)
+        handle = os.open(directory / ".lock", os.O_CREAT | os.O_RDWR, 0o666)  # before all else
+        (directory / CELLS).mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {directory}: {error.strerror}", remedy="give another place with -o"
+        ) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OutputError(
+                f"another sweep is at work in {directory}", remedy="wait for it, or stop it"
+            ) from error
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,279 @@
+"""The Pareto front and the pick: nothing dominated, nothing unproven, nothing beyond a limit."""
+
+import json
+
+import numpy as np
+import pytest
+
+from exporter import cli
+from exporter.advise import (
+    Limits,
+    advise,
+    criterion_of,
+    dominates,
+    measured,
+    pareto,
+    read_rows,
+)
+from exporter.errors import NoExportError, UsageError
+
+CPU = {"runtime": "onnxruntime", "device": "cpu", "precision": "fp32"}
+EAGER = {**CPU, "runtime": "eager"}
+
+
+def row(name, p50, accuracy=None, error=1e-6, verdict="pass", memory=100.0, **runtimes):
+    """A cell timed in ONNX Runtime; `runtimes` are others: their verdict, latency and accuracy."""
+    parity = [{**CPU, "verdict": verdict, "rel_l2": error}]
+    latency = [
+        {**EAGER, "p50_ms": 0.001, "peak_memory_mb": 1.0},
+        {**CPU, "p50_ms": p50, "peak_memory_mb": memory},
+    ]
+    known = [] if accuracy is None else [{**EAGER, "accuracy": 1.0}, {**CPU, "accuracy": accuracy}]
+    for runtime, (its_verdict, its_p50, its_accuracy) in runtimes.items():
+        who = {**CPU, "runtime": runtime}
+        parity.append({**who, "verdict": its_verdict, "rel_l2": error})
+        latency.append({**who, "p50_ms": its_p50, "peak_memory_mb": memory})
+        known.append({**who, "accuracy": its_accuracy})
+    return {
+        "cell": {"attn": name},
+        "key": name,
+        "status": "done",
+        "verdict": verdict,
+        "directory": f"cells/{name}",
+        "report": {
+            "parity": parity,
+            "latency": latency,
+            "accuracy": known,
+            "graph": {"bytes": 1000},
+            "engine": {"bytes": 2000},
+        },
+    }
+
+
+FAILED = {"cell": {"attn": "z"}, "status": "failed", "verdict": None, "report": None}
+
+
+def name(choice):
+    return choice.cell["attn"] if choice else None
+
+
+def random_rows(seed):
+    """Cells of few values each, so that ties come often."""
+    rng = np.random.default_rng(seed)
+    return [
+        row(
+            f"c{i}",
+            float(rng.integers(1, 6)),
+            accuracy=float(rng.integers(1, 6)) / 5 if seed % 3 else None,
+            error=float(rng.integers(1, 6)) * 1e-7,
+            verdict=str(rng.choice(["pass", "pass", "fail", "ill-conditioned"])),
+            memory=float(rng.integers(1, 4)) * 100,
+        )
+        for i in range(rng.integers(1, 12))
+    ]
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_what_holds_for_every_sweep(seed):
+    rows = random_rows(seed)
+    rng = np.random.default_rng(seed + 1000)
+    limits = Limits(
+        max_latency_ms=float(rng.integers(1, 7)) if rng.random() < 0.5 else None,
+        min_accuracy=float(rng.random()) if rng.random() < 0.5 and seed % 3 else None,
+        max_memory=float(rng.integers(1, 4)) * 1e8 if rng.random() < 0.3 else None,
+    )
+    found = advise(rows, limits)
+    proven = [choice for r in rows for choice in measured(r) if choice.verdict == "pass"]
+    fitting = [choice for choice in proven if not limits.excesses(choice)]
+    assert (found.pick is None) == (not fitting)
+    if found.pick:
+        assert found.pick in fitting
+        assert not any(dominates(other, found.pick, found.criterion) for other in fitting)
+    else:
+        assert (found.closest is None) == (not proven)
+    for choice in proven:
+        on_front = choice in found.front
+        beaten = any(dominates(other, choice, found.criterion) for other in proven)
+        assert on_front != beaten
+    assert [c.p50_ms for c in found.front] == sorted(c.p50_ms for c in found.front)
+    assert all(choice.verdict == "pass" for choice in found.front)
+
+
+def test_a_dominated_cell_leaves_the_front():
+    choices = [
+        c for r in (row("a", 1, 0.5), row("b", 2, 0.9), row("c", 3, 0.9)) for c in measured(r)
+    ]
+    assert [name(choice) for choice in pareto(choices, "accuracy")] == ["a", "b"]
+    assert not dominates(choices[0], choices[0], "accuracy")
+
+
+class TestThePick:
+    ROWS = (row("quick", 10, 0.90), row("middle", 30, 0.96), row("slow", 80, 0.99))
+
+    @pytest.mark.parametrize(
+        ("limits", "picked"),
+        [
+            (Limits(), "slow"),
+            (Limits(max_latency_ms=50), "middle"),
+            (Limits(min_accuracy=0.95), "middle"),
+            (Limits(max_latency_ms=100, min_accuracy=0.9), "quick"),
+            (Limits(max_latency_ms=30, min_accuracy=0.96), "middle"),  # limits are within
+        ],
+    )
+    def test_is_the_best_or_the_fastest_that_is_good_enough(self, limits, picked):
+        assert name(advise(self.ROWS, limits).pick) == picked
+
+    def test_comes_with_one_sentence(self):
+        reason = advise(self.ROWS, Limits(50, 0.9)).reason
+        assert reason == (
+            "quick in onnxruntime is the fastest that is accurate enough of the 2 proven choices "
+            "within the limits: 10 ms, accuracy 90.0%."
+        )
+
+    def test_memory_is_a_limit_too(self):
+        rows = (row("big", 10, 0.99, memory=900.0), row("small", 20, 0.9, memory=90.0))
+        assert name(advise(rows, Limits(max_memory=100e6)).pick) == "small"
+
+    @pytest.mark.parametrize("verdict", ["fail", "ill-conditioned", "not-run"])
+    def test_is_never_what_is_not_proven(self, verdict):
+        rows = (row("best", 1, 1.0, verdict=verdict), row("proven", 50, 0.5), FAILED)
+        assert name(advise(rows, Limits()).pick) == "proven"
+        found = advise(rows[::2], Limits())
+        assert (found.pick, found.closest, found.cells) == (None, None, 2)
+        assert "No cell is proven" in found.reason
+
+    def test_is_never_a_runtime_that_failed_where_another_passed(self):
+        rows = (row("a", 50, 0.9, tensorrt=("fail", 1.0, 0.9)),)
+        assert advise(rows, Limits()).pick.runtime == "onnxruntime"
+
+    def test_is_never_eager(self):
+        assert {choice.runtime for choice in measured(row("a", 5, 0.9))} == {"onnxruntime"}
+
+
+def test_a_runtime_can_be_asked_for():
+    rows = (row("a", 50, 0.9, tensorrt=("pass", 1.0, 0.8)), row("b", 40, 0.9))
+    assert advise(rows, Limits()).pick.cell == {"attn": "b"}
+    found = advise(rows, Limits(), "tensorrt").pick
+    assert (name(found), found.runtime, found.bytes) == ("a", "tensorrt", 2000)
+    with pytest.raises(UsageError, match="got openvino, expected one of onnxruntime, tensorrt"):
+        advise(rows, Limits(), "openvino")
+
+
+class TestNothingFits:
+    @pytest.mark.parametrize(
+        ("limits", "closest", "miss"),
+        [
+            (Limits(max_latency_ms=8), "quick", "the latency by 2 ms (10 for 8)"),
+            (Limits(min_accuracy=1.0), "slow", "the accuracy by 1 points (99.0% for 100.0%)"),
+            (Limits(25, 0.95), "quick", "the accuracy by 5 points (90.0% for 95.0%)"),
+            (Limits(max_memory=50e6), "quick", "the memory by 54.9 MB (105 for 50)"),
+        ],
+    )
+    def test_the_closest_is_named_with_what_it_misses(self, limits, closest, miss):
+        found = advise(TestThePick.ROWS, limits)
+        assert found.pick is None
+        assert name(found.closest) == closest
+        assert miss in found.reason
+
+
+class TestWithoutAccuracy:
+    ROWS = (row("a", 10, error=1e-3), row("b", 20, error=1e-6), row("c", 30, error=1e-5))
+
+    def test_cells_are_compared_by_their_error(self):
+        found = advise(self.ROWS, Limits())
+        assert found.criterion == criterion_of([]) == "error"
+        assert [name(choice) for choice in found.front] == ["a", "b"]
+        assert name(found.pick) == "b"
+
+    def test_a_limit_of_accuracy_is_refused(self):
+        with pytest.raises(UsageError, match="no accuracy was measured; sweep with --eval"):
+            advise(self.ROWS, Limits(min_accuracy=0.9))
+
+    def test_cells_without_it_do_not_compete_with_cells_that_have_it(self):
+        found = advise((*self.ROWS, row("d", 90, 0.7)), Limits())
+        assert [name(choice) for choice in found.front] == ["d"]
+
+
+class TestReading:
+    def test_a_sweep(self, tmp_path):
+        (tmp_path / "sweep.json").write_text(json.dumps({"rows": [row("a", 1, 0.9), FAILED]}))
+        assert [r["status"] for r in read_rows(tmp_path)] == ["done", "failed"]
+
+    def test_a_single_export_is_a_sweep_of_one(self, exported):
+        (only,) = read_rows(exported().directory)
+        assert advise([only], Limits()).pick.runtime == "onnxruntime"
+
+    @pytest.mark.parametrize("text", ["", "[]", '{"rows": 3}', '{"rows": [{"report": {}}]}'])
+    def test_what_is_damaged(self, tmp_path, text):
+        (tmp_path / "sweep.json").write_text(text)
+        with pytest.raises(NoExportError, match="damaged"):
+            read_rows(tmp_path)
+
+    def test_what_is_neither(self, tmp_path):
+        with pytest.raises(NoExportError, match="neither a sweep nor an export"):
+            read_rows(tmp_path)
+
+
+class TestCommand:
+    @pytest.fixture
+    def run(self, tmp_path, monkeypatch, capfd):
+        (tmp_path / "sweep.json").write_text(json.dumps({"rows": [*TestThePick.ROWS, FAILED]}))
+        monkeypatch.chdir(tmp_path)
+
+        def call(*arguments):
+            code = cli.main(["advise", ".", *arguments])
+            return code, *capfd.readouterr()
+
+        return call
+
+    @pytest.mark.parametrize("accuracy", ["0.95", "95%", ".95"])
+    @pytest.mark.parametrize("latency", ["50ms", "0.05s", "50000 us", "50 MS"])
+    def test_it_reads_units_and_says_why(self, run, latency, accuracy):
+        code, out, err = run("--max-latency", latency, "--min-accuracy", accuracy)
+        assert (code, err) == (0, "")
+        assert "→ middle " in out
+        assert "middle in onnxruntime is the fastest" in out
+        assert "cells/middle" in out
+        assert max(map(len, out.splitlines())) <= 80
+
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [
+            *(
+                ("--max-latency", text)
+                for text in ("50", "ms", "-1ms", "0ms", "5h", "nan", "1e3ms")
+            ),
+            *(("--min-accuracy", text) for text in ("95", "0", "1.5", "x", "101%", "-5%")),
+            *(("--max-memory", text) for text in ("500", "0MB", "5 XB")),
+        ],
+    )
+    def test_what_is_no_quantity_is_refused(self, run, option, value):
+        code, out, err = run(f"{option}={value}")
+        assert (code, out) == (2, "")
+        assert "expected" in err
+
+    def test_nothing_that_fits_is_exit_code_5_with_the_closest(self, run):
+        code, out, err = run("--max-latency", "1ms", "--max-memory", "1.5GiB")
+        assert code == 5
+        assert "quick" in out  # the front is shown all the same
+        assert err == (
+            "tsformer: advise: Nothing meets the limits; closest is quick in onnxruntime, which "
+            "misses the latency by 9 ms (10 for 1).\n"
+        )
+
+    def test_runtimes_are_named_where_there_are_several(self, tmp_path, capfd):
+        rows = [row("a", 50, 0.9, tensorrt=("pass", 1.0, 0.8))]
+        (tmp_path / "sweep.json").write_text(json.dumps({"rows": rows}))
+        assert cli.main(["advise", str(tmp_path)]) == 0
+        out = capfd.readouterr().out
+        assert "→ a in onnxruntime" in out
+        assert "  a in tensorrt" in out
+
+    def test_json(self, run):
+        code, out, _ = run("--json", "--max-latency", "50ms")
+        found = json.loads(out)
+        assert code == 0
+        assert found["pick"]["cell"] == {"attn": "middle"}
+        assert (found["criterion"], found["proven"], found["cells"]) == ("accuracy", 3, 4)
+        code, out, _ = run("--json", "--max-latency", "1ms")
+        assert (code, json.loads(out)["pick"]) == (5, None)

@@ -1,0 +1,101 @@
+"""The key of a cell changes with everything that decides its figures, and with nothing else."""
+
+from pathlib import Path
+
+import pytest
+
+from exporter import ExportSpec, cell_key
+from exporter.cell_key import Keys, code_hash, content_hash
+
+ENVIRONMENT = {
+    "date": "2026-11-21",
+    "platform": "Linux-6.1",
+    "python": "3.11.2",
+    "cpu": "some",
+    "cores": 2,
+    "gpu": None,
+    "packages": {"torch": "2.13.0"},
+    "tensorrt": {"rtx": "1.7"},
+}
+
+
+def key(spec=None, threads=2, **environment):
+    return Keys(ENVIRONMENT | environment).key(spec or ExportSpec(attn="regular"), threads)
+
+
+def test_it_is_the_same_for_the_same():
+    assert key() == key()
+    assert len(key()) == 64
+
+
+@pytest.mark.parametrize(
+    "values", [{"attn": "performer"}, {"attn": "regular", "seed": 1}, {"bench_seconds": 1.0}]
+)
+def test_the_spec_decides(values):
+    assert key(ExportSpec(**values)) != key()
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [{"packages": {"torch": "2.14.0"}}, {"cpu": "other"}, {"tensorrt": {}}, {"gpu": "H100"}],
+)
+def test_the_machine_and_its_packages_decide(entry):
+    assert key(**entry) != key()
+
+
+def test_neither_the_date_nor_the_build_of_the_system_does():
+    assert key(date="later", platform="Linux-6.2") == key()
+
+
+def test_the_threads_of_what_is_timed_decide():
+    assert key(threads=1) != key()
+
+
+def test_our_own_code_decides_but_not_the_command_line(monkeypatch, tmp_path):
+    package = tmp_path / "exporter"
+    for file in ("exporter/spec.py", "exporter/cli/doctor.py", "model/config.py"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("1")
+    monkeypatch.setattr(cell_key, "_PACKAGE", package)
+    before = key()
+    (package / "cli" / "doctor.py").write_text("2")
+    assert key() == before
+    (tmp_path / "model" / "config.py").write_text("2")
+    assert key() != before
+
+
+def test_our_own_code_is_found():
+    assert code_hash() != content_hash(Path("none"))
+    listed = {file.name for file in cell_key._PACKAGE.rglob("*.py")}
+    assert {"pipeline.py", "cell_key.py"} <= listed
+
+
+class TestFiles:
+    def test_their_content_decides_wherever_they_lie(self, tmp_path):
+        first, moved, other = (tmp_path / name / "w.pth" for name in "abc")
+        for path, content in ((first, b"x"), (moved, b"x"), (other, b"y")):
+            path.parent.mkdir()
+            path.write_bytes(content)
+        keys = [key(ExportSpec(checkpoint=path)) for path in (first, moved, other)]
+        assert keys[0] == keys[1] != keys[2]
+
+    def test_the_name_of_a_clip_decides_since_the_report_has_it(self, tmp_path):
+        for name in ("a.mp4", "b.mp4"):
+            (tmp_path / name).write_bytes(b"x")
+        one, other = (key(ExportSpec(video=(tmp_path / name,))) for name in ("a.mp4", "b.mp4"))
+        assert one != other
+
+    def test_every_clip_of_a_dataset_decides(self, tmp_path):
+        clip = tmp_path / "left" / "1.mp4"
+        clip.parent.mkdir()
+        clip.write_bytes(b"x")
+        spec = ExportSpec(eval=str(tmp_path))
+        before = key(spec)
+        clip.write_bytes(b"y")
+        changed = key(spec)
+        clip.rename(clip.with_name("2.mp4"))
+        assert len({before, changed, key(spec)}) == 3
+
+    def test_one_that_is_not_there_is_for_the_export_to_tell(self, tmp_path):
+        assert key(ExportSpec(checkpoint=tmp_path / "none.pth"))
+        assert content_hash(tmp_path / "none.pth") == "unread"

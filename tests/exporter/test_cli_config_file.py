@@ -1,0 +1,174 @@
+"""Options in a file: named on stderr, checked, and weaker than the command line; completion."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from exporter import cli, sweep
+from exporter.cli import export
+from exporter.errors import ParityError
+
+TOLD = "tsformer: options of [export] in tsformer.toml are used\n"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capfd):
+    """Run a command line up to where the export would begin; gives code, stderr and the spec."""
+    monkeypatch.chdir(tmp_path)
+    specs = []
+
+    def note(spec, *_, **__):
+        specs.append(spec)
+        raise ParityError("stopped by the test")
+
+    monkeypatch.setattr("exporter.pipeline.export", note)
+
+    def call(toml, *arguments, file="tsformer.toml"):
+        specs.clear()
+        if toml is not None:
+            Path(file).write_bytes(toml if isinstance(toml, bytes) else toml.encode())
+        capfd.readouterr()
+        code = cli.main([str(argument) for argument in arguments])
+        return code, capfd.readouterr().err, *specs
+
+    return call
+
+
+def test_its_options_are_used_and_that_is_said(run):
+    toml = (
+        '[export]\nattn = "regular"\nres = 64\nmask = false\nvideo = ["a", "b"]\n'
+        'bench_seconds = 1\neval = "motion"\ndynamic-batch = "1:2:3"\n[verify]\njson = true'
+    )
+    code, err, spec = run(toml, "export")
+    assert (code, err.startswith(TOLD)) == (5, True)
+    assert (spec.attn, spec.res, spec.mask, spec.bench_seconds) == ("regular", (64, 64), False, 1.0)
+    assert (list(map(str, spec.video)), spec.eval, spec.run_batch) == (["a", "b"], "motion", 2)
+
+
+def test_the_command_line_wins(run):
+    toml = '[export]\nattn = "regular"\nres = 64\nvideo = ["a", "b"]'
+    _, _, spec = run(toml, "export", "--res", "32", "--video", "c")
+    assert (spec.attn, spec.res, list(map(str, spec.video))) == ("regular", (32, 32), ["c"])
+
+
+def test_a_table_can_be_an_option_that_is_json(run):
+    _, _, spec = run('[export]\ncheckpoint = "x"\nconfig = {frames = 5}', "export")
+    assert spec.config == {"frames": 5}
+
+
+@pytest.mark.parametrize("arguments", [["--config-file", "my.toml"], ["--config-file=my.toml"]])
+def test_another_file_can_be_named_anywhere(run, arguments):
+    Path("tsformer.toml").write_text('[export]\nattn = "performer"')
+    toml = '[export]\nattn = "regular"'
+    for words in (["export", *arguments], [*arguments, "export"]):
+        _, err, spec = run(toml, *words, file="my.toml")
+        assert spec.attn == "regular"
+        assert "options of [export] in my.toml are used" in err
+
+
+@pytest.mark.parametrize("quiet", ["--quiet", None])
+def test_it_is_not_told_to_who_wants_quiet(run, quiet):
+    toml = '[export]\nattn = "regular"\n' + ("" if quiet else "quiet = true")
+    _, err, spec = run(toml, "export", *([quiet] if quiet else []))
+    assert spec.attn == "regular"
+    assert "are used" not in err
+
+
+def test_a_command_without_a_table_uses_nothing_and_says_nothing(run):
+    _, err, spec = run('[verify]\nvideo = ["a"]', "export")
+    assert spec.video == ()
+    assert "are used" not in err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["export", "--help"], ["--version"]])
+def test_who_asks_for_help_gets_it_whatever_the_file_holds(run, arguments):
+    assert run("[exprot]", *arguments) == (0, "")
+
+
+def test_one_call_leaves_nothing_to_the_next(run):
+    assert run('[export]\nattn = "regular"', "export")[2].attn == "regular"
+    Path("tsformer.toml").unlink()
+    assert run(None, "export")[2].attn is None
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        ("[export]\natn = 'regular'", "[export] atn: expected an option of this command; did you "),
+        ("[exprot]\nattn = 'regular'", "exprot: expected a table named as a command; did you mean"),
+        ("[verify]\nvido = ['a']", "[verify] vido"),  # of another command than that called
+        ("export = 3", "export: expected a table named as a command"),
+        ("[export]\nframes = 'x'", "Invalid value for [frames] from tsformer.toml: unable to"),
+        ("[export]\nattn = 'fastfomer'", "did you mean 'fastformer'"),
+        ("[export", "tsformer.toml is not TOML"),
+        (b"\xff", "tsformer.toml is not TOML"),
+    ],
+)
+def test_what_is_wrong_in_it_is_named(run, toml, message):
+    code, err = run(toml, "export")
+    assert code == 2
+    assert message in err.removeprefix(TOLD)
+    assert err.removeprefix(TOLD).count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config-file"], "--config-file has no path"),
+        (["--config-file="], "--config-file has no path"),
+        (["--config-file", "none.toml"], "cannot read none.toml: No such file"),
+        (["--config-file", "."], "cannot read .: Is a directory"),
+    ],
+)
+def test_a_file_that_is_named_must_be_there(run, arguments, message):
+    code, err = run(None, "export", *arguments)
+    assert (code, message in err) == (2, True)
+
+
+def test_the_options_of_a_sweep_are_replaced_one_by_one(run, monkeypatch):
+    """And what is said of [export] is not slipped into its cells."""
+    seen = []
+
+    def fake(grid, cells, directory, **_):
+        seen.append(grid)
+        raise ParityError("stopped by the test")
+
+    monkeypatch.setattr(sweep, "sweep", fake)
+    toml = "[sweep]\nattn = ['regular', 'performer']\nres = 64\njobs = 2\n[export]\nseed = 7"
+    run(toml, "sweep", "--res", "32")
+    assert (seen[0].base, seen[0].axes) == ({"res": "32"}, {"attn": ["regular", "performer"]})
+
+
+def test_every_command_shows_its_examples(capfd):
+    for command in ("export", "verify", "ladder", "tune-precision", "sweep", "advise"):
+        assert cli.main([command, "--help"]) == 0
+        assert f"Examples:\n    tsformer {command}" in capfd.readouterr().out
+    assert export.__doc__
+
+
+def test_completion_can_be_installed_and_completes_in_bash(tmp_path):
+    """Sourced by a bash, the script offers commands and options."""
+    script = tmp_path / "tsformer.bash"
+    code = (
+        "import sys; sys.argv[0] = 'tsformer'; from exporter.cli import main;"
+        f"sys.exit(main(['--install-completion', '--shell', 'bash', '--output', {str(script)!r}]))"
+    )
+    home = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=home, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    asked = [("tsformer", "sw"), ("tsformer", "export", "--prec")]
+    for words in asked:
+        line = json.dumps(words)
+        bash = (
+            f"source {script}; COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1};"
+            'COMP_LINE="${COMP_WORDS[*]}"; COMP_POINT=${#COMP_LINE};'
+            "f=$(complete -p tsformer | sed 's/.*-F \\([^ ]*\\).*/\\1/'); $f tsformer;"
+            'echo "${COMPREPLY[@]}"'
+        )
+        out = subprocess.run(["bash", "-c", bash], capture_output=True, text=True, check=True)
+        assert {"sw": "sweep", "--prec": "--precision"}[words[-1]] in out.stdout, (line, out)
