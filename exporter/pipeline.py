@@ -35,8 +35,8 @@ from exporter.manifest import read_manifest, write_manifest
 from exporter.output import StagedDirectory
 from exporter.precision import Int8, Ranges, in_precision, kept_modules, observe_ranges
 from exporter.quantize import quantize
-from exporter.report import overall_verdict, write_report
-from exporter.results import Accuracy, Ladder, Latency, Parity, Report, Verdict
+from exporter.report import write_report
+from exporter.results import Accuracy, Ladder, Latency, Parity, Report, Verdict, overall_verdict
 from exporter.rewrite import Fired
 from exporter.runners.base import Runner
 from exporter.runners.eager import EagerRunner

@@ -81,6 +81,7 @@ ORDER = (
     "exporter.environment",
     "exporter.output",
     "exporter.manifest",
+    "exporter.predict",
     "exporter.load",
     "exporter.stages",
     "exporter.pipeline",
@@ -91,6 +92,7 @@ ORDER = (
     "exporter.cli.proof",
     "exporter.cli.export",
     "exporter.cli.verify",
+    "exporter.cli.predict",
     "exporter.cli.ladder",
     "exporter.cli.tune_precision",
     "exporter.cli.doctor",
@@ -119,7 +121,7 @@ OWNERS = {
 }
 WITHOUT_TORCH = {
     f"exporter.{name}"
-    for name in ("errors", "spec", "results", "video", "inputs", "motion", "report")
+    for name in ("errors", "spec", "results", "video", "inputs", "motion", "report", "predict")
 } | {name for name in ORDER if name.startswith("exporter.cli")}
 DYNAMIC = {"import_module", "__import__"}  # imports whose name is not in the source
 MAY_IMPORT_DYNAMICALLY = TENSORRT_OWNERS | {"model"}  # the package loads its own names lazily
