@@ -99,7 +99,10 @@ class Card:
             precision=manifest["spec"]["precision"],
             config=config,
             preprocessing=Preprocessing(
-                tuple(recorded["mean"]), tuple(recorded["std"]), recorded["short_side"]
+                tuple(recorded["mean"]),
+                tuple(recorded["std"]),
+                recorded["short_side"],
+                recorded.get("embedded", False),  # exports before it was offered do not say
             ),
             labels=labels,
             batch=(profile["min"], profile["max"]) if profile else (batch, batch),

@@ -55,6 +55,8 @@ ORDER = (
     "exporter.rewrite.few_features",
     "exporter.rewrite.pooled_rotation",
     "exporter.rewrite.fold_global_key",
+    "exporter.rewrite.pixels",
+    "exporter.rewrite.fold_pixels",
     "exporter.rewrite.measure",
     "exporter.rewrite",
     "exporter.module_map",

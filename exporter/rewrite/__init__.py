@@ -17,6 +17,7 @@ from exporter.rewrite.class_token import class_token
 from exporter.rewrite.few_features import few_features
 from exporter.rewrite.fold_fc import fold_fc
 from exporter.rewrite.fold_global_key import fold_global_key
+from exporter.rewrite.fold_pixels import fold_pixels
 from exporter.rewrite.frame_weights import frame_weights
 from exporter.rewrite.heads_first import heads_first
 from exporter.rewrite.measure import measure
@@ -34,6 +35,7 @@ REWRITES: Mapping[str, Callable[[VideoClassifier], int]] = {
         few_features,
         pooled_rotation,
         fold_global_key,
+        fold_pixels,
     )
 }
 
