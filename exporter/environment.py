@@ -47,7 +47,7 @@ def describe() -> dict[str, Any]:
 
 def examine() -> list[Finding]:
     """What this machine can do, part by part, and what to install for the rest."""
-    torch, gpu = import_torch(), gpu_name()
+    torch, gpu = _import_torch(), gpu_name()
     findings = [_examine_torch(torch), _examine_onnxruntime(has_gpu=gpu is not None)]
     for status in available_flavours().values():
         works = status.version is not None
@@ -90,7 +90,7 @@ def _examine_video() -> Finding:
     return Finding("Video (PyAV)", True, f"{version}, with its own FFmpeg")
 
 
-def import_torch() -> Any | None:  # noqa: ANN401  # a module
+def _import_torch() -> Any | None:  # noqa: ANN401  # a module
     """PyTorch, or none where only `predict` is to run."""
     try:
         import torch
@@ -101,7 +101,7 @@ def import_torch() -> Any | None:  # noqa: ANN401  # a module
 
 def gpu_name() -> str | None:
     """The CUDA device in use, or none."""
-    torch = import_torch()
+    torch = _import_torch()
     return torch.cuda.get_device_name(0) if torch and torch.cuda.is_available() else None
 
 

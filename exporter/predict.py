@@ -87,7 +87,7 @@ class Card:
     @classmethod
     def _from_manifest(cls, manifest: Mapping[str, Any]) -> Card:
         known, recorded = manifest["model"]["config"], manifest["preprocessing"]
-        config = ClipConfig(**{field.name: known[field.name] for field in fields(ClipConfig)})
+        config = ClipConfig(**{field.name: int(known[field.name]) for field in fields(ClipConfig)})
         classes = config.num_classes
         labels = tuple(manifest["labels"] or map(str, range(classes)))
         if len(labels) != classes or not all(isinstance(label, str) for label in labels):
@@ -141,6 +141,7 @@ class Predictor(Closing):
             self.runner = OnnxRuntimeRunner(
                 directory / GRAPH, threads=threads, precision=card.precision
             )
+        _check_sizes(directory, card, self.runner)
         least, self._most = card.batch
         # A graph whose batch is free runs any number of clips, an engine only those of its profile.
         self._least = least if engine or least == self._most else 1
@@ -194,6 +195,20 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """`exp(x_i) / sum_j exp(x_j)` over the last axis, in float64."""
     powers = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
     return powers / powers.sum(-1, keepdims=True)
+
+
+def _check_sizes(directory: Path, card: Card, runner: Runner) -> None:
+    """Clips must be read as the graph takes them: no hash guards the manifest itself."""
+    size = card.config
+    axes = (size.frames, size.channels, size.height, size.width)
+    if card.preprocessing.embedded:
+        axes = (size.frames, size.height, size.width, size.channels)
+    if runner.input_shapes.get("video", ())[1:] != axes:
+        raise ManifestError(
+            f"the manifest of {directory} is damaged: its clips do not fit {runner.name}",
+            got=axes,
+            expected=dict(runner.input_shapes),
+        )
 
 
 def _load_engine(directory: Path, card: Card) -> TensorRtRunner:
