@@ -63,12 +63,8 @@ def examine() -> list[Finding]:
 
 def _examine_torch(torch: Any) -> Finding:  # noqa: ANN401  # a module, or none
     if torch is None:
-        return Finding(
-            "PyTorch",
-            False,
-            "not installed: predict works, export and all else does not",
-            INSTALL,
-        )
+        found = "not installed: nothing can be exported or proven here, but predict works"
+        return Finding("PyTorch", False, found, INSTALL)
     return Finding("PyTorch", True, f"{torch.__version__}, {torch.get_num_threads()} threads")
 
 

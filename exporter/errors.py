@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-INSTALL = "pip install 'tsformer[cpu]' (or [gpu]) has all that exports need"
+INSTALL = "pip install 'tsformer[cpu]' (or [gpu])"  # all that exports need
 
 
 class TsformerError(Exception):

@@ -177,7 +177,7 @@ class Predictor(Closing):
     def _run(self, clips: Sequence[Clip]) -> np.ndarray:
         """Logits `(n, classes)` of n clips; the last one fills up what the model takes at least."""
         missing = max(self._least - len(clips), 0)
-        video = np.concatenate([clip.array for clip in (*clips, *clips[-1:] * missing)])
+        video = np.concatenate([clip.array for clip in [*clips, *[clips[-1]] * missing]])
         inputs = {"video": video}
         if "mask" in self.runner.input_shapes:
             inputs["mask"] = np.ones(video.shape[:2], bool)  # look at every frame
