@@ -1,6 +1,7 @@
 """`--embed-preprocess`: the graph takes pixels, and all that reads an export knows."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -17,8 +18,10 @@ from exporter.manifest import MANIFEST, read_manifest
 from exporter.pipeline import export, verify
 from exporter.predict import Predictor, softmax
 from exporter.to_engine import available_flavours, build_engine
+from model import load_checkpoint, save_checkpoint
 from model.config import ClipConfig, Preprocessing
 
+MOTION = Path(__file__).parents[2] / "scripts" / "checkpoints" / "motion-fastformer.safetensors"
 CONFIG = ClipConfig(3, 3, 32, 48, 11)
 HOW = Preprocessing((0.45, 0.4, 0.35), (0.225, 0.25, 0.2), embedded=True)
 
@@ -26,8 +29,6 @@ HOW = Preprocessing((0.45, 0.4, 0.35), (0.225, 0.25, 0.2), embedded=True)
 @pytest.fixture(scope="module")
 def trained(tiny, tmp_path_factory):
     """A checkpoint of 11 classes with a normalisation of its own."""
-    from model import save_checkpoint
-
     sizes = {name: tiny[name] for name in ("depth", "dim", "dim_head", "frames", "res")}
     model = load_model(ExportSpec(attn="regular", num_classes=11, **sizes))
     model.preprocessing = Preprocessing(HOW.mean, HOW.std)
@@ -173,12 +174,9 @@ class TestTheExport:
 
     @pytest.mark.slow
     def test_accuracy_is_measured_on_pixels(self, tmp_path, monkeypatch):
-        from pathlib import Path
-
         monkeypatch.setattr("exporter.evaluate.MOTION_CLIPS", 64)
-        checkpoints = Path(__file__).parents[2] / "scripts" / "checkpoints"
         spec = ExportSpec(
-            checkpoint=checkpoints / "motion-fastformer.safetensors",
+            checkpoint=MOTION,
             embed_preprocess=True,
             eval="motion",
             engine="none",
@@ -197,8 +195,6 @@ class TestTheExport:
             predictor.runner.run(wrong)
 
     def test_a_checkpoint_of_it_holds_no_embedding(self, trained, tmp_path):
-        from model import load_checkpoint, save_checkpoint
-
         model = load_model(ExportSpec(checkpoint=trained, embed_preprocess=True))
         save_checkpoint(model, tmp_path / "again.safetensors")
         again = load_checkpoint(tmp_path / "again.safetensors")

@@ -101,7 +101,7 @@ def change(directory, **entries):
 
 class TestTheRealClips:
     @pytest.mark.slow
-    @pytest.mark.parametrize("attn", ["fastformer", "performer", "regular"])
+    @pytest.mark.parametrize("attn", ["fastformer", "regular"])
     def test_a_trained_model_has_the_top_5_of_eager(self, attn, clips, tmp_path):
         checkpoint = CHECKPOINTS / f"motion-{attn}.safetensors"
         spec = ExportSpec(checkpoint=checkpoint, engine="none", bench_seconds=0)
@@ -131,10 +131,9 @@ class TestHowItWasExported:
         [
             {"batch": 2},  # three clips: the last run is filled up
             {"dynamic_batch": BatchProfile(1, 2, 2)},
-            {"dynamic_batch": BatchProfile(2, 2, 4)},
             {"model": "timesformer_pytorch", "mask": True},
         ],
-        ids=["static", "dynamic", "dynamic-from-2", "mask"],
+        ids=["static", "dynamic", "mask"],
     )
     def test_every_clip_is_answered_as_eager_does(self, given, make, clips):
         given = {**given, "attn": None} if "model" in given else {**given, "attn": "regular"}
@@ -142,11 +141,10 @@ class TestHowItWasExported:
         check(run(directory, clips), eager(spec, clips), NUMBERS, 5)
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("precision", ["fp16", "int8"])
-    def test_a_lower_precision_runs(self, precision, make, clips):
-        spec, directory = make(attn="regular", precision=precision)
+    def test_a_lower_precision_runs(self, make, clips):
+        spec, directory = make(attn="regular", precision="int8")
         with Predictor(directory) as predictor:
-            assert predictor.runner.precision == precision
+            assert predictor.runner.precision == "int8"
             predictions = list(predictor.predict(clips, CLASSES))
         found = np.zeros((len(clips), CLASSES))
         for row, prediction in zip(found, predictions, strict=True):

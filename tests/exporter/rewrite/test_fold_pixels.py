@@ -7,6 +7,7 @@ from exporter.rewrite import apply
 from exporter.rewrite.fold_pixels import fold_pixels
 from exporter.rewrite.pixels import take_pixels
 from model.config import Preprocessing
+from model.precision import lower_precision
 
 FAMILIES = ("fast_timesformer", "timesformer_vit", "timesformer_pytorch")
 HOW = Preprocessing((0.485, 0.456, 0.1), (0.229, 0.9, 0.225))  # every channel its own
@@ -24,7 +25,7 @@ def embedded(make):
     """`embedded(family)`: the model as it was, and a copy that takes pixels."""
 
     def build(family="fast_timesformer"):
-        model = make(family=family)
+        model = make(family=family, depth=1)
         model.preprocessing = HOW
         own = copy.deepcopy(model)
         take_pixels(own)
@@ -81,8 +82,6 @@ def test_its_graph_only_converts_and_turns(embedded, operators, pixels):
 
 def test_weights_of_every_precision_see_whole_pixels(embedded, pixels, rel_l2):
     """Whole numbers up to 255 are exact in eight bits of mantissa."""
-    from model.precision import lower_precision
-
     _, own = embedded()
     truth = own.double()(pixels)
     _, own = embedded()
