@@ -25,6 +25,7 @@ from exporter.manifest import GRAPH, read_manifest
 from exporter.runners.base import Closing, Runner
 from exporter.runners.onnxruntime import OnnxRuntimeRunner
 from exporter.runners.tensorrt import TensorRtRunner
+from exporter.spec import BatchProfile
 from exporter.to_engine import FLAVOURS
 from exporter.video import Clip
 from model.config import ClipConfig, ConfigError, Preprocessing
@@ -55,8 +56,8 @@ class Prediction:
 class Card:
     """What a manifest tells a program that runs the export.
 
-    `batch` is the least and the most clips of one run of the engine; `engine_module` the package
-    that built it, none without an engine.
+    `dynamic_batch` are the clips of one run where that is free; `engine_module` the package that
+    built the engine, none without one.
     """
 
     verdict: str
@@ -64,7 +65,7 @@ class Card:
     config: ClipConfig
     preprocessing: Preprocessing
     labels: tuple[str, ...]
-    batch: tuple[int, int]
+    dynamic_batch: BatchProfile | None
     engine_module: str | None
     engine_status: str
 
@@ -79,7 +80,7 @@ class Card:
         manifest = read_manifest(directory)
         try:
             return cls._from_manifest(manifest)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
             raise ManifestError(
                 f"the manifest of {directory} is damaged: {error!r}", remedy="export it again"
             ) from error
@@ -92,8 +93,7 @@ class Card:
         labels = tuple(manifest["labels"] or map(str, range(classes)))
         if len(labels) != classes or not all(isinstance(label, str) for label in labels):
             raise ConfigError(f"{len(labels)} labels for {classes} classes")
-        profile, batch = manifest["spec"]["dynamic_batch"], manifest["spec"]["batch"]
-        engine = manifest["engine"]
+        profile, engine = manifest["spec"]["dynamic_batch"], manifest["engine"]
         return cls(
             verdict=manifest["verdict"],
             precision=manifest["spec"]["precision"],
@@ -105,7 +105,7 @@ class Card:
                 recorded.get("embedded", False),  # exports before it was offered do not say
             ),
             labels=labels,
-            batch=(profile["min"], profile["max"]) if profile else (batch, batch),
+            dynamic_batch=BatchProfile(**profile) if profile else None,
             engine_module=engine.get("flavour"),
             engine_status=engine["status"],
         )
@@ -142,9 +142,10 @@ class Predictor(Closing):
                 directory / GRAPH, threads=threads, precision=card.precision
             )
         _check_sizes(directory, card, self.runner)
-        least, self._most = card.batch
-        # A graph whose batch is free runs any number of clips, an engine only those of its profile.
-        self._least = least if engine or least == self._most else 1
+        fixed, profile = self.runner.input_shapes["video"][0], card.dynamic_batch
+        self._least = self._most = fixed or 1
+        if profile and not fixed:  # a graph then runs any number of clips, an engine these
+            self._least, self._most = profile.min if engine else 1, profile.max
 
     def close(self) -> None:  # noqa: D102
         self.runner.__exit__(None, None, None)

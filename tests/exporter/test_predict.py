@@ -198,6 +198,8 @@ class TestWrongInputs:
             {"model": {"config": dict.fromkeys(SIZES, "x")}},
             {"model": {"config": dict.fromkeys(SIZES, 11)}},
             {"spec": {"dynamic_batch": None}},
+            {"spec": {"precision": "fp32", "dynamic_batch": {"min": 3, "opt": 2, "max": 1}}},
+            {"spec": {"precision": "fp32", "dynamic_batch": {"min": "1", "opt": 2, "max": 3}}},
             {"engine": {}},
         ],
     )
