@@ -11,18 +11,20 @@ import numpy as np
 from exporter.errors import VideoError
 from exporter.inputs import synthetic_inputs
 from exporter.motion import motion_clips
-from exporter.video import Clip, normalise, read_clip
+from exporter.video import Clip, as_input, read_clip
 from model.config import ClipConfig, Preprocessing
 
 _CALIBRATION_CLIPS = 24
+_SYNTHETIC_REACH = 2.5  # from zero to black and to white, in the model's units: most noise fits
 
 
 @dataclass(frozen=True)
 class Inputs:
     """Named clips, real ones first, then the synthetic set.
 
-    `arrays` are the model's inputs by name: `video` `(n, f, c, h, w)`, and `mask` bool `(n, f)`
-    where the model takes one.
+    `arrays` are the model's inputs by name: `video` float32 `(n, f, c, h, w)`, or uint8
+    `(n, f, h, w, c)` for a model that normalises itself, and `mask` bool `(n, f)` where the model
+    takes one.
     """
 
     names: tuple[str, ...]
@@ -65,8 +67,7 @@ def gather_inputs(
         VideoError: if a clip cannot be read.
     """
     clips = [_read(path, config, preprocessing, on_clip) for path in videos]
-    made = synthetic_inputs(config.frames, config.channels, config.height, config.width)
-    return _join([*clips, *((name, "synthetic", clip) for name, clip in made)], mask=mask)
+    return _join([*clips, *_synthetic(config, preprocessing)], mask=mask)
 
 
 def gather_calibration(
@@ -90,11 +91,24 @@ def gather_calibration(
     if not clips:
         size = (config.frames, config.height, config.width)
         pixels, _ = motion_clips(_CALIBRATION_CLIPS, *size, seed=1, channels=config.channels)
-        shapes = normalise(pixels, preprocessing)
+        shapes = as_input(pixels, preprocessing)
         clips = [(f"motion-{i}", "synthetic", clip) for i, clip in enumerate(shapes)]
-        size = (config.frames, config.channels, config.height, config.width)
-        clips += [(name, "synthetic", clip) for name, clip in synthetic_inputs(*size, seed=1)]
+        clips += _synthetic(config, preprocessing, seed=1)
     return _join(clips, mask=mask)
+
+
+def _synthetic(
+    config: ClipConfig, preprocessing: Preprocessing, seed: int = 0
+) -> list[tuple[str, str, np.ndarray]]:
+    """Name, note and clip of the fixed set; as pixels, its middle is grey."""
+    made = synthetic_inputs(config.frames, config.channels, config.height, config.width, seed)
+    if not preprocessing.embedded:
+        return [(name, "synthetic", clip) for name, clip in made]
+    grey, span = np.float32(0.5), np.float32(2 * _SYNTHETIC_REACH)
+    return [
+        (name, "synthetic pixels", as_input(grey + clip / span, preprocessing))
+        for name, clip in made
+    ]
 
 
 def _files(path: Path) -> list[Path]:

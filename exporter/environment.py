@@ -10,9 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from exporter.errors import RuntimeFailure
+from exporter.errors import INSTALL, RuntimeFailure
 from exporter.runners.onnxruntime import available_devices
 from exporter.to_engine import available_flavours
 
@@ -37,7 +35,7 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu_model(),
-        "cores": _cores(),
+        "cores": usable_cores(),
         "memory_gb": _memory_gb(),
         "gpu": gpu_name(),
         "packages": {name: found for name in _PACKAGES if (found := _version(name))},
@@ -49,20 +47,25 @@ def describe() -> dict[str, Any]:
 
 def examine() -> list[Finding]:
     """What this machine can do, part by part, and what to install for the rest."""
-    gpu = gpu_name()
-    findings = [
-        Finding("PyTorch", True, f"{torch.__version__}, {torch.get_num_threads()} threads"),
-        _examine_onnxruntime(has_gpu=gpu is not None),
-    ]
+    torch, gpu = _import_torch(), gpu_name()
+    findings = [_examine_torch(torch), _examine_onnxruntime(has_gpu=gpu is not None)]
     for status in available_flavours().values():
         works = status.version is not None
         found = status.version or status.reason
         name = "TensorRT-RTX" if status.flavour == "rtx" else "TensorRT"
         findings.append(Finding(name, works, found, "" if works else status.remedy))
     need = "engines can be built by TensorRT-RTX, but run only on a machine with one"
-    findings.append(Finding("NVIDIA GPU", bool(gpu), gpu or "none", "" if gpu else need))
+    none = "none" if torch else "not known: it is PyTorch that looks for one"
+    findings.append(Finding("NVIDIA GPU", bool(gpu), gpu or none, "" if gpu else need))
     findings.append(_examine_video())
     return findings
+
+
+def _examine_torch(torch: Any) -> Finding:  # noqa: ANN401  # a module, or none
+    if torch is None:
+        found = "not installed: nothing can be exported or proven here, but predict works"
+        return Finding("PyTorch", False, found, INSTALL)
+    return Finding("PyTorch", True, f"{torch.__version__}, {torch.get_num_threads()} threads")
 
 
 def _examine_onnxruntime(*, has_gpu: bool) -> Finding:
@@ -83,9 +86,19 @@ def _examine_video() -> Finding:
     return Finding("Video (PyAV)", True, f"{version}, with its own FFmpeg")
 
 
+def _import_torch() -> Any | None:  # noqa: ANN401  # a module
+    """PyTorch, or none where only `predict` is to run."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return None
+    return torch
+
+
 def gpu_name() -> str | None:
     """The CUDA device in use, or none."""
-    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    torch = _import_torch()
+    return torch.cuda.get_device_name(0) if torch and torch.cuda.is_available() else None
 
 
 def _version(package: str) -> str | None:
@@ -104,7 +117,8 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _cores() -> int | None:
+def usable_cores() -> int | None:
+    """How many cores this process may use, where that is known."""
     if hasattr(os, "sched_getaffinity"):  # what this process may use, not what the machine has
         return len(os.sched_getaffinity(0))
     return os.cpu_count()

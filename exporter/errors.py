@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+INSTALL = "pip install 'tsformer[cpu]' (or [gpu])"  # all that exports need
+
 
 class TsformerError(Exception):
     """Base of all errors a user can cause or mend.
@@ -34,6 +36,13 @@ class TsformerError(Exception):
         message = f"{what}: {', '.join(facts)}" if facts else what
         message = f"{message}; {remedy}" if remedy else message
         super().__init__(" ".join(message.split()))  # one line, whatever a library put into it
+
+
+class MissingPackageError(TsformerError):
+    """A package that this command needs is not installed."""
+
+    stage = "install"
+    exit_code = 4
 
 
 class UsageError(TsformerError):

@@ -17,7 +17,7 @@ from exporter.errors import UsageError
 from exporter.motion import MOTION_LABELS, motion_clips
 from exporter.results import Accuracy
 from exporter.runners.base import Runner
-from exporter.video import normalise
+from exporter.video import as_input
 from model.classifier import VideoClassifier
 from model.config import nearest
 
@@ -38,7 +38,7 @@ class Dataset:
     files: tuple[tuple[Path, int], ...] = ()
 
     def chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """`video` `(n, f, c, h, w)` as the model takes it, and labels `(n,)`, some at a time."""
+        """`video` `(n, ...)` as the model takes it, and labels `(n,)`, some at a time."""
         if not self.files:
             yield from self._motion()
             return
@@ -57,7 +57,7 @@ class Dataset:
                 seed=_SEED + chunk,
                 channels=config.channels,
             )
-            yield normalise(clips, self.model.preprocessing), labels
+            yield as_input(clips, self.model.preprocessing), labels
 
 
 def open_dataset(name: str, model: VideoClassifier) -> Dataset:

@@ -15,6 +15,7 @@ from exporter.errors import CheckpointInputError, UsageError
 from exporter.manifest import sha256
 from exporter.precision import Ranges, kept_modules, observe_ranges
 from exporter.rewrite import REWRITES, Fired, apply
+from exporter.rewrite.pixels import take_pixels
 from exporter.rewrite.places import Folded
 from exporter.spec import ExportSpec
 from model import load_checkpoint
@@ -52,7 +53,7 @@ _DEFAULT_FAMILY, _PRESET_FAMILY = "fast_timesformer", "facebookresearch"
 
 
 def load_model(spec: ExportSpec) -> VideoClassifier:
-    """The checkpoint's model, or a fresh one from the seed.
+    """The checkpoint's model, or a fresh one from the seed; it takes what its graph will take.
 
     Raises:
         CheckpointInputError: if the checkpoint cannot be loaded as the spec says.
@@ -68,6 +69,8 @@ def load_model(spec: ExportSpec) -> VideoClassifier:
             got=model.family,
             expected="timesformer_pytorch",
         )
+    if spec.embed_preprocess:
+        take_pixels(model)
     return model
 
 
@@ -179,7 +182,7 @@ def resolve(spec: ExportSpec, model: VideoClassifier) -> dict[str, Any]:
 
 def _what_else_config_says(spec: ExportSpec, model: VideoClassifier) -> dict[str, Any]:
     """The entries of `--config` for which the resolved spec has no place of its own."""
-    families = [family for family in FAMILIES.values() if family.model is type(model)]
+    families = [family for family in FAMILIES.values() if isinstance(model, family.model)]
     placed = {"height", "width", "attn_mechanism", "attn_type", *MODEL_ARGUMENTS}
     return {
         name: value
@@ -202,7 +205,7 @@ def default_directory(spec: ExportSpec) -> Path:
         height, width = spec.res or (preset["height"], preset["width"])
         size = f"{height}x{width}"
     batch = f"b{spec.run_batch}" if spec.run_batch > 1 else None
-    parts = (name, size, batch, spec.precision)
+    parts = (name, size, batch, spec.precision, "pixels" if spec.embed_preprocess else None)
     return Path("build") / "-".join(part for part in parts if part)
 
 

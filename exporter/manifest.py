@@ -10,8 +10,7 @@ from typing import Any
 
 from exporter.errors import ManifestError, NoExportError
 from exporter.output import MANIFEST
-from exporter.report import overall_verdict
-from exporter.results import Report
+from exporter.results import Report, overall_verdict
 from model.config import Preprocessing
 
 GRAPH = "model.onnx"

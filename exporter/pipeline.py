@@ -39,8 +39,8 @@ from exporter.manifest import read_manifest, write_manifest
 from exporter.output import StagedDirectory
 from exporter.precision import Int8, Ranges, in_precision, kept_modules, observe_ranges
 from exporter.quantize import quantize
-from exporter.report import overall_verdict, write_report
-from exporter.results import Accuracy, Ladder, Latency, Parity, Report, Verdict
+from exporter.report import write_report
+from exporter.results import Accuracy, Ladder, Latency, Parity, Report, Verdict, overall_verdict
 from exporter.rewrite import Fired
 from exporter.runners.base import Runner
 from exporter.runners.eager import EagerRunner
@@ -65,6 +65,7 @@ from model.classifier import VideoClassifier
 _OF_THE_GRAPH = (
     *("model", "attn", "scheme", "res", "frames", "channels", "num_classes", "dim", "depth"),
     *("heads", "dim_head", "patch_size", "semantics", "batch", "dynamic_batch", "mask"),
+    "embed_preprocess",
     *("precision", "keep_fp32", "rewrite", "no_rewrite", "opset", "seed"),
 )
 

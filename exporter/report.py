@@ -23,8 +23,19 @@ from rich.constrain import Constrain
 from rich.table import Table
 from rich.text import Text
 
+from exporter.results import (
+    Accuracy,
+    Ladder,
+    Latency,
+    Parity,
+    Report,
+    Rung,
+    Verdict,
+    is_eager_pass,
+    overall_verdict,
+)
+
 if TYPE_CHECKING:
-    from exporter.results import Accuracy, Ladder, Latency, Parity, Report, Rung, Verdict
     from exporter.tune import Recipe
 
 WORDS: dict[Verdict, tuple[str, str, str]] = {  # word, mark, style in the terminal
@@ -61,17 +72,6 @@ def report_json(report: Report) -> str:
 def strict_json(values: Mapping[str, Any]) -> str:
     """Write JSON that strict parsers take: NaN and infinity become null."""
     return json.dumps(_strict(values), indent=2, allow_nan=False, ensure_ascii=False)
-
-
-def overall_verdict(parity: Iterable[Parity]) -> Verdict:
-    """Give the worst verdict among the rows that were run; `not-run` if none was."""
-    found = {row.verdict for row in parity if not _is_eager_pass(row)}
-    worst_first: tuple[Verdict, ...] = ("fail", "ill-conditioned", "pass", "not-run")
-    return next(verdict for verdict in worst_first if verdict in found or verdict == "not-run")
-
-
-def _is_eager_pass(row: Parity) -> bool:
-    return row.runtime == "eager" and row.verdict == "pass"  # proves nothing about an export
 
 
 def summary_table(report: Report) -> RenderableType:
@@ -154,7 +154,7 @@ def headline(report: Report) -> str:
     verdict = overall_verdict(report.parity)
     if verdict == "not-run":
         return "No runtime was compared with the truth on this machine, so nothing is proven."
-    rows = [r for r in report.parity if r.verdict == verdict and not _is_eager_pass(r)]
+    rows = [r for r in report.parity if r.verdict == verdict and not is_eager_pass(r)]
     if verdict == "ill-conditioned":
         floor = sci(max(row.floor_rel_l2 or 0.0 for row in rows))
         roundings = f"Two float roundings of the same model differ by {floor}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -153,3 +154,15 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Give the report as JSON-ready values."""
         return asdict(self)
+
+
+def overall_verdict(parity: Iterable[Parity]) -> Verdict:
+    """Give the worst verdict among the rows that were run; `not-run` if none was."""
+    found = {row.verdict for row in parity if not is_eager_pass(row)}
+    worst_first: tuple[Verdict, ...] = ("fail", "ill-conditioned", "pass", "not-run")
+    return next(verdict for verdict in worst_first if verdict in found or verdict == "not-run")
+
+
+def is_eager_pass(row: Parity) -> bool:
+    """Whether a row says only that eager PyTorch is itself: nothing about an export."""
+    return row.runtime == "eager" and row.verdict == "pass"

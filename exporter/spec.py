@@ -26,7 +26,7 @@ PRECISIONS: tuple[str, ...] = ("fp32", "fp16", "bf16", "int8")
 TARGETS: tuple[str, ...] = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 REWRITE_NAMES: tuple[str, ...] = (
     *("class_token", "fold_fc", "frame_weights", "heads_first", "few_features"),
-    *("pooled_rotation", "fold_global_key"),
+    *("pooled_rotation", "fold_global_key", "fold_pixels"),
 )
 OPSETS = range(18, 24)
 DEFAULT_OPSET = 20  # the first with Gelu; every TensorRT from 10 on parses it
@@ -98,6 +98,8 @@ class ExportSpec:
         targets: GPU architectures of the engine, as `sm86`; empty for the builder's own choice.
         video: Clips to prove the export on, beside the synthetic inputs.
         mask: Give the graph a second input `mask`, bool `(b, f)`: the frames to look at.
+        embed_preprocess: Let the graph scale, normalise and lay out clips: it takes `video` as
+            uint8 `(b, f, h, w, c)`, sampled, resized and cropped.
         rewrite: `all` the rewrites of `exporter.rewrite` that fit the model, or `none`.
         no_rewrite: Rewrites to leave out, by name.
         eval: Measure accuracy on labelled clips: `motion`, the built-in task, or a folder
@@ -136,6 +138,7 @@ class ExportSpec:
     targets: tuple[str, ...] = ()
     video: tuple[Path, ...] = ()
     mask: bool = False
+    embed_preprocess: bool = False
     rewrite: str = "all"
     no_rewrite: tuple[str, ...] = ()
     eval: str | None = None

@@ -1,7 +1,7 @@
 """model -> model.onnx: exported, its weights folded, checked, and described.
 
-The graph takes `video` float32 `(b, f, c, h, w)`, for some models `mask` bool `(b, f)` too, and
-gives `logits` float32 `(b, classes)`.
+The graph takes `video` float32 `(b, f, c, h, w)`, or uint8 `(b, f, h, w, c)` where it normalises
+itself, for some models `mask` bool `(b, f)` too, and gives `logits` float32 `(b, classes)`.
 """
 
 from __future__ import annotations

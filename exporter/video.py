@@ -1,4 +1,4 @@
-"""Clip file -> `(b=1, f, c, h, w)` float32, the model's input (numpy and PyAV only).
+"""Clip file -> `(b=1, f, c, h, w)` float32, or pixels, the model's input (numpy and PyAV only).
 
 Axes: b batch, f frames, c channels, h height, w width; H, W are the clip's own size.
 """
@@ -35,9 +35,10 @@ REMEDY = "check that the file is complete, or re-encode it, for example to H.264
 class Clip:
     """A clip as the model takes it, and what was done to get there.
 
-    `array` is `(1, f, c, h, w)` float32, normalised; `source_frames` the frames that decode;
-    `source_size` H and W of the upright frames (pixels); `indices` the f frames taken; `note` what
-    a reader of the results should know (damage, repeated frames), or "".
+    `array` is `(1, f, c, h, w)` float32, normalised, or `(1, f, h, w, c)` uint8 for a model that
+    does that itself; `source_frames` the frames that decode; `source_size` H and W of the upright
+    frames (pixels); `indices` the f frames taken; `note` what a reader of the results should know
+    (damage, repeated frames), or "".
     """
 
     array: np.ndarray
@@ -49,7 +50,8 @@ class Clip:
     @property
     def summary(self) -> str:
         """One line for the report: frames taken, sizes, and the note."""
-        height, width = self.array.shape[-2:]
+        pixels = self.array.dtype == np.uint8
+        height, width = self.array.shape[2:4] if pixels else self.array.shape[3:]
         line = (
             f"frames {', '.join(map(str, self.indices))} of {self.source_frames}, "
             f"{self.source_size[0]}x{self.source_size[1]} resized and cropped to {height}x{width}"
@@ -80,6 +82,7 @@ def read_clip(
 ) -> Clip:
     """Read a clip as `(1, f, c, h, w)` float32: sampled, upright, resized, cropped, normalised.
 
+    Where the model normalises itself, as `(1, f, h, w, c)` uint8: cropped, and rounded to pixels.
     The centre frames of `frames` equal segments are taken; a shorter clip repeats some, which
     `Clip.note` says. `height` and `width` are in pixels; 3 channels are RGB, 1 is luma (BT.601).
     Memory is bounded by `frames`, not by the clip's length.
@@ -92,7 +95,9 @@ def read_clip(
     decoded = _settle(path, frames, (height, width, preprocessing.short_side))
     indices = segment_centres(decoded.count, frames)
     video = np.stack([decoded.images[index] for index in indices])  # (f, 3, h, w)
-    array = _normalise(video, channels, preprocessing)[np.newaxis]  # (1, f, c, h, w)
+    if channels == 1:
+        video = np.einsum("c,fchw->fhw", BT601_LUMA, video)[:, np.newaxis]
+    array = as_input(video / np.float32(255), preprocessing)[np.newaxis]
     return Clip(array, decoded.count, decoded.source_size, indices, _note(decoded, frames))
 
 
@@ -161,11 +166,15 @@ def _resize_weights(source: int, resized: int, cropped: int) -> np.ndarray:
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def _normalise(video: np.ndarray, channels: int, preprocessing: Preprocessing) -> np.ndarray:
-    """`(f, 3, h, w)` in 0..255 -> `(f, c, h, w)` float32, `(pixel / 255 - mean) / std`."""
-    if channels == 1:
-        video = np.einsum("c,fchw->fhw", BT601_LUMA, video)[:, np.newaxis]
-    return normalise(video / np.float32(255), preprocessing)
+def as_input(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """Pixels in [0, 1], `(..., c, h, w)` float32, as the model takes them.
+
+    Normalised; or rounded to uint8 `(..., h, w, c)` for a model that normalises itself.
+    """
+    if not preprocessing.embedded:
+        return normalise(pixels, preprocessing)
+    whole = np.rint(255 * pixels).clip(0, 255).astype(np.uint8)
+    return np.ascontiguousarray(np.moveaxis(whole, -3, -1))
 
 
 def normalise(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:

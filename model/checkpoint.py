@@ -41,6 +41,7 @@ MODELS: Mapping[str, type[VideoClassifier]] = {
 }
 
 _SIZES = ("frames", "channels", "height", "width", "patch_size")  # what inference reckons with
+_PREPROCESSING = ("mean", "std", "short_side")
 _DESCRIBED = ("preprocessing", "labels")  # what a config may hold beside constructor arguments
 
 
@@ -104,7 +105,7 @@ def save_checkpoint(model: VideoClassifier, path: str | Path) -> None:
         "version": 1,
         "family": model.family,
         "config": asdict(model.config),
-        "preprocessing": asdict(model.preprocessing),
+        "preprocessing": {name: getattr(model.preprocessing, name) for name in _PREPROCESSING},
         "labels": model.labels,
     }
     state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
@@ -229,7 +230,7 @@ def _describe(
         entry = described["preprocessing"]
         if (
             not isinstance(entry, Mapping)
-            or not {"mean", "std"} <= set(entry) <= {"mean", "std", "short_side"}
+            or not {"mean", "std"} <= set(entry) <= set(_PREPROCESSING)
             or not all(isinstance(entry[name], (list, tuple)) for name in ("mean", "std"))
         ):
             raise ConfigError(f"preprocessing: got {entry!r}, expected mean and std per channel")

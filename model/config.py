@@ -58,12 +58,14 @@ class Preprocessing:
     """How decoded frames become the model's input: `(pixel / 255 - mean) / std` per channel.
 
     Before, frames are resized until they just cover the model's height and width, then cropped to
-    the centre; with `short_side`, until their shorter side has that many pixels.
+    the centre; with `short_side`, until their shorter side has that many pixels. An `embedded`
+    equation is computed inside the model, which takes pixels: uint8 `(b, f, h, w, c)`.
     """
 
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     short_side: int | None = None
+    embedded: bool = False
 
     @classmethod
     def unit(cls, channels: int) -> Preprocessing:

@@ -57,6 +57,8 @@ ORDER = (
     "exporter.rewrite.fold_global_key",
     "exporter.rewrite.bias_apart",
     "exporter.rewrite.cut_feed_forward",
+    "exporter.rewrite.pixels",
+    "exporter.rewrite.fold_pixels",
     "exporter.rewrite.measure",
     "exporter.rewrite",
     "exporter.module_map",
@@ -83,6 +85,7 @@ ORDER = (
     "exporter.environment",
     "exporter.output",
     "exporter.manifest",
+    "exporter.predict",
     "exporter.load",
     "exporter.stages",
     "exporter.pipeline",
@@ -100,6 +103,7 @@ ORDER = (
     "exporter.cli.proof",
     "exporter.cli.export",
     "exporter.cli.verify",
+    "exporter.cli.predict",
     "exporter.cli.ladder",
     "exporter.cli.tune_precision",
     "exporter.cli.sweep",
@@ -131,7 +135,7 @@ OWNERS = {
 }
 WITHOUT_TORCH = {
     f"exporter.{name}"
-    for name in ("errors", "spec", "results", "video", "inputs", "motion", "report")
+    for name in ("errors", "spec", "results", "video", "inputs", "motion", "report", "predict")
 } | {name for name in ORDER if name.startswith("exporter.cli")}
 DYNAMIC = {"import_module", "__import__"}  # imports whose name is not in the source
 MAY_IMPORT_DYNAMICALLY = TENSORRT_OWNERS | {"model"}  # the package loads its own names lazily

@@ -18,9 +18,19 @@ from types import FrameType
 
 from cyclopts import App, CycloptsError
 
-from exporter.cli import advise, config_file, doctor, export, ladder, sweep, tune_precision, verify
+from exporter.cli import (
+    advise,
+    config_file,
+    doctor,
+    export,
+    ladder,
+    predict,
+    sweep,
+    tune_precision,
+    verify,
+)
 from exporter.cli.terminal import say, show_trace
-from exporter.errors import TsformerError, UsageError
+from exporter.errors import INSTALL, MissingPackageError, TsformerError, UsageError
 
 INTERNAL_EXIT = 4
 ENDINGS = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}
@@ -50,6 +60,7 @@ def _examples(command: Callable[..., int]) -> str:
 for command in (
     export.export,
     verify.verify,
+    predict.predict,
     ladder.ladder,
     tune_precision.tune_precision,
     sweep.sweep,
@@ -112,11 +123,18 @@ def _fail(error: Exception, argv: Sequence[str]) -> int:
         show_trace(error)
     if isinstance(error, CycloptsError):
         error = UsageError(_one_line(error), remedy="see tsformer --help")
+    if isinstance(error, ModuleNotFoundError) and not _of_ours(error):
+        what = f"this command needs {error.name}, which is not installed"
+        error = MissingPackageError(what, remedy=INSTALL)
     if isinstance(error, TsformerError):
         return say(f"{error.stage}: {error}", error.exit_code)
     # A defect of ours, or a machine out of memory.
     what = f"internal: {type(error).__name__}: {_one_line(error)[:300]}"
     return say(f"{what}; run with --debug for the trace", INTERNAL_EXIT)
+
+
+def _of_ours(error: ModuleNotFoundError) -> bool:
+    return (error.name or "exporter").partition(".")[0] in ("exporter", "model")
 
 
 def _one_line(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from exporter.cli.options import Json
-from exporter.cli.terminal import show
+from exporter.cli.terminal import plain, show
 
 
 def doctor(*, json_: Json = False) -> int:
@@ -31,6 +31,6 @@ def doctor(*, json_: Json = False) -> int:
         table.add_column(heading, overflow="fold")
     for finding in findings:
         works = Text("yes", "green") if finding.works else Text("no", "yellow")
-        table.add_row(finding.part, works, finding.found, finding.remedy)
+        table.add_row(finding.part, works, plain(finding.found), plain(finding.remedy))
     show(table)
     return 0

@@ -49,6 +49,7 @@ def export(
     semantics: str | None = None,
     video: Paths = None,
     mask: Flag = False,
+    embed_preprocess: Flag = False,
     eval_: Annotated[str | None, Parameter(name="--eval")] = None,
     rewrite: str = "all",
     no_rewrite: Words = None,
@@ -102,6 +103,8 @@ def export(
         mask: Give the graph a second input, the frames to look at (timesformer_pytorch).
         rewrite: Lay the model out for the runtimes (all, default), or leave it as it is (none).
         no_rewrite: A rewrite to leave out; may be given several times.
+        embed_preprocess: Let the graph scale and normalise: it takes pixels, uint8 frames that are
+            sampled, resized and cropped.
         eval_: Measure accuracy on labelled clips: motion (the built-in task), or a folder
             class/clip.mp4.
         precision: Precision of the graph: fp32 (default), fp16, bf16 or int8.

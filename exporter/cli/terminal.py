@@ -20,6 +20,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Column
+from rich.text import Text
 
 if TYPE_CHECKING:
     from exporter.stages import OnProgress
@@ -105,6 +106,12 @@ def show(what: RenderableType) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def plain(text: str) -> Text:
+    """Make terminal text of foreign text: no markup, no control characters, nothing unprintable."""
+    shown = (c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
+    return Text("".join(shown))
 
 
 def show_trace(error: BaseException) -> None:

@@ -34,7 +34,8 @@ def verify(
     """
     del debug
     from exporter.pipeline import verify as verify_directory
-    from exporter.report import overall_verdict, report_json, summary_table
+    from exporter.report import report_json, summary_table
+    from exporter.results import overall_verdict
 
     with progress(shown=not json_) as on_progress:
         report = verify_directory(

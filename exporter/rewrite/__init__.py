@@ -19,6 +19,7 @@ from exporter.rewrite.cut_feed_forward import cut_feed_forward
 from exporter.rewrite.few_features import few_features
 from exporter.rewrite.fold_fc import fold_fc
 from exporter.rewrite.fold_global_key import fold_global_key
+from exporter.rewrite.fold_pixels import fold_pixels
 from exporter.rewrite.frame_weights import frame_weights
 from exporter.rewrite.heads_first import heads_first
 from exporter.rewrite.measure import measure
@@ -38,6 +39,7 @@ REWRITES: Mapping[str, Callable[[VideoClassifier], int]] = {
         fold_global_key,
         bias_apart,
         cut_feed_forward,
+        fold_pixels,
     )
 }
 

@@ -74,6 +74,8 @@ def measure(model: VideoClassifier) -> Cost:
     if not getattr(config, "frames_first", True):
         leading = leading[::-1]
     clip = torch.empty(1, *leading, config.height, config.width, device="meta")
+    if model.preprocessing.embedded:
+        clip = clip.permute(0, 1, 3, 4, 2).to(torch.uint8)
     with torch.no_grad(), _Recorder(clip) as recorder:
         logits = functional_call(model, on_meta, (clip,))
     needed, total = {id(logits)}, Cost(0, 0, 0)

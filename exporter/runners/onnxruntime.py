@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 
 from exporter.errors import RuntimeFailure
 from exporter.runners.base import Arrays, Closing, check_inputs
+
+if TYPE_CHECKING:  # an edge image runs files, and has no onnx
+    import onnx
 
 _PROVIDERS = {
     "cpu": ("CPUExecutionProvider", {}),

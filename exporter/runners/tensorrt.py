@@ -20,6 +20,7 @@ NUMPY_DTYPES = {
     "HALF": "float16",
     "INT32": "int32",
     "INT64": "int64",
+    "UINT8": "uint8",
 }
 KEPT_MESSAGES = 3
 

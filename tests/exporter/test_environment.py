@@ -1,6 +1,7 @@
 import json
 import os
 import platform
+import sys
 
 import onnxruntime
 import pytest
@@ -92,3 +93,15 @@ def test_without_av_the_doctor_says_what_to_install(flavours, monkeypatch):
     )
     found = finding("Video (PyAV)")
     assert (found.works, found.remedy) == (False, "pip install av")
+
+
+def test_without_torch_the_doctor_says_what_to_install(flavours, monkeypatch, capsys):
+    from exporter.cli import main
+
+    monkeypatch.setitem(sys.modules, "torch", None)
+    found = finding("PyTorch")
+    assert not found.works
+    assert "predict works" in found.found
+    assert describe()["gpu"] is None
+    assert main(["doctor"]) == 0
+    assert "'tsformer[cpu]'" in capsys.readouterr().out  # not taken for markup

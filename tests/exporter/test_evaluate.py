@@ -9,9 +9,10 @@ import torch
 from av.video.stream import VideoStream
 
 from exporter.errors import TsformerError, UsageError
-from exporter.evaluate import MOTION, Dataset, evaluate, normalise, open_dataset, predict, summarize
+from exporter.evaluate import MOTION, Dataset, evaluate, open_dataset, predict, summarize
 from exporter.motion import MOTION_LABELS
 from exporter.runners.eager import EagerRunner
+from exporter.video import normalise
 from model import FastTimeSformer
 from model.config import Preprocessing
 

@@ -19,12 +19,18 @@ from exporter.report import (
     linear_ticks,
     ms,
     notes,
-    overall_verdict,
     sci,
     summary_table,
     write_report,
 )
-from exporter.results import InputParity, Latency, Parity, Report, StageStatus
+from exporter.results import (
+    InputParity,
+    Latency,
+    Parity,
+    Report,
+    StageStatus,
+    overall_verdict,
+)
 
 HOSTILE = "<script>alert(1)</script> `x` | \"y\" 'z' [red]\x1b[31m {{ 7 * 7 }}.mp4"
 LONG = "/data/recordings/2026/camera-north-entrance/" + "very_long_directory_name/" * 6 + "clip.mp4"

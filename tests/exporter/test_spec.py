@@ -100,6 +100,7 @@ def test_a_spec_is_frozen():
 FULL = ExportSpec(
     model="timesformer_pytorch",
     mask=True,
+    embed_preprocess=True,
     attn="performer",
     res=(96, 160),
     scheme="joint",

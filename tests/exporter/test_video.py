@@ -232,7 +232,7 @@ from types import SimpleNamespace
 import av, numpy
 from exporter.video import read_clip
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
-plain = SimpleNamespace(mean=(0.0,) * 3, std=(1.0,) * 3, short_side=None)
+plain = SimpleNamespace(mean=(0.0,) * 3, std=(1.0,) * 3, short_side=None, embedded=False)
 before = peak()
 clip = read_clip(Path({str(path)!r}), frames=8, height=64, width=64, preprocessing=plain)
 print(clip.source_frames, peak() - before)

@@ -101,12 +101,12 @@ def untouched(clips):
 
 @pytest.fixture(scope="session")
 def operators(tmp_path_factory):
-    """`operators(model)`: how many nodes of each kind its graph has, and the size of the file."""
+    """`operators(model)`: how many nodes of each kind its graph has; `example` is its input."""
     path = tmp_path_factory.mktemp("graphs") / "model.onnx"
 
     @torch.no_grad()
-    def export(model):
-        example = torch.zeros(1, FRAMES, 3, HEIGHT, WIDTH)
+    def export(model, example=None):
+        example = torch.zeros(1, FRAMES, 3, HEIGHT, WIDTH) if example is None else example
         export_onnx(model, {"video": example}, path, opset=DEFAULT_OPSET)
         nodes = onnx.load(path).graph.node
         return Counter(node.op_type for node in nodes)

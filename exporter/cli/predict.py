@@ -1,0 +1,100 @@
+"""`tsformer predict`: an exported directory put to use, without torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from exporter.cli.options import Flag, Json
+from exporter.cli.terminal import plain, progress, say, show
+from exporter.errors import UsageError
+
+if TYPE_CHECKING:
+    from exporter.predict import Prediction, Predictor
+
+
+def predict(
+    directory: Path,
+    /,
+    *clips: Path,
+    top: int | None = None,
+    engine: Flag = False,
+    threads: int | None = None,
+    json_: Json = False,
+    debug: Flag = False,
+) -> int:
+    """Classify clips with an exported directory; needs no torch.
+
+    Clips are read exactly as they were for the export.
+
+    Examples:
+        tsformer predict build/trained clip.mp4
+
+        tsformer predict build/trained clips/*.mp4 --top 1 --json
+
+    Args:
+        directory: What `tsformer export` made.
+        clips: Video files.
+        top: Classes to show of each clip, best first (default 5, or all where there are fewer).
+        engine: Run the TensorRT engine, on a machine with a GPU (default: ONNX Runtime, CPU).
+        threads: Threads of ONNX Runtime (default: one for each core).
+        json_: Print JSON instead of a table.
+        debug: Show the trace of an error.
+    """
+    del debug
+    if not clips:
+        raise UsageError("no clip is given", remedy="tsformer predict DIRECTORY CLIP...")
+    from exporter.predict import Predictor
+
+    with Predictor(directory, engine=engine, threads=threads) as predictor:
+        _warn(directory, predictor, engine=engine)
+        found: list[Prediction] = []
+        with progress(shown=not json_) as on_progress:
+            for prediction in predictor.predict(clips, top):
+                found.append(prediction)
+                on_progress("predict", len(found) / len(clips), prediction.clip)
+        show(_json(predictor, found) if json_ else _table(predictor, found))
+    return 0
+
+
+def _warn(directory: Path, predictor: Predictor, *, engine: bool) -> None:
+    """Say on stderr what speaks against trusting what follows."""
+    card = predictor.card
+    if card.verdict != "pass":
+        say(f"warning: {directory} is not proven ({card.verdict}): see its report.html", 0)
+    if engine and card.engine_status != "built and executed":
+        say(f"warning: the engine was never proven: run tsformer verify {directory} here", 0)
+
+
+def _json(predictor: Predictor, found: list[Prediction]) -> str:
+    runner = predictor.runner
+    facts = {
+        "runtime": runner.name,
+        "device": runner.device,
+        "precision": runner.precision,
+        "verdict": predictor.card.verdict,
+        "predictions": [asdict(prediction) for prediction in found],
+    }
+    return json.dumps(facts, indent=2, allow_nan=False)  # ASCII: a path may hold what is no text
+
+
+def _table(predictor: Predictor, found: list[Prediction]) -> RenderableType:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("Clip", overflow="fold")
+    table.add_column("Class", overflow="fold")
+    table.add_column("Score", justify="right", no_wrap=True)
+    for prediction in found:
+        for place, entry in enumerate(prediction.classes):
+            name = plain(prediction.clip) if place == 0 else ""
+            table.add_row(name, plain(entry.label), f"{entry.score:.4f}")
+        table.add_section()
+    runner = predictor.runner
+    lines = [f"{runner.name} ({runner.device}, {runner.precision})"]
+    lines += [f"{prediction.clip}: {prediction.note}" for prediction in found if prediction.note]
+    return Group(table, *map(plain, lines))

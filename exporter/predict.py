@@ -1,0 +1,224 @@
+"""A directory that `export` made -> the classes of clips: numpy, ONNX Runtime and PyAV only.
+
+    with Predictor("build/mine") as predictor:
+        for prediction in predictor.predict(["clip.mp4"]):
+            print(prediction.clip, prediction.classes[0].label, prediction.classes[0].score)
+
+Clips are sampled, resized, cropped and normalised by the code that read them for the export, so
+that what is predicted is what was proven.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exporter.clips import read_for
+from exporter.environment import usable_cores
+from exporter.errors import ManifestError, RuntimeFailure, UsageError
+from exporter.manifest import GRAPH, read_manifest
+from exporter.runners.base import Closing, Runner
+from exporter.runners.onnxruntime import OnnxRuntimeRunner
+from exporter.runners.tensorrt import TensorRtRunner
+from exporter.spec import BatchProfile
+from exporter.to_engine import FLAVOURS
+from exporter.video import Clip
+from model.config import ClipConfig, ConfigError, Preprocessing
+
+ENGINE = "model.engine"
+DEFAULT_TOP = 5
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class: its place among the logits, its name (the place again without), its softmax."""
+
+    index: int
+    label: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The best classes of one clip, best first; `note` tells of damage and repeated frames."""
+
+    clip: str
+    note: str
+    classes: tuple[ClassScore, ...]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a manifest tells a program that runs the export.
+
+    `dynamic_batch` are the clips of one run where that is free; `engine_module` the package that
+    built the engine, none without one.
+    """
+
+    verdict: str
+    precision: str
+    config: ClipConfig
+    preprocessing: Preprocessing
+    labels: tuple[str, ...]
+    dynamic_batch: BatchProfile | None
+    engine_module: str | None
+    engine_status: str
+
+    @classmethod
+    def read(cls, directory: Path) -> Card:
+        """Read it from a directory whose files are all there and unchanged.
+
+        Raises:
+            NoExportError: if it is no export.
+            ManifestError: if it was changed since, or its manifest is damaged.
+        """
+        manifest = read_manifest(directory)
+        try:
+            return cls._from_manifest(manifest)
+        except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+            raise ManifestError(
+                f"the manifest of {directory} is damaged: {error!r}", remedy="export it again"
+            ) from error
+
+    @classmethod
+    def _from_manifest(cls, manifest: Mapping[str, Any]) -> Card:
+        known, recorded = manifest["model"]["config"], manifest["preprocessing"]
+        config = ClipConfig(**{field.name: int(known[field.name]) for field in fields(ClipConfig)})
+        classes = config.num_classes
+        labels = tuple(manifest["labels"] or map(str, range(classes)))
+        if len(labels) != classes or not all(isinstance(label, str) for label in labels):
+            raise ConfigError(f"{len(labels)} labels for {classes} classes")
+        profile, engine = manifest["spec"]["dynamic_batch"], manifest["engine"]
+        return cls(
+            verdict=manifest["verdict"],
+            precision=manifest["spec"]["precision"],
+            config=config,
+            preprocessing=Preprocessing(
+                tuple(recorded["mean"]),
+                tuple(recorded["std"]),
+                recorded["short_side"],
+                recorded.get("embedded", False),  # exports before it was offered do not say
+            ),
+            labels=labels,
+            dynamic_batch=BatchProfile(**profile) if profile else None,
+            engine_module=engine.get("flavour"),
+            engine_status=engine["status"],
+        )
+
+
+class Predictor(Closing):
+    """An exported model, ready to classify clips.
+
+    Args:
+        directory: What `export` made.
+        engine: Run its TensorRT engine on this machine's GPU; else ONNX Runtime on the CPU.
+        threads: Threads of ONNX Runtime; as many as there are cores unless given.
+
+    Raises:
+        NoExportError: if the directory is no export.
+        ManifestError: if it was changed since.
+        RuntimeFailure: if the runtime does not load it; for an engine also if there is no GPU.
+        UsageError: if the threads are none.
+    """
+
+    def __init__(
+        self, directory: str | Path, *, engine: bool = False, threads: int | None = None
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise UsageError("--threads", got=threads, expected="at least 1")
+        directory = Path(directory)
+        self.card = card = Card.read(directory)
+        self.runner: Runner
+        if engine:
+            self.runner = _load_engine(directory, card)
+        else:
+            threads = threads or usable_cores() or 1
+            self.runner = OnnxRuntimeRunner(
+                directory / GRAPH, threads=threads, precision=card.precision
+            )
+        _check_sizes(directory, card, self.runner)
+        fixed, profile = self.runner.input_shapes["video"][0], card.dynamic_batch
+        self._least = self._most = fixed or 1
+        if profile and not fixed:  # a graph then runs any number of clips, an engine these
+            self._least, self._most = profile.min if engine else 1, profile.max
+
+    def close(self) -> None:  # noqa: D102
+        self.runner.__exit__(None, None, None)
+
+    def predict(self, clips: Iterable[str | Path], top: int | None = None) -> Iterator[Prediction]:
+        """Classify clips, as many at a time as the model takes.
+
+        Args:
+            clips: Video files.
+            top: How many classes to give, best first (5 unless given, or all where there are less).
+
+        Raises:
+            UsageError: if there are not as many classes.
+            VideoError: if a clip cannot be read.
+            RuntimeFailure: if the runtime fails, or gives no finite numbers.
+        """
+        classes = len(self.card.labels)
+        top = min(DEFAULT_TOP, classes) if top is None else top
+        if not 1 <= top <= classes:
+            raise UsageError("--top", got=top, expected=f"1 to {classes}, the classes of the model")
+        return self._predict(iter(clips), top)
+
+    def _predict(self, clips: Iterator[str | Path], top: int) -> Iterator[Prediction]:
+        while chunk := list(islice(clips, self._most)):
+            how = (self.card.config, self.card.preprocessing)
+            read = [read_for(*how, Path(clip)) for clip in chunk]
+            for path, clip, logits in zip(chunk, read, self._run(read), strict=True):
+                yield Prediction(str(path), clip.note, self._rank(path, logits, top))
+
+    def _run(self, clips: Sequence[Clip]) -> np.ndarray:
+        """Logits `(n, classes)` of n clips; the last one fills up what the model takes at least."""
+        missing = max(self._least - len(clips), 0)
+        video = np.concatenate([clip.array for clip in [*clips, *[clips[-1]] * missing]])
+        inputs = {"video": video}
+        if "mask" in self.runner.input_shapes:
+            inputs["mask"] = np.ones(video.shape[:2], bool)  # look at every frame
+        return self.runner.run(inputs)["logits"][: len(clips)]
+
+    def _rank(self, clip: str | Path, logits: np.ndarray, top: int) -> tuple[ClassScore, ...]:
+        if not np.isfinite(logits).all():
+            raise RuntimeFailure(f"{clip}: NaN or Inf among the logits of {self.runner.name}")
+        scores = softmax(logits)
+        best = np.argsort(-scores, kind="stable")[:top]
+        return tuple(ClassScore(int(i), self.card.labels[i], float(scores[i])) for i in best)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """`exp(x_i) / sum_j exp(x_j)` over the last axis, in float64."""
+    powers = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def _check_sizes(directory: Path, card: Card, runner: Runner) -> None:
+    """Clips must be read as the graph takes them: no hash guards the manifest itself."""
+    size = card.config
+    axes = (size.frames, size.channels, size.height, size.width)
+    if card.preprocessing.embedded:
+        axes = (size.frames, size.height, size.width, size.channels)
+    if runner.input_shapes.get("video", ())[1:] != axes:
+        raise ManifestError(
+            f"the manifest of {directory} is damaged: its clips do not fit {runner.name}",
+            got=axes,
+            expected=dict(runner.input_shapes),
+        )
+
+
+def _load_engine(directory: Path, card: Card) -> TensorRtRunner:
+    if card.engine_module is None:
+        raise UsageError(
+            f"{directory} has no engine",
+            remedy="predict without --engine, or export it again with --engine auto",
+        )
+    flavours = {flavour.module: name for name, flavour in FLAVOURS.items()}
+    if card.engine_module not in flavours:
+        raise ManifestError(f"the engine of {directory} was built by {card.engine_module!r}")
+    return TensorRtRunner(directory / ENGINE, flavours[card.engine_module], card.precision)

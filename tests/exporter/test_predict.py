@@ -1,0 +1,428 @@
+"""`Predictor`: what was exported, put to use; its answers are those of the eager model."""
+
+import json
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import cast
+
+import av
+import numpy as np
+import pytest
+import torch
+from av.video.stream import VideoStream
+
+from exporter import BatchProfile, ExportSpec, predict
+from exporter.clips import read_for
+from exporter.errors import (
+    ManifestError,
+    NoExportError,
+    RuntimeFailure,
+    UsageError,
+    VideoError,
+)
+from exporter.load import load_model
+from exporter.manifest import MANIFEST
+from exporter.motion import MOTION_LABELS
+from exporter.pipeline import export
+from exporter.predict import Predictor, softmax
+
+CHECKPOINTS = Path(__file__).parents[2] / "scripts" / "checkpoints"
+CLASSES = 11
+SIZES = ("frames", "channels", "height", "width", "num_classes", "patch_size")
+NUMBERS = [str(i) for i in range(CLASSES)]
+# What `Predictor` may import, beside the standard library: an edge image needs no more.
+RUNTIME = {"exporter", "model", "numpy", "onnxruntime", "av"}
+COMMAND = {"cyclopts", "rich"}  # and the command line these, with what they import themselves
+
+
+@pytest.fixture(scope="module")
+def make(tiny, tmp_path_factory):
+    """Exports a fresh model of 11 classes; gives its spec and its directory."""
+
+    def export_one(**given):
+        spec = ExportSpec(**{**tiny, "num_classes": CLASSES, **given})
+        return spec, export(spec, tmp_path_factory.mktemp("predict") / "x").directory
+
+    return export_one
+
+
+@pytest.fixture(scope="module")
+def fresh(make):
+    """Not to be changed."""
+    return make(attn="regular")
+
+
+@pytest.fixture
+def copy(fresh, tmp_path):
+    """A copy that may be changed."""
+    return shutil.copytree(fresh[1], tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def clips(real_clips):
+    return list(real_clips.values())
+
+
+def eager(spec, clips):
+    """Softmax `(n, classes)` of the eager model in float64, clip by clip."""
+    model = load_model(spec).double()
+    videos = [read_for(model.config, model.preprocessing, clip).array for clip in clips]
+    mask = (torch.ones(1, model.config.frames, dtype=torch.bool),) if spec.mask else ()
+    with torch.inference_mode():
+        logits = [model(torch.from_numpy(video).double(), *mask).numpy() for video in videos]
+    return softmax(np.concatenate(logits))
+
+
+def check(predictions, expected, labels, top, atol=1e-5):
+    """Classes, their order and their scores are those of `expected` `(n, classes)`."""
+    assert len(predictions) == len(expected)
+    for prediction, scores in zip(predictions, expected, strict=True):
+        order = np.argsort(-scores, kind="stable")[:top]
+        assert [entry.index for entry in prediction.classes] == order.tolist()
+        assert [entry.label for entry in prediction.classes] == [labels[i] for i in order]
+        found = [entry.score for entry in prediction.classes]
+        np.testing.assert_allclose(found, scores[order], atol=atol, rtol=0)
+
+
+def run(directory, clips, top=None, **options):
+    with Predictor(directory, **options) as predictor:
+        return list(predictor.predict(clips, top))
+
+
+def change(directory, **entries):
+    """Edit the manifest, which no hash guards."""
+    path = directory / MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+class TestTheRealClips:
+    @pytest.mark.slow
+    @pytest.mark.parametrize("attn", ["fastformer", "regular"])
+    def test_a_trained_model_has_the_top_5_of_eager(self, attn, clips, tmp_path):
+        checkpoint = CHECKPOINTS / f"motion-{attn}.safetensors"
+        spec = ExportSpec(checkpoint=checkpoint, engine="none", bench_seconds=0)
+        directory = export(spec, tmp_path / "x").directory
+        check(run(directory, clips), eager(spec, clips), MOTION_LABELS, 5)
+
+    def test_a_fresh_model_has_the_top_5_of_eager(self, fresh, clips):
+        spec, directory = fresh
+        predictions = run(directory, clips)
+        check(predictions, eager(spec, clips), NUMBERS, 5)
+        assert [prediction.clip for prediction in predictions] == [*map(str, clips)]
+
+    def test_the_check_sees_another_model(self, fresh, clips):
+        spec, directory = fresh
+        with pytest.raises(AssertionError):
+            check(run(directory, clips), eager(spec, clips[::-1]), NUMBERS, 5)
+
+    def test_the_scores_of_all_classes_add_up_to_one(self, fresh, clips):
+        (prediction,) = run(fresh[1], clips[:1], top=CLASSES)
+        assert sum(entry.score for entry in prediction.classes) == pytest.approx(1)
+        assert len(prediction.classes) == CLASSES
+
+
+class TestHowItWasExported:
+    @pytest.mark.parametrize(
+        "given",
+        [
+            {"batch": 2},  # three clips: the last run is filled up
+            {"dynamic_batch": BatchProfile(1, 2, 2)},
+            {"model": "timesformer_pytorch", "mask": True},
+        ],
+        ids=["static", "dynamic", "mask"],
+    )
+    def test_every_clip_is_answered_as_eager_does(self, given, make, clips):
+        given = {**given, "attn": None} if "model" in given else {**given, "attn": "regular"}
+        spec, directory = make(**given)
+        check(run(directory, clips), eager(spec, clips), NUMBERS, 5)
+
+    @pytest.mark.slow
+    def test_a_lower_precision_runs(self, make, clips):
+        spec, directory = make(attn="regular", precision="int8")
+        with Predictor(directory) as predictor:
+            assert predictor.runner.precision == "int8"
+            predictions = list(predictor.predict(clips, CLASSES))
+        found = np.zeros((len(clips), CLASSES))
+        for row, prediction in zip(found, predictions, strict=True):
+            for entry in prediction.classes:
+                row[entry.index] = entry.score
+        np.testing.assert_allclose(found, eager(spec, clips), atol=0.02, rtol=0)
+
+    def test_labels_are_the_models(self, copy, clips):
+        change(copy, labels=[f"class {i}" for i in range(CLASSES)])
+        (prediction,) = run(copy, clips[:1])
+        assert [entry.label for entry in prediction.classes] == [
+            f"class {entry.index}" for entry in prediction.classes
+        ]
+
+    def test_what_the_reader_of_a_clip_notes_is_told(self, fresh, clips, tmp_path):
+        with av.open(str(tmp_path / "short.mkv"), "w") as container:
+            stream = cast("VideoStream", container.add_stream("ffv1", rate=25))
+            stream.height, stream.width, stream.pix_fmt = 48, 64, "bgr0"
+            image = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 99, np.uint8), format="rgb24")
+            container.mux([*stream.encode(image), *stream.encode()])
+        noted, clean = run(fresh[1], [tmp_path / "short.mkv", clips[0]])
+        assert "shorter than asked (1 of 3 frames)" in noted.note
+        assert clean.note == ""
+
+    def test_a_model_of_two_classes_gives_two(self, exported, clips):
+        (prediction,) = run(exported().directory, clips[:1])
+        assert len(prediction.classes) == 2
+
+
+class TestWrongInputs:
+    def test_no_export(self, tmp_path, clips):
+        for directory in (tmp_path, tmp_path / "nowhere"):
+            with pytest.raises(NoExportError):
+                Predictor(directory)
+
+    def test_a_changed_file(self, copy):
+        with (copy / "model.onnx").open("ab") as file:
+            file.write(b"x")
+        with pytest.raises(ManifestError, match="changed since it was exported"):
+            Predictor(copy)
+
+    @pytest.mark.parametrize(
+        "entries",
+        [
+            {"preprocessing": {}},
+            {"preprocessing": {"mean": [0], "std": [0], "short_side": None}},
+            {"labels": ["one", "two"]},
+            {"labels": 3},
+            {"labels": [*NUMBERS[:-1], 3]},
+            {"model": {"config": {}}},
+            {"model": {"config": dict.fromkeys(SIZES, "x")}},
+            {"model": {"config": dict.fromkeys(SIZES, 11)}},
+            {"spec": {"dynamic_batch": None}},
+            {"spec": {"precision": "fp32", "dynamic_batch": {"min": 3, "opt": 2, "max": 1}}},
+            {"spec": {"precision": "fp32", "dynamic_batch": {"min": "1", "opt": 2, "max": 3}}},
+            {"engine": {}},
+        ],
+    )
+    def test_a_damaged_manifest(self, copy, entries):
+        change(copy, **entries)
+        with pytest.raises(ManifestError, match="damaged"):
+            Predictor(copy)
+
+    @pytest.mark.parametrize("top", [0, -1, CLASSES + 1])
+    def test_a_number_of_classes_that_there_is_not(self, fresh, clips, top):
+        with Predictor(fresh[1]) as predictor, pytest.raises(UsageError, match="1 to 11"):
+            predictor.predict(clips, top)
+
+    @pytest.mark.parametrize("threads", [0, -1])
+    def test_no_threads(self, fresh, threads):
+        with pytest.raises(UsageError, match="--threads"):
+            Predictor(fresh[1], threads=threads)
+
+    def test_no_such_clip(self, fresh):
+        with pytest.raises(VideoError, match=r"nowhere\.mp4"):
+            run(fresh[1], ["nowhere.mp4"])
+
+    def test_a_clip_that_is_no_video(self, fresh):
+        with pytest.raises(VideoError, match="is not a video"):
+            run(fresh[1], [__file__])
+
+    def test_logits_that_are_no_numbers(self, fresh, clips):
+        with Predictor(fresh[1]) as predictor:
+            predictor.runner.run = lambda inputs: {"logits": np.full((1, CLASSES), np.nan)}
+            with pytest.raises(RuntimeFailure, match="NaN or Inf"):
+                list(predictor.predict(clips[:1]))
+
+
+BUILT = {"flavour": "tensorrt_rtx", "status": "built, not executed"}
+
+
+class StandIn:
+    """An engine of any batch from 2 to 3."""
+
+    name, device, precision = "tensorrt_rtx", "cuda:0", "fp32"
+
+    def __init__(self, path, flavour, precision):
+        self.path, self.flavour = path, flavour
+        self.input_shapes = {"video": (None, 3, 3, 32, 48)}
+        self.batches = []
+
+    def __exit__(self, *_error):
+        self.input_shapes = {}
+
+    def run(self, inputs):
+        self.batches.append(len(inputs["video"]))
+        rows = np.arange(CLASSES, dtype=np.float32)
+        return {"logits": np.tile(rows, (self.batches[-1], 1))}
+
+
+class TestTheEngine:
+    def test_is_run_within_its_profile(self, copy, clips, monkeypatch):
+        monkeypatch.setattr(predict, "TensorRtRunner", StandIn)
+        spec = json.loads((copy / MANIFEST).read_text())["spec"]
+        profile = {"min": 2, "opt": 2, "max": 3}
+        change(copy, engine=BUILT, spec=spec | {"dynamic_batch": profile})
+        with Predictor(copy, engine=True) as predictor:
+            assert (predictor.runner.path, predictor.runner.flavour) == (
+                copy / "model.engine",
+                "rtx",
+            )
+            found = list(predictor.predict([*clips, clips[0]]))
+        assert predictor.runner.batches == [3, 2]
+        assert len(found) == 4
+        assert predictor.runner.input_shapes == {}  # it was closed
+
+    def test_needs_a_gpu(self, copy, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        change(copy, engine=BUILT)
+        with pytest.raises(RuntimeFailure, match="no CUDA device"):
+            Predictor(copy, engine=True)
+
+    def test_that_was_never_built_is_refused(self, fresh):
+        with pytest.raises(UsageError, match="has no engine"):
+            Predictor(fresh[1], engine=True)
+
+    def test_of_an_unknown_builder_is_refused(self, copy):
+        change(copy, engine={"flavour": "../evil", "status": "built"})
+        with pytest.raises(ManifestError, match="evil"):
+            Predictor(copy, engine=True)
+
+
+def python(code, *arguments):
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+ONLY = """
+    import sys
+
+    class Only:
+        def find_spec(self, name, path=None, target=None):
+            if name.partition(".")[0] not in allowed:
+                raise ModuleNotFoundError(f"{name} is not installed", name=name)
+
+    allowed = {*sys.stdlib_module_names, *sys.argv[1].split(",")}
+    sys.meta_path.insert(0, Only())
+"""
+
+
+class TestWhatIsImported:
+    def test_a_predictor_needs_numpy_onnxruntime_and_av_alone(self, fresh, clips):
+        done = python(
+            ONLY
+            + """
+    from exporter.predict import Predictor
+
+    with Predictor(sys.argv[2]) as predictor:
+        (found,) = predictor.predict(sys.argv[3:])
+    print(found.classes[0].label)
+    for name in ("torch", "onnx", "rich"):
+        try:
+            __import__(name)
+        except ModuleNotFoundError:
+            print("no", name)
+            """,
+            ",".join(RUNTIME),
+            fresh[1],
+            clips[0],
+        )
+        assert done.stderr == ""
+        (expected,) = run(fresh[1], clips[:1])
+        assert done.stdout.split("\n")[:-1] == [
+            expected.classes[0].label,
+            *("no torch", "no onnx", "no rich"),
+        ]
+
+    def test_the_command_loads_nothing_of_the_export(self, fresh, clips):
+        done = python(
+            """
+            import sys
+            from exporter.cli import main
+
+            code = main(["predict", *sys.argv[1:]])
+            print(code, *sorted({name.partition(".")[0] for name in sys.modules}))
+            """,
+            fresh[1],
+            clips[0],
+        )
+        code, *loaded = done.stdout.splitlines()[-1].split()
+        assert code == "0"
+        assert {"numpy", "onnxruntime", "av", "exporter"} <= set(loaded)
+        absent = {"torch", "onnx", "onnxscript", "onnx_ir", "einops", "safetensors", "jinja2"}
+        assert absent.isdisjoint(loaded)
+
+    def test_its_imports_are_hardly_slower_than_its_libraries(self):
+        def seconds(code):
+            def once():
+                started = time.perf_counter()
+                assert python(code).returncode == 0
+                return time.perf_counter() - started
+
+            return min(once() for _ in range(3))
+
+        libraries = "import numpy, onnxruntime, av, cyclopts, rich.progress, rich.table"
+        ours = f"{libraries}, exporter.cli, exporter.predict"
+        # Generous: it is 1.3 times here; torch alone would make it four times.
+        assert seconds(ours) < 2 * seconds(libraries) + 0.1
+
+    @pytest.mark.parametrize("command", ["export", "verify", "ladder", "tune-precision"])
+    def test_what_cannot_be_done_without_torch_says_what_to_install(self, command, fresh):
+        given = {"export": (), "tune-precision": (fresh[1], "--budget", "1")}
+        done = python(
+            """
+            import sys
+            sys.modules["torch"] = sys.modules["onnx"] = sys.modules["jinja2"] = None
+            from exporter.cli import main
+            sys.exit(main(sys.argv[1:]))
+            """,
+            command,
+            *given.get(command, (fresh[1],)),
+        )
+        assert done.returncode == 4
+        assert done.stderr.startswith("tsformer: install: this command needs ")
+        assert "pip install 'tsformer[cpu]'" in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert done.stdout == ""
+
+    def test_the_doctor_works_without_torch(self):
+        done = python(
+            """
+            import sys
+            sys.modules["torch"] = None
+            from exporter.cli import main
+            sys.exit(main(["doctor", "--json"]))
+            """
+        )
+        assert done.returncode == 0
+        findings = {f["part"]: f for f in json.loads(done.stdout)["findings"]}
+        assert not findings["PyTorch"]["works"]
+        assert "pip install 'tsformer[cpu]'" in findings["PyTorch"]["remedy"]
+        assert findings["ONNX Runtime"]["works"]
+        assert "not known" in findings["NVIDIA GPU"]["found"]
+
+
+def test_ctrl_c_ends_it_without_output(fresh, clips):
+    done = python(
+        """
+        import os, signal, sys
+        from exporter import video
+        from exporter.cli import main
+
+        decode = video._decode
+
+        def interrupted(*arguments):
+            os.kill(os.getpid(), signal.SIGINT)
+            return decode(*arguments)
+
+        video._decode = interrupted
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.exit(main(["predict", *sys.argv[1:]]))
+        """,
+        fresh[1],
+        clips[0],
+    )
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "tsformer: interrupted: nothing was left behind\n"
