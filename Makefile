@@ -1,9 +1,10 @@
 # Two commands: `make demo` shows it, `make test` proves it. Both install into .venv first.
+# `make docs` writes the documentation of the packages from their docstrings to build/docs.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test check docs clean
 
 demo: .venv/installed
 	$(BIN)/python scripts/demo.py
@@ -15,6 +16,9 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: .venv/installed
+	$(BIN)/python -m pdoc --output-directory build/docs model exporter
 
 clean:
 	rm -rf .venv build
