@@ -81,6 +81,8 @@ ORDER = (
     "exporter.environment",
     "exporter.output",
     "exporter.manifest",
+    "exporter.triton_config",
+    "exporter.triton",
     "exporter.load",
     "exporter.stages",
     "exporter.pipeline",
@@ -93,6 +95,7 @@ ORDER = (
     "exporter.cli.verify",
     "exporter.cli.ladder",
     "exporter.cli.tune_precision",
+    "exporter.cli.triton",
     "exporter.cli.doctor",
     "exporter.cli",
     "exporter.__main__",
@@ -119,7 +122,10 @@ OWNERS = {
 }
 WITHOUT_TORCH = {
     f"exporter.{name}"
-    for name in ("errors", "spec", "results", "video", "inputs", "motion", "report")
+    for name in (
+        *("errors", "spec", "results", "video", "inputs", "motion", "report"),
+        *("output", "manifest", "triton_config", "triton"),
+    )
 } | {name for name in ORDER if name.startswith("exporter.cli")}
 DYNAMIC = {"import_module", "__import__"}  # imports whose name is not in the source
 MAY_IMPORT_DYNAMICALLY = TENSORRT_OWNERS | {"model"}  # the package loads its own names lazily

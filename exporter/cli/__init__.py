@@ -16,7 +16,7 @@ from types import FrameType
 
 from cyclopts import App, CycloptsError
 
-from exporter.cli import doctor, export, ladder, tune_precision, verify
+from exporter.cli import doctor, export, ladder, triton, tune_precision, verify
 from exporter.cli.terminal import say, show_trace
 from exporter.errors import TsformerError, UsageError
 
@@ -38,6 +38,7 @@ app.command(export.export)
 app.command(verify.verify)
 app.command(ladder.ladder)
 app.command(tune_precision.tune_precision)
+app.command(triton.triton)
 app.command(doctor.doctor)
 
 
