@@ -39,9 +39,9 @@ class StagedDirectory:
         self._made_parents: list[Path] = []
 
     def __enter__(self) -> Self:
-        place = self._place
         try:
             self._check_out()
+            place = self._place
             self._made_parents = [p for p in (place, *place.parents) if not p.exists()]
             place.mkdir(parents=True, exist_ok=True)
             self._remove_stale()
@@ -210,9 +210,8 @@ class StagedEntries(StagedDirectory):
     def _place(self) -> Path:
         """Beside `out`, since a server may look for entries in it; in it where that cannot be."""
         parent = self.out.parent
-        if self.out.is_dir() and (self.out.is_mount() or not os.access(parent, os.W_OK)):
-            return self.out
-        return parent
+        closed = not os.access(parent, os.W_OK, effective_ids=True)
+        return self.out if self.out.is_dir() and (closed or self.out.is_mount()) else parent
 
     def _check_out(self) -> None:
         if os.path.lexists(self.out) and not self.out.is_dir():

@@ -73,6 +73,18 @@ def run(command, *, timeout, **options):
 
 
 @pytest.fixture(scope="session")
+def parsed_by():
+    """Parse files config.pbtxt in the server's environment, with its own schema."""
+
+    def parse(venv, paths):
+        done = run([venv / "bin" / "python", HERE / "parse.py", *paths], timeout=60)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return parse
+
+
+@pytest.fixture(scope="session")
 def exports(tmp_path_factory):
     """A trained model of a dynamic batch, and a masked one of a fixed batch."""
     folder = tmp_path_factory.mktemp("exports")
@@ -117,7 +129,11 @@ class Server:
         }
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                list(map(str, command)), env=environment, stdout=log, stderr=log
+                list(map(str, command)),
+                cwd=folder,  # Python's backend looks there first, and our `model` is no model.py
+                env=environment,
+                stdout=log,
+                stderr=log,
             )
 
     def wait_until_ready(self):
@@ -133,6 +149,12 @@ class Server:
             with urllib.request.urlopen(url, timeout=5) as answer:
                 return answer.status == 200
         return False
+
+    def index(self):
+        """The state of every model that the server knows."""
+        url = f"http://127.0.0.1:{self.http}/v2/repository/index"
+        with urllib.request.urlopen(url, data=b"", timeout=5) as answer:
+            return {model["name"]: model["state"] for model in json.load(answer)}
 
     def ask(self, script, *arguments):
         """Run a script in the server's environment; gives its stdout."""

@@ -114,8 +114,11 @@ def test_the_example_client_names_the_classes_of_a_clip(server, exports, real_cl
     assert [float(logit) for logit, _ in rows] == pytest.approx(logits[best], abs=6e-4)
 
 
-def test_a_model_with_another_name_is_unknown_and_no_other_is_served(server, tmp_path):
-    told, _ = server.load("http", "motion_onnx", {"video": noise(1, 1, 5, 3, 64, 64)}, tmp_path)
-    assert told["execution_count"] == 1
-    with pytest.raises(AssertionError, match="unknown model"):
-        server.load("http", "motion_trt", {"video": noise(1, 1, 5, 3, 64, 64)}, tmp_path)
+def test_every_model_of_the_repository_is_ready_and_no_other(server, repository):
+    assert server.index() == {
+        "motion_onnx": "READY",
+        "motion_preprocess": "READY",
+        "motion": "READY",
+        "masked_onnx": "READY",
+    }
+    assert {path.name for path in repository.iterdir()} == set(server.index())
