@@ -17,7 +17,7 @@ check: .venv/installed
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:
-	rm -rf .venv build
+	rm -rf .venv .venv-triton build
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exporter.errors import ManifestError, ParityError, TritonError, UsageError
+from exporter.errors import ManifestError, OutputError, ParityError, TritonError, UsageError
 from exporter.manifest import read_manifest
 from exporter.output import ENTRY_MARK, MANIFEST, StagedEntries
 from exporter.triton_config import KINDS, LABELS, TYPES, Step, TritonModel, TritonTensor, render
@@ -118,8 +118,11 @@ def deploy(
     names = [model.name for model in deployment.models]
     family = [serving.name + suffix for suffix in SUFFIXES]
     with StagedEntries(repository, names, family=family, force=force) as staged:
-        for model in deployment.models:
-            _write(model, manifest, directory, staged.path / model.name)
+        try:
+            for model in deployment.models:
+                _write(model, manifest, directory, staged.path / model.name)
+        except OSError as error:
+            raise OutputError(f"cannot write {repository}: {error.strerror}") from error
         staged.publish()
     return deployment
 

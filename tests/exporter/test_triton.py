@@ -1,9 +1,11 @@
 import copy
 import json
+import re
 import shutil
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -310,6 +312,16 @@ def test_an_interrupt_leaves_nothing(directory, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
 
+def test_a_full_disk_leaves_nothing(directory, tmp_path, monkeypatch, capsys):
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    said = refused(capsys, 2, directory, tmp_path / "models", "--ensemble")
+    assert "No space left on device" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
 # --- wrong inputs
 
 
@@ -392,3 +404,13 @@ def test_a_report_that_makes_no_sense_is_refused(directory, tmp_path, capsys, te
     (directory / "report.json").write_text(text)
     change(directory, lambda content: content["files"].pop("report.json"))
     assert "cannot be understood" in refused(capsys, 5, directory, tmp_path / "models")
+
+
+def test_the_commands_of_the_examples_have_the_options_they_show(capsys):
+    text = (Path(__file__).parents[2] / "examples" / "README.md").read_text(encoding="utf-8")
+    for command in ("export", "triton"):
+        assert main([command, "--help"]) == 0
+        known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+        lines = re.findall(rf"^tsformer {command} .*$", text, flags=re.MULTILINE)
+        assert lines
+        assert set(re.findall(r"--[a-z-]+", "".join(lines))) <= known

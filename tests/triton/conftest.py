@@ -32,6 +32,7 @@ CONSTRAINTS = HERE / "constraints.txt"
 PACKAGES = ("nvidia-pytriton", "tritonclient[grpc,http]", "onnxruntime", "av")
 NEWEST_PYTHON = (3, 12)  # that numpy 1 has wheels for
 STARTED_WITHIN = 90  # seconds
+LIVES_AT_MOST = 600  # seconds, even where the tests are killed
 CHECKPOINT = ROOT / "scripts" / "checkpoints" / "motion-fastformer.safetensors"
 
 
@@ -44,12 +45,14 @@ def triton_venv():
         pytest.skip("the wheel of the Triton server needs numpy 1, which this Python has not")
     folder = ROOT / ".venv-triton"
     wanted = hashlib.sha256(CONSTRAINTS.read_bytes() + sys.version.encode()).hexdigest()
-    with (ROOT / ".venv-triton.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        mark = folder / "installed"
+    mark, lock = folder / "installed", os.open(ROOT, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another run of the tests may be making it
         if not mark.exists() or mark.read_text() != wanted:
             install(folder)
             mark.write_text(wanted)
+    finally:
+        os.close(lock)
     return folder
 
 
@@ -114,6 +117,7 @@ class Server:
         site = next((venv / "lib").glob("python3*")) / "site-packages"
         shipped = site / "pytriton" / "tritonserver"
         command = [
+            *("timeout", "--kill-after=10", LIVES_AT_MOST),
             *(shipped / "bin" / "tritonserver", "--model-repository", repository),
             *("--backend-directory", backends(shipped, folder / "backends")),
             *("--http-address", "127.0.0.1", "--http-port", self.http),
