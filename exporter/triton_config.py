@@ -44,14 +44,15 @@ class TritonModel:
         max_batch_size: The largest batch; 0 where it is fixed, and then part of `dims`.
         inputs: What clients send.
         outputs: What they get.
-        kind: Where its instances run.
-        instances: How many there are, on each device.
+        device: Where its instances run: `cpu`, or `cuda` for every GPU.
+        instances: How many run there.
         preferred: Batches that the server forms of waiting requests; none where it forms none.
         queue_delay: Microseconds that a request waits for others.
         warm_up: Batches run once before the model is called ready.
         steps: The models of an ensemble.
         labels: Names of the classes; empty where they are not known.
         facts: JSON for clients: how a clip becomes the input.
+        program: The model.py that the python backend runs.
     """
 
     name: str
@@ -59,7 +60,7 @@ class TritonModel:
     max_batch_size: int
     inputs: tuple[TritonTensor, ...]
     outputs: tuple[TritonTensor, ...]
-    kind: str = KINDS["cpu"]
+    device: str = "cpu"
     instances: int = 1
     preferred: tuple[int, ...] = ()
     queue_delay: int = 0
@@ -67,11 +68,12 @@ class TritonModel:
     steps: tuple[Step, ...] = ()
     labels: tuple[str, ...] = ()
     facts: str = ""
+    program: str = ""
 
     @property
     def config(self) -> str:
         """The text of config.pbtxt."""
-        return render("triton.pbtxt.jinja", model=self, labels_file=LABELS)
+        return render("triton.pbtxt.jinja", model=self, kind=KINDS[self.device], labels_file=LABELS)
 
 
 def render(template: str, **values: object) -> str:

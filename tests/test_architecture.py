@@ -82,6 +82,7 @@ ORDER = (
     "exporter.output",
     "exporter.manifest",
     "exporter.triton_config",
+    "exporter.triton_plan",
     "exporter.triton",
     "exporter.load",
     "exporter.stages",
@@ -124,7 +125,7 @@ WITHOUT_TORCH = {
     f"exporter.{name}"
     for name in (
         *("errors", "spec", "results", "video", "inputs", "motion", "report"),
-        *("output", "manifest", "triton_config", "triton"),
+        *("output", "manifest", "triton_config", "triton_plan", "triton"),
     )
 } | {name for name in ORDER if name.startswith("exporter.cli")}
 DYNAMIC = {"import_module", "__import__"}  # imports whose name is not in the source

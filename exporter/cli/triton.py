@@ -16,8 +16,7 @@ from exporter.cli.options import Flag, Json
 from exporter.cli.terminal import show
 
 if TYPE_CHECKING:
-    from exporter.triton import Deployment
-    from exporter.triton_config import TritonModel
+    from exporter.triton_plan import Deployment
 
 
 def triton(
@@ -57,7 +56,8 @@ def triton(
         debug: Show the trace of an error.
     """
     del debug
-    from exporter.triton import Serving, deploy
+    from exporter.triton import deploy
+    from exporter.triton_plan import Serving
 
     serving = Serving(
         name=directory.absolute().name if name is None else name,
@@ -76,7 +76,7 @@ def _json(deployment: Deployment, repository: Path) -> str:
         {
             "name": model.name,
             "backend": model.backend,
-            "device": _device(model),
+            "device": None if model.steps else model.device,
             "max_batch_size": model.max_batch_size,
             "preferred_batch_size": model.preferred,
             "queue_delay_microseconds": model.queue_delay if model.preferred else None,
@@ -102,7 +102,7 @@ def _table(deployment: Deployment, repository: Path) -> RenderableType:
         table.add_row(
             Text(model.name),
             model.backend,
-            _device(model) or "-",
+            "-" if model.steps else model.device,
             f"up to {model.max_batch_size}" if model.max_batch_size else "fixed",
             formed or "-",
             f"{model.queue_delay / 1000:g} ms" if formed else "-",
@@ -112,11 +112,3 @@ def _table(deployment: Deployment, repository: Path) -> RenderableType:
     return Constrain(
         Group(table, *map(Text, (*lines, *deployment.notes, str(repository)))), width=80
     )
-
-
-def _device(model: TritonModel) -> str | None:
-    if model.steps:
-        return None
-    from exporter.triton_config import KINDS
-
-    return next(device for device, kind in KINDS.items() if kind == model.kind)

@@ -13,8 +13,8 @@ import pytest
 from exporter.cli import main
 from exporter.errors import TritonError, UsageError
 from exporter.manifest import read_manifest, sha256
-from exporter.triton import DEFAULT_QUEUE_DELAY, Serving, plan
 from exporter.triton_config import render
+from exporter.triton_plan import DEFAULT_QUEUE_DELAY, Serving, plan
 from exporter.video import normalise
 from model.config import Preprocessing
 
@@ -34,7 +34,10 @@ def directory(exported, tmp_path):
 
 @pytest.fixture
 def manifest(exported):
-    return copy.deepcopy(read_manifest(exported().directory))
+    """As it would be with an engine's file."""
+    found = copy.deepcopy(read_manifest(exported().directory))
+    found["files"]["model.engine"] = {}
+    return found
 
 
 @pytest.fixture
@@ -159,9 +162,9 @@ def test_a_fixed_batch_forms_none(manifest):
 def test_an_engine_of_tensorrt_is_served_beside_the_graph(dynamic):
     dynamic["engine"] = ENGINE
     deployment = planned(dynamic, ON_CPU, EXECUTED)
-    assert [(m.name, m.backend, m.kind) for m in deployment.models] == [
-        ("m_onnx", "onnxruntime", "KIND_CPU"),
-        ("m_trt", "tensorrt", "KIND_GPU"),
+    assert [(m.name, m.backend, m.device) for m in deployment.models] == [
+        ("m_onnx", "onnxruntime", "cpu"),
+        ("m_trt", "tensorrt", "cuda"),
     ]
     assert deployment.left_out == {}
     assert "TensorRT 10.9.0" in deployment.notes[0]
@@ -191,22 +194,29 @@ def test_an_engine_that_triton_cannot_serve_is_left_out(dynamic, engine, least, 
     assert all(word in deployment.left_out["m_trt"] for word in words)
 
 
+def test_an_engine_whose_file_is_missing_is_left_out(dynamic):
+    dynamic["engine"] = ENGINE
+    del dynamic["files"]["model.engine"]
+    deployment = planned(dynamic, ON_CPU, EXECUTED)
+    assert deployment.left_out == {"m_trt": "the engine is not in the export"}
+
+
 def test_onnx_runtime_computes_where_it_was_proven(manifest):
-    assert planned(manifest, ON_CPU).models[0].kind == "KIND_CPU"
+    assert planned(manifest, ON_CPU).models[0].device == "cpu"
     on_gpu = planned(manifest, ON_CPU, ON_CUDA)
-    assert on_gpu.models[0].kind == "KIND_GPU"
+    assert on_gpu.models[0].device == "cuda"
     assert not any("not proven" in note for note in on_gpu.notes)
-    assert planned(manifest, ON_CPU, ON_CUDA, device="cpu").models[0].kind == "KIND_CPU"
+    assert planned(manifest, ON_CPU, ON_CUDA, device="cpu").models[0].device == "cpu"
     insisted = planned(manifest, ON_CPU, device="cuda")
-    assert insisted.models[0].kind == "KIND_GPU"
-    assert any("not proven on a GPU" in note for note in insisted.notes)
+    assert insisted.models[0].device == "cuda"
+    assert any("not proven on cuda" in note for note in insisted.notes)
 
 
 def test_a_graph_that_onnx_runtime_cannot_run_is_not_served(manifest):
     with pytest.raises(TritonError, match=r"no kernel for Conv.*--device cuda.*no eng") as caught:
         planned(manifest, NOT_ON_CPU)
     assert caught.value.exit_code == 4
-    assert planned(manifest, NOT_ON_CPU, device="cuda").models[0].kind == "KIND_GPU"
+    assert planned(manifest, NOT_ON_CPU, device="cuda").models[0].device == "cuda"
     manifest["engine"] = ENGINE
     deployment = planned(manifest, NOT_ON_CPU, EXECUTED)
     assert [model.name for model in deployment.models] == ["m_trt"]
@@ -390,7 +400,10 @@ def test_a_changed_or_missing_export_is_refused(directory, tmp_path, capsys):
         lambda content: content["inputs"][0].update(dtype="complex64"),
         lambda content: content["inputs"][0].update(shape=["batch", 3]),
         lambda content: content["spec"].update(dynamic_batch={"min": 1}),
+        lambda content: content["inputs"][0].update(name='video"'),
         lambda content: content.update(preprocessing={}),
+        lambda content: content["preprocessing"].update(std=[0.0, 0.0, 0.0]),
+        lambda content: content["preprocessing"].update(mean=["a", "b", "c"]),
     ],
 )
 def test_a_manifest_that_makes_no_sense_is_refused(directory, tmp_path, capsys, edit):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from exporter.manifest import read_manifest
-from exporter.triton import Serving, plan
+from exporter.triton_plan import Serving, plan
 
 ROW = {"verdict": "pass", "reason": ""}
 ON_GPU = [
@@ -99,6 +99,7 @@ def test_a_dynamic_batch_of_an_ensemble(exports, parse):
 def test_on_a_gpu_with_an_engine_of_a_fixed_batch_and_a_mask(exports, parse):
     manifest, _ = facts(exports["masked"])
     manifest["engine"] = {"flavour": "tensorrt", "version": "10.9"}
+    manifest["files"]["model.engine"] = {}
     configs = parse(plan(manifest, {"parity": ON_GPU}, Serving("m", ensemble=True)))
 
     for name, backend in (("m_onnx", "onnxruntime"), ("m_trt", "tensorrt")):
