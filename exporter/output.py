@@ -216,6 +216,8 @@ class StagedEntries(StagedDirectory):
     def _check_out(self) -> None:
         if os.path.lexists(self.out) and not self.out.is_dir():
             raise OutputError(f"{self.out} is a file", remedy=self.elsewhere)
+        if (self.out / MANIFEST).exists():
+            raise OutputError(f"{self.out} is an export", remedy=self.elsewhere)
         for entry in self._in_the_way():
             if not self._force:
                 raise OutputError(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from exporter.errors import ManifestError, OutputError, ParityError, UsageError
+from exporter.errors import ManifestError, OutputError, ParityError
 from exporter.manifest import read_manifest
 from exporter.output import ENTRY_MARK, MANIFEST, StagedEntries
 from exporter.triton_config import LABELS, TritonModel
@@ -39,8 +39,6 @@ def deploy(
     """
     manifest = read_manifest(directory)
     _require_proof(directory, manifest)
-    if (repository / MANIFEST).exists():
-        raise UsageError(f"{repository} is an export", expected="a model repository")
     try:
         report = json.loads((directory / "report.json").read_text(encoding="utf-8"))
         deployment = plan(manifest, report, serving)
