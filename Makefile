@@ -21,7 +21,7 @@ docs: .venv/installed
 	$(BIN)/python -m pdoc --output-directory build/docs model exporter
 
 clean:
-	rm -rf .venv build
+	rm -rf .venv .venv-triton build
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

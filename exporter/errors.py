@@ -150,6 +150,13 @@ class AdviceError(TsformerError):
     exit_code = 5
 
 
+class TritonError(TsformerError):
+    """Nothing of an export can be served by Triton."""
+
+    stage = "triton"
+    exit_code = 4
+
+
 class ParityError(TsformerError):
     """The exported model is not proven to be the same function."""
 

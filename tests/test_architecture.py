@@ -86,6 +86,9 @@ ORDER = (
     "exporter.output",
     "exporter.manifest",
     "exporter.predict",
+    "exporter.triton_config",
+    "exporter.triton_plan",
+    "exporter.triton",
     "exporter.load",
     "exporter.stages",
     "exporter.pipeline",
@@ -108,6 +111,7 @@ ORDER = (
     "exporter.cli.tune_precision",
     "exporter.cli.sweep",
     "exporter.cli.advise",
+    "exporter.cli.triton",
     "exporter.cli.doctor",
     "exporter.cli.config_file",
     "exporter.cli",
@@ -135,7 +139,10 @@ OWNERS = {
 }
 WITHOUT_TORCH = {
     f"exporter.{name}"
-    for name in ("errors", "spec", "results", "video", "inputs", "motion", "report", "predict")
+    for name in (
+        *("errors", "spec", "results", "video", "inputs", "motion", "report"),
+        *("output", "manifest", "predict", "triton_config", "triton_plan", "triton"),
+    )
 } | {name for name in ORDER if name.startswith("exporter.cli")}
 DYNAMIC = {"import_module", "__import__"}  # imports whose name is not in the source
 MAY_IMPORT_DYNAMICALLY = TENSORRT_OWNERS | {"model"}  # the package loads its own names lazily

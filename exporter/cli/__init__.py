@@ -26,6 +26,7 @@ from exporter.cli import (
     ladder,
     predict,
     sweep,
+    triton,
     tune_precision,
     verify,
 )
@@ -65,6 +66,7 @@ for command in (
     tune_precision.tune_precision,
     sweep.sweep,
     advise.advise,
+    triton.triton,
     doctor.doctor,
 ):
     app.command(command, help_epilogue=_examples(command))

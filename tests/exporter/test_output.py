@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from exporter.errors import OutputError
-from exporter.output import MANIFEST, StagedDirectory
+from exporter.output import ENTRY_MARK, MANIFEST, StagedDirectory, StagedEntries
 
 NOBODY = 65534
 
@@ -331,3 +331,87 @@ def test_of_two_at_once_with_force_the_last_to_publish_wins(tmp_path):
         first.publish()
     assert (out / MANIFEST).read_text() == "first"
     assert tree(tmp_path) == ["x", f"x/{MANIFEST}"]
+
+
+# --- entries of a directory that others use too
+
+
+def add(out, *names, content="new", family=("a", "b", "c"), **options):
+    with StagedEntries(out, names, family=family, **options) as staged:
+        assert staged.path.parent == out.parent  # not where a server looks for entries
+        for name in names:
+            (staged.path / name).mkdir()
+            (staged.path / name / ENTRY_MARK).write_text(content)
+        staged.publish()
+
+
+def contents(out):
+    return {path.name: (path / ENTRY_MARK).read_text() for path in out.iterdir()}
+
+
+def test_entries_come_together_beside_others(tmp_path):
+    out = tmp_path / "new" / "x"
+    add(out, "other", family=("other",))
+    add(out, "a", "b")
+    assert contents(out) == {"other": "new", "a": "new", "b": "new"}
+    assert [path.name for path in out.parent.iterdir()] == ["x"]
+
+
+def test_a_family_is_replaced_as_a_whole_and_only_when_asked(tmp_path):
+    out = tmp_path / "x"
+    add(out, "a", "b", "other", family=("a", "b", "other"), content="old")
+    for names in (("a",), ("c",)):  # also where no name is the same: old ones would go stale
+        with pytest.raises(OutputError, match=r"exists; replace it with --force"):
+            add(out, *names)
+    assert set(contents(out).values()) == {"old"}
+    add(out, "c", force=True)
+    assert contents(out) == {"c": "new", "other": "old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_an_entry_of_others_is_in_the_way_only_of_its_own_name(tmp_path):
+    (tmp_path / "x" / "a").mkdir(parents=True)
+    with pytest.raises(OutputError, match="not made by tsformer"):
+        add(tmp_path / "x", "a", force=True)
+    add(tmp_path / "x", "b", force=True)
+    assert (tmp_path / "x" / "a").is_dir()
+
+
+def test_entries_that_cannot_all_be_put_into_place_leave_the_old_ones(tmp_path, monkeypatch):
+    out = tmp_path / "x"
+    add(out, "a", "c", content="old")
+    rename = Path.rename
+
+    def fail_once(path, target):
+        if path.name == "b":
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail_once)
+    with pytest.raises(OutputError, match="No space left"):
+        add(out, "a", "b", force=True)
+    assert contents(out) == {"a": "old", "c": "old"}
+    with pytest.raises(OutputError, match="No space left"):
+        add(tmp_path / "fresh", "a", "b")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("why", ["mounted", "closed parent"])
+def test_entries_are_staged_in_a_directory_beside_which_they_cannot_be(tmp_path, monkeypatch, why):
+    out = tmp_path / "x"
+    out.mkdir()
+    if why == "mounted":  # a rename would cross file systems
+        monkeypatch.setattr(Path, "is_mount", lambda path: path == out)
+    else:
+        monkeypatch.setattr(os, "access", lambda path, *_mode, **_how: path != tmp_path)
+    with StagedEntries(out, ["a"], family=["a"]) as staged:
+        assert staged.path.parent == out
+        (staged.path / "a").mkdir()
+        staged.publish()
+    assert [path.name for path in out.iterdir()] == ["a"]
+
+
+def test_entries_of_a_place_that_cannot_be_reached_are_refused(tmp_path):
+    (tmp_path / "x").mkdir(mode=0o700)
+    with no_privileges(), pytest.raises(OutputError, match="Permission denied; give another rep"):
+        add(tmp_path / "x" / "y", "a")

@@ -1,0 +1,33 @@
+"""Ask a model that `tsformer triton` wrote for the best classes of a clip.
+
+    python examples/client.py gestures_onnx clip.mp4 [HOST:PORT]
+
+Needs tsformer and tritonclient[http]. The clip is read as it was for the export.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import tritonclient.http as triton
+
+from exporter.video import read_clip
+from model.config import Preprocessing
+
+model, path, url = (*sys.argv[1:], "localhost:8000")[:3]
+server = triton.InferenceServerClient(url)
+config = server.get_model_config(model)
+facts = json.loads(config["parameters"]["tsformer"]["string_value"])
+frames, channels, height, width = map(int, config["input"][0]["dims"][-4:])
+how = Preprocessing(**facts["preprocessing"])
+clip = read_clip(
+    Path(path), frames=frames, channels=channels, height=height, width=width, preprocessing=how
+)
+
+video = triton.InferInput("video", clip.array.shape, "FP32")  # (1, f, c, h, w)
+video.set_data_from_numpy(clip.array)
+best = triton.InferRequestedOutput("logits", class_count=5)
+answer = server.infer(model, [video], outputs=[best]).as_numpy("logits")
+for text in answer.ravel():  # b"logit:class:label"
+    logit, number, *label = text.decode().split(":", 2)
+    print(f"{float(logit):8.3f}  {label[0] if label else number}")

@@ -1,0 +1,114 @@
+"""`tsformer triton`: an export as models of a Triton Inference Server repository."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.constrain import Constrain
+from rich.table import Table
+from rich.text import Text
+
+from exporter.cli.options import Flag, Json
+from exporter.cli.terminal import show
+
+if TYPE_CHECKING:
+    from exporter.triton_plan import Deployment
+
+
+def triton(
+    directory: Path,
+    repository: Path,
+    /,
+    *,
+    name: str | None = None,
+    queue_delay: int | None = None,
+    instances: int = 1,
+    device: str | None = None,
+    ensemble: Flag = False,
+    force: Flag = False,
+    json_: Json = False,
+    debug: Flag = False,
+) -> int:
+    """Write an exported directory as models of a Triton Inference Server repository.
+
+    NAME_onnx runs model.onnx in ONNX Runtime, NAME_trt the engine in TensorRT. Only what is proven
+    is written; what is left out is said, and why.
+
+    Examples:
+        tsformer triton build/fastformer-divided-224x224-fp32 models
+
+        tsformer triton build/mine models --name gestures --queue-delay 5000 --ensemble
+
+    Args:
+        directory: What `tsformer export` made; its files must be unchanged and proven.
+        repository: The model repository; models of other names stay as they are.
+        name: What the models' names begin with (default: the name of the directory).
+        queue_delay: Microseconds that a request waits for others to fill its batch (default 2000).
+        instances: Copies of each model that run side by side (default 1).
+        device: Where ONNX Runtime computes: cpu or cuda (default: where the export ran).
+        ensemble: Add a model NAME that takes frames as uint8 (b, f, h, w, c).
+        force: Replace the models of the same name.
+        json_: Print JSON instead of a table.
+        debug: Show the trace of an error.
+    """
+    del debug
+    from exporter.triton import deploy
+    from exporter.triton_plan import Serving
+
+    serving = Serving(
+        name=directory.absolute().name if name is None else name,
+        queue_delay=queue_delay,
+        instances=instances,
+        device=device,
+        ensemble=ensemble,
+    )
+    deployment = deploy(directory, repository, serving, force=force)
+    show(_json(deployment, repository) if json_ else _table(deployment, repository))
+    return 0
+
+
+def _json(deployment: Deployment, repository: Path) -> str:
+    models = [
+        {
+            "name": model.name,
+            "backend": model.backend,
+            "device": None if model.steps else model.device,
+            "max_batch_size": model.max_batch_size,
+            "preferred_batch_size": model.preferred,
+            "queue_delay_microseconds": model.queue_delay if model.preferred else None,
+            "instances": model.instances,
+        }
+        for model in deployment.models
+    ]
+    facts = {
+        "repository": str(repository),
+        "models": models,
+        "left_out": deployment.left_out,
+        "notes": deployment.notes,
+    }
+    return json.dumps(facts, indent=2)
+
+
+def _table(deployment: Deployment, repository: Path) -> RenderableType:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("Model", "Backend", "Device", "Batch", "Formed", "Waits", "Instances"):
+        table.add_column(heading, overflow="fold")
+    for model in deployment.models:
+        formed = ", ".join(map(str, model.preferred))
+        table.add_row(
+            Text(model.name),
+            model.backend,
+            "-" if model.steps else model.device,
+            f"up to {model.max_batch_size}" if model.max_batch_size else "fixed",
+            formed or "-",
+            f"{model.queue_delay / 1000:g} ms" if formed else "-",
+            "-" if model.steps else str(model.instances),
+        )
+    lines = [f"{name} is left out: {reason}" for name, reason in deployment.left_out.items()]
+    return Constrain(
+        Group(table, *map(Text, (*lines, *deployment.notes, str(repository)))), width=80
+    )

@@ -1,0 +1,86 @@
+"""An export -> models of a Triton Inference Server repository, beside those that are there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from exporter.errors import ManifestError, OutputError, ParityError
+from exporter.manifest import read_manifest
+from exporter.output import ENTRY_MARK, MANIFEST, StagedEntries
+from exporter.triton_config import LABELS, TritonModel
+from exporter.triton_plan import FILES, SUFFIXES, Deployment, Serving, plan
+
+
+def deploy(
+    directory: Path, repository: Path, serving: Serving, *, force: bool = False
+) -> Deployment:
+    """Write the models of an export into a repository, beside those that are there.
+
+    All of them appear or none. With `force`, what was written under the same name is replaced as a
+    whole: a model that is not written any more goes, so that no old one is served beside the new.
+
+    Args:
+        directory: What `tsformer export` made, and proved.
+        repository: The model repository; made where there is none.
+        serving: How to serve it.
+        force: Replace the models of the same name.
+
+    Raises:
+        NoExportError: if the directory is no export.
+        ManifestError: if it is not whole, or was changed.
+        ParityError: if it is not proven.
+        UsageError: if it cannot be served as asked for.
+        TritonError: if it holds nothing that Triton can run.
+        OutputError: if the repository cannot be written, or has models of the same name.
+    """
+    manifest = read_manifest(directory)
+    _require_proof(directory, manifest)
+    try:
+        report = json.loads((directory / "report.json").read_text(encoding="utf-8"))
+        deployment = plan(manifest, report, serving)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        what = f"{directory} cannot be understood: {error!r}"
+        raise ManifestError(what, remedy="export it again") from error
+    names = [model.name for model in deployment.models]
+    family = [serving.name + suffix for suffix in SUFFIXES]
+    with StagedEntries(repository, names, family=family, force=force) as staged:
+        try:
+            for model in deployment.models:
+                _write(model, directory, staged.path / model.name)
+        except OSError as error:
+            raise OutputError(f"cannot write {repository}: {error.strerror}") from error
+        staged.publish()
+    return deployment
+
+
+def _require_proof(directory: Path, manifest: Mapping[str, Any]) -> None:
+    """Serve what is proven, or what its user accepted when it was exported."""
+    verdict = manifest.get("verdict")
+    accepted = verdict == "ill-conditioned" and manifest["spec"].get("allow_ill_conditioned")
+    if verdict != "pass" and not accepted:
+        raise ParityError(
+            f"{directory} is not proven, so it is not served",
+            got=f"verdict {verdict}",
+            expected="pass",
+            remedy=f"see {directory / 'report.html'}",
+        )
+
+
+def _write(model: TritonModel, directory: Path, place: Path) -> None:
+    """Fill the directory of one model; the manifest of its export goes with it."""
+    version = place / "1"
+    version.mkdir(parents=True)
+    (place / "config.pbtxt").write_text(model.config, encoding="ascii")
+    shutil.copyfile(directory / MANIFEST, place / ENTRY_MARK)
+    if model.labels:
+        lines = "".join(f"{label}\n" for label in model.labels)
+        (place / LABELS).write_text(lines, encoding="utf-8", errors="backslashreplace")
+    if model.backend in FILES:
+        theirs, ours = FILES[model.backend]
+        shutil.copyfile(directory / theirs, version / ours)
+    if model.program:
+        (version / "model.py").write_text(model.program, encoding="ascii")

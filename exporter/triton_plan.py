@@ -1,0 +1,256 @@
+"""Which Triton models serve an export, what is left out and why; nothing is read or written.
+
+NAME_onnx/        config.pbtxt, labels.txt, tsformer.json, 1/model.onnx
+NAME_trt/         the same with 1/model.plan, where there is an engine that Triton can run
+NAME_preprocess/  with --ensemble: 1/model.py, uint8 frames -> the model's input
+NAME/             with --ensemble: frames -> NAME_preprocess -> NAME_trt or NAME_onnx -> logits
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from exporter.errors import TritonError, UsageError
+from exporter.triton_config import KINDS, TYPES, Step, TritonModel, TritonTensor, render
+from model.config import Preprocessing
+
+FILES = {  # backend: the file of the export, and what Triton looks for
+    "onnxruntime": ("model.onnx", "model.onnx"),
+    "tensorrt": ("model.engine", "model.plan"),
+}
+SUFFIXES = ("_onnx", "_trt", "_preprocess", "")  # all the models that one NAME may have
+# Microseconds; little beside the tens of milliseconds that a clip takes.
+DEFAULT_QUEUE_DELAY = 2000
+_LONGEST_QUEUE_DELAY = 10_000_000
+_MOST_INSTANCES = 1000
+# A name is a directory of the repository and a part of the server's URLs.
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How an export is to be served.
+
+    Args:
+        name: What the models' names begin with.
+        queue_delay: Microseconds that a request waits for others to fill its batch.
+        instances: Copies of each model that run side by side, on each device.
+        device: Where ONNX Runtime computes, `cpu` or `cuda`; where the export ran unless given.
+        ensemble: Add a model that takes uint8 frames.
+
+    Raises:
+        UsageError: if a value is not valid.
+    """
+
+    name: str
+    queue_delay: int | None = None
+    instances: int = 1
+    device: str | None = None
+    ensemble: bool = False
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise UsageError(
+                "the name of a Triton model",
+                got=repr(self.name),
+                expected="at most 200 letters, digits, _, . and -, the first a letter, digit or _",
+                remedy="give another with --name",
+            )
+        if self.queue_delay is not None and not 0 <= self.queue_delay <= _LONGEST_QUEUE_DELAY:
+            limits = f"0 to {_LONGEST_QUEUE_DELAY} microseconds"
+            raise UsageError("--queue-delay", got=self.queue_delay, expected=limits)
+        if not 1 <= self.instances <= _MOST_INSTANCES:
+            raise UsageError("--instances", got=self.instances, expected=f"1 to {_MOST_INSTANCES}")
+        if self.device not in (None, *KINDS):
+            raise UsageError("--device", got=self.device, expected=" or ".join(KINDS))
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """The models, those that are left out with the reason, and what else to know."""
+
+    models: tuple[TritonModel, ...]
+    left_out: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def plan(manifest: Mapping[str, Any], report: Mapping[str, Any], serving: Serving) -> Deployment:
+    """Say which models serve an export.
+
+    Args:
+        manifest: Its manifest.json.
+        report: Its report.json, which says where it was run.
+        serving: How to serve it.
+
+    Raises:
+        UsageError: if it cannot be served as asked for.
+        TritonError: if it holds nothing that Triton can run.
+    """
+    shared = _shared(manifest, serving)
+    ran = _ran(report)
+    device = serving.device or ("cuda" if ran["onnxruntime"].get("cuda") == "" else "cpu")
+    absences = {
+        "onnx": _onnx_absence(ran["onnxruntime"], device),
+        "trt": _engine_absence(manifest, ran["tensorrt"]),
+    }
+    made = {
+        "onnx": TritonModel(f"{serving.name}_onnx", "onnxruntime", device=device, **shared),
+        "trt": TritonModel(f"{serving.name}_trt", "tensorrt", device="cuda", **shared),
+    }
+    left_out = {made[which].name: reason for which, reason in absences.items() if reason}
+    models = [model for which, model in made.items() if not absences[which]]
+    if not models:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        raise TritonError(f"nothing here can be served: {reasons}")
+    notes = _notes(models, manifest, ran)
+    if serving.ensemble:
+        models += _ensemble(models[-1], _preprocessing(manifest), serving)
+    return Deployment(tuple(models), left_out, notes)
+
+
+def _shared(manifest: Mapping[str, Any], serving: Serving) -> dict[str, Any]:
+    """What the models of both runtimes have in common."""
+    profile = manifest["spec"].get("dynamic_batch")
+    if profile is None and serving.queue_delay is not None:
+        raise UsageError(
+            "--queue-delay is for forming batches, and the batch of this export is fixed",
+            remedy="leave it away, or export with --dynamic-batch MIN:OPT:MAX",
+        )
+    delay = DEFAULT_QUEUE_DELAY if serving.queue_delay is None else serving.queue_delay
+    sizes = sorted({profile["opt"], profile["max"]}) if profile else []
+    return {
+        "max_batch_size": profile["max"] if profile else 0,
+        "inputs": _tensors(manifest["inputs"], first=1 if profile else 0),
+        "outputs": _tensors(manifest["outputs"], first=1 if profile else 0),
+        "instances": serving.instances,
+        "preferred": tuple(sizes),
+        "queue_delay": delay,
+        # The first run of a size is slow: runtimes choose their kernels and take memory then.
+        "warm_up": tuple(sorted({1, *sizes})),
+        "labels": tuple(" ".join(label.split()) for label in manifest["labels"] or ()),
+        "facts": json.dumps({"preprocessing": asdict(_preprocessing(manifest))}),
+    }
+
+
+def _preprocessing(manifest: Mapping[str, Any]) -> Preprocessing:
+    described = manifest["preprocessing"]
+    scaling = (tuple(described[name]) for name in ("mean", "std"))
+    return Preprocessing(*scaling, short_side=described["short_side"])
+
+
+def _tensors(described: Sequence[Mapping[str, Any]], *, first: int) -> tuple[TritonTensor, ...]:
+    """The tensors of the graph with their axes from `first` on."""
+    if not all(_NAME.fullmatch(entry["name"]) for entry in described):
+        raise ValueError("a tensor has a name that is none")
+    return tuple(
+        TritonTensor(entry["name"], TYPES[entry["dtype"]], tuple(map(int, entry["shape"][first:])))
+        for entry in described
+    )
+
+
+def _ran(report: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """By runtime and device: why it was not run there, or "" where it was."""
+    found: dict[str, dict[str, str]] = {"onnxruntime": {}, "tensorrt": {}}
+    for row in report["parity"]:
+        if row["runtime"] in found:
+            reason = row["reason"] or "no reason was given"
+            failed = row["verdict"] == "not-run"
+            found[row["runtime"]][row["device"]] = " ".join(reason.split()) if failed else ""
+    return found
+
+
+def _onnx_absence(ran: Mapping[str, str], device: str) -> str:
+    """Why the graph cannot be served on a device, or ""."""
+    if not ran.get(device):
+        return ""
+    hint = "; --device cuda serves it on a GPU" if device == "cpu" and not ran.get("cuda") else ""
+    return f"{ran[device][:160]}{hint}"
+
+
+def _engine_absence(manifest: Mapping[str, Any], ran: Mapping[str, str]) -> str:
+    """Why Triton cannot serve the engine, or ""."""
+    engine, profile = manifest["engine"], manifest["spec"].get("dynamic_batch")
+    flavour = engine.get("flavour")
+    if flavour is None:
+        return f"no engine was built: {engine.get('reason') or 'no reason was given'}"
+    if flavour != "tensorrt":
+        return (
+            f"Triton's tensorrt backend runs engines of TensorRT, not of {flavour}: export with "
+            "--engine tensorrt on the GPU it is for"
+        )
+    if FILES["tensorrt"][0] not in manifest["files"]:
+        return "the engine is not in the export"
+    if "" not in ran.values():
+        return "its engine was not executed, so it is not proven: export it on the GPU it is for"
+    if profile and profile["min"] > 1:
+        return (
+            f"its engine takes no batch below {profile['min']}, and a client may send one clip: "
+            "export with --dynamic-batch 1:OPT:MAX"
+        )
+    return ""
+
+
+def _notes(
+    models: Sequence[TritonModel], manifest: Mapping[str, Any], ran: Mapping[str, Mapping[str, str]]
+) -> tuple[str, ...]:
+    """What who starts the server must know."""
+    notes = []
+    for model in models:
+        if model.backend == "tensorrt":
+            version = manifest["engine"]["version"]
+            notes.append(f"{model.name} needs a server with TensorRT {version}, which built it")
+        elif model.device not in ran["onnxruntime"]:
+            where = f"{model.name} is not proven on {model.device}"
+            notes.append(f"{where}: run tsformer verify where it will be served")
+    if manifest["verdict"] != "pass":
+        notes.append("the model is ill-conditioned, which was accepted when it was exported")
+    if not models[0].preferred:
+        notes.append(
+            "the batch is fixed, so the server forms no batches: for that, export with "
+            "--dynamic-batch MIN:OPT:MAX"
+        )
+    return tuple(notes)
+
+
+def _ensemble(
+    target: TritonModel, preprocessing: Preprocessing, serving: Serving
+) -> list[TritonModel]:
+    """A model that scales uint8 frames, and one that feeds its result to `target`."""
+    video, *others = target.inputs
+    if video.type != "TYPE_FP32":
+        raise UsageError("--ensemble is for graphs of float32, and this one takes pixels itself")
+    *before, f, c, h, w = video.dims
+    frames = TritonTensor("frames", "TYPE_UINT8", (*before, f, h, w, c))
+    size = target.max_batch_size
+    scaling = {"mean": list(preprocessing.mean), "std": list(preprocessing.std)}
+    preprocess = TritonModel(
+        f"{serving.name}_preprocess",
+        "python",
+        size,
+        (frames,),
+        (video,),
+        instances=serving.instances,
+        program=render("triton_preprocess.py.jinja", **scaling),
+    )
+    steps = (
+        Step(preprocess.name, ("frames",), (video.name,)),
+        Step(target.name, _names(target.inputs), _names(target.outputs)),
+    )
+    whole = TritonModel(
+        serving.name,
+        "ensemble",
+        size,
+        (frames, *others),
+        target.outputs,
+        steps=steps,
+        labels=target.labels,
+    )
+    return [preprocess, whole]
+
+
+def _names(tensors: Sequence[TritonTensor]) -> tuple[str, ...]:
+    return tuple(tensor.name for tensor in tensors)

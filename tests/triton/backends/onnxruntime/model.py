@@ -1,0 +1,37 @@
+"""Stands in for Triton's ONNX Runtime backend, which no wheel has: the server calls it by its name.
+
+Runs in the server's own environment. All requests that the server batched are one run.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import triton_python_backend_utils as triton
+
+
+class TritonPythonModel:
+    @staticmethod
+    def auto_complete_config(config):
+        return config  # nothing is guessed: what config.pbtxt says must do
+
+    def initialize(self, args):
+        path = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
+        self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        self.inputs = [value.name for value in self.session.get_inputs()]
+        self.outputs = [value.name for value in self.session.get_outputs()]
+
+    def execute(self, requests):
+        arrays = [
+            [triton.get_input_tensor_by_name(request, name).as_numpy() for request in requests]
+            for name in self.inputs
+        ]
+        feed = {name: np.concatenate(of) for name, of in zip(self.inputs, arrays, strict=True)}
+        results = self.session.run(self.outputs, feed)
+        ends = np.cumsum([len(array) for array in arrays[0]])[:-1]
+        parts = zip(*(np.split(result, ends) for result in results), strict=True)
+        return [self._response(part) for part in parts]
+
+    def _response(self, results):
+        named = zip(self.outputs, results, strict=True)
+        return triton.InferenceResponse([triton.Tensor(name, result) for name, result in named])
