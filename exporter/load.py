@@ -14,7 +14,7 @@ from exporter.clips import gather_calibration
 from exporter.errors import CheckpointInputError, UsageError
 from exporter.manifest import sha256
 from exporter.precision import Ranges, kept_modules, observe_ranges
-from exporter.rewrite import REWRITES, Fired, apply
+from exporter.rewrite import FOR_A_CPU, REWRITES, Fired, apply
 from exporter.rewrite.pixels import take_pixels
 from exporter.rewrite.places import Folded
 from exporter.spec import ExportSpec
@@ -139,16 +139,18 @@ def rewrite_for_export(
     """
     kept = kept_modules(model, spec.keep_fp32)
     skip = set(REWRITES) if spec.rewrite == "none" else set(spec.no_rewrite)
+    if spec.optimize_for == "tensorrt":
+        skip |= FOR_A_CPU
     if spec.precision != "fp32":
         skip |= _NOT_BELOW_FP32
     if spec.precision == "int8":
         skip |= _NOT_FOR_INT8
         if integer_products or model.config.dim >= _WIDE:
             skip |= _STACKING
-    rewritten, fired = apply(model, skip)
+    rewritten, fired = apply(model, skip, spec.run_batch)
     modules = rounded_modules(rewritten)
     if any(isinstance(modules[path], Folded) for path in kept):
-        rewritten, fired = apply(model, skip | _FOLDING)
+        rewritten, fired = apply(model, skip | _FOLDING, spec.run_batch)
     return rewritten, fired
 
 

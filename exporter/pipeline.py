@@ -65,8 +65,8 @@ from model.classifier import VideoClassifier
 _OF_THE_GRAPH = (
     *("model", "attn", "scheme", "res", "frames", "channels", "num_classes", "dim", "depth"),
     *("heads", "dim_head", "patch_size", "semantics", "batch", "dynamic_batch", "mask"),
-    "embed_preprocess",
-    *("precision", "keep_fp32", "rewrite", "no_rewrite", "opset", "seed"),
+    *("embed_preprocess", "precision", "keep_fp32", "rewrite", "no_rewrite", "optimize_for"),
+    *("opset", "seed"),
 )
 
 

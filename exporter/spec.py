@@ -26,7 +26,7 @@ PRECISIONS: tuple[str, ...] = ("fp32", "fp16", "bf16", "int8")
 TARGETS: tuple[str, ...] = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 REWRITE_NAMES: tuple[str, ...] = (
     *("class_token", "fold_fc", "frame_weights", "heads_first", "few_features"),
-    *("pooled_rotation", "fold_global_key", "fold_pixels"),
+    *("pooled_rotation", "fold_global_key", "bias_apart", "cut_feed_forward", "fold_pixels"),
 )
 OPSETS = range(18, 24)
 DEFAULT_OPSET = 20  # the first with Gelu; every TensorRT from 10 on parses it
@@ -102,6 +102,8 @@ class ExportSpec:
             uint8 `(b, f, h, w, c)`, sampled, resized and cropped.
         rewrite: `all` the rewrites of `exporter.rewrite` that fit the model, or `none`.
         no_rewrite: Rewrites to leave out, by name.
+        optimize_for: `onnxruntime` on a CPU, or `tensorrt`, without what suits the caches and
+            threads of a CPU.
         eval: Measure accuracy on labelled clips: `motion`, the built-in task, or a folder
             `class/clip.mp4`.
         seed: Seed of a fresh model's weights.
@@ -141,6 +143,7 @@ class ExportSpec:
     embed_preprocess: bool = False
     rewrite: str = "all"
     no_rewrite: tuple[str, ...] = ()
+    optimize_for: str = "onnxruntime"
     eval: str | None = None
     seed: int = 0
     allow_ill_conditioned: bool = False
@@ -242,6 +245,7 @@ class ExportSpec:
                 ("precision", self.precision, PRECISIONS),
                 ("engine", self.engine, ENGINES),
                 ("rewrites", self.rewrite, ("all", "none")),
+                ("runtime", self.optimize_for, ("onnxruntime", "tensorrt")),
             ):
                 if value is not None:
                     check_choice(what, value, options)

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from exporter import environment
 from exporter.engine_worker import load_tensorrt, make_logger
 from exporter.precision import in_precision
-from exporter.rewrite import apply
+from exporter.rewrite import FOR_A_CPU, apply
 from exporter.spec import DEFAULT_OPSET
 from exporter.to_engine import FLAVOURS, FlavourStatus, build_engine, probe
 from exporter.to_onnx import export_onnx
@@ -192,7 +192,7 @@ class Subject:
     def onnx_path(self) -> Path:
         """The graph that `tsformer export` makes, in the precision of the case."""
         path = self.folder / "model.onnx"
-        rewritten, _ = apply(self.model("paper"))
+        rewritten, _ = apply(self.model("paper"), skip=FOR_A_CPU)
         model = in_precision(rewritten, self.precision.name)
         opset = BF16_OPSET if self.precision.name == "bf16" else DEFAULT_OPSET
         export_onnx(model, {"video": self.host_video}, path, opset=opset)

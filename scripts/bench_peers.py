@@ -48,10 +48,10 @@ from torch import nn
 from exporter import environment
 from exporter.contention import Contention
 from exporter.inputs import synthetic_inputs
+from exporter.load import rewrite_for_export
 from exporter.quantize import quantize
-from exporter.rewrite import apply
 from exporter.runners.onnxruntime import OnnxRuntimeRunner
-from exporter.spec import DEFAULT_OPSET
+from exporter.spec import DEFAULT_OPSET, ExportSpec
 from exporter.to_onnx import export_onnx
 from model import FastTimeSformer, TimeSformerViT
 from model.classifier import VideoClassifier
@@ -236,7 +236,8 @@ def export_plain(module: nn.Module, path: Path, video: torch.Tensor) -> None:
 def export_ours(module: nn.Module, path: Path, video: torch.Tensor, precision: str) -> None:
     """What the product writes."""
     assert isinstance(module, VideoClassifier)
-    rewritten, _ = apply(module)
+    spec = ExportSpec(batch=len(video), precision=precision)
+    rewritten, _ = rewrite_for_export(spec, module)
     export_onnx(rewritten, {"video": video}, path, opset=DEFAULT_OPSET)
     if precision == "int8":
         _, frames, channels, height, width = video.shape

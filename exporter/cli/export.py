@@ -53,6 +53,7 @@ def export(
     eval_: Annotated[str | None, Parameter(name="--eval")] = None,
     rewrite: str = "all",
     no_rewrite: Words = None,
+    optimize_for: str = "onnxruntime",
     precision: str | None = None,
     keep_fp32: Words = None,
     recipe: Path | None = None,
@@ -103,6 +104,7 @@ def export(
         mask: Give the graph a second input, the frames to look at (timesformer_pytorch).
         rewrite: Lay the model out for the runtimes (all, default), or leave it as it is (none).
         no_rewrite: A rewrite to leave out; may be given several times.
+        optimize_for: Lay the model out for onnxruntime on a CPU (default), or for tensorrt.
         embed_preprocess: Let the graph scale and normalise: it takes pixels, uint8 frames that are
             sampled, resized and cropped.
         eval_: Measure accuracy on labelled clips: motion (the built-in task), or a folder

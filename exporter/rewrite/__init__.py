@@ -27,7 +27,7 @@ from exporter.rewrite.pooled_rotation import pooled_rotation
 from model.classifier import VideoClassifier
 from model.config import nearest
 
-REWRITES: Mapping[str, Callable[[VideoClassifier], int]] = {
+REWRITES: Mapping[str, Callable[..., int]] = {
     rewrite.__name__: rewrite
     for rewrite in (
         class_token,  # first: the others look whether one token is asked for
@@ -43,6 +43,9 @@ REWRITES: Mapping[str, Callable[[VideoClassifier], int]] = {
     )
 }
 
+# What suits the caches and threads of a CPU, and is work for nothing elsewhere.
+FOR_A_CPU = frozenset({"bias_apart", "cut_feed_forward"})
+
 
 @dataclass(frozen=True)
 class Fired:
@@ -57,13 +60,14 @@ class Fired:
 
 @torch.no_grad()
 def apply(
-    model: VideoClassifier, skip: Collection[str] = ()
+    model: VideoClassifier, skip: Collection[str] = (), clips: int = 1
 ) -> tuple[VideoClassifier, tuple[Fired, ...]]:
     """Rewrite a copy of a model.
 
     Args:
         model: The model, in whole precision; it is left as it is.
         skip: Names of rewrites to leave out.
+        clips: Clips of a run, as far as that is known.
 
     Returns:
         The copy, in evaluation mode, and the rewrites that fired, in order.
@@ -79,7 +83,8 @@ def apply(
     model = copy.deepcopy(model).eval()
     fired, cost = [], measure(model)
     for name, rewrite in REWRITES.items():
-        places = 0 if name in skip else rewrite(model)
+        of_a_run = {"clips": clips} if rewrite is cut_feed_forward else {}
+        places = 0 if name in skip else rewrite(model, **of_a_run)
         if places:
             before, cost = cost, measure(model)
             fired.append(Fired(name, places, *(before - cost)))

@@ -14,6 +14,7 @@ from model.classifier import VideoClassifier
 # Of the widest activation of a piece in float32: two such and their products fit the 1 to 2 MiB of
 # second-level cache that a core has. Smaller pieces gain no more, and each is some nodes more.
 PIECE_BYTES = 2**21
+MOST_PIECES = 8  # each is traced on its own: large batches would take minutes
 
 
 class PiecewiseBlock(Block):
@@ -27,13 +28,17 @@ class PiecewiseBlock(Block):
         return cls + self.mlp(cls), torch.cat(parts, dim=1)
 
 
-def cut_feed_forward(model: VideoClassifier) -> int:
+def cut_feed_forward(model: VideoClassifier, clips: int = 1) -> int:
     """Cut the tokens into pieces before the feed-forward, and join them after it.
 
         y_i = x_i + F(N(x_i))
 
     knows one token only. With all tokens at once its hidden activations, many times as wide, go to
     memory and come back for each operation on them. It does not fire where they are small anyway.
+
+    Args:
+        model: Changed in place.
+        clips: Clips of a run.
 
     Returns:
         At how many places it fired.
@@ -44,7 +49,7 @@ def cut_feed_forward(model: VideoClassifier) -> int:
             continue
         tokens = block.steps[0].grid.tokens
         width = max(one.out_features for one in block.mlp.modules() if isinstance(one, nn.Linear))
-        pieces = math.ceil(4 * width * tokens / PIECE_BYTES)
+        pieces = min(math.ceil(4 * width * tokens * clips / PIECE_BYTES), MOST_PIECES)
         if pieces > 1:
             become(block, PiecewiseBlock)
             assert isinstance(block, PiecewiseBlock)

@@ -227,3 +227,35 @@ def test_a_module_to_keep_in_float32_is_not_folded_into_another():
     lowered = in_precision(rewritten, "fp16", keeping.keep_fp32)
     assert lowered.get_submodule("blocks.0.fc_t").weight.dtype == torch.float32
     assert lowered.get_submodule("blocks.1.fc_t").weight.dtype == torch.float16
+
+
+# --- what is rewritten
+
+
+@pytest.mark.parametrize(
+    ("options", "left_out"),
+    [
+        ({}, set()),
+        ({"optimize_for": "tensorrt"}, {"bias_apart"}),
+        ({"precision": "fp16"}, {"bias_apart"}),
+        ({"precision": "int8"}, {"bias_apart", "fold_global_key"}),
+        ({"no_rewrite": ("class_token",)}, {"class_token"}),
+    ],
+    ids=str,
+)
+def test_each_runtime_and_precision_has_its_rewrites(options, left_out):
+    sizes = {"attn": "fastformer", "res": (48, 64), "depth": 2, "dim": 8, "dim_head": 4}
+    spec = ExportSpec(**sizes, **options)
+    _, fired = rewrite_for_export(spec, load_model(spec))
+    all_fired = {"class_token", "frame_weights", "pooled_rotation", "fold_global_key", "bias_apart"}
+    assert {one.name for one in fired} == all_fired - left_out
+
+
+def test_integer_products_need_weights_that_are_not_stacked():
+    spec = ExportSpec(attn="regular", res=(48, 64), depth=1, dim=8, dim_head=4, precision="int8")
+    model = load_model(spec)
+    (_, stored), (_, integer) = (
+        rewrite_for_export(spec, model, integer_products=flag) for flag in (False, True)
+    )
+    lost = {one.name for one in stored} - {one.name for one in integer}
+    assert lost == {"frame_weights", "heads_first"}
