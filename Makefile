@@ -18,7 +18,7 @@ check: .venv/installed
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 docs: .venv/installed
-	$(BIN)/python -m pdoc --output-directory build/docs model exporter
+	$(BIN)/python scripts/docs.py
 
 clean:
 	rm -rf .venv .venv-triton build
