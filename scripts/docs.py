@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
+import warnings
 from pathlib import Path
 
 import pdoc
@@ -23,6 +24,8 @@ def main(directory: Path) -> None:
             setattr(package, name, getattr(package, name))  # loaded when asked for; pdoc only looks
         inside = pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
         names += [package.__name__, *(one.name for one in inside if "__main__" not in one.name)]
+    # The constructor of a NamedTuple forgets in which module its annotations have a meaning.
+    warnings.filterwarnings("ignore", "Error parsing type annotation")
     pdoc.render.configure(docformat="google")
     pdoc.pdoc(*names, output_directory=directory)
 
