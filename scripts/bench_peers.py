@@ -461,6 +461,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in ("--frames", "--dim", "--depth"):
         parser.add_argument(name, type=int)
     parser.add_argument("--out", type=Path, default=ROOT / "scripts" / "results" / "peers.json")
+    parser.add_argument("--add", action="store_true", help="to the rows that are in --out already")
     return parser.parse_args(arguments)
 
 
@@ -502,8 +503,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(asdict(measure(Pair(**json.loads(given[1])), Path(given[2])))))
         return 0
     asked = parse(given)
-    facts = {"environment": describe(), "command": [Path(__file__).name, *given]}
+    facts = {"environment": describe(), "commands": [[Path(__file__).name, *given]]}
     rows: list[dict[str, Any]] = []
+    if asked.add and asked.out.is_file():
+        before = json.loads(asked.out.read_text(encoding="utf-8"))
+        rows, facts["commands"] = before["rows"], before["commands"] + facts["commands"]
     for row in measure_all(list_pairs(asked), asked.limit):
         rows.append(row)
         write(asked.out, facts, rows)  # after each: the run may be cut short
