@@ -70,6 +70,11 @@ def test_the_whole(bench, tmp_path, capsys):
     assert line["cpu"] == content["environment"]["cpu"]
     assert "fastformer   32 px  batch 2" in capsys.readouterr().out
 
+    assert bench.main([*flags, "--add"]) == 0
+    added = json.loads(out.read_text())
+    assert added["rows"][0] == row
+    assert len(added["rows"]) == len(added["commands"]) == 2
+
 
 @pytest.mark.parametrize(
     ("ours", "peer"),
