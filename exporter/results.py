@@ -109,7 +109,10 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Latency:
-    """Wall-clock times of one runtime, milliseconds per batch, host to host."""
+    """Wall-clock times of one runtime, milliseconds per batch, host to host.
+
+    `samples_ms` are the single runs, in the order they were made.
+    """
 
     runtime: str
     device: str
@@ -129,6 +132,7 @@ class Latency:
     transfers_included: bool
     ratio_to_eager: float | None = None
     ratio_to_fp32: float | None = None  # of ONNX Runtime on the float32 graph, where that was timed
+    samples_ms: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
