@@ -9,6 +9,7 @@ from typing import Any
 from exporter.report.cells import Cell, Criterion, criterion_of, find_front, read_cells, read_points
 from exporter.report.pages import write_page
 from exporter.report.sweep_plots import (
+    dash,
     find_panels,
     look,
     resolution_plot,
@@ -51,6 +52,7 @@ def write_sweep_report(sweep: dict[str, Any], directory: Path) -> None:
         "trade_plot": trade_plot,
         "trade": trade,
         "look": look,
+        "dash": dash,
         "runtimes": runtimes,
     }
     for kind in ("html", "md"):

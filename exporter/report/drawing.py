@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -74,14 +75,16 @@ class Canvas:
         align: str = "left",
         bold: bool = False,
         room: float = math.inf,
+        lead: str = "",
     ) -> None:
-        """Write any text at x pixels from the left of the axes and y in data.
+        """Write a lead and any text at x pixels from the left of the axes and y in data.
 
-        What does not fit the room, in pixels, loses its beginning and is shown whole on hovering.
+        Text that does not fit the room, in pixels, loses its beginning and is shown whole on
+        hovering.
         """
         whole = without_control(one_line(text))
-        fits = max(4, int(min(room, 1e6) / LETTER))
-        self.words.append((whole if len(whole) <= fits else f"…{whole[1 - fits :]}", whole))
+        shown = _shorten(whole, room - _width(lead))
+        self.words.append((lead + shown, lead + whole))
         x, y = place
         self.axes.text(
             x / self.frame.inner[0],
@@ -93,6 +96,42 @@ class Canvas:
             va="baseline",
             weight="bold" if bold else "normal",
         )
+
+    def x_ticks(self, ticks: Sequence[float], said: Sequence[str], align: str = "center") -> None:
+        """Mark places below the axes, whose limits are set; words that have no room are left out.
+
+        Those at an edge are moved inwards.
+        """
+        self.axes.set_xticks(ticks, said)
+        written = -math.inf
+        for label, tick in zip(self.axes.get_xticklabels(), ticks, strict=True):
+            width = LETTER * len(label.get_text())
+            place = self.axes.transData.transform((tick, self.axes.get_ylim()[0]))[0]
+            start = place - {"left": 0.0, "center": 0.5}[align] * width
+            side = align
+            if start < 2:
+                start, side = place, "left"
+            elif start + width > self.frame.width - 2:
+                start, side = place - width, "right"
+            if start < written + LETTER:
+                label.set_visible(False)
+            else:
+                written = start + width
+                label.set_horizontalalignment(side)
+
+
+def _shorten(text: str, room: float) -> str:
+    """Keep the end of a text, which tells most of a path."""
+    if _width(text) <= room:
+        return text
+    while text and _width(text) + LETTER > room:
+        text = text[1:]
+    return f"…{text}"
+
+
+def _width(text: str) -> float:
+    """Pixels that a text takes at most; Chinese letters and their like take two places."""
+    return LETTER * sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def tone_of(name: str) -> str:

@@ -7,6 +7,7 @@ one. All are kept by what they show: a report is written again when its last sta
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,11 +29,12 @@ FAR = 3.0  # times the median: where runs are counted rather than shown
 
 @dataclass(frozen=True)
 class Row:
-    """Name and figure of a row, the figure alarming or not."""
+    """Name and figure of a row, the figure alarming or not; `lead` goes before the name."""
 
     name: str
     value: str
     alarming: bool = False
+    lead: str = ""
 
 
 def _row_plot(
@@ -56,12 +58,12 @@ def _row_plot(
         canvas.axes.hlines(places, 0, 1, transform=across, **TRACK)
         for row, place in zip(rows, places, strict=True):
             line = place - pitch / 2 - 3 if frame.narrow else place + 5
-            start, end = (0, frame.inner[0]) if frame.narrow else (14 - NAMES, None)
-            room = frame.inner[0] - 90 if frame.narrow else NAMES - 28
-            canvas.write((start, line), row.name, room=room)
+            start = 0 if frame.narrow else 14 - NAMES
+            end = frame.inner[0] + (0 if frame.narrow else VALUES - 10)
+            room = frame.inner[0] - 96 if frame.narrow else NAMES - 28
+            canvas.write((start, line), row.name, lead=row.lead, room=room)
             tone = "fail" if row.alarming else "ink"
-            where = frame.inner[0] + VALUES - 10 if end is None else end
-            canvas.write((where, line), row.value, tone=tone, align="right", bold=True)
+            canvas.write((end, line), row.value, tone=tone, align="right", bold=True)
         paint(canvas, places)
 
     def tall(above: int) -> int:
@@ -76,12 +78,13 @@ def _row_plot(
 def parity_plot(name: str, row: Parity) -> Markup:
     """Each input's error, floor and tolerance."""
     items, limit = row.per_input, row.tolerance
-    holds = limit is not None and row.verdict != "ill-conditioned"
+    holds = bool(limit) and row.verdict != "ill-conditioned"
     rows = [
         Row(
-            f"{number}. {item.name}",
+            item.name,
             sci(item.rel_l2),
             row.verdict != "ill-conditioned" and not (limit and item.rel_l2 <= limit),
+            f"{number}. ",
         )
         for number, item in enumerate(items, 1)
     ]
@@ -91,7 +94,7 @@ def parity_plot(name: str, row: Parity) -> Markup:
         low = _log_x(canvas, [*errors, *floors, limit])
         if holds:
             canvas.axes.axvspan(low, limit, color=tone_of("allowed"), linewidth=0, gid=".allowed")
-        for place in places if limit is not None else ():
+        for place in places if limit else ():
             ends = [place - 14, place + 14]  # above them a narrow plot has its words
             canvas.axes.plot([limit] * 2, ends, color=tone_of("pass"), linewidth=2.5)
         _rings_and_dots(canvas, places, [max(f, low) for f in floors], errors, rows, low)
@@ -139,7 +142,7 @@ def _log_x(canvas: Canvas, values: Sequence[float | None]) -> float:
     low, high = log_limits(values)
     canvas.axes.set(xscale="log", xlim=(low, high))
     ticks = log_values(low, high, 4 if canvas.frame.narrow else 6)
-    canvas.axes.set_xticks(ticks, [f"{tick:.0e}" for tick in ticks])
+    canvas.x_ticks(ticks, [f"{tick:.0e}" for tick in ticks])
     canvas.axes.minorticks_off()
     return low
 
@@ -159,8 +162,8 @@ def ladder_plot(name: str, ladder: Ladder) -> Markup:
         axes.set_yticks(ticks, [f"{tick:.0e}" for tick in ticks])
         axes.minorticks_off()
         axes.grid(axis="y", linewidth=1)
-        starts = _first_of_blocks([rung.path for rung in rungs], 5 if canvas.frame.narrow else 14)
-        axes.set_xticks(list(starts), list(starts.values()), ha="left")
+        starts = _first_of_blocks([rung.path for rung in rungs])
+        canvas.x_ticks(list(starts.values()), list(starts), "left")
         axes.plot([max(value, low) for value in floors], color=tone_of("soft"), linewidth=2)
         shown = [max(error, low) if math.isfinite(error) else high for error in errors]
         marks = [bool(rung_mark(ladder, rung)) for rung in rungs]
@@ -176,17 +179,14 @@ def ladder_plot(name: str, ladder: Ladder) -> Markup:
     return plot(name, told, paint, frames)
 
 
-def _first_of_blocks(paths: Sequence[str], most: int) -> dict[int, str]:
-    """Name where each block starts on the ladder; only every second or third if they are many."""
-    starts = {}
+def _first_of_blocks(paths: Sequence[str]) -> dict[str, int]:
+    """Where each block starts on the ladder; ours are plain, as no other name need be."""
+    starts: dict[str, int] = {}
     for place, path in enumerate(paths):
-        parts = path.split(".")
-        if len(parts) > 1 and parts[1].isdigit():
-            starts.setdefault(f"{parts[0]}.{parts[1]}", place)
-    step = math.ceil(len(starts) / most) or 1
-    shown = list(starts.items())[::step]
-    # ours are plain; a path that matplotlib could misread is not a module's
-    return {place: block for block, place in shown if block.isascii() and "$" not in block}
+        found = re.match(r"\w+\.\d+(?=\.)", path, flags=re.ASCII)
+        if found:
+            starts.setdefault(found[0], place)
+    return starts
 
 
 @lru_cache(maxsize=4)
@@ -280,4 +280,4 @@ def _linear_ticks(
     """Give round ticks from left to right, the last with the unit."""
     ticks = round_values(left, right, 4 if canvas.frame.narrow else 7)
     said = [words(tick) for tick in ticks]
-    canvas.axes.set_xticks(ticks, [*said[:-1], f"{said[-1]} {unit}"])
+    canvas.x_ticks(ticks, [*said[:-1], f"{said[-1]} {unit}"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,9 @@ from exporter.report.cells import Cell, Criterion, Point
 from exporter.report.drawing import MARKERS, NARROW, SERIES, WIDE, Canvas, Frame, plot, tone_of
 from exporter.report.formats import ms, percent, sci
 
-DASHES = ("-", "--", "-.", ":")
+DASHES = ("", "8 4", "2 4", "10 4 2 4")  # as SVG has them, in pixels
+# Pixels from a point to where its number may be, the best place first.
+AROUND = ((0, 15), (-15, 0), (0, -16), (15, 0), (-13, 13), (13, -13), (0, 30), (-28, 6), (0, -31))
 MARGINS = {"left": 58, "right": 14, "top": 12, "bottom": 44}
 
 
@@ -49,16 +52,18 @@ def resolution_plot(
 
     def paint(canvas: Canvas) -> None:
         shown = {place: text for place, _, text in sorted(places)}
-        _log_x(canvas, list(shown))
+        low, high = log_limits(shown)
+        canvas.axes.set(xscale="log", xlim=(low, high))
         _log_y(canvas, [y for _, y, _ in places])
-        canvas.axes.set_xticks(*_spread(shown, canvas.frame), ha="center")
+        canvas.x_ticks(list(shown), list(shown.values()))
         _titles(canvas, "resolution, pixels a side", "ms per batch")
         for (attn, where), line in panel.lines.items():
             tone, marker = look(mechanisms, attn)
-            dash = DASHES[wheres.index(where) % len(DASHES)]
             xs, ys = [x for x, _, _ in line], [y for _, y, _ in line]
             style = {"color": tone_of(tone), "marker": marker, "markersize": 7, "linewidth": 2}
-            canvas.axes.plot(xs, ys, dash, markeredgewidth=0, clip_on=False, **style)
+            (drawn,) = canvas.axes.plot(xs, ys, markeredgewidth=0, clip_on=False, **style)
+            dashes = [float(pixels) / 2 for pixels in dash(wheres, where).split()]
+            drawn.set_linestyle((0, dashes) if dashes else "-")  # in units of the line's width
 
     told = f"Median latency in milliseconds over resolution, {panel.title}. " + " ".join(
         f"{attn}, {where}: " + ", ".join(f"{ms(y)} at {text}" for _, y, text in line) + "."
@@ -71,6 +76,11 @@ def runtimes(panels: Sequence[Panel]) -> list[str]:
     """All runtimes of the panels, eager PyTorch last."""
     found = dict.fromkeys(where for panel in panels for _, where in panel.lines)
     return sorted(found, key=lambda where: where.startswith("eager"))
+
+
+def dash(wheres: Sequence[str], where: str) -> str:
+    """The dashes of a runtime's lines, as SVG has them."""
+    return DASHES[wheres.index(where) % len(DASHES)]
 
 
 def look(mechanisms: Sequence[str], attn: str) -> tuple[str, str]:
@@ -103,25 +113,16 @@ def trade_plot(
         axes.plot(xs, ys, zorder=1, gid=".front", **steps)
         for point in points:
             _point(canvas, point, look(mechanisms, point.cell.attn), criterion)
-        for number, point in enumerate(front, 1):
-            axes.annotate(
-                str(number),
-                (point.timed.p50_ms, point.quality),
-                (0, 8),
-                textcoords="offset points",
-                ha="center",
-                weight="bold",
-                color=tone_of("ink"),
-            )
+        _number(canvas, points, front)
 
-    told = f"{criterion} against median latency of {len(points)} measured cells. " + (
+    told = f"{criterion.capitalize()} against median latency of {len(points)} measured cells. " + (
         "Best trade-offs: "
         + "; ".join(f"{number}. {trade(point, criterion)}" for number, point in enumerate(front, 1))
         + "."
         if front
         else "None is proven."
     )
-    return plot(name, told.capitalize(), paint, _frames(single=True))
+    return plot(name, told, paint, _frames(single=True))
 
 
 def trade(point: Point, criterion: Criterion) -> str:
@@ -141,11 +142,29 @@ def _point(canvas: Canvas, point: Point, look: tuple[str, str], criterion: Crite
     canvas.axes.plot([x], [point.quality], look[1], markersize=9, clip_on=False, gid=mark, **style)
 
 
+def _number(canvas: Canvas, points: Sequence[Point], front: Sequence[Point]) -> None:
+    """Write each number of the front beside its point, where no other point or number is."""
+
+    def place(point: Point) -> tuple[float, float]:
+        x, y = canvas.axes.transData.transform((point.timed.p50_ms, point.quality))
+        return float(x), float(y)
+
+    taken = [place(point) for point in points]
+    for number, point in enumerate(front, 1):
+        x, y = place(point)
+        spots = [(x + dx, y + dy) for dx, dy in AROUND]
+        x, y = max(spots, key=lambda spot: min(20.0, *(math.dist(spot, at) for at in taken)))
+        taken.append((x, y))
+        where = canvas.axes.transData.inverted().transform((x, y))
+        look = {"ha": "center", "va": "center", "weight": "bold", "color": tone_of("ink")}
+        canvas.axes.text(*where, str(number), **look)
+
+
 def _log_x(canvas: Canvas, values: Sequence[float]) -> None:
     low, high = log_limits(values)
     canvas.axes.set(xscale="log", xlim=(low, high))
     ticks = log_values(low, high, 4 if canvas.frame.narrow else 7)
-    canvas.axes.set_xticks(ticks, [_plain(tick) for tick in ticks])
+    canvas.x_ticks(ticks, [_plain(tick) for tick in ticks])
     canvas.axes.minorticks_off()
 
 
@@ -166,13 +185,6 @@ def _share_y(canvas: Canvas, low: float, high: float) -> None:
 
 def _plain(tick: float) -> str:
     return f"{tick:,g}" if tick >= 1e-3 else f"{tick:.0e}"
-
-
-def _spread(shown: Mapping[float, str], frame: Frame) -> tuple[list[float], list[str]]:
-    """As many resolutions as there is room for below the axis."""
-    room = frame.inner[0] // 46
-    step = -(-len(shown) // room)
-    return list(shown)[::step], list(shown.values())[::step]
 
 
 def _titles(canvas: Canvas, below: str, above: str) -> None:
