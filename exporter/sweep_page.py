@@ -46,7 +46,7 @@ def write_sweep_report(sweep: dict[str, Any], directory: Path) -> None:
         "points": points,
         "front": find_front(points, criterion),
         "panels": find_panels(cells),
-        "mechanisms": list(dict.fromkeys(cell.attn for cell in cells)),
+        "mechanisms": list(dict.fromkeys(cell.attn for cell in cells if cell.timed)),
         "longest": LONGEST,
         "resolution_plot": resolution_plot,
         "trade_plot": trade_plot,

@@ -102,15 +102,18 @@ def _read_cell(row: Row) -> Cell:
         # quoted, so that no name can be an address elsewhere
         link=f"{quote(directory)}/report.html" if directory else None,
         seconds=row.get("seconds"),
-        attn=spec.get("attn") or _in_words(row["cell"].get("attn", "")),
-        res=size(height, width) if height else _in_words(row["cell"].get("res", "")),
+        attn=spec.get("attn") or str(row["cell"].get("attn", "")),
+        res=size(height, width) if height else "",
         pixels=math.sqrt(height * width) if height else None,
         timed=tuple(_read_timed(report, row.get("verdict"), entry) for entry in _latency(report)),
     )
 
 
 def _in_words(value: object) -> str:
-    return size(*value) if isinstance(value, list | tuple) and len(value) == 2 else human(value)
+    """A value of an axis; two numbers are a resolution."""
+    if isinstance(value, list | tuple) and len(value) == 2 and all(type(v) is int for v in value):
+        return size(*value)
+    return human(value)
 
 
 def _latency(report: Row) -> Sequence[Row]:

@@ -14,7 +14,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree
 
 from markupsafe import Markup, escape
@@ -24,6 +24,7 @@ from exporter.report.escape import one_line, without_control
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+Align = Literal["left", "center", "right"]
 WIDE, NARROW = 720, 304  # pixels; the narrow one fills a phone of 360
 SERIES = ("series-1", "series-2", "series-3", "series-4", "series-5", "series-6")
 MARKERS = ("o", "^", "s", "D", "v", "P")
@@ -72,7 +73,7 @@ class Canvas:
         text: object,
         *,
         tone: str = "ink",
-        align: str = "left",
+        align: Align = "left",
         bold: bool = False,
         room: float = math.inf,
         lead: str = "",
@@ -97,7 +98,7 @@ class Canvas:
             weight="bold" if bold else "normal",
         )
 
-    def x_ticks(self, ticks: Sequence[float], said: Sequence[str], align: str = "center") -> None:
+    def x_ticks(self, ticks: Sequence[float], said: Sequence[str], align: Align = "center") -> None:
         """Mark places below the axes, whose limits are set; words that have no room are left out.
 
         Those at an edge are moved inwards.
@@ -107,8 +108,8 @@ class Canvas:
         for label, tick in zip(self.axes.get_xticklabels(), ticks, strict=True):
             width = LETTER * len(label.get_text())
             place = self.axes.transData.transform((tick, self.axes.get_ylim()[0]))[0]
-            start = place - {"left": 0.0, "center": 0.5}[align] * width
-            side = align
+            start = place - {"left": 0.0, "center": 0.5, "right": 1.0}[align] * width
+            side: Align = align
             if start < 2:
                 start, side = place, "left"
             elif start + width > self.frame.width - 2:
@@ -207,7 +208,7 @@ def _draw(paint: Callable[[Canvas], None], frame: Frame) -> tuple[str, list[tupl
     return out.getvalue(), canvas.words
 
 
-def _settings() -> dict[str, object]:
+def _settings() -> dict[Any, Any]:
     ink = ("text.color", "axes.edgecolor", "xtick.color", "ytick.color", "axes.labelcolor")
     return {
         "svg.hashsalt": "tsformer",

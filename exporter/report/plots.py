@@ -21,7 +21,7 @@ from exporter.report.words import ladder_line, rung_mark, who
 from exporter.results import Accuracy, Ladder, Latency, Parity, StageStatus
 
 NAMES, VALUES = 232, 84  # pixels beside the axes of a wide plot
-ABOVE = 20  # pixels above the marks of a row of a narrow plot
+ABOVE = 24  # pixels above the marks of a row of a narrow plot
 AXIS = 24
 TRACK = {"color": tone_of("line"), "linewidth": 1}
 FAR = 3.0  # times the median: where runs are counted rather than shown
@@ -57,7 +57,7 @@ def _row_plot(
         across = canvas.axes.get_yaxis_transform()
         canvas.axes.hlines(places, 0, 1, transform=across, **TRACK)
         for row, place in zip(rows, places, strict=True):
-            line = place - pitch / 2 - 3 if frame.narrow else place + 5
+            line = place - pitch / 2 - 4 if frame.narrow else place + 5
             start = 0 if frame.narrow else 14 - NAMES
             end = frame.inner[0] + (0 if frame.narrow else VALUES - 10)
             room = frame.inner[0] - 96 if frame.narrow else NAMES - 28
@@ -78,7 +78,6 @@ def _row_plot(
 def parity_plot(name: str, row: Parity) -> Markup:
     """Each input's error, floor and tolerance."""
     items, limit = row.per_input, row.tolerance
-    holds = bool(limit) and row.verdict != "ill-conditioned"
     rows = [
         Row(
             item.name,
@@ -92,11 +91,11 @@ def parity_plot(name: str, row: Parity) -> Markup:
 
     def paint(canvas: Canvas, places: Sequence[float]) -> None:
         low = _log_x(canvas, [*errors, *floors, limit])
-        if holds:
+        if limit and row.verdict != "ill-conditioned":
             canvas.axes.axvspan(low, limit, color=tone_of("allowed"), linewidth=0, gid=".allowed")
-        for place in places if limit else ():
+        for place in places:
             ends = [place - 14, place + 14]  # above them a narrow plot has its words
-            canvas.axes.plot([limit] * 2, ends, color=tone_of("pass"), linewidth=2.5)
+            canvas.axes.plot([limit or math.nan] * 2, ends, color=tone_of("pass"), linewidth=2.5)
         _rings_and_dots(canvas, places, [max(f, low) for f in floors], errors, rows, low)
 
     told = (

@@ -16,6 +16,7 @@ from exporter.report.formats import ms, percent, sci
 DASHES = ("", "8 4", "2 4", "10 4 2 4")  # as SVG has them, in pixels
 # Pixels from a point to where its number may be, the best place first.
 AROUND = ((0, 15), (-15, 0), (0, -16), (15, 0), (-13, 13), (13, -13), (0, 30), (-28, 6), (0, -31))
+FREE = 13.0  # pixels around a number that nothing else should be in
 MARGINS = {"left": 58, "right": 14, "top": 12, "bottom": 44}
 
 
@@ -149,15 +150,16 @@ def _number(canvas: Canvas, points: Sequence[Point], front: Sequence[Point]) -> 
         x, y = canvas.axes.transData.transform((point.timed.p50_ms, point.quality))
         return float(x), float(y)
 
-    taken = [place(point) for point in points]
+    others, taken = {id(point): place(point) for point in points}, []
     for number, point in enumerate(front, 1):
-        x, y = place(point)
+        x, y = others[id(point)]
+        avoided = [*taken, *(at for other, at in others.items() if other != id(point))]
         spots = [(x + dx, y + dy) for dx, dy in AROUND]
-        x, y = max(spots, key=lambda spot: min(20.0, *(math.dist(spot, at) for at in taken)))
-        taken.append((x, y))
-        where = canvas.axes.transData.inverted().transform((x, y))
+        spot = max(spots, key=lambda spot: min([FREE, *(math.dist(spot, at) for at in avoided)]))
+        taken.append(spot)
+        left, up = canvas.axes.transData.inverted().transform(spot)
         look = {"ha": "center", "va": "center", "weight": "bold", "color": tone_of("ink")}
-        canvas.axes.text(*where, str(number), **look)
+        canvas.axes.text(left, up, str(number), **look)
 
 
 def _log_x(canvas: Canvas, values: Sequence[float]) -> None:

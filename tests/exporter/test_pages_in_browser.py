@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from selenium import webdriver
 
 from exporter.report import write_report
 from exporter.results import Accuracy, InputParity, Ladder, Rung
@@ -32,7 +33,6 @@ PAGES = ("one", "failed", "sweep")
 
 @pytest.fixture(scope="module")
 def driver():
-    webdriver = pytest.importorskip("selenium.webdriver")
     found = shutil.which("chromium"), shutil.which("chromedriver")
     if not all(found):
         reason = "Chromium and ChromeDriver (Debian: chromium, chromium-driver) are not installed"

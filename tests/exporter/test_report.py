@@ -6,7 +6,7 @@ import pickle
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
@@ -417,6 +417,19 @@ def test_what_one_clip_costs_is_shown_where_it_is_known(tmp_path):
     assert "41.9 GFLOP" in text
     assert "512 MB" in text
     assert "model.onnx: 11.2 MB" in graph_line(known) == graph_line(report)
+
+
+def test_how_near_the_machine_s_limit_a_runtime_is_is_shown_where_it_is_known(tmp_path):
+    @dataclass(frozen=True)
+    class Limited(Latency):
+        of_limit: float | None = None
+
+    eager, onnxruntime = sample("pass").latency
+    rows = (Limited(**asdict(eager)), Limited(**asdict(onnxruntime), of_limit=0.614))
+    text = written(replace(sample("pass"), latency=rows), tmp_path, "html")
+    assert "Of limit</th>" in text
+    assert "<td>61.4 %</td>" in text
+    assert "Of limit</th>" not in written(sample("pass"), tmp_path, "html")
 
 
 def test_baselines_are_not_the_latency_of_what_was_made(tmp_path):
