@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-PAD = 1.6  # times, beyond the values at either end of a logarithmic axis
 
-
-def log_limits(values: Iterable[float | None]) -> tuple[float, float]:
-    """Enclose the positive values, with some room; there may be none."""
+def log_limits(values: Iterable[float | None], room: float = 1.6) -> tuple[float, float]:
+    """Enclose the positive values, if any, with some times of them as room at either end."""
     found = [value for value in values if value and 0 < value < math.inf]
-    return (min(found) / PAD, max(found) * PAD) if found else (1e-8, 1.0)
+    return (min(found) / room, max(found) * room) if found else (1e-8, 1.0)
 
 
 def log_values(low: float, high: float, most: int) -> list[float]:

@@ -73,7 +73,7 @@ def human(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}" if value >= 10_000 else str(value)
     if isinstance(value, float):
-        return f"{value:,.4g}"
+        return f"{value:,.4g}" if abs(value) > 1e-9 else "0"
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {human(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):

@@ -23,7 +23,7 @@ from exporter.results import Accuracy, Ladder, Latency, Parity, StageStatus
 NAMES, VALUES = 232, 84  # pixels beside the axes of a wide plot
 ABOVE = 24  # pixels above the marks of a row of a narrow plot
 AXIS = 24
-TRACK = {"color": tone_of("line"), "linewidth": 1}
+TRACK = {"color": tone_of("line"), "linewidth": 1, "zorder": 0.5}  # below all marks
 FAR = 3.0  # times the median: where runs are counted rather than shown
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup
 
@@ -53,7 +54,7 @@ def resolution_plot(
 
     def paint(canvas: Canvas) -> None:
         shown = {place: text for place, _, text in sorted(places)}
-        low, high = log_limits(shown)
+        low, high = log_limits(shown, room=1.2)
         canvas.axes.set(xscale="log", xlim=(low, high))
         _log_y(canvas, [y for _, y, _ in places])
         canvas.x_ticks(list(shown), list(shown.values()))
@@ -158,12 +159,12 @@ def _number(canvas: Canvas, points: Sequence[Point], front: Sequence[Point]) -> 
         spot = max(spots, key=lambda spot: min([FREE, *(math.dist(spot, at) for at in avoided)]))
         taken.append(spot)
         left, up = canvas.axes.transData.inverted().transform(spot)
-        look = {"ha": "center", "va": "center", "weight": "bold", "color": tone_of("ink")}
-        canvas.axes.text(left, up, str(number), **look)
+        middle: dict[str, Any] = {"ha": "center", "va": "center"}
+        canvas.axes.text(left, up, str(number), weight="bold", color=tone_of("ink"), **middle)
 
 
 def _log_x(canvas: Canvas, values: Sequence[float]) -> None:
-    low, high = log_limits(values)
+    low, high = log_limits(values, room=1.3)
     canvas.axes.set(xscale="log", xlim=(low, high))
     ticks = log_values(low, high, 4 if canvas.frame.narrow else 7)
     canvas.x_ticks(ticks, [_plain(tick) for tick in ticks])
