@@ -83,6 +83,7 @@ ORDER = (
     "exporter.report.as_json",
     "exporter.report.tables",
     "exporter.report.axes",
+    "exporter.report.svg",
     "exporter.report.drawing",
     "exporter.report.plots",
     "exporter.report.pages",

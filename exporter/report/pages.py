@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -17,19 +16,9 @@ from exporter.report.as_json import report_json
 from exporter.report.escape import code, markdown, without_control
 from exporter.results import Report
 
-_FORMATS = (
-    *(
-        formats.sci,
-        formats.ms,
-        formats.seconds,
-        formats.mb,
-        formats.gflop,
-        formats.ratio,
-        formats.percent,
-    ),
-    *(formats.cosine, formats.label, formats.human),
-)
-_WORDS = (
+_FILTERS = (
+    *(formats.sci, formats.ms, formats.seconds, formats.mb, formats.gflop, formats.ratio),
+    *(formats.percent, formats.cosine, formats.label, formats.human),
     *(words.who, words.ladder_line, words.engine_status, words.graph_size, words.bytes_moved),
     *(words.worst_row, words.worst_input, words.fastest, words.of_limit),
 )
@@ -75,9 +64,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {function.__name__: function for function in (*_FORMATS, *_WORDS)}
+    environment.filters |= {function.__name__: function for function in _FILTERS}
     environment.filters |= {"md": markdown, "code": code}
-    environment.tests["finite"] = math.isfinite
     # lru_cache keeps the name of what it wraps
     environment.globals |= {function.__name__: function for function in _PLOTS}
     environment.globals |= {

@@ -15,8 +15,9 @@ from functools import lru_cache
 from markupsafe import Markup
 
 from exporter.report.axes import log_limits, log_values, round_values
-from exporter.report.drawing import NARROW, WIDE, Canvas, Frame, plot, tone_of
+from exporter.report.drawing import NARROW, WIDE, Canvas, Frame, plot
 from exporter.report.formats import ms, percent, sci, seconds
+from exporter.report.svg import tone_of
 from exporter.report.words import ladder_line, rung_mark, who
 from exporter.results import Accuracy, Ladder, Latency, Parity, StageStatus
 

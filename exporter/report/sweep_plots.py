@@ -11,8 +11,9 @@ from markupsafe import Markup
 
 from exporter.report.axes import log_limits, log_values, round_values
 from exporter.report.cells import Cell, Criterion, Point
-from exporter.report.drawing import MARKERS, NARROW, SERIES, WIDE, Canvas, Frame, plot, tone_of
+from exporter.report.drawing import MARKERS, NARROW, WIDE, Canvas, Frame, plot
 from exporter.report.formats import ms, percent, sci
+from exporter.report.svg import SERIES, tone_of
 
 DASHES = ("", "8 4", "2 4", "10 4 2 4")  # as SVG has them, in pixels
 # Pixels from a point to where its number may be, the best place first.

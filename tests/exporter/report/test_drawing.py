@@ -9,7 +9,8 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 import pytest
 
-from exporter.report.drawing import NARROW, TONES, WIDE, Canvas, Frame, plot, tone_of
+from exporter.report.drawing import NARROW, WIDE, Canvas, Frame, plot
+from exporter.report.svg import TONES, tone_of
 
 FRAMES = (Frame(WIDE, 100), Frame(NARROW, 120))
 
@@ -90,7 +91,7 @@ def test_foreign_text_is_shown_as_it_is(name):
 
 
 def test_what_does_not_fit_keeps_its_end_and_is_told_whole():
-    name = "/data/" + "long/" * 20 + "clip.mp4"
+    name = "/data/" + "long/" * 20_000 + "clip.mp4"
 
     def paint(canvas: Canvas) -> None:
         canvas.write((0, 0.5), name, room=120)
