@@ -21,7 +21,7 @@ from exporter.report.svg import tone_of
 from exporter.report.words import ladder_line, rung_mark, who
 from exporter.results import Accuracy, Ladder, Latency, Parity, StageStatus
 
-NAMES, VALUES = 232, 84  # pixels beside the axes of a wide plot
+NAMES, VALUES = 276, 84  # pixels beside the axes of a wide plot
 ABOVE = 24  # pixels above the marks of a row of a narrow plot
 AXIS = 24
 TRACK = {"color": tone_of("line"), "linewidth": 1, "zorder": 0.5}  # below all marks
@@ -61,7 +61,7 @@ def _row_plot(
             line = place - pitch / 2 - 4 if frame.narrow else place + 5
             start = 0 if frame.narrow else 14 - NAMES
             end = frame.inner[0] + (0 if frame.narrow else VALUES - 10)
-            room = frame.inner[0] - 96 if frame.narrow else NAMES - 28
+            room = frame.inner[0] - 72 if frame.narrow else NAMES - 28
             canvas.write((start, line), row.name, lead=row.lead, room=room)
             tone = "fail" if row.alarming else "ink"
             canvas.write((end, line), row.value, tone=tone, align="right", bold=True)

@@ -33,7 +33,7 @@ class Panel:
 def find_panels(cells: Sequence[Cell]) -> list[Panel]:
     """Lines of mechanism and runtime through at least two resolutions, by all other axes."""
     panels: dict[str, dict[tuple[str, str], list[tuple[float, float, str]]]] = {}
-    for cell in cells:
+    for cell in (cell for cell in cells if cell.pixels):
         others = (f"{k} {v}" for k, v in cell.values.items() if k not in ("attn", "res"))
         lines = panels.setdefault(", ".join(others), {})
         for timed in (*cell.made, *(t for t in cell.timed if t.runtime == "eager")):
@@ -100,8 +100,10 @@ def trade_plot(
     mechanisms: Sequence[str],
 ) -> Markup:
     """Quality against latency; the front is joined and numbered."""
-    high = [point.timed.high or point.quality for point in points]
-    low = [point.timed.low or point.quality for point in points]
+    low, high = (
+        [point.quality if end is None else end for point, end in zip(points, ends, strict=True)]
+        for ends in ([p.timed.low for p in points], [p.timed.high for p in points])
+    )
 
     def paint(canvas: Canvas) -> None:
         axes = canvas.axes
