@@ -93,7 +93,8 @@ def parity_plot(name: str, row: Parity) -> Markup:
     def paint(canvas: Canvas, places: Sequence[float]) -> None:
         low = _log_x(canvas, [*errors, *floors, limit])
         if limit and row.verdict != "ill-conditioned":
-            canvas.axes.axvspan(low, limit, color=tone_of("allowed"), linewidth=0, gid=".allowed")
+            band = {"color": tone_of("allowed"), "linewidth": 0, "zorder": 0}
+            canvas.axes.axvspan(low, limit, **band)
         for place in places:
             ends = [place - 14, place + 14]  # above them a narrow plot has its words
             canvas.axes.plot([limit or math.nan] * 2, ends, color=tone_of("pass"), linewidth=2.5)
