@@ -81,6 +81,7 @@ def summarize(
         threads=runner.threads,
         transfers_included=runner.transfers_included,
         ratio_to_eager=ratio_to_eager,
+        samples_ms=tuple(times.round(4).tolist()),
     )
 
 

@@ -114,6 +114,7 @@ class Latency:
 
     `of_limit` is the time that the graph's matrix products alone take in float32 on this CPU over
     `p50_ms`: 1.0 is as fast as it gets, but for a runtime that computes in a faster type.
+    `samples_ms` are the single runs, in the order they were made.
     """
 
     runtime: str
@@ -135,6 +136,7 @@ class Latency:
     ratio_to_eager: float | None = None
     ratio_to_fp32: float | None = None  # of ONNX Runtime on the float32 graph, where that was timed
     of_limit: float | None = None  # None on a GPU, whose limit is not measured
+    samples_ms: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

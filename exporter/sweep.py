@@ -21,6 +21,7 @@ from exporter.cell_process import CellProcesses, Order
 from exporter.errors import OutputError, UsageError
 from exporter.grid import Grid, name_of
 from exporter.spec import ExportSpec
+from exporter.sweep_page import write_sweep_report
 from exporter.sweep_table import CELLS, KEY_DIGITS, Progress, Row, Table, new_row
 
 
@@ -41,7 +42,7 @@ def sweep(
     jobs: int = 1,
     on_progress: Callable[[Progress], None] = lambda _progress: None,
 ) -> dict[str, Any]:
-    """Make every cell that is not there yet; give what `sweep.json` then holds.
+    """Make every cell that is not there yet, and a page of all; give what `sweep.json` then holds.
 
     Cells run in processes of their own. With several jobs their threads are divided, but a cell is
     timed with all threads and while no other works.
@@ -69,6 +70,7 @@ def sweep(
         table.save()
         if todo:
             _make(todo, table, jobs=jobs, threads=threads)
+        write_sweep_report(table.sweep, directory)
         return table.sweep
 
 

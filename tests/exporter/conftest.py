@@ -1,6 +1,7 @@
 """Tiny models and exports, made once for all tests of the exporter."""
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -63,6 +64,47 @@ def exported(tiny, real_clips, tmp_path_factory):
         return made[attn]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def real_sweep(exported, tiny, tmp_path_factory):
+    """`sweep.json` of a few real exports, of one that failed and of one still to do."""
+    larger = {**tiny, "res": (64, 80)}
+    made = {
+        **{(attn, tiny["res"]): exported(attn) for attn in ("fastformer", "performer", "regular")},
+        **{
+            (attn, larger["res"]): export(
+                ExportSpec(attn=attn, **larger), tmp_path_factory.mktemp("larger") / attn
+            )
+            for attn in ("fastformer", "regular")
+        },
+    }
+    rows = [
+        {
+            "cell": {"attn": attn, "res": f"{height}x{width}"},
+            "key": f"{index:064x}",
+            "status": "done",
+            "verdict": result.verdict,
+            "reason": "",
+            "directory": f"cells/{attn} {height}x{width}",
+            "seconds": sum(stage.seconds for stage in result.report.stages),
+            "report": json.loads((result.directory / "report.json").read_text()),
+        }
+        for index, ((attn, (height, width)), result) in enumerate(made.items())
+    ]
+    nothing = {"verdict": None, "directory": None, "seconds": None, "report": None}
+    failed, pending = (
+        {"cell": {"attn": attn, "res": "64x80"}, "key": attn, "status": status, **nothing}
+        for attn, status in (("performer", "failed"), ("<b>unheard</b> | of", "pending"))
+    )
+    failed |= {"reason": "engine: <img src=x onerror=alert(1)> | no memory", "seconds": 3.2}
+    return {
+        "sweep_version": 1,
+        "axes": {"attn": ["fastformer", "performer", "regular"], "res": ["32x48", "64x80"]},
+        "base": {name: value for name, value in tiny.items() if name != "res"},
+        "environment": rows[0]["report"]["environment"],
+        "rows": [*rows, failed, pending | {"reason": ""}],
+    }
 
 
 class Process:

@@ -1,0 +1,42 @@
+"""Results -> JSON that every parser takes."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from exporter.results import Report
+
+# A list of numbers over many lines; a string of JSON holds no such end of a line.
+_LONG_LIST = re.compile(r"\[\n([^\[\]{}\"]+)\n *\]")
+
+
+def report_json(report: Report) -> str:
+    """Give the report as JSON."""
+    return strict_json(report.to_dict())
+
+
+def strict_json(values: Mapping[str, Any]) -> str:
+    """Write JSON that strict parsers take: NaN and infinity become null."""
+    text = json.dumps(_strict(values), indent=2, allow_nan=False, ensure_ascii=False)
+    return _LONG_LIST.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
+
+
+def _strict(value: object) -> object:
+    """Turn a value into what strict JSON can hold: a number that is none becomes null."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, Mapping):
+        return {_strict(str(key)): _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int):
+        return value
+    return str(value).encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,212 @@
+"""A plot as a part of a page: painted with matplotlib, for a wide and for a narrow screen.
+
+The same plot gives the same bytes, whatever matplotlib is told elsewhere. Foreign text never
+reaches it, as it takes `$` for mathematics and warns of letters that its fonts lack: a token
+stands for it.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from markupsafe import Markup, escape
+
+from exporter.report.escape import one_line, without_control
+from exporter.report.svg import clean, token_of, tone_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Align = Literal["left", "center", "right"]
+WIDE, NARROW = 720, 304  # pixels; the narrow one fills a phone of 360
+MARKERS = ("o", "^", "s", "D", "v", "P")
+LETTER = 7.3  # pixels that a letter of a label takes at most
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Size of a plot and the margins around its axes, in pixels."""
+
+    width: int
+    height: int
+    left: int = 8
+    right: int = 8
+    top: int = 8
+    bottom: int = 26
+
+    @property
+    def narrow(self) -> bool:
+        """Whether it is for a phone."""
+        return self.width < WIDE
+
+    @property
+    def inner(self) -> tuple[int, int]:
+        """Width and height of the axes."""
+        return self.width - self.left - self.right, self.height - self.top - self.bottom
+
+    @property
+    def rectangle(self) -> tuple[float, float, float, float]:
+        """Left, bottom, width and height of the axes, as parts of the whole."""
+        (across, up), (width, height) = self.inner, (self.width, self.height)
+        return self.left / width, self.bottom / height, across / width, up / height
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What a plot is painted on; `axes` is matplotlib's own."""
+
+    axes: Axes
+    frame: Frame
+    words: list[tuple[str, str]] = field(default_factory=list)
+
+    def write(
+        self,
+        place: tuple[float, float],
+        text: object,
+        *,
+        tone: str = "ink",
+        align: Align = "left",
+        bold: bool = False,
+        room: float = math.inf,
+        lead: str = "",
+    ) -> None:
+        """Write a lead and any text at x pixels from the left of the axes and y in data.
+
+        Text that does not fit the room, in pixels, loses its beginning and is shown whole on
+        hovering.
+        """
+        whole = without_control(one_line(text))
+        shown = _shorten(whole, room - _width(lead))
+        self.words.append((lead + shown, lead + whole))
+        x, y = place
+        self.axes.text(
+            x / self.frame.inner[0],
+            y,
+            token_of(len(self.words) - 1),
+            transform=self.axes.get_yaxis_transform(),
+            color=tone_of(tone),
+            ha=align,
+            va="baseline",
+            weight="bold" if bold else "normal",
+        )
+
+    def x_ticks(self, ticks: Sequence[float], said: Sequence[str], align: Align = "center") -> None:
+        """Mark places below the axes, whose limits are set; words that have no room are left out.
+
+        Those at an edge are moved inwards.
+        """
+        self.axes.set_xticks(ticks, said)
+        written = -math.inf
+        for label, tick in zip(self.axes.get_xticklabels(), ticks, strict=True):
+            width = LETTER * len(label.get_text())
+            place = self.axes.transData.transform((tick, self.axes.get_ylim()[0]))[0]
+            start = place - {"left": 0.0, "center": 0.5, "right": 1.0}[align] * width
+            side: Align = align
+            if start < 2:
+                start, side = place, "left"
+            elif start + width > self.frame.width - 2:
+                start, side = place - width, "right"
+            if start < written + LETTER:
+                label.set_visible(False)
+            else:
+                written = start + width
+                label.set_horizontalalignment(side)
+
+
+def _shorten(text: str, room: float) -> str:
+    """Keep the end of a text, which tells most of a path."""
+    if _width(text) <= room:
+        return text
+    text = text[-int(room / LETTER) - 1 :]
+    while text and _width(text) + LETTER > room:
+        text = text[1:]
+    return f"…{text}"
+
+
+def _width(text: str) -> float:
+    """Pixels that a text takes at most; Chinese letters and their like take two places."""
+    return LETTER * sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def plot(
+    name: str, alternative: str, paint: Callable[[Canvas], None], frames: Sequence[Frame]
+) -> Markup:
+    """Draw a plot once for each frame.
+
+    Args:
+        name: Unlike that of any other plot of the page.
+        alternative: What the plot shows, in words.
+        paint: Puts everything on the axes of a canvas.
+        frames: A wide and a narrow one, or one for all screens.
+    """
+    told = escape(without_control(one_line(alternative)))
+    drawn = Markup("").join(
+        _inline(paint, frame, f"{name}-{index}", told, _shown(frame, len(frames)))
+        for index, frame in enumerate(frames)
+    )
+    return Markup('<div class="plot">{}</div>').format(drawn)
+
+
+def _shown(frame: Frame, count: int) -> str:
+    if count == 1:
+        return "panel"
+    return "narrow" if frame.narrow else "wide"
+
+
+def _inline(
+    paint: Callable[[Canvas], None], frame: Frame, name: str, told: Markup, shown: str
+) -> Markup:
+    svg, words = _draw(paint, frame)
+    head = Markup('<svg class="{}" role="img" aria-label="{}" viewBox="0 0 {} {}">').format(
+        shown, told, frame.width, frame.height
+    )
+    return head + clean(svg, name, words) + Markup("</svg>\n")
+
+
+def _draw(paint: Callable[[Canvas], None], frame: Frame) -> tuple[str, list[tuple[str, str]]]:
+    with _quiet():
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+    with mpl.rc_context():
+        mpl.rcdefaults()  # whatever the user has configured
+        mpl.rcParams.update(_settings())
+        figure = Figure(figsize=(frame.width / 72, frame.height / 72), dpi=72, facecolor="none")
+        canvas = Canvas(figure.add_axes(frame.rectangle, facecolor="none"), frame)
+        canvas.axes.spines[:].set_visible(False)
+        canvas.axes.tick_params(which="both", length=0, labelcolor=tone_of("soft"), labelsize=12)
+        canvas.axes.set_axisbelow(True)
+        paint(canvas)
+        out = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(out, format="svg", metadata=nothing)
+    return out.getvalue(), canvas.words
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep matplotlib, when first imported, from telling of its caches on our user's terminal."""
+    logger = logging.getLogger("matplotlib")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _settings() -> dict[Any, Any]:
+    ink = ("text.color", "axes.edgecolor", "xtick.color", "ytick.color", "axes.labelcolor")
+    return {
+        "svg.hashsalt": "tsformer",
+        "svg.fonttype": "none",
+        "font.size": 13,
+        "grid.color": tone_of("line"),
+        **dict.fromkeys(ink, tone_of("ink")),
+    }

@@ -1,0 +1,89 @@
+"""Templates -> pages: self-contained HTML that may load nothing, and Markdown without HTML."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from exporter.report import formats, plots, words
+from exporter.report.as_json import report_json
+from exporter.report.escape import code, markdown, without_control
+from exporter.results import Report, overall_verdict
+
+_FILTERS = (
+    *(formats.sci, formats.ms, formats.seconds, formats.mb, formats.gflop, formats.ratio),
+    *(formats.percent, formats.cosine, formats.label, formats.human),
+    *(words.who, words.ladder_line, words.engine_status, words.graph_size, words.bytes_moved),
+    *(words.worst_row, words.worst_input, words.fastest),
+)
+_PLOTS = (
+    *(plots.parity_plot, plots.ladder_plot, plots.latency_plot, plots.stages_plot),
+    plots.accuracy_plot,
+)
+
+
+def write_report(report: Report, directory: Path) -> None:
+    """Write `report.json`, `report.md` and `report.html` into an existing directory."""
+    verdict = overall_verdict(report.parity)
+    lines = [*words.notes(report), words.graph_line(report), words.engine_line(report)]
+    facts = {
+        "report": report,
+        "verdict": verdict,
+        "headline": words.headline(report),
+        "notes": lines,
+        "explanation": words.EXPLANATION,
+        "runtimes": words.runtimes(report),
+    }
+    write_page(directory / "report.html", "report.html.jinja", **facts)
+    write_page(directory / "report.md", "report.md.jinja", **facts)
+    _write(directory / "report.json", report_json(report) + "\n")
+
+
+def write_page(path: Path, template: str, **facts: object) -> None:
+    """Render a template with the facts it tells."""
+    _write(path, without_control(_environment().get_template(template).render(**facts)))
+
+
+def _write(path: Path, text: str) -> None:
+    # a file's name may hold bytes that are no text: show them escaped rather than fail
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("exporter.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {function.__name__: function for function in _FILTERS}
+    environment.filters |= {"md": markdown, "code": code}
+    # lru_cache keeps the name of what it wraps
+    environment.globals |= {function.__name__: function for function in _PLOTS}
+    environment.globals |= {
+        "words": {verdict: word for verdict, (word, _, _) in words.WORDS.items()},
+        "marks": {verdict: mark for verdict, (_, mark, _) in words.WORDS.items()},
+        "rung_mark": words.rung_mark,
+        "style": _own("page.css"),
+        "script": _own("sort.js"),
+        "script_hash": _hash(_own("sort.js")),
+    }
+    return environment
+
+
+def _own(name: str) -> Markup:
+    text = files("exporter.report").joinpath("templates", name).read_text(encoding="utf-8")
+    return Markup(text)  # a file of this package
+
+
+def _hash(script: str) -> str:
+    """Name a script as a page's policy does: that one may run, and no other."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

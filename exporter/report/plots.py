@@ -1,0 +1,284 @@
+"""The plots of one export's report; what each shows is in a table of the page too.
+
+The most are rows with a name each, before the marks on a wide screen and above them on a narrow
+one. All are kept by what they show: a report is written again when its last stage is timed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from markupsafe import Markup
+
+from exporter.report.axes import log_limits, log_values, round_values
+from exporter.report.drawing import NARROW, WIDE, Canvas, Frame, plot
+from exporter.report.formats import ms, percent, sci, seconds
+from exporter.report.svg import tone_of
+from exporter.report.words import ladder_line, rung_mark, who
+from exporter.results import Accuracy, Ladder, Latency, Parity, StageStatus
+
+NAMES, VALUES = 276, 84  # pixels beside the axes of a wide plot
+ABOVE = 24  # pixels above the marks of a row of a narrow plot
+AXIS = 24
+TRACK = {"color": tone_of("line"), "linewidth": 1, "zorder": 0.5}  # below all marks
+FAR = 3.0  # times the median: where runs are counted rather than shown
+
+
+@dataclass(frozen=True)
+class Row:
+    """Name and figure of a row, the figure alarming or not; `lead` goes before the name."""
+
+    name: str
+    value: str
+    alarming: bool = False
+    lead: str = ""
+
+
+def _row_plot(
+    name: str,
+    alternative: str,
+    rows: Sequence[Row],
+    pitch: int,
+    paint: Callable[[Canvas, Sequence[float]], None],
+) -> Markup:
+    """Draw rows of `pitch` pixels; `paint` is given the height of each row's marks."""
+
+    def painted(canvas: Canvas) -> None:
+        frame = canvas.frame
+        above = ABOVE if frame.narrow else 0
+        step = pitch + above
+        places = [index * step + above + pitch / 2 for index in range(len(rows))]
+        canvas.axes.set_ylim(frame.inner[1], 0)
+        canvas.axes.set_yticks([])
+        canvas.axes.grid(axis="x", linewidth=1)
+        across = canvas.axes.get_yaxis_transform()
+        canvas.axes.hlines(places, 0, 1, transform=across, **TRACK)
+        for row, place in zip(rows, places, strict=True):
+            line = place - pitch / 2 - 4 if frame.narrow else place + 5
+            start = 0 if frame.narrow else 14 - NAMES
+            end = frame.inner[0] + (0 if frame.narrow else VALUES - 10)
+            room = frame.inner[0] - 72 if frame.narrow else NAMES - 28
+            canvas.write((start, line), row.name, lead=row.lead, room=room)
+            tone = "fail" if row.alarming else "ink"
+            canvas.write((end, line), row.value, tone=tone, align="right", bold=True)
+        paint(canvas, places)
+
+    def tall(above: int) -> int:
+        return len(rows) * (pitch + above) + AXIS + 4
+
+    wide = Frame(WIDE, tall(0), left=NAMES, right=VALUES, top=4, bottom=AXIS)
+    narrow = Frame(NARROW, tall(ABOVE), left=5, right=7, top=4, bottom=AXIS)
+    return plot(name, alternative, painted, (wide, narrow))
+
+
+@lru_cache(maxsize=16)
+def parity_plot(name: str, row: Parity) -> Markup:
+    """Each input's error, floor and tolerance."""
+    items, limit = row.per_input, row.tolerance
+    rows = [
+        Row(
+            item.name,
+            sci(item.rel_l2),
+            row.verdict != "ill-conditioned" and not (limit and item.rel_l2 <= limit),
+            f"{number}. ",
+        )
+        for number, item in enumerate(items, 1)
+    ]
+    errors, floors = [item.rel_l2 for item in items], [item.floor_rel_l2 for item in items]
+
+    def paint(canvas: Canvas, places: Sequence[float]) -> None:
+        low = _log_x(canvas, [*errors, *floors, limit])
+        if limit and row.verdict != "ill-conditioned":
+            band = {"color": tone_of("allowed"), "linewidth": 0, "zorder": 0}
+            canvas.axes.axvspan(low, limit, **band)
+        for place in places:
+            ends = [place - 14, place + 14]  # above them a narrow plot has its words
+            canvas.axes.plot([limit or math.nan] * 2, ends, color=tone_of("pass"), linewidth=2.5)
+        _rings_and_dots(canvas, places, [max(f, low) for f in floors], errors, rows, low)
+
+    told = (
+        f"Relative error of {who(row)} for each of {len(items)} inputs on a logarithmic scale; "
+        f"the worst is {sci(row.rel_l2)}, the floor {sci(row.floor_rel_l2)}, "
+        f"the tolerance {sci(limit)}."
+    )
+    return _row_plot(name, told, rows, 28, paint)
+
+
+def _rings_and_dots(
+    canvas: Canvas,
+    places: Sequence[float],
+    floors: Sequence[float],
+    errors: Sequence[float],
+    rows: Sequence[Row],
+    low: float,
+) -> None:
+    finite = [(x, y) for x, y in zip(floors, places, strict=True) if math.isfinite(x)]
+    ring = {"markerfacecolor": "none", "markeredgecolor": tone_of("soft"), "markeredgewidth": 1.5}
+    canvas.axes.plot(*_xy(finite), "o", markersize=12, **ring, clip_on=False, gid=".floors")
+    for tone, alarming in (("bar", False), ("fail", True)):
+        dots = [
+            (max(x, low), y)
+            for x, y, row in zip(errors, places, rows, strict=True)
+            if math.isfinite(x) and row.alarming == alarming
+        ]
+        _dots(canvas, dots, tone, 7)
+
+
+def _dots(canvas: Canvas, places: Sequence[tuple[float, float]], tone: str, size: float) -> None:
+    look = {"color": tone_of(tone), "markersize": size, "markeredgewidth": 0}
+    mark = ".dots over" if tone == "fail" else ".dots"
+    canvas.axes.plot(*_xy(places), "o", clip_on=False, gid=mark, **look)
+
+
+def _xy(places: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in places], [y for _, y in places]
+
+
+def _log_x(canvas: Canvas, values: Sequence[float | None]) -> float:
+    """Make the x axis logarithmic around the values; gives its lower end."""
+    low, high = log_limits(values)
+    canvas.axes.set(xscale="log", xlim=(low, high))
+    ticks = log_values(low, high, 4 if canvas.frame.narrow else 6)
+    canvas.x_ticks(ticks, [f"{tick:.0e}" for tick in ticks])
+    canvas.axes.minorticks_off()
+    return low
+
+
+@lru_cache(maxsize=4)
+def ladder_plot(name: str, ladder: Ladder) -> Markup:
+    """Each module's error and that of eager PyTorch, in the order they compute."""
+    rungs = ladder.rungs
+    errors = [rung.rel_l2 for rung in rungs]
+    floors = [rung.floor_rel_l2 for rung in rungs]
+
+    def paint(canvas: Canvas) -> None:
+        low, high = log_limits([*errors, *floors])
+        axes = canvas.axes
+        axes.set(yscale="log", xlim=(-0.5, len(rungs) - 0.5), ylim=(low, high))
+        ticks = log_values(low, high, 6)
+        axes.set_yticks(ticks, [f"{tick:.0e}" for tick in ticks])
+        axes.minorticks_off()
+        axes.grid(axis="y", linewidth=1)
+        starts = _first_of_blocks([rung.path for rung in rungs])
+        canvas.x_ticks(list(starts.values()), list(starts), "left")
+        axes.plot([max(value, low) for value in floors], color=tone_of("soft"), linewidth=2)
+        shown = [max(error, low) if math.isfinite(error) else high for error in errors]
+        marks = [bool(rung_mark(ladder, rung)) for rung in rungs]
+        _dots(canvas, [p for p, m in zip(enumerate(shown), marks, strict=True) if not m], "bar", 6)
+        _dots(canvas, [p for p, m in zip(enumerate(shown), marks, strict=True) if m], "fail", 10)
+
+    told = (
+        "Relative error of each module in the order they compute, on a logarithmic scale. "
+        f"{ladder_line(ladder)}"
+    )
+    margins = {"left": 52, "right": 10, "top": 10}
+    frames = (Frame(WIDE, 300, **margins), Frame(NARROW, 240, **margins))
+    return plot(name, told, paint, frames)
+
+
+def _first_of_blocks(paths: Sequence[str]) -> dict[str, int]:
+    """Where each block starts on the ladder; ours are plain, as no other name need be."""
+    starts: dict[str, int] = {}
+    for place, path in enumerate(paths):
+        found = re.match(r"\w+\.\d+(?=\.)", path, flags=re.ASCII)
+        if found:
+            starts.setdefault(found[0], place)
+    return starts
+
+
+@lru_cache(maxsize=4)
+def latency_plot(name: str, timed: tuple[Latency, ...]) -> Markup:
+    """Every run, the median, and the span from the median to p99 with p90 marked."""
+    several = len({(row.runtime, row.device, row.precision) for row in timed}) < len(timed)
+    rows = [
+        Row(who(row) + (f", batch {row.batch}" if several else ""), f"{ms(row.p50_ms)} ms")
+        for row in timed
+    ]
+    right = 1.04 * max(min(row.p99_ms, FAR * row.p50_ms) for row in timed) or 1.0
+
+    def paint(canvas: Canvas, places: Sequence[float]) -> None:
+        canvas.axes.set_xlim(0, right)
+        _linear_ticks(canvas, right, lambda tick: f"{tick:,g}", "ms")
+        for row, place in zip(timed, places, strict=True):
+            _latency_row(canvas, row, place, right)
+
+    told = "Latency in milliseconds per batch. " + " ".join(
+        f"{who(row)}, batch {row.batch}: median {ms(row.p50_ms)}, p90 {ms(row.p90_ms)}, "
+        f"p99 {ms(row.p99_ms)}."
+        for row in timed
+    )
+    return _row_plot(name, told, rows, 46, paint)
+
+
+def _latency_row(canvas: Canvas, row: Latency, place: float, right: float) -> None:
+    axes = canvas.axes
+    tone = tone_of("eager" if row.runtime == "eager" else "bar")
+    shown = [(number, run) for number, run in enumerate(row.samples_ms) if run <= right]
+    if shown:  # the first run is the highest dot, the last the lowest
+        heights = [place - 8 + 26 * number / len(row.samples_ms) for number, _ in shown]
+        runs = [run for _, run in shown]
+        axes.plot(runs, heights, "o", ms=4, color=tone, mew=0, alpha=0.55, gid=".runs")
+    ink = {"color": tone_of("ink"), "linewidth": 1.5, "solid_capstyle": "butt"}
+    axes.plot([row.p50_ms, row.p99_ms], [place - 14] * 2, **ink)
+    for value, half in ((row.p90_ms, 3), (row.p99_ms, 4)):
+        axes.plot([value] * 2, [place - 14 - half, place - 14 + half], **ink)
+    median = {"color": tone, "linewidth": 3.5, "solid_capstyle": "butt", "gid": ".median"}
+    axes.plot([row.p50_ms] * 2, [place - 20, place + 20], **median)
+    beyond = len(row.samples_ms) - len(shown)
+    if beyond:
+        place_of_count = canvas.frame.inner[0] - 2, place + 18
+        canvas.write(place_of_count, f"+ {beyond} slower", tone="soft", align="right")
+
+
+@lru_cache(maxsize=8)
+def stages_plot(name: str, stages: tuple[StageStatus, ...]) -> Markup:
+    """How long each stage took."""
+    rows = [Row(stage.name, f"{seconds(stage.seconds)} s") for stage in stages]
+    right = 1.04 * max(stage.seconds for stage in stages) or 1.0
+
+    def paint(canvas: Canvas, places: Sequence[float]) -> None:
+        canvas.axes.set_xlim(0, right)
+        _linear_ticks(canvas, right, lambda tick: f"{tick:,g}", "s")
+        taken = [stage.seconds for stage in stages]
+        canvas.axes.barh(list(places), taken, height=12, color=tone_of("bar"))
+
+    told = "Seconds of each stage: " + ", ".join(f"{row.name} {row.value}" for row in rows) + "."
+    return _row_plot(name, told, rows, 24, paint)
+
+
+@lru_cache(maxsize=4)
+def accuracy_plot(name: str, judged: tuple[Accuracy, ...]) -> Markup:
+    """The accuracy of each runtime with its interval."""
+    rows = [Row(who(row), percent(row.accuracy)) for row in judged]
+    low = min(row.low for row in judged)
+    left = max(0.0, low - 0.3 * (1 - low) - 0.01)
+
+    def paint(canvas: Canvas, places: Sequence[float]) -> None:
+        canvas.axes.set_xlim(left, 1 + 0.02 * (1 - left))
+        _linear_ticks(canvas, 1.0, lambda tick: f"{100 * tick:.4g}", "%", left)
+        for row, place in zip(judged, places, strict=True):
+            tone = "eager" if row.runtime == "eager" else "bar"
+            line = {"color": tone_of(tone), "linewidth": 2}
+            canvas.axes.plot([row.low, row.high], [place] * 2, **line)
+            for end in (row.low, row.high):
+                canvas.axes.plot([end] * 2, [place - 5, place + 5], **line)
+            _dots(canvas, [(row.accuracy, place)], tone, 9)
+
+    told = "Accuracy with its 95 % interval. " + " ".join(
+        f"{who(row)}: {percent(row.accuracy)}, {percent(row.low)} to {percent(row.high)}."
+        for row in judged
+    )
+    return _row_plot(name, told, rows, 28, paint)
+
+
+def _linear_ticks(
+    canvas: Canvas, right: float, words: Callable[[float], str], unit: str, left: float = 0.0
+) -> None:
+    """Give round ticks from left to right, the last with the unit."""
+    ticks = round_values(left, right, 4 if canvas.frame.narrow else 7)
+    said = [words(tick) for tick in ticks]
+    canvas.x_ticks(ticks, [*said[:-1], f"{said[-1]} {unit}"])

@@ -1,0 +1,218 @@
+"""What a report says in words, made once, so that every form of it says the same.
+
+Names of clips and messages of libraries are foreign text: every form escapes them in its own way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from exporter.report.escape import clause
+from exporter.report.formats import human, mb, sci
+from exporter.results import (
+    Accuracy,
+    InputParity,
+    Ladder,
+    Latency,
+    Parity,
+    Report,
+    Rung,
+    Verdict,
+    is_eager_pass,
+    overall_verdict,
+)
+
+WORDS: dict[Verdict, tuple[str, str, str]] = {  # word, mark, style in the terminal
+    "pass": ("Pass", "✓", "bold green"),
+    "fail": ("Fail", "✗", "bold red"),
+    "ill-conditioned": ("Ill-conditioned", "≈", "bold yellow"),
+    "not-run": ("Not run", "○", "bold"),
+}
+EXPLANATION = (
+    "The truth is the eager PyTorch model computed in float64; the floor is how far the same eager "
+    "model is from it at the precision of the export, which is what rounding alone does to this "
+    "model on these inputs. The tolerance is four times the floor, or a tiny constant of the "
+    "precision where that is larger: a runtime passes when its own relative L2 distance from the "
+    "truth stays within it and its first class is the truth's wherever rounding cannot decide."
+)
+BUSY_CORES = 0.2  # above which latencies are not to be trusted
+
+
+def headline(report: Report) -> str:
+    """Give the reason of the overall verdict in one sentence."""
+    verdict = overall_verdict(report.parity)
+    if verdict == "not-run":
+        return "No runtime was compared with the truth on this machine, so nothing is proven."
+    rows = [r for r in report.parity if r.verdict == verdict and not is_eager_pass(r)]
+    if verdict == "ill-conditioned":
+        floor = sci(max(row.floor_rel_l2 or 0.0 for row in rows))
+        roundings = f"Two float roundings of the same model differ by {floor}"
+        return f"{roundings}: no export of it can be proven."
+    worst = worst_row(rows)
+    error, tolerance = sci(worst.rel_l2), sci(worst.tolerance)
+    numbers = f"worst relative error {error}, tolerance {tolerance}, {worst.inputs} inputs."
+    if verdict == "fail":
+        reason = f" ({clause(worst.reason)})" if worst.reason else ""
+        return f"Not proven in {who(worst)}{reason}: {numbers}"
+    return f"Proven in {' and '.join(map(who, rows))}: {numbers}"
+
+
+def notes(report: Report) -> list[str]:
+    """Give what a reader of the headline must know beside it."""
+    lines = [_inputs_line(report)]
+    lines += [f"Model: {note}" for note in report.spec.get("notes") or ()]
+    others = report.environment.get("cores_busy_with_others") or 0.0
+    if others > BUSY_CORES:
+        lines.append(f"Timed while other processes kept {others:.1f} cores busy: time it again")
+    if report.spec.get("allow_ill_conditioned"):
+        lines.append("--allow-ill-conditioned was given: it changes the exit code, not the verdict")
+    if any(row.runtime == "onnxruntime" and row.precision == "fp16" for row in report.latency):
+        lines.append(
+            "ONNX Runtime computes fp16 in float32 on a CPU; onnx-reference really rounds to it"
+        )
+    lines += [_accuracy_line(row) for row in report.accuracy]
+    lines += [ladder_line(report.ladder)] if report.ladder else []
+    lines += [
+        f"{who(row)}: not executed: {clause(row.reason) or 'no reason was given'}"
+        for row in report.parity
+        if row.verdict == "not-run" and not row.runtime.startswith("tensorrt")  # see engine_line
+    ]
+    return lines
+
+
+def _inputs_line(report: Report) -> str:
+    total = max((row.inputs for row in report.parity), default=0)
+    clips = min(total, len(report.spec.get("video") or ()))
+    if not total:
+        return "Nothing was compared"
+    if not clips:
+        return f"No real clip was given: {total} synthetic inputs"
+    return f"Inputs: {clips} real clip{'s' if clips > 1 else ''}, {total - clips} synthetic"
+
+
+def _accuracy_line(row: Accuracy) -> str:
+    interval = f"{100 * row.low:.1f} to {100 * row.high:.1f} %"
+    return (
+        f"Accuracy of {who(row)} on {row.dataset}: {100 * row.accuracy:.1f} % ({interval}) of "
+        f"{row.clips} clips"
+    )
+
+
+def graph_line(report: Report) -> str:
+    """Describe the ONNX graph in one line."""
+    graph = report.graph
+    if not graph:
+        return "model.onnx: not made"
+    counts = (human(graph.get(key)) for key in ("nodes", "parameters", "opset"))
+    return "model.onnx: {}, {} nodes, {} parameters, opset {}".format(
+        mb(graph_size(graph)), *counts
+    )
+
+
+def graph_size(graph: Mapping[str, Any]) -> float | None:
+    """Give the bytes of `model.onnx`: reports that know none moved call them just `bytes`."""
+    return graph.get("file_bytes", graph.get("bytes"))
+
+
+def bytes_moved(graph: Mapping[str, Any]) -> float | None:
+    """Give the bytes that a forward pass of one clip reads and writes, where they are known."""
+    return graph.get("bytes") if "file_bytes" in graph else None
+
+
+def engine_line(report: Report) -> str:
+    """Describe the engine in one line; without a status it is never called more than built."""
+    engine = report.engine
+    unrun = (row for row in report.parity if row.verdict == "not-run")
+    reasons = [row.reason for row in unrun if row.runtime.startswith("tensorrt")]
+    reason = clause(engine.get("reason") or " ".join(reasons))
+    status = engine_status(engine) + (f" ({reason})" if reason else "")
+    if not engine.get("bytes"):
+        return f"model.engine: {status}"
+    made = f"{engine.get('flavour') or 'TensorRT'} {engine.get('version') or ''}".strip()
+    targets = f" for {human(engine['targets'])}" if engine.get("targets") else ""
+    return f"model.engine: {mb(engine['bytes'])}, {made}{targets}; {status}"
+
+
+def engine_status(engine: Mapping[str, Any]) -> str:
+    """Give what became of the engine, at its weakest where nothing is said."""
+    return engine.get("status") or ("built, not executed" if engine.get("bytes") else "not built")
+
+
+def who(row: Parity | Latency | Accuracy) -> str:
+    """Name what a row is about."""
+    return f"{row.runtime} ({row.device}, {row.precision})"
+
+
+def worst_row(rows: Iterable[Parity]) -> Parity:
+    """Give the row whose error is largest in units of its tolerance; no number is the worst."""
+
+    def closeness(row: Parity) -> float:
+        units = (math.nan if row.rel_l2 is None else row.rel_l2) / (row.tolerance or math.nan)
+        return math.inf if math.isnan(units) else units
+
+    return max(rows, key=closeness)
+
+
+def worst_input(row: Parity) -> str:
+    """Name the input whose error is largest, empty where none is told; no number is the worst."""
+
+    def error(item: InputParity) -> float:
+        return math.inf if math.isnan(item.rel_l2) else item.rel_l2
+
+    return max(row.per_input, key=error).name if row.per_input else ""
+
+
+def ladder_line(ladder: Ladder) -> str:
+    """Give the finding of a ladder in one sentence."""
+    where = f"{ladder.runtime} ({ladder.device}, {ladder.precision})"
+    if not ladder.first_divergence:
+        return f"{where}: every module is within the rounding of eager PyTorch."
+    found = f"{where}: {ladder.first_divergence} is the first module above its limit"
+    if ladder.first_not_finite:
+        found += f", {ladder.first_not_finite} the first with NaN or infinity"
+    return f"{found}."
+
+
+def rung_mark(ladder: Ladder, rung: Rung) -> str:
+    """What is to be said of a module on the ladder."""
+    if rung.path == ladder.first_not_finite:
+        return "first NaN"
+    return "first above limit" if rung.path == ladder.first_divergence else ""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What is known of one runtime; a row for each batch that it was timed at."""
+
+    name: str
+    parity: Parity | None
+    latency: Latency | None
+    accuracy: Accuracy | None
+
+
+def runtimes(report: Report) -> list[Runtime]:
+    """Join what was compared, timed and evaluated, those first that were timed."""
+    parity = {who(row): row for row in report.parity}
+    accuracy = {who(row): row for row in report.accuracy}
+    timed = [(who(row), row) for row in report.latency]
+    untimed = [(name, None) for name in parity if name not in dict(timed)]
+    several = len(dict(timed)) < len(timed)
+    return [
+        Runtime(
+            f"{name}, batch {fast.batch}" if fast and several else name,
+            parity.get(name),
+            fast,
+            accuracy.get(name),
+        )
+        for name, fast in [*timed, *untimed]
+    ]
+
+
+def fastest(report: Report) -> Latency | None:
+    """Give the fastest of what was made; eager PyTorch and baselines are there to compare with."""
+    made = {who(row) for row in report.parity if row.runtime != "eager"}
+    timed = (row for row in report.latency if who(row) in made)
+    return min(timed, key=lambda row: row.p50_ms, default=None)

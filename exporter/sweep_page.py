@@ -1,0 +1,113 @@
+"""A sweep -> report.html and report.md: what was compared, and which cells are worth having."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from exporter.report.cells import Cell, Criterion, criterion_of, find_front, read_cells, read_points
+from exporter.report.pages import write_page
+from exporter.report.sweep_plots import (
+    dash,
+    find_panels,
+    look,
+    resolution_plot,
+    runtimes,
+    trade,
+    trade_plot,
+)
+from exporter.report.words import BUSY_CORES
+from exporter.results import Verdict
+
+LONGEST = 60  # rows of a table in Markdown: more is no longer fit for a pull request
+
+
+def write_sweep_report(sweep: dict[str, Any], directory: Path) -> None:
+    """Write `report.html` and `report.md` of a sweep into its existing directory.
+
+    Args:
+        sweep: What `sweep.json` holds; each row with the content of its cell's `report.json`.
+        directory: The sweep's own; links to cells are relative to it.
+    """
+    cells = read_cells(sweep)
+    criterion = criterion_of(cells)
+    points = read_points(cells, criterion)
+    facts = {
+        "axes": list(sweep["axes"]),
+        "base": sweep["base"],
+        "environment": sweep["environment"],
+        "cells": cells,
+        "failed": [cell for cell in cells if cell.status == "failed"],
+        "verdict": verdict_of(cells),
+        "headline": headline(cells),
+        "notes": _notes(sweep, cells, criterion),
+        "criterion": criterion,
+        "points": points,
+        "front": find_front(points, criterion),
+        "panels": find_panels(cells),
+        "mechanisms": list(dict.fromkeys(cell.attn for cell in cells if cell.timed)),
+        "longest": LONGEST,
+        "resolution_plot": resolution_plot,
+        "trade_plot": trade_plot,
+        "trade": trade,
+        "look": look,
+        "dash": dash,
+        "runtimes": runtimes,
+    }
+    for kind in ("html", "md"):
+        write_page(directory / f"report.{kind}", f"sweep.{kind}.jinja", **facts)
+
+
+def verdict_of(cells: Sequence[Cell]) -> Verdict:
+    """Give the colour of the whole: that all is done and proven, or why not."""
+    found = {cell.verdict for cell in cells if cell.status == "done"}
+    if any(cell.status == "failed" for cell in cells) or "fail" in found:
+        return "fail"
+    if "ill-conditioned" in found:
+        return "ill-conditioned"
+    whole = all(cell.status == "done" for cell in cells)
+    return "pass" if cells and whole and found == {"pass"} else "not-run"
+
+
+def headline(cells: Sequence[Cell]) -> str:
+    """Count what became of the cells."""
+    proven = sum(cell.status == "done" and cell.verdict == "pass" for cell in cells)
+    others = {
+        "not proven": [c for c in cells if c.status == "done" and c.verdict != "pass"],
+        "failed": [c for c in cells if c.status == "failed"],
+        "still to do": [c for c in cells if c.status == "pending"],
+    }
+    said = [f"{len(some)} {what}" for what, some in others.items() if some]
+    return ", ".join([f"{proven} of {len(cells)} cells proven", *said]) + "."
+
+
+def _notes(sweep: Mapping[str, Any], cells: Sequence[Cell], criterion: Criterion) -> list[str]:
+    lines = []
+    if criterion == "error":
+        lines.append(
+            "No accuracy was measured (--eval): cells are weighed by their error, which says how "
+            "close each is to its own model, not how good that model is"
+        )
+    unweighed = [c for c in cells if c.status == "done" and not _has(c.made, criterion)]
+    if unweighed:
+        lines.append(f"Not timed and judged in one runtime, so not weighed: {_names(unweighed)}")
+    busy = [cell for cell, row in zip(cells, sweep["rows"], strict=True) if _was_busy(row)]
+    if busy:
+        lines.append(f"Timed while other processes kept the machine busy: {_names(busy)}")
+    return lines
+
+
+def _has(made: Iterable[object], criterion: Criterion) -> bool:
+    return any(getattr(timed, criterion) is not None for timed in made)
+
+
+def _was_busy(row: Mapping[str, Any]) -> bool:
+    facts = (row.get("report") or {}).get("environment") or {}
+    return (facts.get("cores_busy_with_others") or 0.0) > BUSY_CORES
+
+
+def _names(cells: Sequence[Cell], most: int = 6) -> str:
+    names = [cell.name for cell in cells]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
