@@ -54,5 +54,27 @@ def read_module_outputs(model: onnx.ModelProto) -> Mapping[str, list[str]]:
 
 def module_scopes(node: onnx.NodeProto) -> frozenset[str]:
     """The paths of the modules a node stands in; its own operator is the last entry noted."""
+    return frozenset(_noted_scopes(node)[1:-1])
+
+
+def innermost_module(node: onnx.NodeProto) -> str | None:
+    """The path of the module that made a node, as either exporter of torch tells it.
+
+    Returns:
+        The path, empty for the model itself; `None` if nothing tells.
+    """
+    noted = _noted_scopes(node)
+    if len(noted) > 1:
+        return noted[-2]
+    if node.name.startswith("/"):  # without dynamo: /blocks.0/attn_t/Einsum
+        return ".".join(node.name.split("/")[1:-1])
+    return None
+
+
+def _noted_scopes(node: onnx.NodeProto) -> list[str]:
     notes = {entry.key: entry.value for entry in node.metadata_props}
-    return frozenset(ast.literal_eval(notes.get(_SCOPES, "[]"))[1:-1])
+    try:
+        scopes = ast.literal_eval(notes.get(_SCOPES, "[]"))
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # foreign text
+        return []
+    return list(map(str, scopes)) if isinstance(scopes, list) else []

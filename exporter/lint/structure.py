@@ -1,0 +1,141 @@
+"""Rules on what a graph is made of: validity, operators no engine has, work done for nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from exporter.graph_view import GraphView, attribute, dtype_name
+from exporter.lint.spot import Spot, at_node, listed, named_in
+from exporter.lint.types import einsum_types, mixed_types
+
+_CONTROL_FLOW = {"If", "Loop", "Scan"}
+# The shape of the result depends on numbers, not on shapes.
+_DATA_DEPENDENT = {"Compress", "NonMaxSuppression", "NonZero", "Unique"}
+_SEQUENCES = {
+    *("SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert"),
+    *("SequenceLength", "SequenceMap", "SplitToSequence", "ConcatFromSequence", "Optional"),
+    *("OptionalGetElement", "OptionalHasElement"),
+}
+_WASTE = 1024  # bytes of one weight stored again; below it nobody minds
+_FLOAT_BITS = {  # of exponent and mantissa
+    TensorProto.FLOAT16: (5, 10),
+    TensorProto.BFLOAT16: (8, 7),
+    TensorProto.FLOAT: (8, 23),
+    TensorProto.DOUBLE: (11, 52),
+}
+
+
+def not_valid(view: GraphView) -> Iterator[Spot]:
+    """What ONNX's checker refuses; mixed types, which it finds too, have rules that say more."""
+    told = view.contradiction
+    nodes = named_in(view, told)
+    mixed = {spot.where for rule in (mixed_types, einsum_types) for spot in rule(view)}
+    if told and not (nodes and nodes[0].name in mixed):
+        reason = " ".join(told.split())[:300]
+        yield Spot(nodes[0].name if nodes else "the graph", f"is not valid ONNX: {reason}", nodes)
+
+
+def missing_weights(view: GraphView) -> Iterator[Spot]:
+    """Weights kept in another file that is not there."""
+    if view.missing:
+        places = {
+            e.value
+            for n in view.missing
+            for e in view.weights[n].external_data
+            if e.key == "location"
+        }
+        what = f"lacks {len(view.missing)} weights kept in {listed(sorted(places))}"
+        yield Spot("the graph", what, ())
+
+
+def control_flow(view: GraphView) -> Iterator[Spot]:
+    """Branches and loops."""
+    return (at_node(n, f"is {n.op_type}") for n in view.nodes if n.op_type in _CONTROL_FLOW)
+
+
+def data_dependent_shape(view: GraphView) -> Iterator[Spot]:
+    """Operators that give as many elements as the numbers tell."""
+    return (at_node(n, f"is {n.op_type}") for n in view.nodes if n.op_type in _DATA_DEPENDENT)
+
+
+def sequence(view: GraphView) -> Iterator[Spot]:
+    """Lists of tensors."""
+    return (at_node(n, f"is {n.op_type}") for n in view.nodes if n.op_type in _SEQUENCES)
+
+
+def custom_operator(view: GraphView) -> Iterator[Spot]:
+    """Operators outside the ONNX standard."""
+    for node in view.nodes:
+        if node.domain not in ("", "ai.onnx"):
+            yield at_node(node, f"is {node.op_type} of {node.domain}")
+
+
+def float32_attention(view: GraphView) -> Iterator[Spot]:
+    """The operator `Attention` in float32."""
+    for node in view.nodes:
+        standard = node.op_type == "Attention" and node.domain in ("", "ai.onnx")
+        if standard and view.kind(node.input[0]) == TensorProto.FLOAT:
+            yield at_node(node, "is Attention in float32")
+
+
+def asymmetric_int8(view: GraphView) -> Iterator[Spot]:
+    """A quantisation whose zero is not 0."""
+    for node in view.nodes:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) > 2:
+            zero = view.array(node.input[2])
+            unsigned = view.kind(node.input[2]) == TensorProto.UINT8
+            if unsigned or (zero is not None and np.any(zero)):
+                how = dtype_name(view.kind(node.input[2]))
+                yield at_node(node, f"is {node.op_type} to {how} with a zero point")
+
+
+def repeated_weights(view: GraphView) -> Iterator[Spot]:
+    """The same weight stored several times."""
+    copies: dict[tuple[object, ...], list[str]] = {}
+    for name, tensor in view.constants.items():
+        array = view.array(name)
+        if array is not None and array.nbytes >= _WASTE:
+            content = hashlib.sha256(np.ascontiguousarray(array)).digest()
+            copies.setdefault((tensor.data_type, array.shape, array.nbytes, content), []).append(
+                name
+            )
+    for (*_, size, _content), names in copies.items():
+        if len(names) > 1:
+            wasted = int(size) * (len(names) - 1)
+            nodes = tuple(r.node for name in names for r in view.readers.get(name, ()))
+            what = f"is stored {len(names)} times, {wasted:,} bytes too many: {listed(names)}"
+            yield Spot(names[0], what, nodes)
+
+
+def cast_pair(view: GraphView) -> Iterator[Spot]:
+    """A cast that changes nothing, or takes back the one before it."""
+    for node in view.nodes:
+        if node.op_type != "Cast":
+            continue
+        source, to = node.input[0], attribute(node, "to")
+        if view.kind(source) == to:
+            yield at_node(node, f"is Cast of {dtype_name(to)} to itself")
+            continue
+        before = view.producers.get(source)
+        if before is None or before.op_type != "Cast":
+            continue
+        first = view.kind(before.input[0])
+        if first == to and _holds(view.kind(source), first):
+            through = f"{dtype_name(first)} by way of {dtype_name(view.kind(source))}"
+            yield Spot(node.name, f"is Cast back to {through}", (node, before))
+
+
+def _holds(wide: int, narrow: int) -> bool:
+    """Whether every number of one type is a number of another."""
+    if wide in _FLOAT_BITS and narrow in _FLOAT_BITS:
+        return all(w >= n for w, n in zip(_FLOAT_BITS[wide], _FLOAT_BITS[narrow], strict=True))
+    try:
+        types = (onnx.helper.tensor_dtype_to_np_dtype(kind) for kind in (narrow, wide))
+        return np.can_cast(*types)
+    except (KeyError, TypeError):  # of types that numpy does not have
+        return False

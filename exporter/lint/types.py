@@ -1,0 +1,128 @@
+"""Rules on element types: what one runtime has no kernel for, and what no runtime mixes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+from onnx import TensorProto
+
+from exporter.graph_view import GraphView, Reader, dtype_name
+from exporter.lint.spot import Spot, at_node, at_value
+
+_ARITHMETIC = {
+    *("Add", "Sub", "Mul", "Div", "Mod", "Pow", "MatMul", "Gemm", "ReduceSum", "ReduceProd", "Neg"),
+    "CumSum",
+}
+# Where a computed shape may go: op -> positions of the inputs that are shapes, sizes or axes.
+_SHAPE_INPUTS = {
+    "Reshape": {1},
+    "Expand": {1},
+    "Tile": {1},
+    "Slice": {1, 2, 3, 4},
+    "ConstantOfShape": {0},
+    "Range": {0, 1, 2},
+    "Split": {1},
+    "Pad": {1},
+    "Resize": {3},
+    "Trilu": {1},
+    "Squeeze": {1},
+    "Unsqueeze": {1},
+}
+# What makes a shape of shapes.
+_SHAPE_OPS = {
+    *("Concat", "Unsqueeze", "Squeeze", "Gather", "Slice", "Cast", "Identity", "Reshape"),
+    *("Equal", "Greater", "Less", "Not", "Where", "Min", "Max", "ReduceMin", "ReduceMax"),
+} | _ARITHMETIC
+_SHAPE_KINDS = {TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL}
+
+
+def einsum_types(view: GraphView) -> Iterator[Spot]:
+    """An Einsum of integers, or of several types."""
+    for node in view.nodes:
+        kinds = sorted({kind for name in node.input if (kind := view.kind(name))})
+        if node.op_type == "Einsum" and (len(kinds) > 1 or set(kinds) & _SHAPE_KINDS):
+            names = " and ".join(dtype_name(view.kind(name)) for name in node.input)
+            yield at_node(node, f"is Einsum of {names}{_equation(node)}")
+
+
+def einsum(view: GraphView) -> Iterator[Spot]:
+    """Any Einsum of floats."""
+    wrong = {spot.where for spot in einsum_types(view)}
+    for node in view.nodes:
+        if node.op_type == "Einsum":
+            spot = at_node(node, f"is Einsum{_equation(node)}")
+            if spot.where not in wrong:
+                yield spot
+
+
+def float64(view: GraphView) -> Iterator[Spot]:
+    """A weight or value in float64."""
+    for name, value in view.values.items():
+        if value.kind == TensorProto.DOUBLE:
+            yield at_value(view, name, "is float64")
+
+
+def int64_arithmetic(view: GraphView) -> Iterator[Spot]:
+    """int64 arithmetic on what becomes anything but a shape."""
+    shapes = _shapes(view)
+    for node in view.nodes:
+        integer = view.kind(node.output[0]) == TensorProto.INT64 if node.output else False
+        if node.op_type in _ARITHMETIC and integer and node.output[0] not in shapes:
+            yield at_node(node, f"is int64 {node.op_type} outside shapes")
+
+
+def mixed_types(view: GraphView) -> Iterator[Spot]:
+    """Inputs of several types where the operator wants one."""
+    for node in view.nodes:
+        if node.op_type == "Einsum":  # has a rule of its own
+            continue
+        for kinds in _by_variable(view, node).values():
+            if len(set(kinds)) > 1:
+                names = " and ".join(map(dtype_name, kinds))
+                yield at_node(node, f"is {node.op_type} of {names}")
+
+
+def _by_variable(view: GraphView, node: onnx.NodeProto) -> dict[str, list[int]]:
+    """The types of a node's inputs, by the type variable of the operator's definition."""
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    try:
+        schema = onnx.defs.get_schema(node.op_type, view.opsets.get(domain, 1), domain)
+    except onnx.defs.SchemaError:  # of another domain, or newer than this version of onnx
+        return {}
+    variables = {constraint.type_param_str for constraint in schema.type_constraints}
+    found: dict[str, list[int]] = {}
+    for position, name in enumerate(node.input):
+        if not schema.inputs or not view.kind(name):
+            continue
+        formal = schema.inputs[min(position, len(schema.inputs) - 1)]
+        if formal.type_str in variables and formal.is_homogeneous:
+            found.setdefault(formal.type_str, []).append(view.kind(name))
+    return found
+
+
+def _shapes(view: GraphView) -> set[str]:
+    """The values of which nothing is made but shapes."""
+    outputs = {value.name for value in view.model.graph.output}
+    shapes: set[str] = set()
+    for node in reversed(view.nodes):  # whoever reads a value stands behind it
+        for name in node.output:
+            readers = view.readers.get(name, ())
+            if name not in outputs and all(_as_shape(view, r, shapes) for r in readers):
+                shapes.add(name)
+    return shapes
+
+
+def _as_shape(view: GraphView, reader: Reader, shapes: set[str]) -> bool:
+    node, position = reader
+    if position in _SHAPE_INPUTS.get(node.op_type, ()):
+        return True
+    made = node.output[0]
+    return node.op_type in _SHAPE_OPS and view.kind(made) in _SHAPE_KINDS and made in shapes
+
+
+def _equation(node: onnx.NodeProto) -> str:
+    written = next(
+        (a.s.decode(errors="replace") for a in node.attribute if a.name == "equation"), ""
+    )
+    return f" {written!r}" if written else ""
