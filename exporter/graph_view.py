@@ -27,6 +27,15 @@ PROBE_BATCH = 10007
 _READ_BY_INFERENCE = 1024  # elements; a weight that tells a shape is never larger
 
 
+@dataclass(frozen=True)
+class GraphTensor:
+    """One input or output; an axis that is free is its name, or `None` if it has none."""
+
+    name: str
+    dtype: str
+    shape: Shape
+
+
 class Value(NamedTuple):
     """The element type of a value (of `onnx.TensorProto`, 0 where unknown) and its shape."""
 
@@ -213,13 +222,19 @@ class GraphView:
         return tuple(_nested(self.model.graph))
 
 
+def graph_tensor(value: onnx.ValueInfoProto) -> GraphTensor:
+    """Name, type and shape of an input or output; one without a shape has no axes."""
+    kind = dtype_name(value.type.tensor_type.elem_type)
+    return GraphTensor(value.name, kind, _shape(value) or ())
+
+
 def attribute(node: onnx.NodeProto, name: str, default: object = None) -> object:
     """The value of an attribute of a node."""
     found = (onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name)
     return next(found, default)
 
 
-def dtype_name(kind: int) -> str:
+def dtype_name(kind: object) -> str:
     """The name of an element type, as numpy writes it."""
     known = onnx.TensorProto.DataType.items()
     name = next((name for name, number in known if number == kind), f"type {kind}").lower()

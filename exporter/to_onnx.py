@@ -26,7 +26,7 @@ from onnx_ir.passes.common import DeduplicateInitializersPass
 from torch import Tensor, nn
 
 from exporter.errors import OnnxError
-from exporter.graph_view import GraphView
+from exporter.graph_view import GraphTensor, GraphView, graph_tensor
 from exporter.lint import lint
 from exporter.module_map import write_module_outputs
 from exporter.spec import BatchProfile
@@ -39,15 +39,6 @@ _REFUSED = ("float64", "einsum-types", "einsum", "control-flow", "int64-arithmet
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal
 # Metadata of the exporter that names files of the machine it ran on.
 _LOCAL_METADATA = ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node")
-
-
-@dataclass(frozen=True)
-class GraphTensor:
-    """One input or output; the batch is its name where it is free."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
 
 
 @dataclass(frozen=True)
@@ -216,13 +207,6 @@ def _describe(model: onnx.ModelProto, path: Path) -> OnnxGraph:
         parameters=sum(math.prod(weight.dims) for weight in weights),
         bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
-        inputs=tuple(map(_tensor, model.graph.input)),
-        outputs=tuple(map(_tensor, model.graph.output)),
+        inputs=tuple(map(graph_tensor, model.graph.input)),
+        outputs=tuple(map(graph_tensor, model.graph.output)),
     )
-
-
-def _tensor(value: onnx.ValueInfoProto) -> GraphTensor:
-    kind = value.type.tensor_type
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
-    shape = tuple(dim.dim_param or dim.dim_value for dim in kind.shape.dim)
-    return GraphTensor(value.name, dtype, shape)

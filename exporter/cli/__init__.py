@@ -16,7 +16,7 @@ from types import FrameType
 
 from cyclopts import App, CycloptsError
 
-from exporter.cli import doctor, export, ladder, tune_precision, verify
+from exporter.cli import doctor, export, inspect, ladder, lint, tune_precision, verify
 from exporter.cli.terminal import say, show_trace
 from exporter.errors import TsformerError, UsageError
 
@@ -36,6 +36,8 @@ app.register_install_completion_command()
 
 app.command(export.export)
 app.command(verify.verify)
+app.command(inspect.inspect)
+app.command(lint.lint)
 app.command(ladder.ladder)
 app.command(tune_precision.tune_precision)
 app.command(doctor.doctor)

@@ -34,7 +34,8 @@ from exporter.lint.structure import (
 from exporter.lint.types import einsum, einsum_types, float64, int64_arithmetic, mixed_types
 
 Severity = Literal["error", "warning"]
-ORT, TRT = "ONNX Runtime", "TensorRT"
+ORT, TRT = "onnxruntime", "tensorrt"
+RUNTIMES = (ORT, TRT)
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Finding:
     remedy: str
 
 
-_BOTH = (TRT, ORT)
+_BOTH = RUNTIMES
 RULES: Mapping[str, Rule] = {
     "not-valid": Rule(
         not_valid,

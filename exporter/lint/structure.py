@@ -11,7 +11,7 @@ from onnx import TensorProto
 
 from exporter.graph_view import GraphView, attribute, dtype_name
 from exporter.lint.spot import Spot, at_node, listed, named_in
-from exporter.lint.types import einsum_types, mixed_types
+from exporter.lint.types import einsum_types, mixed_types, shape_values
 
 _CONTROL_FLOW = {"If", "Loop", "Scan"}
 # The shape of the result depends on numbers, not on shapes.
@@ -114,10 +114,13 @@ def repeated_weights(view: GraphView) -> Iterator[Spot]:
 
 def cast_pair(view: GraphView) -> Iterator[Spot]:
     """A cast that changes nothing, or takes back the one before it."""
+    shapes = shape_values(view)
     for node in view.nodes:
         if node.op_type != "Cast":
             continue
         source, to = node.input[0], attribute(node, "to")
+        if node.output[0] in shapes:  # a few numbers, read before a run begins
+            continue
         if view.kind(source) == to:
             yield at_node(node, f"is Cast of {dtype_name(to)} to itself")
             continue

@@ -65,7 +65,7 @@ def float64(view: GraphView) -> Iterator[Spot]:
 
 def int64_arithmetic(view: GraphView) -> Iterator[Spot]:
     """int64 arithmetic on what becomes anything but a shape."""
-    shapes = _shapes(view)
+    shapes = shape_values(view)
     for node in view.nodes:
         integer = view.kind(node.output[0]) == TensorProto.INT64 if node.output else False
         if node.op_type in _ARITHMETIC and integer and node.output[0] not in shapes:
@@ -101,7 +101,7 @@ def _by_variable(view: GraphView, node: onnx.NodeProto) -> dict[str, list[int]]:
     return found
 
 
-def _shapes(view: GraphView) -> set[str]:
+def shape_values(view: GraphView) -> set[str]:
     """The values of which nothing is made but shapes."""
     outputs = {value.name for value in view.model.graph.output}
     shapes: set[str] = set()
