@@ -161,7 +161,7 @@ class GraphView:
         """What ONNX's checker and its inference of types and shapes hold against the graph."""
         light = without_weights(self.model)
         try:
-            onnx.checker.check_model(light)
+            onnx.checker.check_model(_with_output_shapes(light))
         except Exception as error:  # the C++ checker raises several unrelated classes
             return str(error)
         return _refusal(light)
@@ -246,6 +246,16 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto | None:
     with contextlib.suppress(Exception):  # it is asked for what it can tell, not for a verdict
         return onnx.shape_inference.infer_shapes(model, data_prop=True)
     return None
+
+
+def _with_output_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose outputs have shapes, right or wrong: the checker wants some, no runtime does."""
+    shaped = onnx.ModelProto()
+    shaped.CopyFrom(model)
+    for value in shaped.graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.shape.SetInParent()
+    return shaped
 
 
 def _refusal(model: onnx.ModelProto) -> str:

@@ -144,8 +144,8 @@ def _counted(names: Iterable[str]) -> dict[str, int]:
 
 
 def _by_module(view: GraphView) -> tuple[ModuleFacts, ...]:
-    """In the order in which the modules first compute."""
-    nodes = Counter(view.module(node) for node in view.nodes)
+    """In the order in which the modules come to their end; those without nodes follow."""
+    nodes = Counter(view.module(node) for node in reversed(view.nodes))
     owners = {name: _owner(view, name) for name in view.weights}
     parameters: Counter[str | None] = Counter()
     size: Counter[str | None] = Counter()
@@ -153,7 +153,7 @@ def _by_module(view: GraphView) -> tuple[ModuleFacts, ...]:
         size[owners[name]] += _size(weight)
         if weight.data_type != onnx.TensorProto.INT64:
             parameters[owners[name]] += math.prod(weight.dims)
-    paths = dict.fromkeys((*nodes, *owners.values()))
+    paths = dict.fromkeys((*reversed(nodes), *owners.values()))
     return tuple(ModuleFacts(path, nodes[path], parameters[path], size[path]) for path in paths)
 
 
@@ -210,6 +210,8 @@ def _fusion(view: GraphView, path: Path) -> Fusion:
 
 
 def _origin(view: GraphView, after: GraphView, node: onnx.NodeProto) -> str | None:
-    """The module of the node whose result a fused one gives; it keeps that result's name."""
-    makers = (view.producers[name] for name in node.output if name in view.producers)
-    return next((view.module(maker) for maker in makers), after.module(node))
+    """The module a fused node stands for: its result, or that of a cast behind, keeps its name."""
+    behind = (reader.node for name in node.output for reader in after.readers.get(name, ()))
+    names = (name for made in (node, *behind) for name in made.output)
+    makers = (view.producers[name] for name in names if name in view.producers)
+    return next((view.module(maker) for maker in makers), None)

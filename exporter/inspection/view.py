@@ -12,9 +12,10 @@ from exporter.graph_view import GraphTensor
 from exporter.inspection import ExportFacts, Inspection
 from exporter.inspection.engine import EngineFacts
 from exporter.inspection.graph import Fusion, GraphFacts, ModuleFacts
-from exporter.report import human, mb
+from exporter.report import human
 
 _OPERATORS = 12  # the most frequent; --json has all
+_OF_A_SPEC = ("attn", "scheme", "frames", "res", "depth", "dim", "semantics")
 _PLACES = 6  # modules named in one row
 
 
@@ -33,11 +34,10 @@ def inspection_view(found: Inspection) -> RenderableType:
 
 
 def _export_view(path: str, export: ExportFacts) -> Iterator[RenderableType]:
-    spec, config = export.spec, export.model.get("config") or {}
+    spec = export.spec
     yield cell(f"{path}: {export.model.get('family')}, {spec.get('precision')}", "bold")
-    names = ("attn_mechanism", "attn", "attn_type", "scheme", "depth", "dim", "frames")
-    sizes = ", ".join(f"{name} {human(config[name])}" for name in names if name in config)
-    yield cell(f"{sizes}; verdict at export: {export.verdict}")
+    said = (f"{name} {human(spec[name])}" for name in _OF_A_SPEC if spec.get(name) is not None)
+    yield cell(f"{', '.join(said)}; verdict at export: {export.verdict}")
     changed = {name: state for name, state in export.files.items() if state != "as exported"}
     for name, state in changed.items():
         yield cell(f"{name}: {state}", "bold red")
@@ -53,10 +53,10 @@ def _export_view(path: str, export: ExportFacts) -> Iterator[RenderableType]:
 def _graph_view(graph: GraphFacts) -> Iterator[RenderableType]:
     opsets = ", ".join(f"{name or 'opset'} {version}" for name, version in graph.opsets.items())
     made = f", by {graph.producer}" if graph.producer else ""
-    yield cell(f"\n{graph.file}: {mb(graph.bytes)}, {opsets}{made}", "bold")
+    yield cell(f"\n{graph.file}: {size(graph.bytes)}, {opsets}{made}", "bold")
     yield cell(
         f"{human(graph.nodes)} nodes, {human(graph.parameters)} parameters, "
-        f"{mb(graph.weight_bytes)} of weights ({_listed(graph.weights, mb)})"
+        f"{size(graph.weight_bytes)} of weights ({_listed(graph.weights, size)})"
     )
     if graph.missing_weights:
         yield cell(f"The content of {graph.missing_weights} weights is not there", "bold red")
@@ -73,7 +73,7 @@ def _cost_line(graph: GraphFacts) -> str:
         return f"Operations of one run: not known: {graph.cost['reason']}"
     flops, moved = graph.cost["flops"], graph.cost["bytes"]
     return (
-        f"One run at batch {graph.batch}: {_giga(flops)} GFLOP, {mb(moved)} read and written "
+        f"One run at batch {graph.batch}: {_scaled(flops)}FLOP, {size(moved)} read and written "
         "before anything is fused"
     )
 
@@ -88,15 +88,15 @@ def _tensors(inputs: Iterable[GraphTensor], outputs: Iterable[GraphTensor]) -> R
 
 
 def _operators(graph: GraphFacts) -> RenderableType:
-    made = table(("Operator",), ("Nodes", "GFLOP"))
+    made = table(("Operator",), ("Nodes", "FLOP"))
     flops: Mapping[str, int] = graph.cost.get("by_op", {})
     ops = list(graph.ops.items())
     for op, count in ops[:_OPERATORS]:
-        made.add_row(cell(op), human(count), _giga(flops[op]) if flops.get(op) else "-")
+        made.add_row(cell(op), human(count), _scaled(flops[op]) if flops.get(op) else "-")
     if rest := ops[_OPERATORS:]:
         work = sum(flops.get(op, 0) for op, _ in rest)
         label = f"{len(rest)} more: {', '.join(op for op, _ in rest)}"
-        made.add_row(cell(label), human(sum(n for _, n in rest)), _giga(work) if work else "-")
+        made.add_row(cell(label), human(sum(n for _, n in rest)), _scaled(work) if work else "-")
     return made
 
 
@@ -107,9 +107,10 @@ def _modules(modules: Iterable[ModuleFacts]) -> RenderableType:
         total = sums.setdefault(block(module.path), [0, 0, 0])
         for place, figure in enumerate((module.nodes, module.parameters, module.bytes)):
             total[place] += figure
-    for path, (nodes, parameters, size) in sums.items():
+    for path, (nodes, parameters, weight_bytes) in sums.items():
         name = {None: "(not told)", "": "(the model itself, or shared)"}.get(path, path)
-        made.add_row(cell(name), human(nodes), human(parameters), mb(size))
+        shared = "" if nodes or not path else " (shared)"  # by modules in it
+        made.add_row(cell(f"{name}{shared}"), human(nodes), human(parameters), size(weight_bytes))
     return made
 
 
@@ -152,7 +153,7 @@ def _attention_line(fusion: Fusion) -> str:
 def _engine_view(engine: EngineFacts) -> Iterator[RenderableType]:
     built = engine.built
     made = f"{engine.flavour or 'of unknown make'} {built.get('version') or ''}".strip()
-    yield cell(f"\n{engine.file}: {mb(engine.bytes)}, {made}", "bold")
+    yield cell(f"\n{engine.file}: {size(engine.bytes)}, {made}", "bold")
     good = engine.header == "well-formed"
     objections = f" ({', '.join(engine.objections)})" if engine.objections else ""
     style = {"malformed": "bold red", "not checked": "yellow"}.get(engine.header, "")
@@ -178,5 +179,12 @@ def _listed(figures: Mapping[str, int], write: object) -> str:
     return ", ".join(f"{name} {write(figure)}" for name, figure in figures.items()) or "none"
 
 
-def _giga(flops: int) -> str:
-    return f"{flops / 1e9:,.3g}"
+def size(count: int) -> str:
+    """Write bytes with the decimal unit that suits them."""
+    return f"{_scaled(count)}B"
+
+
+def _scaled(figure: int) -> str:
+    powers = ((10**9, " G"), (10**6, " M"), (10**3, " k"))
+    unit, prefix = next(((u, p) for u, p in powers if figure >= u), (1, " "))
+    return f"{figure / unit:.3g}{prefix}"

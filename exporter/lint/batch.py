@@ -47,10 +47,11 @@ def batch_coupled(view: GraphView) -> Iterator[Spot]:
         if name not in activations or shape is None:
             continue
         axes = _reduced_axes(view, node, len(shape))
-        # Where a fixed batch hides the shapes at another: what reduces all has no clip of its own.
-        everything = bool(shape) and len(axes) == len(shape) and name not in view.values_at_probe
-        if everything or any(_holds_batch(shape[axis]) for axis in axes):
-            over = "all axes" if len(axes) == len(shape) else f"axis {listed(sorted(axes))}"
+        everything = bool(shape) and len(axes) == len(shape)
+        # Behind a reshape that fixes the batch its axis is not known; one of all axes it must be.
+        hidden = everything and isinstance(view.batch[0], int)
+        if hidden or any(_holds_batch(shape[axis]) for axis in axes):
+            over = "all axes" if everything else f"axis {listed(sorted(axes))}"
             yield at_node(node, f"is {node.op_type} over {over}, the batch included")
 
 
@@ -75,7 +76,7 @@ def _baked_reshapes(view: GraphView) -> Iterator[Spot]:
 def _baked_outputs(view: GraphView) -> Iterator[Spot]:
     for value in view.model.graph.output:
         shape = _shape_of(view, value.name, at_probe=True)
-        known = shape and all(isinstance(axis, int) for axis in shape)
+        known = shape is not None and all(isinstance(axis, int) for axis in shape)
         if known and not any(map(_holds_batch, shape)):
             yield at_value(view, value.name, f"is of shape {list(shape)}, whatever the batch")
 

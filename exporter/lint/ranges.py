@@ -12,7 +12,7 @@ from exporter.lint.spot import Spot, at_node, at_value
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 _FLOAT16_NORMAL = float(np.finfo(np.float16).smallest_normal)
-_MANY_SUBNORMAL = 0.1  # share of a weight's numbers; a few lie that close to zero in any weight
+_MANY_SUBNORMAL = 0.5  # share of what is not zero: some lie close to zero in any weight
 # Exponentials, sums of many terms and powers: what leaves the range first.
 _WIDE_RANGE = {
     *("Exp", "Softmax", "LogSoftmax", "ReduceLogSumExp", "LayerNormalization", "RMSNormalization"),
