@@ -64,12 +64,29 @@ def read_graph(path: Path) -> GraphView:
         raise GraphInputError(f"{path} is not an ONNX file: {error}") from error
     if not (model.ir_version and model.graph.output):  # many bytes, and no bytes, are a message
         raise GraphInputError(f"{path} is not an ONNX file: there is no graph in it")
+    if not _is_text(model):
+        raise GraphInputError(f"{path} is damaged: a name in it is not text")
     with contextlib.suppress(Exception):  # what is not there is told by `GraphView.missing`
         onnx.load_external_data_for_model(model, str(path.parent))
     if model.functions:
         with contextlib.suppress(Exception):  # what cannot be written out stays a call
             model = onnx.inliner.inline_local_functions(model)
     return GraphView(model)
+
+
+def _is_text(model: onnx.ModelProto) -> bool:
+    """Whether all names are text: protobuf gives bytes, or raises, for those that are not UTF-8."""
+    try:
+        names = [o.domain for o in model.opset_import]
+        for graph in _nested(model.graph):
+            names.append(graph.name)
+            values = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
+            names += [value.name for value in values]
+            for node in graph.node:
+                names += [node.name, node.op_type, node.domain, *node.input, *node.output]
+    except UnicodeDecodeError:
+        return False
+    return all(isinstance(name, str) for name in names)
 
 
 def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -130,7 +147,7 @@ class GraphView:
         """What is the same in every run and can be read: weights, and what `Constant` gives."""
         found = {name: w for name, w in self.weights.items() if name not in self.missing}
         for node in self.nodes:
-            if node.op_type == "Constant":
+            if node.op_type == "Constant" and node.output:
                 found |= {node.output[0]: a.t for a in node.attribute if a.name == "value"}  # noqa: B035
         return found
 
@@ -195,6 +212,11 @@ class GraphView:
         except Exception:  # damaged: as many ways as there are encodings
             return None
 
+    def integers(self, name: str) -> list[int] | None:
+        """The content of a constant of integers, as a shape or axes; `None` if it is none."""
+        array = self.array(name)
+        return array.ravel().tolist() if array is not None and array.dtype.kind == "i" else None
+
     def module(self, node: onnx.NodeProto) -> str | None:
         """The module a node stands in, or the one its neighbours stand in; `None` if unknown."""
         makers = (self.producers[name] for name in node.input if name in self.producers)
@@ -226,6 +248,16 @@ def graph_tensor(value: onnx.ValueInfoProto) -> GraphTensor:
     """Name, type and shape of an input or output; one without a shape has no axes."""
     kind = dtype_name(value.type.tensor_type.elem_type)
     return GraphTensor(value.name, kind, _shape(value) or ())
+
+
+def operand(node: onnx.NodeProto, position: int = 0) -> str:
+    """The value a node reads at a position; empty if it reads none there."""
+    return node.input[position] if position < len(node.input) else ""
+
+
+def result(node: onnx.NodeProto) -> str:
+    """The first value a node makes; empty if it makes none."""
+    return node.output[0] if node.output else ""
 
 
 def attribute(node: onnx.NodeProto, name: str, default: object = None) -> object:

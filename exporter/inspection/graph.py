@@ -14,7 +14,7 @@ import onnx
 
 from exporter.cost import count_cost
 from exporter.errors import OnnxError, RuntimeFailure
-from exporter.graph_view import GraphTensor, GraphView, attribute, dtype_name, graph_tensor
+from exporter.graph_view import GraphTensor, GraphView, attribute, dtype_name, graph_tensor, operand
 from exporter.runners.onnxruntime import optimised_graph
 
 _STANDARD = ("", "ai.onnx", "ai.onnx.ml")
@@ -135,7 +135,7 @@ def _weights_by_type(view: GraphView) -> dict[str, int]:
 
 def _casts(view: GraphView) -> dict[str, int]:
     nodes = (node for node in view.nodes if node.op_type == "Cast")
-    types = ((view.kind(node.input[0]), attribute(node, "to")) for node in nodes)
+    types = ((view.kind(operand(node)), attribute(node, "to")) for node in nodes)
     return _counted(f"{dtype_name(source)} to {dtype_name(to)}" for source, to in types)
 
 

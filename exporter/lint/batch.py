@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-import numpy as np
 import onnx
 
-from exporter.graph_view import PROBE_BATCH, GraphView, Shape, attribute
+from exporter.graph_view import PROBE_BATCH, GraphView, Shape, attribute, operand
 from exporter.lint.spot import Spot, at_node, at_value, listed, named_in
 
 _REDUCTIONS = {
@@ -42,7 +41,7 @@ def batch_coupled(view: GraphView) -> Iterator[Spot]:
         return
     activations = _activations(view)
     for node in view.nodes:
-        name = node.input[0] if node.input else ""
+        name = operand(node)
         shape = _shape_of(view, name)
         if name not in activations or shape is None:
             continue
@@ -61,16 +60,16 @@ def _baked_reshapes(view: GraphView) -> Iterator[Spot]:
         if node.op_type != "Reshape" or len(node.input) < 2:
             continue
         shape = _shape_of(view, node.input[0], at_probe=True)
-        target = view.array(node.input[1])
+        target = view.integers(node.input[1])
         if shape is None or target is None or not any(map(_holds_batch, shape)):
             continue
-        wanted = [int(size) for size in target.ravel()]
+        wanted = target
         if not attribute(node, "allowzero", 0):  # then 0 copies the axis
             wanted = [w or s for w, s in zip(wanted, (*shape, *wanted), strict=False)]
         leads = bool(wanted) and _holds_batch(shape[0]) and wanted[0] > 1
         fixed = -1 not in wanted and not any(map(_holds_batch, wanted))
         if fixed or (leads and not _holds_batch(wanted[0])):
-            yield at_node(node, f"is Reshape to {target.ravel().tolist()}, whatever the batch")
+            yield at_node(node, f"is Reshape to {target}, whatever the batch")
 
 
 def _baked_outputs(view: GraphView) -> Iterator[Spot]:
@@ -130,8 +129,7 @@ def _axes(view: GraphView, node: onnx.NodeProto) -> list[int] | None:
         return [int(axis) for axis in given]
     if len(node.input) < 2 or not node.input[1]:
         return []
-    array = view.array(node.input[1])
-    return None if array is None else [int(axis) for axis in np.ravel(array)]
+    return view.integers(node.input[1])
 
 
 def _within(axes: Iterable[int], rank: int) -> set[int]:

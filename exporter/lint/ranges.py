@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from onnx import TensorProto
 
-from exporter.graph_view import GraphView, attribute
+from exporter.graph_view import GraphView, attribute, operand
 from exporter.lint.spot import Spot, at_node, at_value
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
@@ -42,17 +42,17 @@ def float16_overflow(view: GraphView) -> Iterator[Spot]:
     """A constant that is cast to float16 and does not fit it."""
     for node in view.nodes:
         if node.op_type == "Cast" and attribute(node, "to") == TensorProto.FLOAT16:
-            array = view.array(node.input[0])
+            array = view.array(operand(node))
             if array is not None and array.dtype.kind == "f" and array.size:
                 largest = float(np.nanmax(np.abs(array), initial=0.0, where=np.isfinite(array)))
                 if largest > FLOAT16_MAX:
-                    yield at_node(node, f"is Cast of {node.input[0]}, up to {largest:.3g}")
+                    yield at_node(node, f"is Cast of {operand(node)}, up to {largest:.3g}")
 
 
 def float16_range(view: GraphView) -> Iterator[Spot]:
     """An operator that sums or exponentiates in float16."""
     for node in view.nodes:
-        if node.op_type in _WIDE_RANGE and view.kind(node.input[0]) == TensorProto.FLOAT16:
+        if node.op_type in _WIDE_RANGE and view.kind(operand(node)) == TensorProto.FLOAT16:
             yield at_node(node, f"is {node.op_type} in float16")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from exporter.graph_view import GraphView, attribute, dtype_name
+from exporter.graph_view import GraphView, attribute, dtype_name, operand, result
 from exporter.lint.spot import Spot, at_node, listed, named_in
 from exporter.lint.types import einsum_types, mixed_types, shape_values
 
@@ -79,7 +79,7 @@ def float32_attention(view: GraphView) -> Iterator[Spot]:
     """The operator `Attention` in float32."""
     for node in view.nodes:
         standard = node.op_type == "Attention" and node.domain in ("", "ai.onnx")
-        if standard and view.kind(node.input[0]) == TensorProto.FLOAT:
+        if standard and view.kind(operand(node)) == TensorProto.FLOAT:
             yield at_node(node, "is Attention in float32")
 
 
@@ -118,8 +118,8 @@ def cast_pair(view: GraphView) -> Iterator[Spot]:
     for node in view.nodes:
         if node.op_type != "Cast":
             continue
-        source, to = node.input[0], attribute(node, "to")
-        if node.output[0] in shapes:  # a few numbers, read before a run begins
+        source, to = operand(node), attribute(node, "to")
+        if result(node) in shapes:  # a few numbers, read before a run begins
             continue
         if view.kind(source) == to:
             yield at_node(node, f"is Cast of {dtype_name(to)} to itself")
@@ -127,7 +127,7 @@ def cast_pair(view: GraphView) -> Iterator[Spot]:
         before = view.producers.get(source)
         if before is None or before.op_type != "Cast":
             continue
-        first = view.kind(before.input[0])
+        first = view.kind(operand(before))
         if first == to and _holds(view.kind(source), first):
             through = f"{dtype_name(first)} by way of {dtype_name(view.kind(source))}"
             yield Spot(node.name, f"is Cast back to {through}", (node, before))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import onnx
 from onnx import TensorProto
 
-from exporter.graph_view import GraphView, Reader, dtype_name
+from exporter.graph_view import GraphView, Reader, dtype_name, result
 from exporter.lint.spot import Spot, at_node, at_value
 
 _ARITHMETIC = {
@@ -67,8 +67,8 @@ def int64_arithmetic(view: GraphView) -> Iterator[Spot]:
     """int64 arithmetic on what becomes anything but a shape."""
     shapes = shape_values(view)
     for node in view.nodes:
-        integer = view.kind(node.output[0]) == TensorProto.INT64 if node.output else False
-        if node.op_type in _ARITHMETIC and integer and node.output[0] not in shapes:
+        integer = view.kind(result(node)) == TensorProto.INT64
+        if node.op_type in _ARITHMETIC and integer and result(node) not in shapes:
             yield at_node(node, f"is int64 {node.op_type} outside shapes")
 
 
@@ -88,7 +88,7 @@ def _by_variable(view: GraphView, node: onnx.NodeProto) -> dict[str, list[int]]:
     domain = "" if node.domain == "ai.onnx" else node.domain
     try:
         schema = onnx.defs.get_schema(node.op_type, view.opsets.get(domain, 1), domain)
-    except onnx.defs.SchemaError:  # of another domain, or newer than this version of onnx
+    except (onnx.defs.SchemaError, TypeError):  # another domain's, newer than onnx, or no version
         return {}
     variables = {constraint.type_param_str for constraint in schema.type_constraints}
     found: dict[str, list[int]] = {}
@@ -117,7 +117,7 @@ def _as_shape(view: GraphView, reader: Reader, shapes: set[str]) -> bool:
     node, position = reader
     if position in _SHAPE_INPUTS.get(node.op_type, ()):
         return True
-    made = node.output[0]
+    made = result(node)
     return node.op_type in _SHAPE_OPS and view.kind(made) in _SHAPE_KINDS and made in shapes
 
 
