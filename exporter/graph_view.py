@@ -22,6 +22,7 @@ from exporter.module_map import innermost_module
 
 Shape = tuple[int | str | None, ...]  # a number, the name of a free axis, or unknown
 
+STANDARD = ("", "ai.onnx")  # the names of the domain of standard operators
 # A batch to infer shapes at: a prime, so that no axis but one that holds the batch divides by it.
 PROBE_BATCH = 10007
 _READ_BY_INFERENCE = 1024  # elements; a weight that tells a shape is never larger
@@ -126,10 +127,8 @@ class GraphView:
     @cached_property
     def opsets(self) -> Mapping[str, int]:
         """The version of each domain of operators; the standard one is the empty string."""
-        return {
-            o.domain.replace("ai.onnx", "", 1) if o.domain == "ai.onnx" else o.domain: o.version
-            for o in self.model.opset_import
-        }
+        versions = {entry.domain: entry.version for entry in self.model.opset_import}
+        return {"" if domain in STANDARD else domain: n for domain, n in versions.items()}
 
     @cached_property
     def weights(self) -> Mapping[str, onnx.TensorProto]:

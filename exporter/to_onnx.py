@@ -35,7 +35,10 @@ OUTPUT_NAME = "logits"
 MAX_FILE_BYTES = 2**31 - 1  # of one protobuf file
 
 # Rules of `exporter.lint` that an export must keep, those included that only cost time elsewhere.
-_REFUSED = ("float64", "einsum-types", "einsum", "control-flow", "int64-arithmetic")
+_REFUSED = (
+    *("float64", "einsum-types", "einsum-integers", "einsum"),
+    *("control-flow", "int64-arithmetic"),
+)
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal
 # Metadata of the exporter that names files of the machine it ran on.
 _LOCAL_METADATA = ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node")

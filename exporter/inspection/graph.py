@@ -14,10 +14,17 @@ import onnx
 
 from exporter.cost import count_cost
 from exporter.errors import OnnxError, RuntimeFailure
-from exporter.graph_view import GraphTensor, GraphView, attribute, dtype_name, graph_tensor, operand
+from exporter.graph_view import (
+    STANDARD,
+    GraphTensor,
+    GraphView,
+    attribute,
+    dtype_name,
+    graph_tensor,
+    operand,
+)
 from exporter.runners.onnxruntime import optimised_graph
 
-_STANDARD = ("", "ai.onnx", "ai.onnx.ml")
 # What ONNX Runtime makes of attention written out, wherever it recognises it.
 _FUSED_ATTENTION = {
     *("Attention", "MultiHeadAttention", "GroupQueryAttention", "DecoderMaskedMultiHeadAttention"),
@@ -116,7 +123,7 @@ def inspect_graph(view: GraphView, path: Path) -> GraphFacts:
 
 
 def _op_name(node: onnx.NodeProto) -> str:
-    return node.op_type if node.domain in _STANDARD else f"{node.domain}.{node.op_type}"
+    return node.op_type if node.domain in STANDARD else f"{node.domain}.{node.op_type}"
 
 
 def _values_by_type(view: GraphView) -> dict[str, int]:
@@ -170,10 +177,10 @@ def _owner(view: GraphView, weight: str) -> str | None:
 
 def _size(weight: onnx.TensorProto) -> int:
     try:
-        bits = onnx.helper.tensor_dtype_to_np_dtype(weight.data_type).itemsize * 8
+        one = onnx.helper.tensor_dtype_to_np_dtype(weight.data_type).itemsize
     except KeyError:  # a type that this version of onnx does not know
-        bits = 0
-    return math.prod(weight.dims) * bits // 8
+        return 0
+    return math.prod(weight.dims) * one
 
 
 def _cost(view: GraphView, batch: int) -> dict[str, Any]:
@@ -190,7 +197,7 @@ def _fusion(view: GraphView, path: Path) -> Fusion:
         return Fusion("onnxruntime", reason=str(error))
     modules: dict[str, list[str | None]] = {}
     for node in after.nodes:
-        if node.domain not in _STANDARD:
+        if node.domain not in STANDARD:
             modules.setdefault(_op_name(node), []).append(_origin(view, after, node))
     fused = (
         FusedOp(op, len(found), tuple(dict.fromkeys(m for m in found if m is not None)))

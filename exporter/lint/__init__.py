@@ -31,7 +31,14 @@ from exporter.lint.structure import (
     repeated_weights,
     sequence,
 )
-from exporter.lint.types import einsum, einsum_types, float64, int64_arithmetic, mixed_types
+from exporter.lint.types import (
+    einsum,
+    einsum_integers,
+    einsum_types,
+    float64,
+    int64_arithmetic,
+    mixed_types,
+)
 
 Severity = Literal["error", "warning"]
 ORT, TRT = "onnxruntime", "tensorrt"
@@ -85,6 +92,9 @@ RULES: Mapping[str, Rule] = {
         "error",
         _BOTH,
         "give torch.einsum float operands of one type: torch.arange(n, dtype=torch.float32)",
+    ),
+    "einsum-integers": Rule(
+        einsum_integers, "error", (TRT,), "let torch.einsum compute in float32, or write a product"
     ),
     "mixed-types": Rule(
         mixed_types, "error", _BOTH, "cast the operands to one type in the module, before they meet"

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from exporter.graph_view import GraphView, attribute, dtype_name, operand, result
-from exporter.lint.spot import Spot, at_node, listed, named_in
+from exporter.graph_view import STANDARD, GraphView, attribute, dtype_name, operand, result
+from exporter.lint.spot import Spot, at_node, listed, named_in, node_label
 from exporter.lint.types import einsum_types, mixed_types, shape_values
 
 _CONTROL_FLOW = {"If", "Loop", "Scan"}
@@ -43,12 +43,8 @@ def not_valid(view: GraphView) -> Iterator[Spot]:
 def missing_weights(view: GraphView) -> Iterator[Spot]:
     """Weights kept in another file that is not there."""
     if view.missing:
-        places = {
-            e.value
-            for n in view.missing
-            for e in view.weights[n].external_data
-            if e.key == "location"
-        }
+        entries = (entry for name in view.missing for entry in view.weights[name].external_data)
+        places = {entry.value for entry in entries if entry.key == "location"}
         what = f"lacks {len(view.missing)} weights kept in {listed(sorted(places))}"
         yield Spot("the graph", what, ())
 
@@ -71,14 +67,14 @@ def sequence(view: GraphView) -> Iterator[Spot]:
 def custom_operator(view: GraphView) -> Iterator[Spot]:
     """Operators outside the ONNX standard."""
     for node in view.nodes:
-        if node.domain not in ("", "ai.onnx"):
+        if node.domain not in STANDARD:
             yield at_node(node, f"is {node.op_type} of {node.domain}")
 
 
 def float32_attention(view: GraphView) -> Iterator[Spot]:
     """The operator `Attention` in float32."""
     for node in view.nodes:
-        standard = node.op_type == "Attention" and node.domain in ("", "ai.onnx")
+        standard = node.op_type == "Attention" and node.domain in STANDARD
         if standard and view.kind(operand(node)) == TensorProto.FLOAT:
             yield at_node(node, "is Attention in float32")
 
@@ -130,7 +126,7 @@ def cast_pair(view: GraphView) -> Iterator[Spot]:
         first = view.kind(operand(before))
         if first == to and _holds(view.kind(source), first):
             through = f"{dtype_name(first)} by way of {dtype_name(view.kind(source))}"
-            yield Spot(node.name, f"is Cast back to {through}", (node, before))
+            yield Spot(node_label(node), f"is Cast back to {through}", (node, before))
 
 
 def _holds(wide: int, narrow: int) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import onnx
 from onnx import TensorProto
 
-from exporter.graph_view import GraphView, Reader, dtype_name, result
+from exporter.graph_view import STANDARD, GraphView, Reader, attribute, dtype_name, result
 from exporter.lint.spot import Spot, at_node, at_value
 
 _ARITHMETIC = {
@@ -38,22 +38,29 @@ _SHAPE_KINDS = {TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL}
 
 
 def einsum_types(view: GraphView) -> Iterator[Spot]:
-    """An Einsum of integers, or of several types."""
-    for node in view.nodes:
-        kinds = sorted({kind for name in node.input if (kind := view.kind(name))})
-        if node.op_type == "Einsum" and (len(kinds) > 1 or set(kinds) & _SHAPE_KINDS):
-            names = " and ".join(dtype_name(view.kind(name)) for name in node.input)
-            yield at_node(node, f"is Einsum of {names}{_equation(node)}")
+    """An Einsum of several types."""
+    return (spot for spot, kinds in _einsums(view) if len(kinds) > 1)
+
+
+def einsum_integers(view: GraphView) -> Iterator[Spot]:
+    """An Einsum of integers alone."""
+    return (spot for spot, kinds in _einsums(view) if len(kinds) == 1 and kinds & _SHAPE_KINDS)
 
 
 def einsum(view: GraphView) -> Iterator[Spot]:
-    """Any Einsum of floats."""
-    wrong = {spot.where for spot in einsum_types(view)}
+    """An Einsum that has nothing but floats of one type."""
+    return (spot for spot, kinds in _einsums(view) if len(kinds) < 2 and not kinds & _SHAPE_KINDS)
+
+
+def _einsums(view: GraphView) -> Iterator[tuple[Spot, set[int]]]:
+    """Each Einsum, with the types of its operands as far as they are known."""
     for node in view.nodes:
         if node.op_type == "Einsum":
-            spot = at_node(node, f"is Einsum{_equation(node)}")
-            if spot.where not in wrong:
-                yield spot
+            kinds = {kind for name in node.input if (kind := view.kind(name))}
+            names = " and ".join(dtype_name(view.kind(name)) for name in node.input)
+            equation = attribute(node, "equation", b"")
+            written = equation.decode(errors="replace") if isinstance(equation, bytes) else ""
+            yield at_node(node, f"is Einsum of {names}: {written}"), kinds
 
 
 def float64(view: GraphView) -> Iterator[Spot]:
@@ -85,7 +92,7 @@ def mixed_types(view: GraphView) -> Iterator[Spot]:
 
 def _by_variable(view: GraphView, node: onnx.NodeProto) -> dict[str, list[int]]:
     """The types of a node's inputs, by the type variable of the operator's definition."""
-    domain = "" if node.domain == "ai.onnx" else node.domain
+    domain = "" if node.domain in STANDARD else node.domain
     try:
         schema = onnx.defs.get_schema(node.op_type, view.opsets.get(domain, 1), domain)
     except (onnx.defs.SchemaError, TypeError):  # another domain's, newer than onnx, or no version
@@ -119,10 +126,3 @@ def _as_shape(view: GraphView, reader: Reader, shapes: set[str]) -> bool:
         return True
     made = result(node)
     return node.op_type in _SHAPE_OPS and view.kind(made) in _SHAPE_KINDS and made in shapes
-
-
-def _equation(node: onnx.NodeProto) -> str:
-    written = next(
-        (a.s.decode(errors="replace") for a in node.attribute if a.name == "equation"), ""
-    )
-    return f" {written!r}" if written else ""

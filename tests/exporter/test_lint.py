@@ -144,8 +144,17 @@ FIRES = {
     "einsum-types": {
         "int64 and float": (
             graph(("Einsum", ["p", "x"], ["y"], {"equation": "b,ab->a"}), weights=[ARANGE]),
-            "Einsum of int64 and float32 'b,ab->a'",
+            "Einsum of int64 and float32: b,ab->a",
         ),
+        "float64": (
+            graph(("Einsum", ["x", "w"], ["y"], EINSUM), weights=[("w", np.ones(4))]),
+            "Einsum of float32 and float64",
+        ),
+    },
+    "einsum": {
+        "of floats": (graph(("Einsum", ["x", "x"], ["y"], {"equation": "ab,ab->a"})), "ab->a")
+    },
+    "einsum-integers": {
         "int64 alone": (
             graph(
                 ("Einsum", ["i", "p"], ["j"], EINSUM),
@@ -155,13 +164,6 @@ FIRES = {
             ),
             "Einsum of int64 and int64",
         ),
-        "float64": (
-            graph(("Einsum", ["x", "w"], ["y"], EINSUM), weights=[("w", np.ones(4))]),
-            "Einsum of float32 and float64",
-        ),
-    },
-    "einsum": {
-        "of floats": (graph(("Einsum", ["x", "x"], ["y"], {"equation": "ab,ab->a"})), "ab->a")
     },
     "mixed-types": {
         "float64 weight": (
@@ -349,7 +351,14 @@ QUIET = {
         "mixed types, which have a rule": FIRES["mixed-types"]["int64 weight"][0],
         "einsum of types, which has a rule": FIRES["einsum-types"]["int64 and float"][0],
     },
-    "einsum-types": {"floats": FIRES["einsum"]["of floats"][0]},
+    "einsum-types": {
+        "floats": FIRES["einsum"]["of floats"][0],
+        "integers, which have a rule": FIRES["einsum-integers"]["int64 alone"][0],
+    },
+    "einsum-integers": {
+        "floats": FIRES["einsum"]["of floats"][0],
+        "of types, which has a rule": FIRES["einsum-types"]["int64 and float"][0],
+    },
     "einsum": {
         "product": graph(("MatMul", ["x", "w"], ["y"]), weights=[("w", np.ones((4, 2), "f4"))]),
         "of types, which has a rule": FIRES["einsum-types"]["int64 and float"][0],
