@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import onnx
+import onnx.inliner
 from onnx import numpy_helper
 
 from exporter.errors import GraphInputError

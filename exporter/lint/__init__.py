@@ -30,13 +30,16 @@ from exporter.lint.structure import (
     not_valid,
     repeated_weights,
     sequence,
+    too_many_axes,
 )
 from exporter.lint.types import (
+    bfloat16,
     einsum,
-    einsum_integers,
     einsum_types,
     float64,
     int64_arithmetic,
+    integer_product,
+    mixed_float64,
     mixed_types,
 )
 
@@ -93,14 +96,23 @@ RULES: Mapping[str, Rule] = {
         _BOTH,
         "give torch.einsum float operands of one type: torch.arange(n, dtype=torch.float32)",
     ),
-    "einsum-integers": Rule(
-        einsum_integers, "error", (TRT,), "let torch.einsum compute in float32, or write a product"
+    "integer-product": Rule(
+        integer_product, "error", (TRT,), "multiply in float32, or add up elementwise products"
     ),
     "mixed-types": Rule(
         mixed_types, "error", _BOTH, "cast the operands to one type in the module, before they meet"
     ),
+    "mixed-float64": Rule(
+        mixed_float64, "error", (ORT,), "make it float32 in the module: numpy's arrays are float64"
+    ),
     "float64": Rule(
-        float64, "error", (TRT,), "make it float32 in the module: numpy's arrays are float64"
+        float64,
+        "warning",
+        _BOTH,
+        "make it float32 in the module: one runtime is slow in float64, the other rounds it",
+    ),
+    "bfloat16": Rule(
+        bfloat16, "warning", (ORT,), "run it with CUDA or TensorRT: it has no kernels for a CPU"
     ),
     "int64-arithmetic": Rule(
         int64_arithmetic,
@@ -130,7 +142,10 @@ RULES: Mapping[str, Rule] = {
         control_flow, "warning", _BOTH, "decide in Python, by sizes, so that one branch is traced"
     ),
     "data-dependent-shape": Rule(
-        data_dependent_shape, "warning", _BOTH, "mask with torch.where instead of selecting"
+        data_dependent_shape, "error", (TRT,), "mask with torch.where instead of selecting"
+    ),
+    "too-many-axes": Rule(
+        too_many_axes, "error", (TRT,), "rearrange in two steps, each of at most 8 axes"
     ),
     "baked-batch": Rule(
         baked_batch,

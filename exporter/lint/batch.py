@@ -63,20 +63,21 @@ def _baked_reshapes(view: GraphView) -> Iterator[Spot]:
         target = view.integers(node.input[1])
         if shape is None or target is None or not any(map(_holds_batch, shape)):
             continue
-        wanted = target
+        wanted: list[int | str | None] = [*target]
         if not attribute(node, "allowzero", 0):  # then 0 copies the axis
-            wanted = [w or s for w, s in zip(wanted, (*shape, *wanted), strict=False)]
-        leads = bool(wanted) and _holds_batch(shape[0]) and wanted[0] > 1
+            wanted = [w or s for w, s in zip(target, (*shape, *target), strict=False)]
         fixed = -1 not in wanted and not any(map(_holds_batch, wanted))
-        if fixed or (leads and not _holds_batch(wanted[0])):
+        leads = bool(target) and target[0] > 1 and _holds_batch(shape[0])
+        if fixed or leads:
             yield at_node(node, f"is Reshape to {target}, whatever the batch")
 
 
 def _baked_outputs(view: GraphView) -> Iterator[Spot]:
     for value in view.model.graph.output:
         shape = _shape_of(view, value.name, at_probe=True)
-        known = shape is not None and all(isinstance(axis, int) for axis in shape)
-        if known and not any(map(_holds_batch, shape)):
+        if shape is None or not all(isinstance(axis, int) for axis in shape):
+            continue
+        if not any(map(_holds_batch, shape)):
             yield at_value(view, value.name, f"is of shape {list(shape)}, whatever the batch")
 
 

@@ -11,7 +11,7 @@ from onnx import TensorProto
 
 from exporter.graph_view import STANDARD, GraphView, attribute, dtype_name, operand, result
 from exporter.lint.spot import Spot, at_node, listed, named_in, node_label
-from exporter.lint.types import einsum_types, mixed_types, shape_values
+from exporter.lint.types import einsum_types, mixed_float64, mixed_types, shape_values
 
 _CONTROL_FLOW = {"If", "Loop", "Scan"}
 # The shape of the result depends on numbers, not on shapes.
@@ -21,8 +21,9 @@ _SEQUENCES = {
     *("SequenceLength", "SequenceMap", "SplitToSequence", "ConcatFromSequence", "Optional"),
     *("OptionalGetElement", "OptionalHasElement"),
 }
+_MOST_AXES = 8  # of TensorRT (Dims::MAX_DIMS)
 _WASTE = 1024  # bytes of one weight stored again; below it nobody minds
-_FLOAT_BITS = {  # of exponent and mantissa
+_FLOAT_BITS: dict[int, tuple[int, int]] = {  # of exponent and mantissa
     TensorProto.FLOAT16: (5, 10),
     TensorProto.BFLOAT16: (8, 7),
     TensorProto.FLOAT: (8, 23),
@@ -34,7 +35,8 @@ def not_valid(view: GraphView) -> Iterator[Spot]:
     """What ONNX's checker refuses; mixed types, which it finds too, have rules that say more."""
     told = view.contradiction
     nodes = named_in(view, told)
-    mixed = {spot.where for rule in (mixed_types, einsum_types) for spot in rule(view)}
+    of_types = (mixed_types, mixed_float64, einsum_types)
+    mixed = {spot.where for rule in of_types for spot in rule(view)}
     if told and not (nodes and nodes[0].name in mixed):
         reason = " ".join(told.split())[:300]
         yield Spot(nodes[0].name if nodes else "the graph", f"is not valid ONNX: {reason}", nodes)
@@ -71,6 +73,15 @@ def custom_operator(view: GraphView) -> Iterator[Spot]:
             yield at_node(node, f"is {node.op_type} of {node.domain}")
 
 
+def too_many_axes(view: GraphView) -> Iterator[Spot]:
+    """A value of more axes than TensorRT has."""
+    for node in view.nodes:
+        for name in node.output:
+            shape = view.values[name].shape if name in view.values else None
+            if shape is not None and len(shape) > _MOST_AXES:
+                yield at_node(node, f"is {node.op_type} that gives {len(shape)} axes")
+
+
 def float32_attention(view: GraphView) -> Iterator[Spot]:
     """The operator `Attention` in float32."""
     for node in view.nodes:
@@ -92,17 +103,15 @@ def asymmetric_int8(view: GraphView) -> Iterator[Spot]:
 
 def repeated_weights(view: GraphView) -> Iterator[Spot]:
     """The same weight stored several times."""
-    copies: dict[tuple[object, ...], list[str]] = {}
+    copies: dict[tuple[int, tuple[int, ...], bytes], list[str]] = {}
     for name, tensor in view.constants.items():
         array = view.array(name)
         if array is not None and array.nbytes >= _WASTE:
-            content = hashlib.sha256(np.ascontiguousarray(array)).digest()
-            copies.setdefault((tensor.data_type, array.shape, array.nbytes, content), []).append(
-                name
-            )
-    for (*_, size, _content), names in copies.items():
+            content = hashlib.sha256(array.tobytes()).digest()
+            copies.setdefault((tensor.data_type, array.shape, content), []).append(name)
+    for names in copies.values():
         if len(names) > 1:
-            wasted = int(size) * (len(names) - 1)
+            wasted = sum(array.nbytes for array in map(view.array, names[1:]) if array is not None)
             nodes = tuple(r.node for name in names for r in view.readers.get(name, ()))
             what = f"is stored {len(names)} times, {wasted:,} bytes too many: {listed(names)}"
             yield Spot(names[0], what, nodes)
@@ -134,7 +143,7 @@ def _holds(wide: int, narrow: int) -> bool:
     if wide in _FLOAT_BITS and narrow in _FLOAT_BITS:
         return all(w >= n for w, n in zip(_FLOAT_BITS[wide], _FLOAT_BITS[narrow], strict=True))
     try:
-        types = (onnx.helper.tensor_dtype_to_np_dtype(kind) for kind in (narrow, wide))
-        return np.can_cast(*types)
+        small, large = map(onnx.helper.tensor_dtype_to_np_dtype, (narrow, wide))
+        return np.can_cast(small, large)
     except (KeyError, TypeError):  # of types that numpy does not have
         return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import onnx
 from onnx import TensorProto
@@ -11,8 +11,7 @@ from exporter.graph_view import STANDARD, GraphView, Reader, attribute, dtype_na
 from exporter.lint.spot import Spot, at_node, at_value
 
 _ARITHMETIC = {
-    *("Add", "Sub", "Mul", "Div", "Mod", "Pow", "MatMul", "Gemm", "ReduceSum", "ReduceProd", "Neg"),
-    "CumSum",
+    *("Add", "Sub", "Mul", "Div", "Mod", "Pow", "ReduceSum", "ReduceProd", "Neg", "CumSum"),
 }
 # Where a computed shape may go: op -> positions of the inputs that are shapes, sizes or axes.
 _SHAPE_INPUTS = {
@@ -34,33 +33,33 @@ _SHAPE_OPS = {
     *("Concat", "Unsqueeze", "Squeeze", "Gather", "Slice", "Cast", "Identity", "Reshape"),
     *("Equal", "Greater", "Less", "Not", "Where", "Min", "Max", "ReduceMin", "ReduceMax"),
 } | _ARITHMETIC
-_SHAPE_KINDS = {TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL}
+_INTEGERS = {TensorProto.INT64, TensorProto.INT32}
+_SHAPE_KINDS = _INTEGERS | {TensorProto.BOOL}
+_PRODUCTS = {"Einsum", "Gemm", "MatMul"}
+_FLOAT_AND_DOUBLE = {TensorProto.FLOAT, TensorProto.DOUBLE}
 
 
 def einsum_types(view: GraphView) -> Iterator[Spot]:
     """An Einsum of several types."""
-    return (spot for spot, kinds in _einsums(view) if len(kinds) > 1)
+    for node in _of(view, {"Einsum"}):
+        if len(_kinds(view, node)) > 1:
+            yield at_node(node, _said(view, node))
 
 
-def einsum_integers(view: GraphView) -> Iterator[Spot]:
-    """An Einsum of integers alone."""
-    return (spot for spot, kinds in _einsums(view) if len(kinds) == 1 and kinds & _SHAPE_KINDS)
+def integer_product(view: GraphView) -> Iterator[Spot]:
+    """A product of matrices, or an Einsum, of integers alone."""
+    for node in _of(view, _PRODUCTS):
+        kinds = _kinds(view, node)
+        if len(kinds) == 1 and kinds <= _INTEGERS:
+            yield at_node(node, _said(view, node))
 
 
 def einsum(view: GraphView) -> Iterator[Spot]:
     """An Einsum that has nothing but floats of one type."""
-    return (spot for spot, kinds in _einsums(view) if len(kinds) < 2 and not kinds & _SHAPE_KINDS)
-
-
-def _einsums(view: GraphView) -> Iterator[tuple[Spot, set[int]]]:
-    """Each Einsum, with the types of its operands as far as they are known."""
-    for node in view.nodes:
-        if node.op_type == "Einsum":
-            kinds = {kind for name in node.input if (kind := view.kind(name))}
-            names = " and ".join(dtype_name(view.kind(name)) for name in node.input)
-            equation = attribute(node, "equation", b"")
-            written = equation.decode(errors="replace") if isinstance(equation, bytes) else ""
-            yield at_node(node, f"is Einsum of {names}: {written}"), kinds
+    for node in _of(view, {"Einsum"}):
+        kinds = _kinds(view, node)
+        if len(kinds) < 2 and not kinds & _INTEGERS:
+            yield at_node(node, _said(view, node))
 
 
 def float64(view: GraphView) -> Iterator[Spot]:
@@ -81,13 +80,45 @@ def int64_arithmetic(view: GraphView) -> Iterator[Spot]:
 
 def mixed_types(view: GraphView) -> Iterator[Spot]:
     """Inputs of several types where the operator wants one."""
+    return (spot for spot, kinds in _mixed(view) if kinds != _FLOAT_AND_DOUBLE)
+
+
+def mixed_float64(view: GraphView) -> Iterator[Spot]:
+    """float32 and float64 where the operator wants one type: TensorRT takes both for float32."""
+    return (spot for spot, kinds in _mixed(view) if kinds == _FLOAT_AND_DOUBLE)
+
+
+def bfloat16(view: GraphView) -> Iterator[Spot]:
+    """Computation in bfloat16."""
+    nodes = tuple(n for n in view.nodes if view.kind(result(n)) == TensorProto.BFLOAT16)
+    if nodes:
+        yield Spot("the graph", f"makes bfloat16 in {len(nodes)} of {len(view.nodes)} nodes", nodes)
+
+
+def _of(view: GraphView, ops: Collection[str]) -> Iterator[onnx.NodeProto]:
+    return (node for node in view.nodes if node.op_type in ops and node.domain in STANDARD)
+
+
+def _kinds(view: GraphView, node: onnx.NodeProto) -> set[int]:
+    """The types of what a node reads, as far as they are known."""
+    return {kind for name in node.input if (kind := view.kind(name))}
+
+
+def _said(view: GraphView, node: onnx.NodeProto) -> str:
+    names = " and ".join(dtype_name(view.kind(name)) for name in node.input)
+    equation = attribute(node, "equation")
+    written = f": {equation.decode(errors='replace')}" if isinstance(equation, bytes) else ""
+    return f"is {node.op_type} of {names}{written}"
+
+
+def _mixed(view: GraphView) -> Iterator[tuple[Spot, set[int]]]:
     for node in view.nodes:
         if node.op_type == "Einsum":  # has a rule of its own
             continue
         for kinds in _by_variable(view, node).values():
             if len(set(kinds)) > 1:
                 names = " and ".join(map(dtype_name, kinds))
-                yield at_node(node, f"is {node.op_type} of {names}")
+                yield at_node(node, f"is {node.op_type} of {names}"), set(kinds)
 
 
 def _by_variable(view: GraphView, node: onnx.NodeProto) -> dict[str, list[int]]:

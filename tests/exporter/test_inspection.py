@@ -88,7 +88,7 @@ def test_a_foreign_graph_tells_what_is_in_it(foreign):
 def test_weights_belong_to_the_innermost_module_around_their_readers(foreign):
     modules = {module.path: module for module in inspect(foreign).graph.modules}
     assert modules["blocks.0.fc"].parameters == 256
-    assert modules[""].parameters == 16  # what both blocks read
+    assert (modules["blocks"].parameters, modules["blocks"].nodes) == (16, 0)  # what both read
     assert modules[None].bytes == 16  # what nothing reads, and no name tells
     assert modules["blocks.1.attn"].nodes == 6  # with the casts between its nodes
 
@@ -152,7 +152,6 @@ def test_a_graph_that_no_runtime_loads_is_still_inspected(tmp_path):
     assert graph.ops == {"Mul": 1}
     assert graph.fusion.nodes is None
     assert "does not load model.onnx" in graph.fusion.reason
-    assert graph.cost["reason"]
 
 
 def test_weights_that_are_not_there_are_counted(tmp_path):
@@ -333,7 +332,13 @@ def run(capfd):
 def test_the_command_shows_an_export(run, exported):
     code, out, err = run(exported("fastformer").directory)
     assert (code, err) == (0, "")
-    words = "All 5 files are as they were", "Rewrites: ", "MatMul", "blocks.0", "ONNX Runtime runs"
+    words = (
+        "files are as they were exported",
+        "Rewrites: ",
+        "MatMul",
+        "blocks.0",
+        "ONNX Runtime runs",
+    )
     for word in (*words, "model.engine: not built", "FLOP"):
         assert word in out
     assert max(map(len, out.splitlines())) <= 80

@@ -154,7 +154,7 @@ FIRES = {
     "einsum": {
         "of floats": (graph(("Einsum", ["x", "x"], ["y"], {"equation": "ab,ab->a"})), "ab->a")
     },
-    "einsum-integers": {
+    "integer-product": {
         "int64 alone": (
             graph(
                 ("Einsum", ["i", "p"], ["j"], EINSUM),
@@ -164,12 +164,29 @@ FIRES = {
             ),
             "Einsum of int64 and int64",
         ),
+        "of matrices": (
+            graph(
+                ("MatMul", ["i", "w"], ["j"]),
+                ("Cast", ["j"], ["y"], {"to": FLOAT}),
+                inputs=[("i", TensorProto.INT32, [2, 4])],
+                weights=[("w", np.ones((4, 4), np.int32))],
+            ),
+            "MatMul of int32 and int32",
+        ),
     },
-    "mixed-types": {
-        "float64 weight": (
+    "mixed-float64": {
+        "weight": (
             graph(("Mul", ["x", "w"], ["y"]), weights=[("w", np.ones(4))]),
             "Mul of float32 and float64",
         ),
+        "a list of inputs": (
+            graph(("Concat", ["x", "w"], ["y"], {"axis": 0}), weights=[("w", np.ones((1, 4)))]),
+            "Concat of float32 and float64",
+        ),
+    },
+    "bfloat16": {"within": (between_casts("Exp", BFLOAT), "bfloat16 in 2 of 3 nodes")},
+    "too-many-axes": {"nine": (reshaped(1, 1, 1, 1, 1, 1, 1, -1, 1), "Reshape that gives 9 axes")},
+    "mixed-types": {
         "int64 weight": (
             graph(("Mul", ["x", "p"], ["y"]), weights=[ARANGE]),
             "Mul of float32 and int64",
@@ -179,8 +196,8 @@ FIRES = {
             "Add of float32 and float16",
         ),
         "a list of inputs": (
-            graph(("Concat", ["x", "w"], ["y"], {"axis": 0}), weights=[("w", np.ones((1, 4)))]),
-            "Concat of float32 and float64",
+            graph(("Concat", ["x", "w"], ["y"], {"axis": 0}), weights=[("w", np.array([[1]]))]),
+            "Concat of float32 and int64",
         ),
         "float32 scale": (normed(HALF, np.float32), "LayerNormalization of float16 and float32"),
     },
@@ -353,17 +370,25 @@ QUIET = {
     },
     "einsum-types": {
         "floats": FIRES["einsum"]["of floats"][0],
-        "integers, which have a rule": FIRES["einsum-integers"]["int64 alone"][0],
+        "integers, which have a rule": FIRES["integer-product"]["int64 alone"][0],
     },
-    "einsum-integers": {
+    "integer-product": {
         "floats": FIRES["einsum"]["of floats"][0],
+        "elementwise": FIRES["int64-arithmetic"]["positions"][0],
         "of types, which has a rule": FIRES["einsum-types"]["int64 and float"][0],
     },
     "einsum": {
         "product": graph(("MatMul", ["x", "w"], ["y"]), weights=[("w", np.ones((4, 2), "f4"))]),
         "of types, which has a rule": FIRES["einsum-types"]["int64 and float"][0],
     },
+    "mixed-float64": {
+        "of another kind": FIRES["mixed-types"]["int64 weight"][0],
+        "one after the other": between_casts("Exp", DOUBLE),
+    },
+    "bfloat16": {"float16": between_casts("Exp", HALF)},
+    "too-many-axes": {"eight": reshaped(1, 1, 1, 1, 1, 1, 1, -1)},
     "mixed-types": {
+        "float64, which has a rule": FIRES["mixed-float64"]["weight"][0],
         "types that may differ": graph(
             ("Where", ["c", "x", "x"], ["y"]), inputs=[X, ("c", BOOL, [2, 4])]
         ),
