@@ -92,7 +92,7 @@ def _is_text(model: onnx.ModelProto) -> bool:
 
 
 def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with its large weights turned into inputs: all that shape inference reads."""
+    """The model as shape inference reads it: weights that are large, or not there, are inputs."""
     light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     weights = {weight.name: weight for weight in model.graph.initializer}
     light.graph.name = model.graph.name
@@ -100,7 +100,8 @@ def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     light.graph.input.extend(value for value in model.graph.input if value.name not in weights)
     light.graph.output.extend(model.graph.output)
     for weight in weights.values():
-        if math.prod(weight.dims) <= _READ_BY_INFERENCE:
+        here = weight.data_location != onnx.TensorProto.EXTERNAL
+        if here and math.prod(weight.dims) <= _READ_BY_INFERENCE:
             light.graph.initializer.append(weight)
         else:
             described = (weight.name, weight.data_type, weight.dims)

@@ -23,9 +23,9 @@ class EngineFacts:
     """One engine file.
 
     `header` is TensorRT's own verdict, `objections` what else it holds against the engine on this
-    machine, or why it could not be asked. A damaged body does not show in a header: `content`
-    compares with the checksum in a manifest. `built` is what a manifest says; without one, what is
-    inside an engine can only be told by a GPU that it is for.
+    machine, or why it could not be asked. It looks at little but the first bytes: what else is
+    damaged shows only in `content`, which compares with the checksum in a manifest. `built` is what
+    that manifest says; without one, what is in an engine can only be told by a GPU that it is for.
     """
 
     file: str
@@ -85,7 +85,7 @@ def _flavour(path: Path) -> str | None:
 def _ask(path: Path, flavour: str | None) -> tuple[Header, tuple[str, ...]]:
     if flavour is None:
         marked = ", ".join(f.module for f in FLAVOURS.values() if f.magic)
-        return "not checked", (f"it does not begin as one of {marked} does",)
+        return "not checked", (f"it does not begin as an engine of {marked} does",)
     try:
         objections = examine_header(path, flavour)
     except EngineError as error:

@@ -21,12 +21,14 @@ from exporter.lint.ranges import (
 from exporter.lint.spot import Spot, node_label
 from exporter.lint.structure import (
     asymmetric_int8,
+    attention,
     cast_pair,
     control_flow,
     custom_operator,
     data_dependent_shape,
     float32_attention,
     missing_weights,
+    not_in_tensorrt,
     not_valid,
     repeated_weights,
     sequence,
@@ -129,8 +131,20 @@ RULES: Mapping[str, Rule] = {
         (TRT,),
         "export with opset 22 or lower, which writes attention as products and softmax",
     ),
+    "attention": Rule(
+        attention,
+        "warning",
+        (TRT,),
+        "export with opset 22 or lower: TensorRT-RTX 1.7 was seen to crash while it builds this",
+    ),
     "custom-operator": Rule(
         custom_operator, "error", (TRT,), "export to the ONNX standard alone, without a runtime's"
+    ),
+    "not-in-tensorrt": Rule(
+        not_in_tensorrt,
+        "error",
+        (TRT,),
+        "write it with other operators; int8 as QuantizeLinear and DequantizeLinear",
     ),
     "sequence": Rule(
         sequence, "error", (TRT,), "keep tensors, not lists of tensors: torch.stack, or slices"

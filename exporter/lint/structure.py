@@ -21,6 +21,15 @@ _SEQUENCES = {
     *("SequenceLength", "SequenceMap", "SplitToSequence", "ConcatFromSequence", "Optional"),
     *("OptionalGetElement", "OptionalHasElement"),
 }
+# What OnnxParser.supports_operator of TensorRT-RTX 1.7 denies, but for those above.
+_NOT_IN_TENSORRT = {
+    *("AffineGrid", "Bernoulli", "BitCast", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr"),
+    *("BitwiseXor", "CenterCropPad", "Col2Im", "ConvInteger", "CumProd", "DFT", "DeformConv"),
+    *("Det", "DynamicQuantizeLinear", "ImageDecoder", "MatMulInteger", "MaxRoiPool", "MaxUnpool"),
+    *("MelWeightMatrix", "Multinomial", "NegativeLogLikelihoodLoss", "QLinearConv"),
+    *("QLinearMatMul", "RegexFullMatch", "SoftmaxCrossEntropyLoss", "StringConcat"),
+    *("StringNormalizer", "StringSplit", "SwiGLU", "TfIdfVectorizer"),
+}
 _MOST_AXES = 8  # of TensorRT (Dims::MAX_DIMS)
 _WASTE = 1024  # bytes of one weight stored again; below it nobody minds
 _FLOAT_BITS: dict[int, tuple[int, int]] = {  # of exponent and mantissa
@@ -66,6 +75,11 @@ def sequence(view: GraphView) -> Iterator[Spot]:
     return (at_node(n, f"is {n.op_type}") for n in view.nodes if n.op_type in _SEQUENCES)
 
 
+def not_in_tensorrt(view: GraphView) -> Iterator[Spot]:
+    """Operators of the ONNX standard that TensorRT does not know."""
+    return (at_node(n, f"is {n.op_type}") for n in view.nodes if n.op_type in _NOT_IN_TENSORRT)
+
+
 def custom_operator(view: GraphView) -> Iterator[Spot]:
     """Operators outside the ONNX standard."""
     for node in view.nodes:
@@ -84,10 +98,19 @@ def too_many_axes(view: GraphView) -> Iterator[Spot]:
 
 def float32_attention(view: GraphView) -> Iterator[Spot]:
     """The operator `Attention` in float32."""
+    return (spot for spot, kind in _attentions(view) if kind == TensorProto.FLOAT)
+
+
+def attention(view: GraphView) -> Iterator[Spot]:
+    """The operator `Attention` in any other type."""
+    return (spot for spot, kind in _attentions(view) if kind != TensorProto.FLOAT)
+
+
+def _attentions(view: GraphView) -> Iterator[tuple[Spot, int]]:
     for node in view.nodes:
-        standard = node.op_type == "Attention" and node.domain in STANDARD
-        if standard and view.kind(operand(node)) == TensorProto.FLOAT:
-            yield at_node(node, "is Attention in float32")
+        if node.op_type == "Attention" and node.domain in STANDARD:
+            kind = view.kind(operand(node))
+            yield at_node(node, f"is Attention in {dtype_name(kind)}"), kind
 
 
 def asymmetric_int8(view: GraphView) -> Iterator[Spot]:

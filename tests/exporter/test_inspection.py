@@ -258,11 +258,14 @@ class TestEngine:
         shutil.copy(built[0], tmp_path / "thing.bin")
         assert inspect(tmp_path / "thing.bin").engine.header == "well-formed"
 
-    def test_with_a_damaged_header(self, built, tmp_path):
-        content = bytearray(built[0].read_bytes())
-        content[8:64] = b"\xff" * 56
-        (tmp_path / "model.engine").write_bytes(content)
+    def test_cut_off_within_its_header(self, built, tmp_path):
+        (tmp_path / "model.engine").write_bytes(built[0].read_bytes()[:24])
         assert inspect(tmp_path / "model.engine").engine.header == "malformed"
+
+    def test_that_begins_as_something_else(self, built, tmp_path):
+        path, noted = built
+        (tmp_path / "model.engine").write_bytes(b"else" + path.read_bytes()[4:])
+        assert inspect_engine(tmp_path / "model.engine", noted).header == "malformed"
 
     def test_cut_off(self, built, tmp_path):
         path, noted = built
