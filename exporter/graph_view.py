@@ -10,15 +10,12 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import onnx
-import onnx.inliner
 from onnx import numpy_helper
 
-from exporter.errors import GraphInputError
 from exporter.module_map import innermost_module
 
 Shape = tuple[int | str | None, ...]  # a number, the name of a free axis, or unknown
@@ -50,45 +47,6 @@ class Reader(NamedTuple):
 
     node: onnx.NodeProto
     position: int
-
-
-def read_graph(path: Path) -> GraphView:
-    """Read an ONNX file of any origin, with its weights where they are there.
-
-    Raises:
-        GraphInputError: if there is no such file, or no graph in it.
-    """
-    try:
-        model = onnx.load(path, format="protobuf", load_external_data=False)
-    except OSError as error:
-        raise GraphInputError(f"cannot read {path}: {error.strerror}") from error
-    except Exception as error:  # protobuf's own, which depend on its implementation
-        raise GraphInputError(f"{path} is not an ONNX file: {error}") from error
-    if not (model.ir_version and model.graph.output):  # many bytes, and no bytes, are a message
-        raise GraphInputError(f"{path} is not an ONNX file: there is no graph in it")
-    if not _is_text(model):
-        raise GraphInputError(f"{path} is damaged: a name in it is not text")
-    with contextlib.suppress(Exception):  # what is not there is told by `GraphView.missing`
-        onnx.load_external_data_for_model(model, str(path.parent))
-    if model.functions:
-        with contextlib.suppress(Exception):  # what cannot be written out stays a call
-            model = onnx.inliner.inline_local_functions(model)
-    return GraphView(model)
-
-
-def _is_text(model: onnx.ModelProto) -> bool:
-    """Whether all names are text: protobuf gives bytes, or raises, for those that are not UTF-8."""
-    try:
-        names = [o.domain for o in model.opset_import]
-        for graph in _nested(model.graph):
-            names.append(graph.name)
-            values = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
-            names += [value.name for value in values]
-            for node in graph.node:
-                names += [node.name, node.op_type, node.domain, *node.input, *node.output]
-    except UnicodeDecodeError:
-        return False
-    return all(isinstance(name, str) for name in names)
 
 
 def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -242,7 +200,7 @@ class GraphView:
 
     @cached_property
     def _graphs(self) -> tuple[onnx.GraphProto, ...]:
-        return tuple(_nested(self.model.graph))
+        return tuple(nested_graphs(self.model.graph))
 
 
 def graph_tensor(value: onnx.ValueInfoProto) -> GraphTensor:
@@ -302,7 +260,7 @@ def _refusal(model: onnx.ModelProto) -> str:
 def _values(model: onnx.ModelProto) -> dict[str, Value]:
     return {
         value.name: Value(value.type.tensor_type.elem_type, _shape(value))
-        for graph in _nested(model.graph)
+        for graph in nested_graphs(model.graph)
         for value in (*graph.input, *graph.value_info, *graph.output)
     }
 
@@ -316,13 +274,13 @@ def _axis(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
     return dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
 
 
-def _nested(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph and those of its branches and loops."""
+def nested_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Yield a graph and those of its branches and loops."""
     yield graph
     for node in graph.node:
         for entry in node.attribute:
             for inner in _subgraphs(entry):
-                yield from _nested(inner)
+                yield from nested_graphs(inner)
 
 
 def _subgraphs(entry: onnx.AttributeProto) -> Iterable[onnx.GraphProto]:

@@ -40,6 +40,7 @@ ORDER = (
     "exporter.errors",
     "exporter.module_map",
     "exporter.graph_view",
+    "exporter.graph_file",
     "exporter.cost",
     "exporter.lint.spot",
     "exporter.lint.types",

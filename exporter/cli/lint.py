@@ -28,7 +28,7 @@ def lint(graph: Path, /, *, runtime: str = "all", json_: Json = False, debug: Fl
         debug: Show the trace of an error.
     """
     del debug
-    from exporter.graph_view import read_graph
+    from exporter.graph_file import read_graph
     from exporter.lint import RUNTIMES
     from exporter.lint import lint as find
     from exporter.lint.view import count_line, lint_view

@@ -5,13 +5,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from exporter.graph_file import read_graph
 from exporter.graph_view import (
     PROBE_BATCH,
     GraphView,
     attribute,
     dtype_name,
     graph_tensor,
-    read_graph,
     without_weights,
 )
 from exporter.module_map import innermost_module

@@ -13,7 +13,8 @@ from torch import nn
 
 from exporter import ExportSpec, cli
 from exporter.errors import GraphInputError
-from exporter.graph_view import GraphView, read_graph
+from exporter.graph_file import read_graph
+from exporter.graph_view import GraphView
 from exporter.lint import RULES, RUNTIMES, lint
 from exporter.lint.view import count_line
 from exporter.load import load_model, rewrite_for_export
