@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from exporter.module_map import innermost_module
+from exporter.module_map import innermost_module, modules_of_values
 
 Shape = tuple[int | str | None, ...]  # a number, the name of a free axis, or unknown
 
@@ -177,14 +177,19 @@ class GraphView:
         return array.ravel().tolist() if array is not None and array.dtype.kind == "i" else None
 
     def module(self, node: onnx.NodeProto) -> str | None:
-        """The module a node stands in, or the one its neighbours stand in; `None` if unknown."""
+        """The module a node stands in; `None` if unknown.
+
+        A node that tells nothing of itself is put where the first node behind it is that tells,
+        else where one before it is.
+        """
+        if (path := self._told.get(result(node))) is not None:
+            return path
         makers = (self.producers[name] for name in node.input if name in self.producers)
-        readers = (r.node for name in node.output for r in self.readers.get(name, ()))
-        for candidate in (node, *makers, *readers):
-            path = innermost_module(candidate)
-            if path is not None:
-                return path
-        return None
+        return next((path for path in map(innermost_module, makers) if path is not None), None)
+
+    @cached_property
+    def _told(self) -> Mapping[str, str]:
+        return modules_of_values(self.model, self.nodes)
 
     def _at_probe(self) -> onnx.ModelProto:
         """The graph at another batch; what the file says of shapes within is left out."""

@@ -42,5 +42,5 @@ def lint(graph: Path, /, *, runtime: str = "all", json_: Json = False, debug: Fl
     facts = {"graph": str(path), "findings": [asdict(finding) for finding in found]}
     show(strict_json(facts) if json_ else lint_view(found))
     if any(finding.severity == "error" for finding in found):
-        raise LintFailure(f"{path}: {count_line(found)}", remedy="mend the modules named above")
+        raise LintFailure(f"{path}: {count_line(found)}", remedy="see the remedies above")
     return 0

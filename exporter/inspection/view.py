@@ -154,12 +154,10 @@ def _engine_view(engine: EngineFacts) -> Iterator[RenderableType]:
     built = engine.built
     made = f"{engine.flavour or 'of unknown make'} {built.get('version') or ''}".strip()
     yield cell(f"\n{engine.file}: {size(engine.bytes)}, {made}", "bold")
-    good = engine.header == "well-formed"
-    objections = f" ({', '.join(engine.objections)})" if engine.objections else ""
     style = {"malformed": "bold red", "not checked": "yellow"}.get(engine.header, "")
-    yield cell(f"Header: {engine.header}{objections if not good else ''}", style)
-    if good and objections:
-        yield cell(f"On this machine: {', '.join(engine.objections)}")
+    said = {"well-formed": ", which is little: TensorRT looks at its first bytes alone"}
+    objections = f" ({', '.join(engine.objections)})" if engine.objections else ""
+    yield cell(f"Header: {engine.header}{said.get(engine.header, '')}{objections}", style)
     damaged = engine.content.startswith("changed")
     yield cell(f"Content: {engine.content}", "bold red" if damaged else "")
     if not built.get("version"):

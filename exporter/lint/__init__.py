@@ -150,7 +150,10 @@ RULES: Mapping[str, Rule] = {
         sequence, "error", (TRT,), "keep tensors, not lists of tensors: torch.stack, or slices"
     ),
     "asymmetric-int8": Rule(
-        asymmetric_int8, "error", (TRT,), "quantise to int8 with zero points of 0"
+        asymmetric_int8,
+        "error",
+        (TRT,),
+        "quantise to int8 with zero points of 0, as tsformer does in model.tensorrt.onnx",
     ),
     "control-flow": Rule(
         control_flow, "warning", _BOTH, "decide in Python, by sizes, so that one branch is traced"
@@ -188,9 +191,7 @@ RULES: Mapping[str, Rule] = {
     "repeated-weights": Rule(
         repeated_weights, "warning", _BOTH, "share one buffer between the modules, or deduplicate"
     ),
-    "cast-pair": Rule(
-        cast_pair, "warning", _BOTH, "leave both out: most runtimes copy the tensor for each"
-    ),
+    "cast-pair": Rule(cast_pair, "warning", _BOTH, "leave it out, as a runtime may not"),
 }
 
 

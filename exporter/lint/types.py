@@ -105,7 +105,7 @@ def _kinds(view: GraphView, node: onnx.NodeProto) -> set[int]:
 
 
 def _said(view: GraphView, node: onnx.NodeProto) -> str:
-    names = " and ".join(dtype_name(view.kind(name)) for name in node.input)
+    names = " and ".join(dict.fromkeys(dtype_name(view.kind(name)) for name in node.input))
     equation = attribute(node, "equation")
     written = f": {equation.decode(errors='replace')}" if isinstance(equation, bytes) else ""
     return f"is {node.op_type} of {names}{written}"

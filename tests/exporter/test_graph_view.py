@@ -1,5 +1,7 @@
 """What is told of a graph of any origin, and what is left open without an exception."""
 
+import json
+
 import numpy as np
 import onnx
 import pytest
@@ -119,12 +121,35 @@ def test_the_module_of_a_node(name, scopes, path):
     assert innermost_module(node("Exp", ["x"], "y", name=name, scopes=scopes)) == path
 
 
-def test_a_node_without_notes_is_where_its_neighbours_are():
+def test_a_node_without_notes_is_where_the_next_one_is_that_tells():
+    told = node("Exp", ["b"], "y", scopes="['', 'm', 'exp']")
+    view = view_of(node("Exp", ["x"], "a"), node("Neg", ["a"], "b"), told)
+    assert [view.module(n) for n in view.nodes] == ["m", "m", "m"]
+
+
+def test_or_else_where_the_one_before_it_is():
     view = view_of(node("Exp", ["x"], "h", scopes="['', 'm', 'exp']"), node("Neg", ["h"], "y"))
     assert [view.module(n) for n in view.nodes] == ["m", "m"]
-    view = view_of(node("Exp", ["x"], "h"), node("Neg", ["h"], "y", scopes="['', 'm', 'neg']"))
-    assert [view.module(n) for n in view.nodes] == ["m", "m"]
-    assert view_of(node("Exp", ["x"], "y")).module(helper.make_node("Exp", ["x"], ["y"])) is None
+
+
+def test_or_else_nowhere():
+    view = view_of(node("Exp", ["x"], "y"))
+    assert [view.module(n) for n in view.nodes] == [None]
+
+
+def test_graphs_of_ours_note_what_leaves_a_module():
+    model = model_of(node("Exp", ["x"], "a"), node("Neg", ["a"], "b"), node("Abs", ["b"], "y"))
+    noted = {"m": ["b"], "m.inner": ["a", "b"], "k": ["y"]}
+    model.metadata_props.add(key="tsformer.modules", value=json.dumps(noted))
+    view = GraphView(model)
+    assert [view.module(n) for n in view.nodes] == ["m.inner", "m.inner", "k"]
+
+
+@pytest.mark.parametrize("note", ["{", "[]", "3", '{"m": 3}', '{"m": [[]]}'])
+def test_another_note_of_that_name_tells_nothing(note):
+    model = model_of(node("Exp", ["x"], "y"))
+    model.metadata_props.add(key="tsformer.modules", value=note)
+    assert GraphView(model).module(model.graph.node[0]) is None
 
 
 def test_an_axis_is_a_number_a_name_or_unknown():

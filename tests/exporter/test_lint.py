@@ -163,7 +163,7 @@ FIRES = {
                 inputs=[("i", INT64, [2, 4])],
                 weights=[ARANGE],
             ),
-            "Einsum of int64 and int64",
+            "Einsum of int64: ab,b->a",
         ),
         "of matrices": (
             graph(
@@ -172,7 +172,7 @@ FIRES = {
                 inputs=[("i", TensorProto.INT32, [2, 4])],
                 weights=[("w", np.ones((4, 4), np.int32))],
             ),
-            "MatMul of int32 and int32",
+            "MatMul of int32",
         ),
     },
     "mixed-float64": {
