@@ -48,7 +48,7 @@ ORDER = (
     "exporter.lint.ranges",
     "exporter.lint.structure",
     "exporter.lint",
-    "exporter.cells",
+    "exporter.tables",
     "exporter.lint.view",
     "exporter.spec",
     "exporter.results",

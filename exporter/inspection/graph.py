@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import onnx
@@ -23,7 +24,7 @@ from exporter.graph_view import (
     graph_tensor,
     operand,
 )
-from exporter.runners.onnxruntime import optimised_graph
+from exporter.runners.onnxruntime import write_optimised
 
 # What ONNX Runtime makes of attention written out, wherever it recognises it.
 _FUSED_ATTENTION = {
@@ -192,7 +193,7 @@ def _cost(view: GraphView, batch: int) -> dict[str, Any]:
 
 def _fusion(view: GraphView, path: Path) -> Fusion:
     try:
-        after = GraphView(optimised_graph(path))
+        after = _optimised(path)
     except RuntimeFailure as error:
         return Fusion("onnxruntime", reason=str(error))
     modules: dict[str, list[str | None]] = {}
@@ -214,6 +215,14 @@ def _fusion(view: GraphView, path: Path) -> Fusion:
             attention[module] = _op_name(node)
     by_count = sorted(fused, key=lambda entry: -entry.count)
     return Fusion("onnxruntime", len(after.nodes), tuple(by_count), attention)
+
+
+def _optimised(path: Path) -> GraphView:
+    """What ONNX Runtime runs, without the large weights."""
+    with TemporaryDirectory(prefix="tsformer-") as folder:
+        out = Path(folder) / "optimised.onnx"
+        write_optimised(path, out)
+        return GraphView(onnx.load(out, load_external_data=False))
 
 
 def _origin(view: GraphView, after: GraphView, node: onnx.NodeProto) -> str | None:

@@ -9,8 +9,8 @@ from rich.constrain import Constrain
 from rich.padding import Padding
 from rich.text import Text
 
-from exporter.cells import cell
 from exporter.lint import RULES, Finding
+from exporter.tables import cell
 
 _SHOWN = 5  # findings of one rule; --json has them all
 _NAMES = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT"}

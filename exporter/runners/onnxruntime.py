@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -96,8 +95,10 @@ class OnnxRuntimeRunner(Closing):
             raise RuntimeFailure(f"ONNX Runtime failed: {error}") from error
 
 
-def optimised_graph(graph: Path) -> onnx.ModelProto:
-    """The graph as ONNX Runtime runs it on a CPU: folded and fused, its large weights left out.
+def write_optimised(graph: Path, out: Path) -> None:
+    """Write a graph as ONNX Runtime runs it on this CPU, folded and fused.
+
+    Large weights go into a file `weights` beside `out`: in one file they may not fit.
 
     Raises:
         RuntimeFailure: if the graph does not load.
@@ -105,16 +106,13 @@ def optimised_graph(graph: Path) -> onnx.ModelProto:
     onnxruntime = _import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # it warns that the result fits this machine alone
-    with TemporaryDirectory(prefix="tsformer-") as folder:
-        path = Path(folder) / "optimised.onnx"
-        options.optimized_model_filepath = str(path)
-        aside = "session.optimized_model_external_initializers_file_name"
-        options.add_session_config_entry(aside, "weights")  # or one file above 2 GB would fail
-        try:
-            onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-            return onnx.load(path, load_external_data=False)
-        except Exception as error:  # as above
-            raise RuntimeFailure(f"ONNX Runtime does not load {graph.name}: {error}") from error
+    options.optimized_model_filepath = str(out)
+    aside = "session.optimized_model_external_initializers_file_name"
+    options.add_session_config_entry(aside, "weights")
+    try:
+        onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # as above
+        raise RuntimeFailure(f"ONNX Runtime does not load {graph.name}: {error}") from error
 
 
 def _import_onnxruntime() -> Any:  # noqa: ANN401  # a module
