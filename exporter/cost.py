@@ -16,8 +16,7 @@ import numpy as np
 import onnx
 
 from exporter.errors import OnnxError
-
-_READ_BY_INFERENCE = 1024  # elements; a weight that tells a shape is never larger
+from exporter.graph_view import without_weights
 
 # Another name for the same memory, or nothing read but a shape: neither operations nor traffic.
 _VIEWS = {"Constant", "Flatten", "Identity", "Reshape", "Shape", "Size", "Squeeze", "Unsqueeze"}
@@ -188,20 +187,9 @@ def _infer_values(model: onnx.ModelProto, batch: int) -> _Values:
 
 def _bind(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
     """The model at this batch, without the weights that shape inference does not read."""
-    bound = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
-    weights = {weight.name: weight for weight in model.graph.initializer}
-    graph = bound.graph
-    graph.node.extend(model.graph.node)
-    graph.input.extend(value for value in model.graph.input if value.name not in weights)
-    _bind_inputs(graph.input, batch)
-    for weight in weights.values():
-        if math.prod(weight.dims) <= _READ_BY_INFERENCE:
-            graph.initializer.append(weight)
-        else:
-            described = (weight.name, weight.data_type, weight.dims)
-            graph.input.append(onnx.helper.make_tensor_value_info(*described))
-    graph.output.extend(model.graph.output)
-    for value in graph.output:  # what was said of other batches does not hold
+    bound = without_weights(model)
+    _bind_inputs(bound.graph.input, batch)
+    for value in bound.graph.output:  # what was said of other batches does not hold
         value.type.tensor_type.ClearField("shape")
     return bound
 

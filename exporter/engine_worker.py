@@ -242,6 +242,22 @@ class Build:
         return thing
 
 
+def examine(module: str, engine: str) -> dict[str, object]:
+    """Give what TensorRT holds against the header of an engine, here: names, none if nothing.
+
+    Raises:
+        BuildFailure: if this version of it cannot tell.
+    """
+    trt = load_tensorrt(module)
+    runtime = trt.Runtime(make_logger(trt, lambda _severity, _text: None))
+    if not hasattr(runtime, "get_engine_validity"):
+        raise BuildFailure(f"{module} {trt.__version__} cannot check an engine without loading it")
+    diagnostics = int(runtime.get_engine_validity(Path(engine).read_bytes())[1])
+    kinds = trt.EngineInvalidityDiagnostics.__members__.items()
+    found = [name.lower() for name, kind in kinds if int(kind) & diagnostics]
+    return {"version": str(trt.__version__), "objections": found}
+
+
 def _describe(tensor: Native) -> dict[str, object]:
     shape = [None if size == -1 else size for size in tensor.shape]
     dtype = DTYPES.get(tensor.dtype.name, tensor.dtype.name.lower())
@@ -278,7 +294,7 @@ def _watch(channel: Channel) -> None:
 
 
 def main() -> None:
-    """Build what stdin asks for, or tell the version if it asks for nothing but a module."""
+    """Build or examine what stdin asks for, or tell the version if it names but a module."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: parent decides
     channel = Channel()
     with os.fdopen(0, "rb", buffering=0, closefd=False) as stdin:
@@ -286,14 +302,18 @@ def main() -> None:
     die_with(request.pop("parent"))
     threading.Thread(target=_watch, args=(channel,), daemon=True).start()
     try:
-        build = Build(channel, request.pop("module"))  # an import alone would prove little
-        answer = build.run(**request) if request else {}
+        if "examine" in request:
+            answer = examine(request["module"], request["examine"])
+        else:
+            build = Build(channel, request.pop("module"))  # an import alone would prove little
+            answer = {"version": str(build.trt.__version__)}
+            answer |= build.run(**request) if request else {}
     except BuildFailure as failure:
         channel.send("failed", **failure.facts)
     except Exception as error:  # anything else must reach the user as well
         channel.send("failed", what="the build failed", got=f"{type(error).__name__}: {error}")
     else:
-        channel.send("done", version=str(build.trt.__version__), **answer)
+        channel.send("done", **answer)
 
 
 if __name__ == "__main__":

@@ -87,10 +87,24 @@ class ManifestError(TsformerError):
     exit_code = 5
 
 
+class GraphInputError(TsformerError):
+    """A file to look at is missing, cannot be read, or is neither a graph nor an engine."""
+
+    stage = "input"
+    exit_code = 3
+
+
 class OnnxError(TsformerError):
     """The ONNX graph could not be made, or is not fit for the runtimes."""
 
     stage = "onnx"
+    exit_code = 4
+
+
+class LintFailure(TsformerError):  # noqa: N818  # a finding, like a failed parity
+    """A graph holds what a runtime will refuse."""
+
+    stage = "lint"
     exit_code = 4
 
 

@@ -118,6 +118,20 @@ def probe(name: str) -> FlavourStatus:
     return FlavourStatus(name, answer["version"])
 
 
+def examine_header(engine: Path, flavour: str) -> tuple[str, ...]:
+    """What TensorRT holds against an engine on this machine, by its header alone; needs no GPU.
+
+    Returns:
+        Names of `EngineInvalidityDiagnostics` in lower case; `malformed_engine` is about the file,
+        the others about this machine.
+
+    Raises:
+        EngineError: if that flavour is not here, or cannot tell.
+    """
+    request = {"module": FLAVOURS[flavour].module, "examine": str(engine)}
+    return tuple(ask_worker(request, lambda _: None)["objections"])
+
+
 def choose_flavour(engine: str, *, gpu: bool) -> FlavourChoice:
     """Choose what to build with.
 

@@ -26,29 +26,22 @@ from onnx_ir.passes.common import DeduplicateInitializersPass
 from torch import Tensor, nn
 
 from exporter.errors import OnnxError
+from exporter.graph_view import GraphTensor, GraphView, graph_tensor
+from exporter.lint import lint
 from exporter.module_map import write_module_outputs
 from exporter.spec import BatchProfile
 
 OUTPUT_NAME = "logits"
 MAX_FILE_BYTES = 2**31 - 1  # of one protobuf file
 
-_FORBIDDEN_OPS = {"Einsum", "If", "Loop", "Scan"}
-_ARITHMETIC_OPS = {"Add", "Sub", "Mul", "Div", "Mod", "Pow", "MatMul", "Gemm", "ReduceSum", "Neg"}
-# Where a computed shape may go: op -> positions of the inputs that are shapes.
-_SHAPE_INPUTS = {"Reshape": {1}, "Expand": {1}, "Tile": {1}, "Slice": {1, 2, 3, 4}}
-_SHAPE_OPS = {"Concat", "Unsqueeze", "Squeeze", "Gather", "Cast", "Identity"} | _ARITHMETIC_OPS
+# Rules of `exporter.lint` that an export must keep, those included that only cost time elsewhere.
+_REFUSED = (
+    *("float64", "mixed-float64", "einsum-types", "einsum", "integer-product"),
+    *("int64-arithmetic", "control-flow"),
+)
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal
 # Metadata of the exporter that names files of the machine it ran on.
 _LOCAL_METADATA = ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node")
-
-
-@dataclass(frozen=True)
-class GraphTensor:
-    """One input or output; the batch is its name where it is free."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
 
 
 @dataclass(frozen=True)
@@ -128,41 +121,7 @@ def check_onnx(path: Path) -> OnnxGraph:
 
 def find_unfit(model: onnx.ModelProto) -> list[str]:
     """List what must not be in a graph: float64, einsum, control flow, int64 arithmetic."""
-    graph = model.graph
-    types = {
-        value.name: value.type.tensor_type.elem_type
-        for value in (*graph.input, *graph.output, *graph.value_info)
-    } | {weight.name: weight.data_type for weight in graph.initializer}
-    consumers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
-    for node in graph.node:
-        for position, name in enumerate(node.input):
-            consumers.setdefault(name, []).append((node, position))
-
-    outputs = {value.name for value in graph.output}
-
-    def is_shape(node: onnx.NodeProto) -> bool:
-        """Whether all that becomes of an int64 result is the shape of something."""
-        return node.output[0] not in outputs and all(
-            position in _SHAPE_INPUTS.get(consumer.op_type, ())
-            or (
-                consumer.op_type in _SHAPE_OPS
-                and types.get(consumer.output[0]) == onnx.TensorProto.INT64
-                and is_shape(consumer)
-            )
-            for consumer, position in consumers.get(node.output[0], [])
-        )
-
-    findings = []
-    for name, kind in types.items():
-        if kind == onnx.TensorProto.DOUBLE:
-            findings.append(f"{name} is float64")
-    for node in graph.node:
-        if node.op_type in _FORBIDDEN_OPS:
-            findings.append(f"{node.name} is {node.op_type}")
-        integer = types.get(node.output[0]) == onnx.TensorProto.INT64
-        if node.op_type in _ARITHMETIC_OPS and integer and not is_shape(node):
-            findings.append(f"{node.name} is int64 {node.op_type} outside shapes")
-    return findings
+    return [f"{found.where} {found.what}" for found in lint(GraphView(model), _REFUSED)]
 
 
 def _trace(
@@ -251,13 +210,6 @@ def _describe(model: onnx.ModelProto, path: Path) -> OnnxGraph:
         parameters=sum(math.prod(weight.dims) for weight in weights),
         file_bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
-        inputs=tuple(map(_tensor, model.graph.input)),
-        outputs=tuple(map(_tensor, model.graph.output)),
+        inputs=tuple(map(graph_tensor, model.graph.input)),
+        outputs=tuple(map(graph_tensor, model.graph.output)),
     )
-
-
-def _tensor(value: onnx.ValueInfoProto) -> GraphTensor:
-    kind = value.type.tensor_type
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
-    shape = tuple(dim.dim_param or dim.dim_value for dim in kind.shape.dim)
-    return GraphTensor(value.name, dtype, shape)

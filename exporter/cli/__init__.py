@@ -7,13 +7,13 @@ proven; 130 interrupted, 143 terminated.
 from __future__ import annotations
 
 import importlib.metadata
-import inspect
 import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from inspect import getdoc
 from types import FrameType
 
 from cyclopts import App, CycloptsError
@@ -23,7 +23,9 @@ from exporter.cli import (
     config_file,
     doctor,
     export,
+    inspect,
     ladder,
+    lint,
     predict,
     sweep,
     triton,
@@ -53,7 +55,7 @@ app.register_install_completion_command()
 
 def _examples(command: Callable[..., int]) -> str:
     """The examples in the docstring of a command, which cyclopts leaves out of its help."""
-    text = inspect.getdoc(command) or ""
+    text = getdoc(command) or ""
     found = re.search(r"^Examples:\n(.*?)(?=^\w|\Z)", text, re.DOTALL | re.MULTILINE)
     return f"Examples:\n{found[1].rstrip()}" if found else ""
 
@@ -61,6 +63,8 @@ def _examples(command: Callable[..., int]) -> str:
 for command in (
     export.export,
     verify.verify,
+    inspect.inspect,
+    lint.lint,
     predict.predict,
     ladder.ladder,
     tune_precision.tune_precision,

@@ -462,7 +462,7 @@ UNFIT = {
             weights=[("w", np.ones((3, 3), np.int64))],
             inputs=["i"],
         ),
-        "int64 MatMul outside shapes",
+        "MatMul of int64",
     ),
     "shape that is used as a number too": (
         graph_of(

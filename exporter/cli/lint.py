@@ -1,0 +1,46 @@
+"""`tsformer lint`: what would hurt on a runtime, told before anything is built."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from exporter.cli.options import Flag, Json
+from exporter.cli.terminal import show
+from exporter.errors import LintFailure, UsageError
+
+
+def lint(graph: Path, /, *, runtime: str = "all", json_: Json = False, debug: Flag = False) -> int:
+    """Say what TensorRT or ONNX Runtime will refuse or do badly, before anything is built.
+
+    Takes a graph of any origin, also one that no runtime loads, and names the PyTorch modules that
+    made what it finds. Exit code 0: nothing, or warnings alone (slow or inexact); 4: errors (will
+    not load or build).
+
+    Examples:
+        tsformer lint model.onnx
+        tsformer lint --runtime onnxruntime build/fastformer-divided-224x224-fp16
+
+    Args:
+        graph: An ONNX file, or a directory that tsformer export made.
+        runtime: Judge for one alone: onnxruntime or tensorrt.
+        json_: Print JSON, with every finding.
+        debug: Show the trace of an error.
+    """
+    del debug
+    from exporter.graph_file import read_graph
+    from exporter.lint import RUNTIMES
+    from exporter.lint import lint as find
+    from exporter.lint.view import count_line, lint_view
+    from exporter.manifest import GRAPH
+    from exporter.report import strict_json
+
+    if runtime not in ("all", *RUNTIMES):
+        raise UsageError("--runtime", got=runtime, expected=f"one of all, {', '.join(RUNTIMES)}")
+    path = graph / GRAPH if graph.is_dir() else graph
+    found = [f for f in find(read_graph(path)) if runtime == "all" or runtime in f.runtimes]
+    facts = {"graph": str(path), "findings": [asdict(finding) for finding in found]}
+    show(strict_json(facts) if json_ else lint_view(found))
+    if any(finding.severity == "error" for finding in found):
+        raise LintFailure(f"{path}: {count_line(found)}", remedy="see the remedies above")
+    return 0

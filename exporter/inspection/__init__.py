@@ -1,0 +1,109 @@
+"""What an exported directory, a graph or an engine is: facts, for `tsformer inspect` to show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from exporter.errors import GraphInputError, TsformerError
+from exporter.graph_file import read_graph
+from exporter.inspection.engine import EngineFacts, inspect_engine, is_engine
+from exporter.inspection.graph import GraphFacts, inspect_graph
+from exporter.manifest import GRAPH, read_manifest, sha256
+from exporter.output import MANIFEST
+
+ENGINE = "model.engine"
+
+
+@dataclass(frozen=True)
+class ExportFacts:
+    """What an exported directory says of itself; `files` tells which are still as exported.
+
+    `rewrites` are those that fired, as its report lists them; `None` if there is no report.
+    """
+
+    verdict: str
+    spec: Mapping[str, Any]
+    model: Mapping[str, Any]
+    rewrites: tuple[Mapping[str, Any], ...] | None
+    engine_status: str
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found at a path: an export with its graph and engine, or one of the two alone."""
+
+    path: str
+    export: ExportFacts | None
+    graph: GraphFacts | None
+    engine: EngineFacts | None
+
+
+def inspect(path: Path) -> Inspection:
+    """Tell all that can be told of an exported directory, a graph of any origin, or an engine.
+
+    Raises:
+        NoExportError: if a directory is no export.
+        ManifestError: if its manifest is damaged.
+        GraphInputError: if a file cannot be read, or is no graph.
+    """
+    if path.is_dir():
+        manifest = read_manifest(path, unchanged=False)
+        export = _export_facts(path, manifest)
+        graph = _graph(path / GRAPH)
+        engine = path / ENGINE
+        facts = inspect_engine(engine, manifest["engine"]) if engine.is_file() else None
+        return Inspection(str(path), export, graph, facts)
+    if not path.is_file():
+        raise GraphInputError(f"there is no file {path}")
+    if is_engine(path):
+        return Inspection(str(path), None, None, inspect_engine(path, _noted_beside(path)))
+    return Inspection(str(path), None, _graph(path), None)
+
+
+def _graph(path: Path) -> GraphFacts:
+    return inspect_graph(read_graph(path), path)
+
+
+def _export_facts(directory: Path, manifest: Mapping[str, Any]) -> ExportFacts:
+    states = {
+        name: _state(directory / Path(name).name, entry["sha256"])
+        for name, entry in manifest["files"].items()
+    }
+    return ExportFacts(
+        verdict=str(manifest.get("verdict")),
+        spec=manifest["spec"],
+        model=manifest["model"],
+        rewrites=_rewrites(directory),
+        engine_status=str(manifest["engine"].get("status", "not built")),
+        files=states,
+    )
+
+
+def _state(file: Path, expected: str) -> str:
+    if not file.is_file():
+        return "missing"
+    return "as exported" if sha256(file) == expected else "changed since it was exported"
+
+
+def _rewrites(directory: Path) -> tuple[Mapping[str, Any], ...] | None:
+    try:
+        report = json.loads((directory / "report.json").read_text(encoding="utf-8"))
+        return tuple(report["graph"]["rewrites"])
+    except (OSError, ValueError, KeyError, TypeError):  # the report is no part of the proof
+        return None
+
+
+def _noted_beside(engine: Path) -> Mapping[str, Any]:
+    """What the manifest beside an engine says of it; nothing where there is none."""
+    if not (engine.parent / MANIFEST).is_file():
+        return {}
+    try:
+        manifest = read_manifest(engine.parent, unchanged=False)
+    except TsformerError:  # of something else, or damaged: the engine is looked at by itself
+        return {}
+    return manifest["engine"] if engine.name == ENGINE else {}

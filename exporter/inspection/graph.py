@@ -1,0 +1,233 @@
+"""What is in a graph: inputs, operators, types, weights by module, cost, what a runtime fuses."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from itertools import takewhile
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import onnx
+
+from exporter.cost import count_cost
+from exporter.errors import OnnxError, RuntimeFailure
+from exporter.graph_view import (
+    STANDARD,
+    GraphTensor,
+    GraphView,
+    attribute,
+    dtype_name,
+    graph_tensor,
+    operand,
+)
+from exporter.runners.onnxruntime import write_optimised
+
+# What ONNX Runtime makes of attention written out, wherever it recognises it.
+_FUSED_ATTENTION = {
+    *("Attention", "MultiHeadAttention", "GroupQueryAttention", "DecoderMaskedMultiHeadAttention"),
+    *("QAttention", "PackedAttention", "PackedMultiHeadAttention"),
+}
+
+
+@dataclass(frozen=True)
+class ModuleFacts:
+    """Nodes and weights of one module, without those of the modules in it.
+
+    `path` is empty for the model itself, and for weights that several modules share; `None` is what
+    no module could be found for.
+    """
+
+    path: str | None
+    nodes: int
+    parameters: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class FusedOp:
+    """An operator that a runtime put in the place of several: how many, and where it is known."""
+
+    op: str
+    count: int
+    modules: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """What a runtime made of the graph; `attention` maps modules with a softmax to its operator.
+
+    The operator is empty where it stays written out. `reason` says why nothing is known.
+    """
+
+    runtime: str
+    nodes: int | None = None
+    fused: tuple[FusedOp, ...] = ()
+    attention: Mapping[str, str] | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class GraphFacts:
+    """All that a graph tells of itself; `cost` is of one run at `batch`, or says why it is unknown.
+
+    `parameters` are numbers in weights that are no int64, which are shapes and axes.
+    """
+
+    file: str
+    bytes: int
+    producer: str
+    opsets: Mapping[str, int]
+    inputs: tuple[GraphTensor, ...]
+    outputs: tuple[GraphTensor, ...]
+    nodes: int
+    ops: Mapping[str, int]
+    values: Mapping[str, int]
+    weights: Mapping[str, int]
+    casts: Mapping[str, int]
+    parameters: int
+    weight_bytes: int
+    missing_weights: int
+    modules: tuple[ModuleFacts, ...]
+    batch: int
+    cost: Mapping[str, Any]
+    fusion: Fusion
+
+
+def inspect_graph(view: GraphView, path: Path) -> GraphFacts:
+    """Everything that can be told of the graph that was read from a file."""
+    batch = next((axis for axis in view.batch or () if isinstance(axis, int)), 1)
+    modules = _by_module(view)
+    return GraphFacts(
+        file=path.name,
+        bytes=path.stat().st_size,
+        producer=f"{view.model.producer_name} {view.model.producer_version}".strip(),
+        opsets=dict(view.opsets),
+        inputs=tuple(map(graph_tensor, view.inputs)),
+        outputs=tuple(map(graph_tensor, view.model.graph.output)),
+        nodes=len(view.nodes),
+        ops=dict(Counter(map(_op_name, view.nodes)).most_common()),
+        values=_values_by_type(view),
+        weights=_weights_by_type(view),
+        casts=_casts(view),
+        parameters=sum(module.parameters for module in modules),
+        weight_bytes=sum(module.bytes for module in modules),
+        missing_weights=len(view.missing),
+        modules=modules,
+        batch=batch,
+        cost=_cost(view, batch),
+        fusion=_fusion(view, path),
+    )
+
+
+def _op_name(node: onnx.NodeProto) -> str:
+    return node.op_type if node.domain in STANDARD else f"{node.domain}.{node.op_type}"
+
+
+def _values_by_type(view: GraphView) -> dict[str, int]:
+    """How many values between the nodes are of each type."""
+    made = (name for node in view.nodes for name in node.output if name)
+    return _counted(dtype_name(view.kind(name)) for name in made)
+
+
+def _weights_by_type(view: GraphView) -> dict[str, int]:
+    """Bytes of the weights of each type."""
+    found: Counter[str] = Counter()
+    for weight in view.weights.values():
+        found[dtype_name(weight.data_type)] += _size(weight)
+    return dict(found.most_common())
+
+
+def _casts(view: GraphView) -> dict[str, int]:
+    nodes = (node for node in view.nodes if node.op_type == "Cast")
+    types = ((view.kind(operand(node)), attribute(node, "to")) for node in nodes)
+    return _counted(f"{dtype_name(source)} to {dtype_name(to)}" for source, to in types)
+
+
+def _counted(names: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(names).most_common())
+
+
+def _by_module(view: GraphView) -> tuple[ModuleFacts, ...]:
+    """In the order in which the modules come to their end; those without nodes follow."""
+    nodes = Counter(view.module(node) for node in reversed(view.nodes))
+    owners = {name: _owner(view, name) for name in view.weights}
+    parameters: Counter[str | None] = Counter()
+    size: Counter[str | None] = Counter()
+    for name, weight in view.weights.items():
+        size[owners[name]] += _size(weight)
+        if weight.data_type != onnx.TensorProto.INT64:
+            parameters[owners[name]] += math.prod(weight.dims)
+    paths = dict.fromkeys((*reversed(nodes), *owners.values()))
+    return tuple(ModuleFacts(path, nodes[path], parameters[path], size[path]) for path in paths)
+
+
+def _owner(view: GraphView, weight: str) -> str | None:
+    """The innermost module around all that reads a weight; else what its own name tells."""
+    readers = (view.module(reader.node) for reader in view.readers.get(weight, ()))
+    paths = [path.split(".") for path in readers if path is not None]
+    if paths:
+        same = takewhile(lambda steps: len(set(steps)) == 1, zip(*paths, strict=False))
+        return ".".join(steps[0] for steps in same)
+    path, dot, _ = weight.rpartition(".")
+    return path if dot and ":" not in weight else None
+
+
+def _size(weight: onnx.TensorProto) -> int:
+    try:
+        one = onnx.helper.tensor_dtype_to_np_dtype(weight.data_type).itemsize
+    except KeyError:  # a type that this version of onnx does not know
+        return 0
+    return math.prod(weight.dims) * one
+
+
+def _cost(view: GraphView, batch: int) -> dict[str, Any]:
+    try:
+        return asdict(count_cost(view.model, batch))
+    except OnnxError as error:
+        return {"reason": str(error)}
+
+
+def _fusion(view: GraphView, path: Path) -> Fusion:
+    try:
+        after = _optimised(path)
+    except RuntimeFailure as error:
+        return Fusion("onnxruntime", reason=str(error))
+    modules: dict[str, list[str | None]] = {}
+    for node in after.nodes:
+        if node.domain not in STANDARD:
+            modules.setdefault(_op_name(node), []).append(_origin(view, after, node))
+    fused = (
+        FusedOp(op, len(found), tuple(dict.fromkeys(m for m in found if m is not None)))
+        for op, found in modules.items()
+    )
+    attention = {
+        module: ""
+        for node in view.nodes
+        if node.op_type == "Softmax" and (module := view.module(node)) is not None
+    }
+    for node in after.nodes:
+        module = _origin(view, after, node)
+        if node.op_type in _FUSED_ATTENTION and module in attention:
+            attention[module] = _op_name(node)
+    by_count = sorted(fused, key=lambda entry: -entry.count)
+    return Fusion("onnxruntime", len(after.nodes), tuple(by_count), attention)
+
+
+def _optimised(path: Path) -> GraphView:
+    """What ONNX Runtime runs, without the large weights."""
+    with TemporaryDirectory(prefix="tsformer-") as folder:
+        out = Path(folder) / "optimised.onnx"
+        write_optimised(path, out)
+        return GraphView(onnx.load(out, load_external_data=False))
+
+
+def _origin(view: GraphView, after: GraphView, node: onnx.NodeProto) -> str | None:
+    """The module a fused node stands for: its result, or that of a cast behind, keeps its name."""
+    behind = (reader.node for name in node.output for reader in after.readers.get(name, ()))
+    names = (name for made in (node, *behind) for name in made.output)
+    makers = (view.producers[name] for name in names if name in view.producers)
+    return next((view.module(maker) for maker in makers), None)

@@ -1,0 +1,188 @@
+"""Facts of an export, a graph or an engine -> the terminal, within 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from rich.console import Group, RenderableType
+from rich.constrain import Constrain
+
+from exporter.graph_view import GraphTensor
+from exporter.inspection import ExportFacts, Inspection
+from exporter.inspection.engine import EngineFacts
+from exporter.inspection.graph import Fusion, GraphFacts, ModuleFacts
+from exporter.report import human
+from exporter.tables import cell, table
+
+_OPERATORS = 12  # the most frequent; --json has all
+_OF_A_SPEC = ("attn", "scheme", "frames", "res", "depth", "dim", "semantics")
+_PLACES = 6  # modules named in one row
+
+
+def inspection_view(found: Inspection) -> RenderableType:
+    """All parts that there are, one below the other."""
+    parts: list[RenderableType] = []
+    if found.export:
+        parts += _export_view(found.path, found.export)
+    if found.graph:
+        parts += _graph_view(found.graph)
+    if found.engine:
+        parts += _engine_view(found.engine)
+    elif found.export:
+        parts.append(cell(f"model.engine: {found.export.engine_status}"))
+    return Constrain(Group(*parts), width=80)
+
+
+def _export_view(path: str, export: ExportFacts) -> Iterator[RenderableType]:
+    spec = export.spec
+    yield cell(f"{path}: {export.model.get('family')}, {spec.get('precision')}", "bold")
+    said = (f"{name} {human(spec[name])}" for name in _OF_A_SPEC if spec.get(name) is not None)
+    yield cell(f"{', '.join(said)}; verdict at export: {export.verdict}")
+    changed = {name: state for name, state in export.files.items() if state != "as exported"}
+    for name, state in changed.items():
+        yield cell(f"{name}: {state}", "bold red")
+    if not changed:
+        yield cell(f"All {len(export.files)} files are as they were exported")
+    if export.rewrites is None:
+        yield cell("Rewrites: not known without report.json")
+        return
+    fired = ", ".join(f"{r.get('name')} ({human(r.get('places'))}x)" for r in export.rewrites)
+    yield cell(f"Rewrites: {fired or 'none fired'}")
+
+
+def _graph_view(graph: GraphFacts) -> Iterator[RenderableType]:
+    opsets = ", ".join(f"{name or 'opset'} {version}" for name, version in graph.opsets.items())
+    made = f", by {graph.producer}" if graph.producer else ""
+    yield cell(f"\n{graph.file}: {size(graph.bytes)}, {opsets}{made}", "bold")
+    yield cell(
+        f"{human(graph.nodes)} nodes, {human(graph.parameters)} parameters, "
+        f"{size(graph.weight_bytes)} of weights ({_listed(graph.weights, size)})"
+    )
+    if graph.missing_weights:
+        yield cell(f"The content of {graph.missing_weights} weights is not there", "bold red")
+    yield cell(_cost_line(graph))
+    yield cell(f"Values: {_listed(graph.values, human)}; casts: {_listed(graph.casts, human)}")
+    yield _tensors(graph.inputs, graph.outputs)
+    yield _operators(graph)
+    yield _modules(graph.modules)
+    yield from _fusion_view(graph)
+
+
+def _cost_line(graph: GraphFacts) -> str:
+    if "reason" in graph.cost:
+        return f"Operations of one run: not known: {graph.cost['reason']}"
+    flops, moved = graph.cost["flops"], graph.cost["bytes"]
+    return (
+        f"One run at batch {graph.batch}: {_scaled(flops)}FLOP, {size(moved)} read and written "
+        "before anything is fused"
+    )
+
+
+def _tensors(inputs: Iterable[GraphTensor], outputs: Iterable[GraphTensor]) -> RenderableType:
+    made = table(("", "Name", "Type", "Shape"))
+    for side, tensors in (("in", inputs), ("out", outputs)):
+        for tensor in tensors:
+            shape = " x ".join("?" if axis is None else str(axis) for axis in tensor.shape)
+            made.add_row(side, cell(tensor.name), tensor.dtype, cell(shape or "scalar"))
+    return made
+
+
+def _operators(graph: GraphFacts) -> RenderableType:
+    made = table(("Operator",), ("Nodes", "FLOP"))
+    flops: Mapping[str, int] = graph.cost.get("by_op", {})
+    ops = list(graph.ops.items())
+    for op, count in ops[:_OPERATORS]:
+        made.add_row(cell(op), human(count), _scaled(flops[op]) if flops.get(op) else "-")
+    if rest := ops[_OPERATORS:]:
+        work = sum(flops.get(op, 0) for op, _ in rest)
+        label = f"{len(rest)} more: {', '.join(op for op, _ in rest)}"
+        made.add_row(cell(label), human(sum(n for _, n in rest)), _scaled(work) if work else "-")
+    return made
+
+
+def _modules(modules: Iterable[ModuleFacts]) -> RenderableType:
+    made = table(("Module",), ("Nodes", "Parameters", "Weights"))
+    sums: dict[str | None, list[int]] = {}
+    for module in modules:
+        total = sums.setdefault(block(module.path), [0, 0, 0])
+        for place, figure in enumerate((module.nodes, module.parameters, module.bytes)):
+            total[place] += figure
+    for path, (nodes, parameters, weight_bytes) in sums.items():
+        name = {None: "(not told)", "": "(the model itself, or shared)"}.get(path, path)
+        shared = "" if nodes or not path else " (shared)"  # by modules in it
+        made.add_row(cell(f"{name}{shared}"), human(nodes), human(parameters), size(weight_bytes))
+    return made
+
+
+def block(path: str | None) -> str | None:
+    """A module by the block it is in: `blocks.3.attn_t.fn` is in `blocks.3`."""
+    if not path:
+        return path
+    steps = path.split(".")
+    numbered = (place for place, step in enumerate(steps) if step.isdecimal())
+    return ".".join(steps[: next(numbered, 0) + 1])
+
+
+def _fusion_view(graph: GraphFacts) -> Iterator[RenderableType]:
+    fusion = graph.fusion
+    if fusion.nodes is None:
+        yield cell(f"What ONNX Runtime fuses is not known: {fusion.reason}", "yellow")
+        return
+    yield cell(f"ONNX Runtime runs it as {human(fusion.nodes)} nodes; {_attention_line(fusion)}")
+    if fusion.fused:
+        made = table(("Fused into", "In"), ("Nodes",))
+        for entry in fusion.fused:
+            places = list(
+                dict.fromkeys(block(module) or "the model itself" for module in entry.modules)
+            )
+            more = f" and {len(places) - _PLACES} more" if len(places) > _PLACES else ""
+            made.add_row(
+                cell(entry.op), cell(", ".join(places[:_PLACES]) + more), human(entry.count)
+            )
+        yield made
+
+
+def _attention_line(fusion: Fusion) -> str:
+    if not fusion.attention:
+        return "no softmax is in it"
+    fused = [module for module, op in fusion.attention.items() if op]
+    of = f"{len(fused)} of {len(fusion.attention)} modules with a softmax"
+    return f"attention is one operator in {of}"
+
+
+def _engine_view(engine: EngineFacts) -> Iterator[RenderableType]:
+    built = engine.built
+    made = f"{engine.flavour or 'of unknown make'} {built.get('version') or ''}".strip()
+    yield cell(f"\n{engine.file}: {size(engine.bytes)}, {made}", "bold")
+    style = {"malformed": "bold red", "not checked": "yellow"}.get(engine.header, "")
+    said = {"well-formed": ", which is little: TensorRT looks at its first bytes alone"}
+    objections = f" ({', '.join(engine.objections)})" if engine.objections else ""
+    yield cell(f"Header: {engine.header}{said.get(engine.header, '')}{objections}", style)
+    damaged = engine.content.startswith("changed")
+    yield cell(f"Content: {engine.content}", "bold red" if damaged else "")
+    if not built.get("version"):
+        yield cell("Built for: needs a GPU to know more; no manifest.json beside it tells")
+        return
+    targets = human(built.get("targets")) if built.get("targets") else "the builder's default"
+    yield cell(f"Built for: {targets}; {human(built.get('layers'))} layers; {built.get('status')}")
+    tensors = [
+        tuple(GraphTensor(t["name"], t["dtype"], tuple(t["shape"])) for t in built.get(side) or ())
+        for side in ("inputs", "outputs")
+    ]
+    yield _tensors(*tensors)
+
+
+def _listed(figures: Mapping[str, int], write: object) -> str:
+    assert callable(write)
+    return ", ".join(f"{name} {write(figure)}" for name, figure in figures.items()) or "none"
+
+
+def size(count: int) -> str:
+    """Write bytes with the decimal unit that suits them."""
+    return f"{_scaled(count)}B"
+
+
+def _scaled(figure: int) -> str:
+    powers = ((10**9, " G"), (10**6, " M"), (10**3, " k"))
+    unit, prefix = next(((u, p) for u, p in powers if figure >= u), (1, " "))
+    return f"{figure / unit:.3g}{prefix}"

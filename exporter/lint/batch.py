@@ -1,0 +1,141 @@
+"""Rules on the batch: what fixes its size, and what lets one clip see another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import onnx
+
+from exporter.graph_view import PROBE_BATCH, GraphView, Shape, attribute, operand
+from exporter.lint.spot import Spot, at_node, at_value, listed, named_in
+
+_REDUCTIONS = {
+    *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean"),
+    *("ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"),
+}
+# Of one axis: the attribute's default.
+_ALONG_AXIS = {"Softmax": -1, "LogSoftmax": -1, "Hardmax": -1, "ArgMax": 0, "ArgMin": 0, "TopK": -1}
+_FROM_AXIS = {"LayerNormalization": -1, "RMSNormalization": -1}
+_FLATTENED_BEFORE_13 = {"Softmax", "LogSoftmax", "Hardmax"}  # to two axes, at `axis`
+_SHAPE_READERS = {"Shape", "Size"}
+
+
+def baked_batch(view: GraphView) -> Iterator[Spot]:
+    """A free batch that is not free within the graph."""
+    if view.batch is None or isinstance(view.batch[0], int):
+        return
+    found = list(_baked_reshapes(view))
+    yield from found
+    complaint = view.contradiction_at_probe
+    if not found and complaint and not view.contradiction:
+        nodes = named_in(view, complaint)
+        what = "takes no batch but the one it was exported with"
+        yield Spot(nodes[0].name if nodes else "the graph", f"{what}: {complaint}", nodes)
+    elif not found:
+        yield from _baked_outputs(view)
+
+
+def batch_coupled(view: GraphView) -> Iterator[Spot]:
+    """A reduction or normalisation over the batch."""
+    if view.batch in (None, (1,)):  # one clip sees no other
+        return
+    activations = _activations(view)
+    for node in view.nodes:
+        name = operand(node)
+        shape = _shape_of(view, name)
+        if name not in activations or shape is None:
+            continue
+        axes = _reduced_axes(view, node, len(shape))
+        everything = bool(shape) and len(axes) == len(shape)
+        # Behind a reshape that fixes the batch its axis is not known; one of all axes it must be.
+        hidden = everything and isinstance(view.batch[0], int)
+        if hidden or any(_holds_batch(shape[axis]) for axis in axes):
+            over = "all axes" if everything else f"axis {listed(sorted(axes))}"
+            yield at_node(node, f"is {node.op_type} over {over}, the batch included")
+
+
+def _baked_reshapes(view: GraphView) -> Iterator[Spot]:
+    """Reshapes to constants that do not follow the batch."""
+    for node in view.nodes:
+        if node.op_type != "Reshape" or len(node.input) < 2:
+            continue
+        shape = _shape_of(view, node.input[0], at_probe=True)
+        target = view.integers(node.input[1])
+        if shape is None or target is None or not any(map(_holds_batch, shape)):
+            continue
+        wanted: list[int | str | None] = [*target]
+        if not attribute(node, "allowzero", 0):  # then 0 copies the axis
+            wanted = [w or s for w, s in zip(target, (*shape, *target), strict=False)]
+        fixed = -1 not in wanted and not any(map(_holds_batch, wanted))
+        leads = bool(target) and target[0] > 1 and _holds_batch(shape[0])
+        if fixed or leads:
+            yield at_node(node, f"is Reshape to {target}, whatever the batch")
+
+
+def _baked_outputs(view: GraphView) -> Iterator[Spot]:
+    for value in view.model.graph.output:
+        shape = _shape_of(view, value.name, at_probe=True)
+        if shape is None or not all(isinstance(axis, int) for axis in shape):
+            continue
+        if not any(map(_holds_batch, shape)):
+            yield at_value(view, value.name, f"is of shape {list(shape)}, whatever the batch")
+
+
+def _holds_batch(axis: int | str | None) -> bool:
+    return isinstance(axis, int) and axis > 0 and axis % PROBE_BATCH == 0
+
+
+def _shape_of(view: GraphView, name: str, *, at_probe: bool = False) -> Shape | None:
+    """The shape at the batch that is probed; else, unless that is asked for, the declared one."""
+    for values in (view.values_at_probe,) if at_probe else (view.values_at_probe, view.values):
+        if name in values and values[name].shape is not None:
+            return values[name].shape
+    return None
+
+
+def _activations(view: GraphView) -> set[str]:
+    """The values that are made of the inputs' contents, not of their shapes."""
+    found = {value.name for value in view.inputs}
+    for node in view.nodes:
+        if node.op_type not in _SHAPE_READERS and not found.isdisjoint(node.input):
+            found.update(node.output)
+    return found
+
+
+def _reduced_axes(view: GraphView, node: onnx.NodeProto, rank: int) -> set[int]:
+    """The axes over which a node gives one result, or makes one of another."""
+    op = node.op_type
+    if op in _REDUCTIONS:
+        axes = _axes(view, node)
+        if axes is None:  # computed
+            return set()
+        none = set() if attribute(node, "noop_with_empty_axes", 0) else set(range(rank))
+        return _within(axes, rank) or none
+    if op == "DynamicQuantizeLinear" or (
+        op == "BatchNormalization" and attribute(node, "training_mode", 0)
+    ):
+        return set(range(rank)) - ({1} if op == "BatchNormalization" else set())
+    if op not in _ALONG_AXIS and op not in _FROM_AXIS:
+        return set()
+    old = op in _FLATTENED_BEFORE_13 and view.opsets.get("", 13) < 13
+    default = 1 if old else (_ALONG_AXIS | _FROM_AXIS)[op]
+    first = _within([_integer(attribute(node, "axis", default))], rank)
+    return set(range(min(first, default=rank), rank)) if old or op in _FROM_AXIS else first
+
+
+def _axes(view: GraphView, node: onnx.NodeProto) -> list[int] | None:
+    """The axes of a reduction, an attribute or an input; none given are all."""
+    given = attribute(node, "axes")
+    if isinstance(given, Iterable):
+        return [int(axis) for axis in given]
+    if len(node.input) < 2 or not node.input[1]:
+        return []
+    return view.integers(node.input[1])
+
+
+def _within(axes: Iterable[int], rank: int) -> set[int]:
+    return {axis % rank for axis in axes if -rank <= axis < rank}
+
+
+def _integer(value: object) -> int:
+    return value if isinstance(value, int) else 0
