@@ -17,7 +17,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from exporter import cli, pipeline
+from exporter import cli, graphs, pipeline, timing
 from exporter.manifest import read_manifest
 from exporter.to_engine import FLAVOURS, probe
 from model import FastTimeSformer, save_checkpoint
@@ -192,7 +192,7 @@ def test_a_published_checkpoint_is_exported_and_verified_again(run, tiny_flags, 
 
 def corrupt_after_export(monkeypatch):
     """Let the exporter write a graph with one wrong number in one weight."""
-    export_onnx = pipeline.export_onnx
+    export_onnx = graphs.export_onnx
 
     def corrupting(model, example, path, **options):
         described = export_onnx(model, example, path, **options)
@@ -204,7 +204,7 @@ def corrupt_after_export(monkeypatch):
         onnx.save(graph, path)
         return described
 
-    monkeypatch.setattr(pipeline, "export_onnx", corrupting)
+    monkeypatch.setattr(graphs, "export_onnx", corrupting)
 
 
 def test_a_corrupted_graph_is_delivered_with_its_verdict_and_exit_5(run, tiny_flags, monkeypatch):
@@ -579,7 +579,7 @@ def test_a_defect_is_one_line_too(run, tiny_flags, monkeypatch):
     def broken(*_args, **_options):
         raise ZeroDivisionError("a defect\nin two lines")
 
-    monkeypatch.setattr(pipeline, "bench", broken)
+    monkeypatch.setattr(timing, "bench", broken)
     code, out, err = run("export", *tiny_flags, "-o", "made")
     assert (code, out) == (4, "")
     assert err.startswith("tsformer: internal: ZeroDivisionError: a defect in two lines")

@@ -1,0 +1,107 @@
+"""Two proofs: the rewritten model against its original, and every runner against the truth."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from exporter.clips import Inputs
+from exporter.errors import OnnxError
+from exporter.job import Job
+from exporter.load import rewrite_for_export
+from exporter.precision import Int8, Ranges
+from exporter.results import Parity
+from exporter.rewrite import Fired
+from exporter.runners.base import Runner
+from exporter.runners.eager import EagerRunner
+from exporter.runners.onnxruntime import OnnxRuntimeRunner
+from exporter.runners.reference import ReferenceRunner
+from exporter.spec import ExportSpec
+from exporter.stages import Stage
+from exporter.validate import (
+    ILL_CONDITIONED,
+    Reference,
+    make_reference,
+    relative_error,
+    validate,
+    with_lower_floor,
+)
+from model.classifier import VideoClassifier
+
+# Relative L2 in float64: far above its rounding, far below what any mistake does.
+REWRITE_LIMIT = 1e-6
+
+
+def rewrite_proven(job: Job, stage: Stage) -> tuple[VideoClassifier, tuple[Fired, ...]]:
+    """Rewrite the model, and prove in float64 that it is still the same function."""
+    rewritten, fired = rewrite_for_export(job.spec, job.model)
+    clip = job.inputs.batch(1)
+
+    def run(model: VideoClassifier, precision: str = "fp64") -> np.ndarray:
+        with EagerRunner(model, job.inputs.shapes, precision) as runner:
+            return runner.run(clip)["logits"]
+
+    truth = run(job.model)
+    error = relative_error(run(rewritten), truth)
+    # What is no function at float32 may be none at float64 either: parity says so.
+    if not error <= REWRITE_LIMIT and relative_error(run(job.model, "fp32"), truth) <= (
+        ILL_CONDITIONED
+    ):
+        raise OnnxError(
+            "the rewrites made at export changed the function",
+            got=f"a relative error of {error:.1e} in float64",
+            expected=f"at most {REWRITE_LIMIT:.0e}",
+            remedy="export with --rewrite none, and report this with the command used",
+        )
+    names = ", ".join(entry.name for entry in fired) or "nothing to rewrite"
+    stage.detail = f"{names}; {error:.1e} in float64" if fired else names
+    return rewritten, fired
+
+
+def prove(
+    spec: ExportSpec,
+    model: VideoClassifier,
+    inputs: Inputs,
+    ranges: Ranges | None,
+    candidates: list[Runner],
+    stage: Stage,
+) -> list[Parity]:
+    """Judge every runner against the truth, in units of what rounding does to this model."""
+    stage.progress(None, "float64 truth")
+    clips = inputs.arrays
+    with (
+        EagerRunner(model, inputs.shapes, "fp64") as truth,
+        EagerRunner(model, inputs.shapes) as fp32,
+    ):
+        reference = make_reference(truth, fp32, inputs.names, clips)
+    references: dict[Int8 | None, Reference] = {}
+    parity = []
+    for runner in candidates:
+        stage.progress(None, f"{runner.name} {runner.device}")
+        int8 = None if ranges is None else _rounding(runner.name, ranges)
+        if spec.precision == "fp32":
+            references[int8] = reference
+        elif int8 not in references:
+            how = (spec.precision, spec.keep_fp32, int8)
+            with EagerRunner(model, inputs.shapes, *how) as floor:
+                references[int8] = with_lower_floor(reference, floor, clips)
+        sizes = _batch_sizes(spec, bounded=not isinstance(runner, OnnxRuntimeRunner))
+        stateless = isinstance(runner, ReferenceRunner)
+        parity.append(validate(runner, references[int8], clips, sizes, stateless=stateless))
+    stage.detail = f"{len(inputs.names)} inputs at batch {', '.join(map(str, _batch_sizes(spec)))}"
+    return parity
+
+
+def _rounding(runtime: str, ranges: Ranges) -> Int8:
+    """How the int8 graph of a runtime rounds: see the forms of `quantize`."""
+    if runtime == OnnxRuntimeRunner.name:
+        return Int8(ranges)
+    return Int8(ranges, symmetric=True, weight_levels=127)
+
+
+def _batch_sizes(spec: ExportSpec, *, bounded: bool = False) -> list[int]:
+    """The batch of a static graph; of a dynamic one 1, 2, 3, OPT and MAX, as far as accepted."""
+    profile = spec.dynamic_batch
+    if profile is None:
+        return [spec.run_batch]
+    least = profile.min if bounded else 1
+    return sorted(n for n in {1, 2, 3, profile.opt, profile.max} if least <= n <= profile.max)
