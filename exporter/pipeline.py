@@ -1,4 +1,4 @@
-"""The stages in order: load, inputs, rewrite, onnx, engine, parity, ladder, accuracy, latency, report.
+"""The stages: load, inputs, rewrite, onnx, engine, parity, ladder, accuracy, latency, report.
 
 What each works on is a `Job`; `candidates` knows the runtimes.
 """
