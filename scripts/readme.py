@@ -90,6 +90,8 @@ def render(readme: str) -> str:
         "output": output,
         "attention": attention_table(measured),
         "accuracy": accuracy_table(trained),
+        "published": published_table(read("published")),
+        "peers": peers_table(read("peers")),
     }
     for name, block in blocks.items():
         begin, end = f"<!-- {name}: written by scripts/readme.py -->\n", f"<!-- /{name} -->"
@@ -97,6 +99,54 @@ def render(readme: str) -> str:
         _, _, after = rest.partition(end)
         readme = f"{before}{begin}{block}{end}{after}"
     return readme
+
+
+def read(name: str) -> dict[str, Any]:
+    """One of the files that `bench_peers.py` wrote."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def published_table(measured: dict[str, Any]) -> str:
+    """How many times as fast as the published package, as Markdown."""
+    rows = {(r["mechanism"], r["resolution"], r["batch"]): r for r in measured["rows"]}
+    places = sorted({key[1:] for key in rows})
+    lines = [
+        "| `--attn` | " + " | ".join(f"{side} px, {batch}" for side, batch in places) + " |",
+        "|---" * (1 + len(places)) + "|",
+    ]
+    for attn in ATTENTIONS:
+        cells = (ratio(rows[attn, *place]["ratio"]) for place in places)
+        lines.append(f"| `{attn}` | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", where(measured)]) + "\n"
+
+
+def peers_table(measured: dict[str, Any]) -> str:
+    """Our better graph against the best of its peers, as Markdown."""
+    lines = [
+        "| `--attn` | pixels | ours, in | best peer | ratio (95 % interval) |",
+        "|---|---|---|---|---|",
+    ]
+    for row in measured["closest"]:
+        runtime = row["ours"].partition("/")[2]
+        peer = row["peer"].replace("plain/", "plain export, ").replace("export, compile", "compile")
+        interval = f"{row['low']:.2f} to {row['high']:.2f}"
+        ours, theirs = f"{ms(row['ours_p50_ms'])} ms", f"{ms(row['peer_p50_ms'])} ms"
+        lines.append(
+            f"| `{row['mechanism']}` | {row['resolution']} | {ours}, {runtime} "
+            f"| {theirs}, {peer} | {ratio(row['ratio'])} ({interval}) |"
+        )
+    return "\n".join([*lines, "", where(measured)]) + "\n"
+
+
+def where(measured: dict[str, Any]) -> str:
+    """What a table was measured on, in a sentence."""
+    facts, threads = measured["environment"], measured["rows"][0]["threads"]
+    packages = facts["packages"]
+    return (
+        f"Medians of paired ratios, measured {facts['date'][:10]} on {facts['cpu']} ({threads} "
+        f"threads), torch {packages['torch']}, onnxruntime {packages['onnxruntime']}, openvino "
+        f"{packages['openvino']}."
+    )
 
 
 def attention_table(measured: dict[str, Any]) -> str:
