@@ -145,7 +145,7 @@ def rewrite_for_export(
         skip |= _NOT_BELOW_FP32
     if spec.precision == "int8":
         skip |= _NOT_FOR_INT8
-        if integer_products or model.config.dim >= _WIDE:
+        if integer_products or getattr(model.config, "dim", 0) >= _WIDE:
             skip |= _STACKING
     rewritten, fired = apply(model, skip, spec.run_batch)
     modules = rounded_modules(rewritten)

@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 
 import pdoc
+import pdoc.render
 
 ROOT = Path(__file__).resolve().parent.parent
 
