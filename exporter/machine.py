@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import onnx
@@ -44,7 +45,7 @@ def measure_machine(
 ) -> MachineLimit:
     """Measure both rates, a fifth of the time on copying. Raises as `measure_gemm` does."""
     gemm = measure_gemm(shapes, threads, seconds=0.8 * seconds)
-    copy = measure_copy_bandwidth(threads, seconds=0.2 * seconds)
+    copy = _copy_bandwidth(threads, seconds=0.2 * seconds)
     return MachineLimit(gemm, copy, threads)
 
 
@@ -99,6 +100,10 @@ def measure_copy_bandwidth(threads: int, *, seconds: float = BUDGET_SECONDS) -> 
     with ThreadPoolExecutor(threads) as pool:
         taken = _median_seconds(lambda: list(pool.map(np.copyto, *parts)), seconds)
     return 2 * COPIED_BYTES / taken
+
+
+# It is no matter of the model, and the same all the time of a process.
+_copy_bandwidth = cache(measure_copy_bandwidth)
 
 
 def _part(shape: MatmulShape) -> MatmulShape:
