@@ -121,6 +121,7 @@ FULL = ExportSpec(
     keep_fp32=(r"blocks\.0", "project_in"),
     calibration=(Path("clips"),),
     rewrite="none",
+    optimize_for="tensorrt",
     no_rewrite=("fold_fc",),
     opset=21,
     engine="rtx",
