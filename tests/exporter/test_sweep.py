@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from exporter import ExportSpec, sweep
 from exporter.cell_process import CellProcesses
@@ -152,7 +153,10 @@ class TestDirectory:
                 run(tmp_path)
 
 
-def test_threads_are_divided_among_the_jobs_but_not_those_of_what_is_timed(tmp_path, made):
+def test_threads_are_divided_among_the_jobs_but_not_those_of_what_is_timed(
+    tmp_path, made, monkeypatch
+):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     seen = []
     run(tmp_path, jobs=8, on_progress=seen.append)  # no more jobs than cells
     assert [(order.build_threads, order.threads) for order in made] == [(1, 2)] * 2

@@ -43,7 +43,12 @@ def test_a_dynamic_batch_of_an_ensemble(exports, parse):
     onnx = configs["m_onnx"]
     parameters = onnx.pop("parameters")
     assert json.loads(parameters["tsformer"]["string_value"]) == {
-        "preprocessing": {"mean": [0.35] * 3, "std": [0.2] * 3, "short_side": None}
+        "preprocessing": {
+            "mean": [0.35] * 3,
+            "std": [0.2] * 3,
+            "short_side": None,
+            "embedded": False,
+        }
     }
     warm_up = {"data_type": "TYPE_FP32", "dims": ["5", "3", "64", "64"], "zero_data": True}
     video = {"name": "video", "data_type": "TYPE_FP32", "dims": ["5", "3", "64", "64"]}
