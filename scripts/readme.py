@@ -70,10 +70,11 @@ def summarize(path: Path) -> dict[str, Any]:
     """The figures of one report.json that the README shows, with their context."""
     report = json.loads(path.read_text(encoding="utf-8"))
     kept = ("tsformer", "date", "cpu", "cores", "packages")
+    latency = next(row for row in report["latency"] if row["runtime"] == "onnxruntime")
     return {
         "attn": report["spec"]["attn"],
         "parity": next(row for row in report["parity"] if row["runtime"] == "onnxruntime"),
-        "latency": next(row for row in report["latency"] if row["runtime"] == "onnxruntime"),
+        "latency": {key: value for key, value in latency.items() if key != "samples_ms"},
         "onnx_bytes": report["graph"]["file_bytes"],
         "engine": {key: report["engine"].get(key) for key in ("flavour", "version", "bytes")},
         "environment": {key: report["environment"][key] for key in kept},
