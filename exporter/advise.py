@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from exporter.errors import NoExportError, UsageError
 from exporter.grid import name_of
+from exporter.report.words import graph_size
 
 Criterion = Literal["accuracy", "error"]
 NO_ACCURACY = (
@@ -243,8 +244,9 @@ def _who(entry: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _bytes(report: Mapping[str, Any], runtime: str) -> int:
-    part = "engine" if runtime.startswith("tensorrt") else "graph"
-    return report[part].get("bytes") or 0
+    if runtime.startswith("tensorrt"):
+        return report["engine"].get("bytes") or 0
+    return int(graph_size(report["graph"]) or 0)
 
 
 def read_rows(directory: Path) -> list[dict[str, Any]]:

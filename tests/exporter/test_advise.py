@@ -44,7 +44,7 @@ def row(name, p50, accuracy=None, error=1e-6, verdict="pass", memory=100.0, **ru
             "parity": parity,
             "latency": latency,
             "accuracy": known,
-            "graph": {"bytes": 1000},
+            "graph": {"file_bytes": 1000, "bytes": 9},  # the file, and what a clip moves
             "engine": {"bytes": 2000},
         },
     }
@@ -155,6 +155,7 @@ def test_a_runtime_can_be_asked_for():
     assert advise(rows, Limits()).pick.cell == {"attn": "b"}
     found = advise(rows, Limits(), "tensorrt").pick
     assert (name(found), found.runtime, found.bytes) == ("a", "tensorrt", 2000)
+    assert advise(rows, Limits(), "onnxruntime").pick.bytes == 1000
     with pytest.raises(UsageError, match="got openvino, expected one of onnxruntime, tensorrt"):
         advise(rows, Limits(), "openvino")
 
