@@ -13,7 +13,7 @@ from exporter.runners.base import Runner
 from exporter.runners.onnxruntime import OnnxRuntimeRunner, available_devices
 from exporter.runners.reference import EVALUATED, ReferenceRunner
 from exporter.runners.tensorrt import TensorRtRunner
-from exporter.to_engine import FLAVOURS
+from exporter.to_engine import FLAVOUR_OF_MODULE
 
 # Runtimes that nobody deploys: they are judged, not timed.
 FOR_PROOF_ONLY = (ReferenceRunner.name, "onnxruntime-symmetric")
@@ -59,8 +59,8 @@ def load_engine(
     if not torch.cuda.is_available():
         reason = "this machine has no NVIDIA GPU to execute the engine"
         return None, Parity(module, "none", precision, "not-run", reason=reason)
-    flavour = next(name for name, flavour in FLAVOURS.items() if flavour.module == module)
     try:
-        return runners.enter_context(TensorRtRunner(path, flavour, precision)), None
+        engine = TensorRtRunner(path, FLAVOUR_OF_MODULE[module], precision)
+        return runners.enter_context(engine), None
     except RuntimeFailure as error:
         return None, Parity(module, "cuda", precision, "not-run", reason=str(error))

@@ -26,7 +26,7 @@ from exporter.runners.base import Closing, Runner
 from exporter.runners.onnxruntime import OnnxRuntimeRunner
 from exporter.runners.tensorrt import TensorRtRunner
 from exporter.spec import BatchProfile
-from exporter.to_engine import FLAVOURS
+from exporter.to_engine import FLAVOUR_OF_MODULE
 from exporter.video import Clip
 from model.config import ClipConfig, ConfigError, Preprocessing
 
@@ -218,7 +218,7 @@ def _load_engine(directory: Path, card: Card) -> TensorRtRunner:
             f"{directory} has no engine",
             remedy="predict without --engine, or export it again with --engine auto",
         )
-    flavours = {flavour.module: name for name, flavour in FLAVOURS.items()}
-    if card.engine_module not in flavours:
+    flavour = FLAVOUR_OF_MODULE.get(card.engine_module)
+    if flavour is None:
         raise ManifestError(f"the engine of {directory} was built by {card.engine_module!r}")
-    return TensorRtRunner(directory / ENGINE, flavours[card.engine_module], card.precision)
+    return TensorRtRunner(directory / ENGINE, flavour, card.precision)

@@ -41,6 +41,8 @@ FLAVOURS = {
     "tensorrt": Flavour("tensorrt", "tensorrt", False, False, b""),
     "rtx": Flavour("tensorrt_rtx", "tensorrt-rtx-cu13", True, True, b"vtrt"),
 }
+# A manifest names the flavour of its engine by its module.
+FLAVOUR_OF_MODULE = {flavour.module: name for name, flavour in FLAVOURS.items()}
 
 
 @dataclass(frozen=True)

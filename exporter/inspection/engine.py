@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from exporter.errors import EngineError, GraphInputError
 from exporter.manifest import sha256
-from exporter.to_engine import FLAVOURS, examine_header
+from exporter.to_engine import FLAVOUR_OF_MODULE, FLAVOURS, examine_header
 
 SUFFIXES = {".engine", ".plan", ".trt"}
 _MALFORMED = "malformed_engine"
@@ -55,8 +55,7 @@ def inspect_engine(path: Path, built: Mapping[str, Any]) -> EngineFacts:
         raise GraphInputError(f"cannot read {path}: {error.strerror}") from error
     if not size:
         raise GraphInputError(f"{path} is empty")
-    names = {flavour.module: name for name, flavour in FLAVOURS.items()}
-    flavour = _flavour(path) or names.get(str(built.get("flavour")))
+    flavour = _flavour(path) or FLAVOUR_OF_MODULE.get(str(built.get("flavour")))
     header, objections = _ask(path, flavour)
     same: Content = "as built" if checksum == built.get("sha256") else "changed since it was built"
     return EngineFacts(
