@@ -30,8 +30,8 @@ _FOLDING = {"fold_fc", "frame_weights"}
 # Rewrites whose weights are made at run time, and those whose weights are stacked by head or frame:
 # runtimes have no integer product of either.
 _NOT_FOR_INT8 = {"fold_global_key"}
-# A sum of its own is rounded once more.
-_NOT_BELOW_FP32 = {"bias_apart"}
+# Each rounds once more than what it replaces.
+_NOT_BELOW_FP32 = {"bias_apart", "fold_norm"}
 _STACKING = {"heads_first", "frame_weights"}
 # Width of tokens from which integer products are ahead of stacked ones in float32 (ONNX Runtime).
 _WIDE = 384

@@ -158,9 +158,9 @@ def _choose(graph: onnx.GraphProto, keep: Collection[str]) -> list[onnx.NodeProt
 
 def _pays(node: onnx.NodeProto, graph: onnx.GraphProto, form: Form) -> bool:
     """Whether the runtime has an integer product for it, and one that is faster."""
-    dims = next(weight.dims for weight in graph.initializer if weight.name == node.input[1])
-    if node.op_type == "Conv" or not form.least_weight:
+    if not form.least_weight:
         return True
+    dims = next(weight.dims for weight in graph.initializer if weight.name == node.input[1])
     return len(dims) == 2 and math.prod(dims) >= form.least_weight
 
 
@@ -171,10 +171,10 @@ def _store(graph: onnx.GraphProto, products: Sequence[onnx.NodeProto]) -> int:
     `DequantizeLinear` for an integer product that it has not, and compute it for each clip.
     """
     weights = {weight.name: weight for weight in graph.initializer}
-    names = dict.fromkeys(node.input[1] for node in products)
-    for name in names:
-        weight = numpy_helper.to_array(weights.pop(name))  # ... i o
-        largest = np.abs(weight).max(axis=-2, keepdims=True)
+    axes = {node.input[1]: (1, 2, 3) if node.op_type == "Conv" else -2 for node in products}
+    for name, inputs in axes.items():
+        weight = numpy_helper.to_array(weights.pop(name))  # ... i o, of a Conv o i h w
+        largest = np.abs(weight).max(axis=inputs, keepdims=True)
         scale = np.maximum(largest / 127, np.finfo(np.float32).tiny)
         levels = np.round(weight / scale).astype(np.int8)
         for part, array in ((f"{name}_levels", levels), (f"{name}_scale", scale)):
@@ -186,7 +186,7 @@ def _store(graph: onnx.GraphProto, products: Sequence[onnx.NodeProto]) -> int:
         for place, node in enumerate((cast, scaled)):
             graph.node.insert(place, node)
     _set_weights(graph, weights)
-    return len(names)
+    return len(axes)
 
 
 def _split_bias(graph: onnx.GraphProto, chosen: set[str]) -> None:

@@ -90,14 +90,10 @@ class FeedForward(Rounded):
         project_in, _, dropout, project_out = self.net
         assert isinstance(project_in, nn.Linear)
         x = as_type_of(project_in.weight, x)
-        w_value, w_gate = project_in.weight.unflatten(0, (2, -1))  # 4d d
-        b_value, b_gate = project_in.bias.unflatten(0, (2, -1))
-        hidden = self.project(x, w_value, b_value) * F.gelu(self.project(x, w_gate, b_gate))
-        return project_out(dropout(hidden))
-
-    def project(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Value or gate of all tokens: `(..., d) -> (..., 4d)`."""
-        return F.linear(x, weight, bias)
+        weights, bias = project_in.weight.unflatten(0, (2, -1)), project_in.bias  # 2 4d d
+        b_value, b_gate = (None, None) if bias is None else bias.unflatten(0, (2, -1))
+        value, gate = F.linear(x, weights[0], b_value), F.linear(x, weights[1], b_gate)
+        return project_out(dropout(value * F.gelu(gate)))
 
 
 class Block(nn.Module):

@@ -60,6 +60,7 @@ ORDER = (
     "exporter.precision",
     "exporter.rewrite.places",
     "exporter.rewrite.class_token",
+    "exporter.rewrite.fold_norm",
     "exporter.rewrite.fold_fc",
     "exporter.rewrite.frame_weights",
     "exporter.rewrite.heads_first",

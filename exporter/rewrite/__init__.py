@@ -19,6 +19,7 @@ from exporter.rewrite.cut_feed_forward import cut_feed_forward
 from exporter.rewrite.few_features import few_features
 from exporter.rewrite.fold_fc import fold_fc
 from exporter.rewrite.fold_global_key import fold_global_key
+from exporter.rewrite.fold_norm import fold_norm
 from exporter.rewrite.fold_pixels import fold_pixels
 from exporter.rewrite.frame_weights import frame_weights
 from exporter.rewrite.heads_first import heads_first
@@ -31,6 +32,7 @@ REWRITES: Mapping[str, Callable[..., int]] = {
     rewrite.__name__: rewrite
     for rewrite in (
         class_token,  # first: the others look whether one token is asked for
+        fold_norm,  # before those that make matrices of the projections
         fold_fc,
         frame_weights,  # before those that rotate tokens
         heads_first,
@@ -44,7 +46,7 @@ REWRITES: Mapping[str, Callable[..., int]] = {
 }
 
 # What suits the caches and threads of a CPU, and is work for nothing elsewhere.
-FOR_A_CPU = frozenset({"bias_apart", "cut_feed_forward"})
+FOR_A_CPU = frozenset({"bias_apart", "fold_norm", "cut_feed_forward"})
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from exporter.rewrite.fold_norm import MeanOne, with_bias
 from exporter.rewrite.places import Folded, Place, become, places
 from model.attention import FastAttention, HeadProjections, Projection
 from model.block import Block
@@ -51,7 +52,11 @@ class FrameHeads(FrameWeights):
         del self.to_qkv
 
     def project_heads(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value of `(b, f, g, d)`, each `(b, h, g, f, e)`."""
+        """Query, key and value of `(b, f, g, d)`, each `(b, h g, f, e)`.
+
+        With heads and groups in one axis, what turns a key over stays a transposition of its own,
+        which a product does on its way. Merged into the one before, channel by channel, it is slow.
+        """
         by_head = x.unsqueeze(2)  # b f 1 g d
         q, k = (
             _add(by_head @ getattr(self, name), getattr(self, f"{name}_bias"))
@@ -59,11 +64,12 @@ class FrameHeads(FrameWeights):
         )  # b f h g e
         v = _add(x.flatten(1, 2).unsqueeze(1) @ self.value_weight, self.value_bias)  # b h fg e
         v = v.unflatten(2, x.shape[1:3])
-        return q.permute(0, 2, 3, 1, 4), k.permute(0, 2, 3, 1, 4), v.transpose(2, 3)
+        q, k = q.permute(0, 2, 3, 1, 4), k.permute(0, 2, 3, 1, 4)  # b h g f e
+        return q.flatten(1, 2), k.flatten(1, 2), v.transpose(2, 3).flatten(1, 2)
 
     def merge_heads(self, x: Tensor) -> Tensor:
-        """`(b, h, g, f, e) -> (b, f, g, c)`."""
-        return x.permute(0, 3, 2, 1, 4).flatten(-2)
+        """`(b, h g, f, e) -> (b, f, g, c)`."""
+        return x.unflatten(1, (self.heads, -1)).permute(0, 3, 2, 1, 4).flatten(-2)
 
 
 class FrameAdditive(FrameWeights, FastAttention):
@@ -72,8 +78,11 @@ class FrameAdditive(FrameWeights, FastAttention):
     residual_weight: Tensor
 
     @torch.no_grad()
-    def fold(self, rotation: Rotation, after: nn.Linear) -> None:
-        """Make the weights for the angles of the frames, `(f, c)` in float64."""
+    def fold(self, rotation: Rotation, after: nn.Linear, *, mean_one: bool) -> None:
+        """Make the weights for the angles of the frames, `(f, c)` in float64.
+
+        Tokens of mean one take the output's bias with the residual.
+        """
         query, key, _ = self.split_weights()
         for name, projection in (("query", query), ("key", key)):
             weight, bias = _rotated(projection, rotation, 1.0)
@@ -84,9 +93,14 @@ class FrameAdditive(FrameWeights, FastAttention):
         bias = outer @ out.bias.double() + after.bias.double()
         if query.bias is not None:
             bias = bias + outer @ query.bias.double()
-        self.register_buffer("residual_weight", (outer @ query.weight.double()).to(query.weight))
+        residual = outer @ query.weight.double()
+        self.register_buffer("residual_weight", residual.to(query.weight))
         out.weight.copy_(outer @ out.weight.double())
-        out.bias.copy_(bias)
+        if mean_one:
+            self.residual_weight.copy_(with_bias(residual, bias))
+            out.bias = None
+        else:
+            out.bias.copy_(bias)
 
     def attend(self, x: Tensor, rotation: Rotation | None) -> Tensor:
         """`(b, f, g, d) -> (b, f, g, d)`."""
@@ -115,7 +129,7 @@ class FrameAdditive(FrameWeights, FastAttention):
         logits = at_least_float32(logits)
         weights = (logits - logits.amax(1, keepdim=True)).exp()  # b f g h
         by_channel = self.head_mask.to(weights.dtype)  # h c
-        pooled = (weights @ by_channel * at_least_float32(x)).sum(1, keepdim=True)
+        pooled = _sum_frames(weights @ by_channel * at_least_float32(x))
         return pooled / (weights.sum(1, keepdim=True) @ by_channel)
 
 
@@ -177,7 +191,8 @@ def _fold(place: Place, rotation: Rotation) -> None:
         assert isinstance(attention, FrameAdditive)
         after = place.block.get_submodule(name)
         assert isinstance(after, nn.Linear)
-        attention.fold(rotation, after)
+        norm = place.block.get_submodule(f"attn_{place.step.name}.norm")
+        attention.fold(rotation, after, mean_one=isinstance(norm, MeanOne))
         place.block.add_module(name, Folded())
     else:
         become(attention, FrameHeads)
@@ -199,6 +214,11 @@ def _rotated(
     weight, bias = projection
     turned = turn(weight.double()).transpose(1, 2).contiguous().to(weight)
     return turned, None if bias is None else turn(bias.double()).to(bias)
+
+
+def _sum_frames(x: Tensor) -> Tensor:
+    """`(b, f, ...) -> (b, 1, ...)`, as a product: ONNX Runtime sums outer axes on one thread."""
+    return (x.new_ones(1, x.shape[1]) @ x.flatten(2)).unflatten(2, x.shape[2:])
 
 
 def _add(x: Tensor, bias: Tensor | None) -> Tensor:

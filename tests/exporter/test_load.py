@@ -236,10 +236,10 @@ def test_a_module_to_keep_in_float32_is_not_folded_into_another():
     ("options", "left_out"),
     [
         ({}, set()),
-        ({"optimize_for": "tensorrt"}, {"bias_apart"}),
-        ({"precision": "fp16"}, {"bias_apart"}),
-        ({"precision": "int8"}, {"bias_apart", "fold_global_key"}),
-        ({"no_rewrite": ("class_token",)}, {"class_token"}),
+        ({"optimize_for": "tensorrt"}, {"fold_norm", "bias_apart"}),
+        ({"precision": "fp16"}, {"fold_norm", "bias_apart"}),
+        ({"precision": "int8"}, {"fold_norm", "bias_apart", "fold_global_key"}),
+        ({"no_rewrite": ("frame_weights",)}, {"frame_weights"}),
     ],
     ids=str,
 )
@@ -247,7 +247,8 @@ def test_each_runtime_and_precision_has_its_rewrites(options, left_out):
     sizes = {"attn": "fastformer", "res": (48, 64), "depth": 2, "dim": 8, "dim_head": 4}
     spec = ExportSpec(**sizes, **options)
     _, fired = rewrite_for_export(spec, load_model(spec))
-    all_fired = {"class_token", "frame_weights", "pooled_rotation", "fold_global_key", "bias_apart"}
+    all_fired = {"class_token", "fold_norm", "frame_weights", "pooled_rotation", "fold_global_key"}
+    all_fired |= {"bias_apart"}
     assert {one.name for one in fired} == all_fired - left_out
 
 
