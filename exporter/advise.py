@@ -6,47 +6,29 @@ Only what is proven counts: the cell as a whole, and the runtime that was timed.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from exporter.errors import NoExportError, UsageError
 from exporter.grid import name_of
-from exporter.report.words import graph_size
+from exporter.report.cells import (
+    Cell,
+    Criterion,
+    Point,
+    Timed,
+    criterion_of,
+    figures,
+    find_front,
+    read_cells,
+    read_points,
+)
 
-Criterion = Literal["accuracy", "error"]
 NO_ACCURACY = (
     "No accuracy was measured (sweep with --eval): cells are compared by their error, which says "
     "how close each is to its own model, not how good that model is."
 )
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One cell in one runtime, with its figures.
-
-    `error` is the worst relative L2 distance from the cell's own float64 truth; `bytes` is the size
-    of what is deployed; `memory_mb` the peak resident memory of the process (MiB).
-    """
-
-    cell: Mapping[str, Any]
-    directory: str
-    runtime: str
-    device: str
-    precision: str
-    verdict: str
-    p50_ms: float
-    error: float
-    accuracy: float | None
-    bytes: int
-    memory_mb: float
-
-    @property
-    def name(self) -> str:
-        """The cell in words, with its runtime."""
-        return f"{name_of(self.cell)} in {self.runtime}"
 
 
 @dataclass(frozen=True)
@@ -57,17 +39,17 @@ class Limits:
     min_accuracy: float | None = None
     max_memory: float | None = None
 
-    def excesses(self, choice: Choice) -> dict[str, tuple[float, float]]:
-        """What a choice misses: its figure and the limit, by name."""
-        accuracy = -1.0 if choice.accuracy is None else choice.accuracy
-        figures = (
-            ("latency", choice.p50_ms, self.max_latency_ms, 1),
+    def excesses(self, timed: Timed) -> dict[str, tuple[float, float]]:
+        """What a runtime misses: its figure and the limit, by name."""
+        accuracy = -1.0 if timed.accuracy is None else timed.accuracy
+        limited = (
+            ("latency", timed.p50_ms, self.max_latency_ms, 1),
             ("accuracy", accuracy, self.min_accuracy, -1),
-            ("memory", choice.memory_mb * 2**20, self.max_memory, 1),
+            ("memory", timed.memory_mb * 2**20, self.max_memory, 1),
         )
         return {
             name: (got, limit)
-            for name, got, limit, sign in figures
+            for name, got, limit, sign in limited
             if limit is not None and not sign * got <= sign * limit
         }
 
@@ -78,16 +60,34 @@ class Advice:
 
     criterion: Criterion
     limits: Limits
-    pick: Choice | None
-    closest: Choice | None
+    pick: Point | None
+    closest: Point | None
     reason: str
-    front: tuple[Choice, ...]
+    front: tuple[Point, ...]
     proven: int
     cells: int
 
     def to_dict(self) -> dict[str, Any]:
         """Give the advice as JSON-ready values."""
-        return asdict(self)
+        return {
+            "criterion": self.criterion,
+            "limits": asdict(self.limits),
+            "pick": self.pick and _to_dict(self.pick),
+            "closest": self.closest and _to_dict(self.closest),
+            "reason": self.reason,
+            "front": [_to_dict(point) for point in self.front],
+            "proven": self.proven,
+            "cells": self.cells,
+        }
+
+
+def _to_dict(point: Point) -> dict[str, Any]:
+    names = ("runtime", "device", "precision", "verdict", "p50_ms", "error", "accuracy")
+    return {
+        "cell": dict(point.cell.values),
+        "directory": point.cell.directory,
+        **{name: getattr(point.timed, name) for name in (*names, "bytes", "memory_mb")},
+    }
 
 
 def advise(rows: Sequence[Mapping[str, Any]], limits: Limits, runtime: str | None = None) -> Advice:
@@ -104,108 +104,57 @@ def advise(rows: Sequence[Mapping[str, Any]], limits: Limits, runtime: str | Non
     Raises:
         UsageError: if the runtime was not timed, or an accuracy is asked for and none was measured.
     """
-    choices = [choice for row in rows for choice in measured(row)]
+    cells = read_cells(rows)
     if runtime:
-        names = sorted({choice.runtime for choice in choices})
-        choices = [choice for choice in choices if choice.runtime == runtime]
-        if names and not choices:
-            raise UsageError("--runtime", got=runtime, expected=f"one of {', '.join(names)}")
-    proven = [choice for choice in choices if choice.verdict == "pass"]
+        cells = _only(runtime, cells)
+    proven = [timed for cell in cells for timed in cell.made if timed.verdict == "pass"]
     criterion = criterion_of(proven)
     if proven and limits.min_accuracy is not None and criterion == "error":
         raise UsageError(
             "--min-accuracy: no accuracy was measured", remedy="sweep with --eval, as --eval motion"
         )
-    if criterion == "accuracy":
-        proven = [choice for choice in proven if choice.accuracy is not None]
-    front = tuple(pareto(proven, criterion))
-    fitting = [choice for choice in proven if not limits.excesses(choice)]
+    points = [point for point in read_points(cells, criterion) if point.proven]
+    fitting = [point for point in points if not limits.excesses(point.timed)]
     found = choose(fitting, criterion, fastest=limits.min_accuracy is not None)
-    closest = None if found else _closest(proven, limits)
+    closest = None if found else _closest(points, limits)
     reason = _reason(found, closest, limits, criterion, len(fitting))
-    return Advice(criterion, limits, found, closest, reason, front, len(proven), len(rows))
+    front = tuple(find_front(points, criterion))
+    return Advice(criterion, limits, found, closest, reason, front, len(points), len(rows))
 
 
-def measured(row: Mapping[str, Any]) -> list[Choice]:
-    """The runtimes that were timed on one cell, each with its own verdict.
-
-    Eager PyTorch and baselines are not among them: nobody exports to run those.
-    """
-    report = row["report"]
-    if report is None:
-        return []
-    timed = {_who(entry): entry for entry in report["latency"]}
-    accurate = {_who(entry): entry["accuracy"] for entry in report.get("accuracy") or ()}
+def _only(runtime: str, cells: Sequence[Cell]) -> list[Cell]:
+    """The cells as if no other runtime had been timed."""
+    names = sorted({timed.runtime for cell in cells for timed in cell.made})
+    if names and runtime not in names:
+        raise UsageError("--runtime", got=runtime, expected=f"one of {', '.join(names)}")
     return [
-        Choice(
-            cell=row["cell"],
-            directory=row["directory"],
-            runtime=parity["runtime"],
-            device=parity["device"],
-            precision=parity["precision"],
-            # A cell is proven as a whole: its engine may have failed where its graph passed.
-            verdict=row["verdict"] if row["verdict"] != "pass" else parity["verdict"],
-            p50_ms=timed[_who(parity)]["p50_ms"],
-            error=math.inf if parity["rel_l2"] is None else parity["rel_l2"],
-            accuracy=accurate.get(_who(parity)),
-            bytes=_bytes(report, parity["runtime"]),
-            memory_mb=timed[_who(parity)]["peak_memory_mb"],
-        )
-        for parity in report["parity"]
-        if _who(parity) in timed
+        replace(cell, timed=tuple(timed for timed in cell.made if timed.runtime == runtime))
+        for cell in cells
     ]
 
 
-def criterion_of(choices: Iterable[Choice]) -> Criterion:
-    """What choices can be compared by, beside their latency."""
-    return "accuracy" if any(choice.accuracy is not None for choice in choices) else "error"
-
-
-def loss(choice: Choice, criterion: Criterion) -> float:
-    """What is to be small, beside latency: the share of wrong answers, or the error."""
-    if criterion == "accuracy":
-        return math.inf if choice.accuracy is None else 1 - choice.accuracy
-    return choice.error
-
-
-def dominates(one: Choice, other: Choice, criterion: Criterion) -> bool:
-    """Whether one is nowhere worse than the other, and somewhere better."""
-    ours = (one.p50_ms, loss(one, criterion))
-    theirs = (other.p50_ms, loss(other, criterion))
-    return ours != theirs and all(a <= b for a, b in zip(ours, theirs, strict=True))
-
-
-def pareto(choices: Sequence[Choice], criterion: Criterion) -> list[Choice]:
-    """Those that no other dominates, the fastest first."""
-    front = [
-        choice
-        for choice in choices
-        if not any(dominates(other, choice, criterion) for other in choices)
-    ]
-    return sorted(front, key=lambda choice: choice.p50_ms)
-
-
-def choose(choices: Sequence[Choice], criterion: Criterion, *, fastest: bool) -> Choice | None:
+def choose(points: Sequence[Point], criterion: Criterion, *, fastest: bool) -> Point | None:
     """The fastest, or the best; of equal ones what is better in the other, then the smaller."""
 
-    def rank(choice: Choice) -> tuple[float, ...]:
-        both = (choice.p50_ms, loss(choice, criterion))
-        return (*(both if fastest else both[::-1]), choice.bytes)
+    def rank(point: Point) -> tuple[float, ...]:
+        both = figures(point, criterion)
+        return (*(both if fastest else both[::-1]), point.timed.bytes)
 
-    return min(choices, key=rank, default=None)
+    return min(points, key=rank, default=None)
 
 
-def _closest(choices: Sequence[Choice], limits: Limits) -> Choice | None:
+def _closest(points: Sequence[Point], limits: Limits) -> Point | None:
     """What misses its worst limit by the smallest part of it."""
 
-    def distance(choice: Choice) -> float:
-        return max(abs(got - limit) / limit for got, limit in limits.excesses(choice).values())
+    def distance(point: Point) -> float:
+        missed = limits.excesses(point.timed).values()
+        return max(abs(got - limit) / limit for got, limit in missed)
 
-    return min(choices, key=distance, default=None)
+    return min(points, key=distance, default=None)
 
 
 def _reason(
-    pick: Choice | None, closest: Choice | None, limits: Limits, criterion: Criterion, fitting: int
+    pick: Point | None, closest: Point | None, limits: Limits, criterion: Criterion, fitting: int
 ) -> str:
     if pick:
         rule = (
@@ -215,19 +164,26 @@ def _reason(
         )
         among = f"of the {fitting} proven choices" if fitting > 1 else "of the only proven choice"
         within = " within the limits" if limits != Limits() else ""
-        return f"{pick.name} is {rule} {among}{within}: {figures(pick)}."
+        return f"{named(pick)} is {rule} {among}{within}: {_figures(pick.timed)}."
     if closest is None:
         return "No cell is proven, so none can be advised."
-    misses = [_miss(name, *pair) for name, pair in limits.excesses(closest).items()]
-    return f"Nothing meets the limits; closest is {closest.name}, which misses {', '.join(misses)}."
+    misses = [_miss(name, *pair) for name, pair in limits.excesses(closest.timed).items()]
+    return (
+        f"Nothing meets the limits; closest is {named(closest)}, which misses {', '.join(misses)}."
+    )
 
 
-def figures(choice: Choice) -> str:
+def named(point: Point) -> str:
+    """The cell in words, with its runtime."""
+    return f"{name_of(point.cell.values)} in {point.timed.runtime}"
+
+
+def _figures(timed: Timed) -> str:
     """Latency and quality in words."""
-    quality = f"error {choice.error:.1e}"
-    if choice.accuracy is not None:
-        quality = f"accuracy {choice.accuracy:.1%}"
-    return f"{choice.p50_ms:.3g} ms, {quality}"
+    quality = (
+        f"error {timed.error:.1e}" if timed.accuracy is None else f"accuracy {timed.accuracy:.1%}"
+    )
+    return f"{timed.p50_ms:.3g} ms, {quality}"
 
 
 def _miss(name: str, got: float, limit: float) -> str:
@@ -237,16 +193,6 @@ def _miss(name: str, got: float, limit: float) -> str:
     if name == "accuracy":
         return f"the accuracy by {100 * by:.3g} points ({got:.1%} for {limit:.1%})"
     return f"the memory by {by / 1e6:.3g} MB ({got / 1e6:.3g} for {limit / 1e6:.3g})"
-
-
-def _who(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(entry[name] for name in ("runtime", "device", "precision"))
-
-
-def _bytes(report: Mapping[str, Any], runtime: str) -> int:
-    if runtime.startswith("tensorrt"):
-        return report["engine"].get("bytes") or 0
-    return int(graph_size(report["graph"]) or 0)
 
 
 def read_rows(directory: Path) -> list[dict[str, Any]]:
@@ -261,8 +207,7 @@ def read_rows(directory: Path) -> list[dict[str, Any]]:
             rows = json.loads(sweep.read_text(encoding="utf-8"))["rows"]
         else:
             rows = [_as_row(directory, json.loads(report.read_text(encoding="utf-8")))]
-        for row in rows:
-            measured(row)
+        read_cells(rows)
     except OSError as error:
         raise NoExportError(
             f"{directory} is neither a sweep nor an export of tsformer: cannot read "

@@ -30,8 +30,8 @@ def write_sweep_report(sweep: dict[str, Any], directory: Path) -> None:
         sweep: What `sweep.json` holds; each row with the content of its cell's `report.json`.
         directory: The sweep's own; links to cells are relative to it.
     """
-    cells = read_cells(sweep)
-    criterion = criterion_of(cells)
+    cells = read_cells(sweep["rows"])
+    criterion = criterion_of(timed for cell in cells for timed in cell.made)
     points = read_points(cells, criterion)
     facts = {
         "axes": list(sweep["axes"]),

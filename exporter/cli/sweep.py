@@ -148,8 +148,8 @@ def _table(sweep: Mapping[str, Any]) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    from exporter.advise import measured
     from exporter.report import mb, ms, sci
+    from exporter.report.cells import read_cells
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for axis in sweep["axes"]:
@@ -157,10 +157,10 @@ def _table(sweep: Mapping[str, Any]) -> RenderableType:
     for heading in ("Verdict", "Error", "p50 ms", "Accuracy", "Size"):
         table.add_column(heading, justify="left" if heading == "Verdict" else "right", no_wrap=True)
     reasons = []
-    for row in sweep["rows"]:
+    for row, cell in zip(sweep["rows"], read_cells(sweep["rows"]), strict=True):
         word = row["verdict"] or row["status"]
         style = {"pass": "bold green", "failed": "bold red", "fail": "bold red"}.get(word, "yellow")
-        first = next(iter(measured(row)), None)
+        first = next(iter(cell.made), None)
         accuracy = first and first.accuracy
         table.add_row(
             *(Text(str(value)) for value in row["cell"].values()),

@@ -1,9 +1,9 @@
-"""The rows of a sweep -> cells with what was measured of each, and the best trade-offs (pure)."""
+"""The rows of a sweep -> cells with what was measured of each, and the Pareto front (pure)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote
@@ -19,6 +19,8 @@ class Timed:
     """One runtime of a cell: milliseconds per batch, and how good its answers are.
 
     `verdict` is empty for eager PyTorch and for baselines, which nothing is to be proven of.
+    `error` is the worst relative L2 distance from the cell's own float64 truth; `bytes` the size of
+    the file that is deployed; `memory_mb` the peak resident memory of the process (MiB).
     """
 
     runtime: str
@@ -33,6 +35,8 @@ class Timed:
     accuracy: float | None
     low: float | None
     high: float | None
+    bytes: int
+    memory_mb: float
 
     @property
     def where(self) -> str:
@@ -42,16 +46,16 @@ class Timed:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: its values in words, what became of it, and what was measured.
+    """One cell: its values, what became of it, and what was measured.
 
     `pixels` is the side of a square of as many pixels as a frame has.
     """
 
-    values: Mapping[str, str]
+    values: Mapping[str, Any]
     status: str
     verdict: str | None
     reason: str
-    link: str | None
+    directory: str | None
     seconds: float | None
     attn: str
     res: str
@@ -59,9 +63,19 @@ class Cell:
     timed: tuple[Timed, ...]
 
     @property
+    def words(self) -> dict[str, str]:
+        """The values in words."""
+        return {name: _in_words(value) for name, value in self.values.items()}
+
+    @property
     def name(self) -> str:
         """The cell in words."""
-        return " ".join(self.values.values())
+        return " ".join(self.words.values())
+
+    @property
+    def link(self) -> str | None:
+        """Address of its page, from the sweep's; quoted, so that no name can be one elsewhere."""
+        return f"{quote(self.directory)}/report.html" if self.directory else None
 
     @property
     def made(self) -> tuple[Timed, ...]:
@@ -76,36 +90,38 @@ class Cell:
 
 @dataclass(frozen=True)
 class Point:
-    """A cell in one runtime, as it is weighed against the others."""
+    """A cell in one runtime, as it is weighed against the others: `quality` is by the criterion."""
 
     cell: Cell
     timed: Timed
     quality: float
-    proven: bool
+
+    @property
+    def proven(self) -> bool:
+        """Whether it may be advised."""
+        return self.timed.verdict == "pass"
 
 
-def read_cells(sweep: Row) -> list[Cell]:
+def read_cells(rows: Iterable[Row]) -> list[Cell]:
     """Read the rows of a sweep."""
-    return [_read_cell(row) for row in sweep["rows"]]
+    return [_read_cell(row) for row in rows]
 
 
 def _read_cell(row: Row) -> Cell:
-    report = row.get("report") or {}
+    report = row["report"] or {"latency": ()}
     spec = report.get("spec") or {}
     height, width = spec.get("res") or (None, None)
-    directory = row.get("directory")
     return Cell(
-        values={name: _in_words(value) for name, value in row["cell"].items()},
+        values=row["cell"],
         status=row["status"],
-        verdict=row.get("verdict"),
+        verdict=row["verdict"],
         reason=row.get("reason") or "",
-        # quoted, so that no name can be an address elsewhere
-        link=f"{quote(directory)}/report.html" if directory else None,
+        directory=row.get("directory"),
         seconds=row.get("seconds"),
         attn=spec.get("attn") or str(row["cell"].get("attn", "")),
         res=size(height, width) if height else "",
         pixels=math.sqrt(height * width) if height else None,
-        timed=tuple(_read_timed(report, row.get("verdict"), entry) for entry in _latency(report)),
+        timed=tuple(_read_timed(report, row["verdict"], entry) for entry in report["latency"]),
     )
 
 
@@ -116,51 +132,67 @@ def _in_words(value: object) -> str:
     return human(value)
 
 
-def _latency(report: Row) -> Sequence[Row]:
-    return report.get("latency") or ()
-
-
-def _read_timed(report: Row, verdict: str | None, entry: Row) -> Timed:
-    def same(part: str) -> Row:
-        keys = ("runtime", "device", "precision")
-        found = (row for row in report.get(part) or () if all(row[k] == entry[k] for k in keys))
-        return next(found, {})
-
-    parity = {} if entry["runtime"] == "eager" else same("parity")
+def _read_timed(report: Row, verdict: str, entry: Row) -> Timed:
+    runtime = entry["runtime"]
+    parity = {} if runtime == "eager" else _same(report["parity"], entry)
+    accuracy = _same(report.get("accuracy") or (), entry)
     judged = parity.get("verdict", "")
     return Timed(
         *(entry[key] for key in ("runtime", "device", "precision", "batch", "p50_ms", "p99_ms")),
         ratio_to_eager=entry.get("ratio_to_eager"),
         # proven as a whole: the engine of a cell may have failed where its graph passed
-        verdict=judged if judged != "pass" or not verdict else verdict,
+        verdict=verdict if judged == "pass" else judged,
         error=parity.get("rel_l2"),
-        **{key: same("accuracy").get(key) for key in ("accuracy", "low", "high")},
+        **{key: accuracy.get(key) for key in ("accuracy", "low", "high")},
+        bytes=_file_bytes(report, runtime),
+        memory_mb=entry["peak_memory_mb"],
     )
 
 
-def criterion_of(cells: Iterable[Cell]) -> Criterion:
-    """What cells can be weighed by beside their latency: accuracy, where it was measured."""
-    accurate = any(timed.accuracy is not None for cell in cells for timed in cell.made)
-    return "accuracy" if accurate else "error"
+def _file_bytes(report: Row, runtime: str) -> int:
+    if runtime.startswith("tensorrt"):
+        return report["engine"]["bytes"]
+    return report["graph"]["file_bytes"]
+
+
+def _same(rows: Iterable[Row], entry: Row) -> Row:
+    """The row that is about what the entry is about; empty where there is none."""
+    keys = ("runtime", "device", "precision")
+    return next((row for row in rows if all(row[key] == entry[key] for key in keys)), {})
+
+
+def criterion_of(timed: Iterable[Timed]) -> Criterion:
+    """What runtimes can be weighed by beside their latency: accuracy, where it was measured."""
+    return "accuracy" if any(one.accuracy is not None for one in timed) else "error"
 
 
 def read_points(cells: Iterable[Cell], criterion: Criterion) -> list[Point]:
     """What can be weighed: every runtime of every cell that has both figures."""
     found = ((cell, timed, getattr(timed, criterion)) for cell in cells for timed in cell.made)
     return [
-        Point(cell, timed, quality, timed.verdict == "pass")
+        Point(cell, timed, quality)
         for cell, timed, quality in found
         if quality is not None and math.isfinite(quality)
     ]
 
 
+def figures(point: Point, criterion: Criterion) -> tuple[float, float]:
+    """What should be small: the latency, and the error or what is no accuracy."""
+    return point.timed.p50_ms, point.quality if criterion == "error" else -point.quality
+
+
 def find_front(points: Iterable[Point], criterion: Criterion) -> list[Point]:
-    """The proven points that no other is faster and better than, the fastest first."""
-    better = 1 if criterion == "accuracy" else -1
-    best, front = -math.inf, []
-    order = (point for point in points if point.proven)
-    for point in sorted(order, key=lambda p: (p.timed.p50_ms, -better * p.quality)):
-        if better * point.quality > best:
-            best = better * point.quality
+    """The Pareto front: the proven points that no other proven one dominates, the fastest first.
+
+    One dominates another if it is nowhere worse and somewhere better. So points that are equally
+    fast and equally good are on the front together, in the order given: they may differ in size
+    or memory, and none of them is a reason to hide another.
+    """
+    front: list[Point] = []
+    least = (-math.inf, math.inf)
+    for point in sorted((p for p in points if p.proven), key=lambda p: figures(p, criterion)):
+        found = figures(point, criterion)
+        if found[1] < least[1] or found == least:
             front.append(point)
+            least = found
     return front

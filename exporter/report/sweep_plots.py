@@ -34,7 +34,7 @@ def find_panels(cells: Sequence[Cell]) -> list[Panel]:
     """Lines of mechanism and runtime through at least two resolutions, by all other axes."""
     panels: dict[str, dict[tuple[str, str], list[tuple[float, float, str]]]] = {}
     for cell in (cell for cell in cells if cell.pixels):
-        others = (f"{k} {v}" for k, v in cell.values.items() if k not in ("attn", "res"))
+        others = (f"{k} {v}" for k, v in cell.words.items() if k not in ("attn", "res"))
         lines = panels.setdefault(", ".join(others), {})
         for timed in (*cell.made, *(t for t in cell.timed if t.runtime == "eager")):
             place = (cell.pixels or 0.0, timed.p50_ms, cell.res)
