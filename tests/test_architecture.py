@@ -125,6 +125,7 @@ ORDER = (
     "exporter.timing",
     "exporter.pipeline",
     "exporter.diagnose",
+    "exporter.toml_file",
     "exporter.grid",
     "exporter.cell_key",
     "exporter.cell_worker",
