@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
-from exporter.cli.export import export, make_spec
+from exporter.cli.export import export
 from exporter.cli.options import Flag, Json, Output
 from exporter.cli.terminal import show, sweep_progress
 from exporter.errors import ParityError, SweepError, UsageError
@@ -127,7 +127,7 @@ def _spec(parser: App, options: Mapping[str, Any]) -> ExportSpec:
     }
     _, bound, _ = parser.parse_args(words(taken), exit_on_error=False, print_error=False)
     bound.apply_defaults()
-    return make_spec(bound.arguments)
+    return bound.arguments["options"].to_spec()
 
 
 def _refuse_mistakes(grid: Grid, cells: Sequence[Cell]) -> None:
