@@ -109,9 +109,10 @@ ORDER = (
     "exporter.output",
     "exporter.manifest",
     "exporter.predict",
-    "exporter.triton_config",
-    "exporter.triton_plan",
     "exporter.triton",
+    "exporter.triton.config",
+    "exporter.triton.plan",
+    "exporter.triton.deploy",
     "exporter.inspection.engine",
     "exporter.inspection.graph",
     "exporter.inspection",
@@ -176,7 +177,7 @@ WITHOUT_TORCH = {
     f"exporter.{name}"
     for name in (
         *("errors", "spec", "results", "video", "inputs", "motion", "sweep_page"),
-        *("output", "manifest", "predict", "triton_config", "triton_plan", "triton"),
+        *("output", "manifest", "predict", "triton.config", "triton.plan", "triton.deploy"),
     )
 } | {name for name in ORDER if name.startswith(("exporter.cli", "exporter.report"))}
 DYNAMIC = {"import_module", "__import__"}  # imports whose name is not in the source
