@@ -16,7 +16,7 @@ from exporter.errors import AdviceError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from exporter.advise import Advice
+    from exporter.sweep.advise import Advice
 
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _BYTES = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -77,9 +77,9 @@ def advise(
         debug: Show the trace of an error.
     """
     del debug
-    from exporter.advise import Limits, read_rows
-    from exporter.advise import advise as find
     from exporter.report import strict_json
+    from exporter.sweep.advise import Limits, read_rows
+    from exporter.sweep.advise import advise as find
 
     advice = find(read_rows(directory), Limits(max_latency, min_accuracy, max_memory), runtime)
     show(strict_json(advice.to_dict()) if json_ else _table(advice))
@@ -95,9 +95,9 @@ def _table(advice: Advice) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    from exporter.advise import NO_ACCURACY, named
-    from exporter.grid import name_of
     from exporter.report import mb, ms, sci
+    from exporter.sweep.advise import NO_ACCURACY, named
+    from exporter.sweep.grid import name_of
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("On the Pareto front", "p50 ms", "Accuracy", "Error", "Size", "Memory"):

@@ -11,7 +11,7 @@ from cyclopts import App
 from cyclopts.config import Dict
 
 from exporter.errors import UsageError
-from exporter.grid import words
+from exporter.sweep.grid import words
 from exporter.toml_file import read_toml
 from model.config import nearest
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import NoExportError, UsageError
-from exporter.grid import name_of
-from exporter.report.cells import (
-    Cell,
+from exporter.sweep.grid import name_of
+from exporter.sweep.results import (
+    CellResult,
     Criterion,
     Point,
     Timed,
@@ -122,7 +122,7 @@ def advise(rows: Sequence[Mapping[str, Any]], limits: Limits, runtime: str | Non
     return Advice(criterion, limits, found, closest, reason, front, len(points), len(rows))
 
 
-def _only(runtime: str, cells: Sequence[Cell]) -> list[Cell]:
+def _only(runtime: str, cells: Sequence[CellResult]) -> list[CellResult]:
     """The cells as if no other runtime had been timed."""
     names = sorted({timed.runtime for cell in cells for timed in cell.made})
     if names and runtime not in names:

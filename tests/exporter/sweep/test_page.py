@@ -7,9 +7,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from exporter.report.cells import criterion_of, find_front, read_cells, read_points
-from exporter.report.sweep_plots import find_panels, resolution_plot, trade_plot
-from exporter.sweep_page import headline, verdict_of, write_sweep_report
+from exporter.sweep.page import headline, verdict_of, write_sweep_report
+from exporter.sweep.plots import find_panels, resolution_plot, trade_plot
+from exporter.sweep.results import criterion_of, find_front, read_cells, read_points
 
 HOSTILE = "<script>alert(1)</script> | `x` [a](http://b) \x1b[31m"
 

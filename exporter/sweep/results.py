@@ -45,7 +45,7 @@ class Timed:
 
 
 @dataclass(frozen=True)
-class Cell:
+class CellResult:
     """One cell: its values, what became of it, and what was measured.
 
     `pixels` is the side of a square of as many pixels as a frame has.
@@ -92,7 +92,7 @@ class Cell:
 class Point:
     """A cell in one runtime, as it is weighed against the others: `quality` is by the criterion."""
 
-    cell: Cell
+    cell: CellResult
     timed: Timed
     quality: float
 
@@ -102,16 +102,16 @@ class Point:
         return self.timed.verdict == "pass"
 
 
-def read_cells(rows: Iterable[Row]) -> list[Cell]:
+def read_cells(rows: Iterable[Row]) -> list[CellResult]:
     """Read the rows of a sweep."""
     return [_read_cell(row) for row in rows]
 
 
-def _read_cell(row: Row) -> Cell:
+def _read_cell(row: Row) -> CellResult:
     report = row["report"] or {"latency": ()}
     spec = report.get("spec") or {}
     height, width = spec.get("res") or (None, None)
-    return Cell(
+    return CellResult(
         values=row["cell"],
         status=row["status"],
         verdict=row["verdict"],
@@ -166,7 +166,7 @@ def criterion_of(timed: Iterable[Timed]) -> Criterion:
     return "accuracy" if any(one.accuracy is not None for one in timed) else "error"
 
 
-def read_points(cells: Iterable[Cell], criterion: Criterion) -> list[Point]:
+def read_points(cells: Iterable[CellResult], criterion: Criterion) -> list[Point]:
     """What can be weighed: every runtime of every cell that has both figures."""
     found = ((cell, timed, getattr(timed, criterion)) for cell in cells for timed in cell.made)
     return [

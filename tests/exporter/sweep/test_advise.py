@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from exporter import cli
-from exporter.advise import Limits, advise, read_rows
 from exporter.errors import NoExportError, UsageError
-from exporter.report.cells import (
+from exporter.sweep.advise import Limits, advise, read_rows
+from exporter.sweep.results import (
     criterion_of,
     figures,
     find_front,
