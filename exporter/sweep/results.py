@@ -108,7 +108,7 @@ def read_cells(rows: Iterable[Row]) -> list[CellResult]:
 
 
 def _read_cell(row: Row) -> CellResult:
-    report = row["report"] or {"latency": ()}
+    report = {"latency": ()} if row["report"] is None else row["report"]
     spec = report.get("spec") or {}
     height, width = spec.get("res") or (None, None)
     return CellResult(
