@@ -221,7 +221,13 @@ class TestReading:
         (only,) = read_rows(exported().directory)
         assert advise([only], Limits()).pick.timed.runtime == "onnxruntime"
 
-    @pytest.mark.parametrize("text", ["", "[]", '{"rows": 3}', '{"rows": [{"report": {}}]}'])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            *("", "[]", '{"rows": 3}', '{"rows": [{"report": {}}]}'),
+            '{"rows": [{"cell": {}, "status": "done", "verdict": "pass", "report": {}}]}',
+        ],
+    )
     def test_what_is_damaged(self, tmp_path, text):
         (tmp_path / "sweep.json").write_text(text)
         with pytest.raises(NoExportError, match="damaged"):
