@@ -22,7 +22,8 @@ from typing import Any
 import bench_peers
 import numpy as np
 import torch
-from bench_peers import Pair, median_interval
+from peers_sides import Pair
+from peers_timing import median_interval
 
 from model.attention import MECHANISMS
 from model.config import MECHANISM_NAMES

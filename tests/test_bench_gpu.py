@@ -1,7 +1,7 @@
 """scripts/bench_gpu.py: the whole of it on a CPU, and what a GPU would show of its parts."""
 
 import csv
-import importlib.util
+import importlib
 import json
 import sys
 from collections import Counter
@@ -16,14 +16,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module")
 def bench_gpu():
-    spec = importlib.util.spec_from_file_location("bench_gpu", ROOT / "scripts" / "bench_gpu.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["bench_gpu"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["bench_gpu"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "scripts")
+        yield importlib.import_module("bench_gpu")
+    for name in ("bench_gpu", "gpu_timing", "gpu_runtimes", "gpu_subject"):
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def timing(bench_gpu):
+    return sys.modules["gpu_timing"]
 
 
 @pytest.fixture
@@ -39,29 +41,29 @@ def subject_of(bench_gpu, tmp_path, precision="fp32", mechanism="regular"):
 
 
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch, compiling
-def test_the_whole_on_a_cpu(bench_gpu, tmp_path, capsys, tf32_kept):
+def test_the_whole_on_a_cpu(bench_gpu, timing, tmp_path, capsys, tf32_kept):
     out = tmp_path / "new" / "gpu.json"
     flags = ["--device", "cpu", "--quick", "--mechanisms", "fastformer", "--batches", "2"]
     assert bench_gpu.main([*flags, "--precisions", "fp32", "bf16", "--out", str(out)]) == 0
 
     content = json.loads(out.read_text())
     rows = {(row["precision"], row["runtime"]): row for row in content["rows"]}
-    asked = {*bench_gpu.RUNTIMES, bench_gpu.COPY}
+    asked = {*bench_gpu.RUNTIMES, timing.COPY}
     assert set(rows) == {(p, name) for p in ("fp32", "bf16") for name in asked}
     timed = [row for row in content["rows"] if row["status"] == "timed"]
     for row in timed:
         assert 0 < row["p10_ms"] <= row["p50_ms"] <= row["p90_ms"]
         assert row["clips_per_s"] == pytest.approx(2e3 / row["p50_ms"])
-        assert row["runs"] == bench_gpu.MIN_ROUNDS
+        assert row["runs"] == timing.MIN_ROUNDS
     for row in content["rows"]:
         assert (row["status"] == "timed") is (row["p50_ms"] is not None)
         assert row["status"] == "timed" or row["reason"]
-    for name in (bench_gpu.PUBLISHED, "eager", "torch.compile", "onnxruntime"):
+    for name in (timing.PUBLISHED, "eager", "torch.compile", "onnxruntime"):
         assert rows["fp32", name]["status"] == "timed"
         assert rows["fp32", name]["rel_l2"] < 1e-5
     assert 1e-5 < rows["bf16", "eager"]["rel_l2"] < 0.1
-    assert rows["fp32", bench_gpu.PUBLISHED]["speedup"] == 1.0
-    assert rows["fp32", bench_gpu.COPY]["speedup"] is None
+    assert rows["fp32", timing.PUBLISHED]["speedup"] == 1.0
+    assert rows["fp32", timing.COPY]["speedup"] is None
     assert rows["fp32", "eager, CUDA graph"]["reason"] == "needs a CUDA device"
     facts = content["environment"]
     assert {"date", "device", "commit", "packages", "threads"} <= set(facts)
@@ -88,7 +90,9 @@ def test_past_the_time_limit_everything_is_said_to_be_left_out(bench_gpu, tmp_pa
     assert f"{len(rows)} left out" in capsys.readouterr().out
 
 
-def test_a_runtime_that_took_longer_than_what_is_left_is_left_out(bench_gpu, tmp_path, tf32_kept):
+def test_a_runtime_that_took_longer_than_what_is_left_is_left_out(
+    bench_gpu, timing, tmp_path, tf32_kept
+):
     deadline = bench_gpu.Deadline(100.0)
     deadline.note("torch.compile", 1000.0)
     deadline.note("eager", 0.1)
@@ -97,21 +101,23 @@ def test_a_runtime_that_took_longer_than_what_is_left_is_left_out(bench_gpu, tmp
             subject_of(bench_gpu, tmp_path), ["eager", "torch.compile"], deadline
         )
     status = {row.runtime: row.status for row in rows}
-    assert status == {"eager": "timed", bench_gpu.COPY: "timed", "torch.compile": "left out"}
+    assert status == {"eager": "timed", timing.COPY: "timed", "torch.compile": "left out"}
 
 
-def test_a_runtime_that_fails_is_a_row_with_the_reason(bench_gpu, tmp_path, monkeypatch, tf32_kept):
+def test_a_runtime_that_fails_is_a_row_with_the_reason(
+    bench_gpu, timing, tmp_path, monkeypatch, tf32_kept
+):
     def explode(_subject):
         raise RuntimeError("no\n  memory")
 
     def missing(_subject):
-        raise bench_gpu.UnavailableError("not here")
+        raise timing.UnavailableError("not here")
 
     def not_a_number(subject):
         return lambda: torch.full((2, 2), torch.nan)
 
     runtimes = {"bad": explode, "absent": missing, "nan": not_a_number}
-    monkeypatch.setattr(bench_gpu, "RUNTIMES", runtimes)
+    monkeypatch.setattr(timing, "RUNTIMES", runtimes)
     with torch.no_grad():
         rows = bench_gpu.measure(
             subject_of(bench_gpu, tmp_path), list(runtimes), bench_gpu.Deadline(100.0)
@@ -135,18 +141,18 @@ def test_a_case_that_fails_does_not_end_the_run(bench_gpu, monkeypatch):
     assert [row.reason for rows in made for row in rows] == ["MemoryError: too large"] * 2
 
 
-def test_rounds_take_turns(bench_gpu, tmp_path):
+def test_rounds_take_turns(bench_gpu, timing, tmp_path):
     order = []
     runs = {name: lambda name=name: order.append(name) for name in "abc"}
     subject = subject_of(bench_gpu, tmp_path)
-    seconds = bench_gpu.time_rounds(runs, subject, bench_gpu.Deadline(100.0))
+    seconds = timing.time_rounds(runs, subject, bench_gpu.Deadline(100.0))
     assert order[:9] == list("abcbcacab")
     assert {name: len(taken) for name, taken in seconds.items()} == dict.fromkeys("abc", 5)
 
 
-def test_figures_of_known_times(bench_gpu):
+def test_figures_of_known_times(timing):
     seconds = [0.001 * (1 + i) for i in range(11)]
-    figures = bench_gpu.summarize(seconds, 4, [2 * second for second in seconds])
+    figures = timing.summarize(seconds, 4, [2 * second for second in seconds])
     assert figures == pytest.approx(
         {
             "p10_ms": 2.0,

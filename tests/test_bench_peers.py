@@ -22,7 +22,13 @@ def bench():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(SCRIPTS)
         yield importlib.import_module("bench_peers")
-    del sys.modules["bench_peers"], sys.modules["published"]
+    for name in ("bench_peers", "peers_timing", "peers_sides", "published"):
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def timing(bench):
+    return sys.modules["peers_timing"]
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +54,7 @@ def row_of(bench, ratio: float | None = 1.0, status="timed", **changes):
     return asdict(pair_of(bench)) | asdict(bench.Figures(status, "", ratio)) | changes
 
 
-def test_the_whole(bench, tmp_path, capsys):
+def test_the_whole(bench, timing, tmp_path, capsys):
     out = tmp_path / "new" / "peers.json"
     flags = [*TINY, "--mechanisms", "fastformer", "--resolutions", "32", "--batches", "2"]
     flags += ["--ours", "ours/onnxruntime", "--peers", "published/eager", "--out", str(out)]
@@ -60,7 +66,7 @@ def test_the_whole(bench, tmp_path, capsys):
     assert 0 < row["low"] <= row["ratio"] <= row["high"]
     assert row["ours_p50_ms"] > 0
     assert row["peer_p50_ms"] > 0
-    assert bench.MIN_ROUNDS <= row["measured_rounds"] <= 6
+    assert timing.MIN_ROUNDS <= row["measured_rounds"] <= 6
     assert row["ours_rel_l2"] < 1e-5
     assert row["peer_rel_l2"] < 1e-5
     assert content["closest"] == []  # ours follow the paper, the published do not
@@ -148,12 +154,13 @@ def test_a_side_that_there_is_not_is_a_row(bench, tmp_path, peer):
     assert figures.reason.startswith(f"{peer}: there is no")
 
 
-def test_a_side_that_fails_or_gives_no_numbers_is_a_row(bench, tmp_path, monkeypatch):
+def test_a_side_that_fails_or_gives_no_numbers_is_a_row(bench, timing, tmp_path, monkeypatch):
     def explode(*_):
         raise RuntimeError("no\n  memory")
 
     added = {"bad": explode, "nan": lambda *_: lambda: np.full((1, 2), np.nan)}
-    monkeypatch.setattr(bench, "RUNTIMES", {**bench.RUNTIMES, **added})
+    for name, make in added.items():
+        monkeypatch.setitem(timing.RUNTIMES, name, make)
     said = [bench.measure(pair_of(bench, peer=f"plain/{name}"), tmp_path) for name in added]
     assert {figures.status for figures in said} == {"failed"}
     assert said[0].reason == "plain/bad: RuntimeError: no memory"
@@ -173,22 +180,22 @@ def test_a_process_that_is_killed_or_hangs_is_a_row(bench, tmp_path, monkeypatch
     assert (figures.status, figures.reason) == ("failed", "took longer than 10 s")
 
 
-def test_rounds_take_turns(bench, monkeypatch):
-    monkeypatch.setattr(bench, "SETTLE_SECONDS", 0.0)
+def test_rounds_take_turns(timing, monkeypatch):
+    monkeypatch.setattr(timing, "SETTLE_SECONDS", 0.0)
     order = []
     runs = [lambda name=name: order.append(name) for name in "ab"]
-    ours, peer = bench.time_pair(runs, 0, 0.0)
+    ours, peer = timing.time_pair(runs, 0, 0.0)
     assert "".join(order) == "baabbaabba"
-    assert len(ours) == len(peer) == bench.MIN_ROUNDS
+    assert len(ours) == len(peer) == timing.MIN_ROUNDS
 
 
-def test_the_interval_holds_the_median_and_narrows(bench):
+def test_the_interval_holds_the_median_and_narrows(timing):
     values = np.random.default_rng(1).normal(2.0, 0.1, 400)
-    few, many = bench.median_interval(values[:20]), bench.median_interval(values)
+    few, many = timing.median_interval(values[:20]), timing.median_interval(values)
     for median, low, high in (few, many):
         assert low < median < high
     assert few[2] - few[1] > many[2] - many[1]
-    assert bench.median_interval(np.full(5, 3.0)) == (3.0, 3.0, 3.0)
+    assert timing.median_interval(np.full(5, 3.0)) == (3.0, 3.0, 3.0)
 
 
 def test_the_closest_is_our_best_against_its_best_peer(bench):

@@ -20,7 +20,7 @@ def figure():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(SCRIPTS)
         yield importlib.import_module("figure")
-    for name in ("figure", "bench_peers", "published"):
+    for name in ("figure", "bench_peers", "peers_timing", "peers_sides", "published"):
         del sys.modules[name]
 
 

@@ -16,7 +16,7 @@ from exporter.errors import AdviceError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from exporter.advise import Advice
+    from exporter.sweep.advise import Advice
 
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _BYTES = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -77,9 +77,9 @@ def advise(
         debug: Show the trace of an error.
     """
     del debug
-    from exporter.advise import Limits, read_rows
-    from exporter.advise import advise as find
     from exporter.report import strict_json
+    from exporter.sweep.advise import Limits, read_rows
+    from exporter.sweep.advise import advise as find
 
     advice = find(read_rows(directory), Limits(max_latency, min_accuracy, max_memory), runtime)
     show(strict_json(advice.to_dict()) if json_ else _table(advice))
@@ -95,26 +95,27 @@ def _table(advice: Advice) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    from exporter.advise import NO_ACCURACY
-    from exporter.grid import name_of
     from exporter.report import mb, ms, sci
+    from exporter.sweep.advise import NO_ACCURACY, named
+    from exporter.sweep.grid import name_of
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("On the Pareto front", "p50 ms", "Accuracy", "Error", "Size", "Memory"):
         side = "left" if heading.startswith("On") else "right"
         table.add_column(heading, justify=side, overflow="fold", no_wrap=side == "right")
-    one_runtime = len({choice.runtime for choice in advice.front}) == 1
-    for choice in advice.front:
-        name = name_of(choice.cell) if one_runtime else choice.name
-        accuracy = "-" if choice.accuracy is None else f"{choice.accuracy:.1%}"
-        numbers = (ms(choice.p50_ms), accuracy, sci(choice.error), mb(choice.bytes))
-        memory = mb(choice.memory_mb * 2**20)
-        style = "bold green" if choice == advice.pick else ""
-        mark = "→ " if choice == advice.pick else "  "
+    one_runtime = len({point.timed.runtime for point in advice.front}) == 1
+    for point in advice.front:
+        timed = point.timed
+        name = name_of(point.cell.values) if one_runtime else named(point)
+        accuracy = "-" if timed.accuracy is None else f"{timed.accuracy:.1%}"
+        numbers = (ms(timed.p50_ms), accuracy, sci(timed.error), mb(timed.bytes))
+        memory = mb(timed.memory_mb * 2**20)
+        style = "bold green" if point == advice.pick else ""
+        mark = "→ " if point == advice.pick else "  "
         table.add_row(Text(mark + name), *numbers, memory, style=style)
     lines: list[RenderableType] = [table] if advice.front else []
     if advice.front and advice.criterion == "error":
         lines.append(Text(NO_ACCURACY))
     if advice.pick:
-        lines += [Text(advice.reason), Text(advice.pick.directory)]
+        lines += [Text(advice.reason), Text(advice.pick.cell.directory or "")]
     return Constrain(Group(*lines), width=80)

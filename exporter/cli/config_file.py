@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from cyclopts import App
 from cyclopts.config import Dict
 
 from exporter.errors import UsageError
-from exporter.grid import words
+from exporter.sweep.grid import words
+from exporter.toml_file import read_toml
 from model.config import nearest
 
 FILE, OPTION = Path("tsformer.toml"), "--config-file"
@@ -74,14 +74,8 @@ def use_options(app: App, argv: Sequence[str]) -> tuple[list[str], str | None]:
 
 def _read(app: App, commands: Sequence[str], path: Path) -> dict[str, dict[str, Any]]:
     """The tables of the file, one for each command."""
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:  # no UTF-8, or no TOML
-        raise UsageError(f"{path} is not TOML: {error}") from error
     checked = {}
-    for name, table in tables.items():
+    for name, table in read_toml(path, UsageError).items():
         if name not in commands or not isinstance(table, Mapping):
             raise _unknown(f"{path}: {name}", "a table named as a command", name, commands)
         checked[name] = _check(f"{path}: [{name}]", table, app[name])

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -29,57 +28,9 @@ if TYPE_CHECKING:
     from exporter.pipeline import ExportResult
 
 
-def export(
-    *,
-    model: str | None = None,
-    attn: str | None = None,
-    res: Resolution = None,
-    scheme: str | None = None,
-    frames: int | None = None,
-    channels: int | None = None,
-    batch: int | None = None,
-    num_classes: int | None = None,
-    dim: int | None = None,
-    depth: int | None = None,
-    heads: int | None = None,
-    dim_head: int | None = None,
-    patch_size: int | None = None,
-    checkpoint: Path | None = None,
-    config: JsonObject = None,
-    semantics: str | None = None,
-    video: Paths = None,
-    mask: Flag = False,
-    embed_preprocess: Flag = False,
-    eval_: Annotated[str | None, Parameter(name="--eval")] = None,
-    rewrite: str = "all",
-    no_rewrite: Words = None,
-    optimize_for: str = "onnxruntime",
-    precision: str | None = None,
-    keep_fp32: Words = None,
-    recipe: Path | None = None,
-    calibration: Paths = None,
-    dynamic_batch: Batches = None,
-    opset: int | None = None,
-    engine: str = "auto",
-    target: Targets = (),
-    output: Output = None,
-    force: Flag = False,
-    allow_ill_conditioned: Flag = False,
-    threads: int | None = None,
-    bench_seconds: float = 20.0,
-    seed: int = 0,
-    json_: Json = False,
-    quiet: Flag = False,
-    debug: Flag = False,
-) -> int:
-    """Export a model, prove it against eager PyTorch in float64, and time it.
-
-    Leaves a directory with model.onnx, model.engine, manifest.json and report.json, .md and .html.
-
-    Examples:
-        tsformer export --attn fastformer --res 512
-
-        tsformer export --checkpoint trained.pth --res 224 --frames 5 --video clip.mp4 -o build/x
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """The options of `export`, as typed: what is not given is for the checkpoint to tell.
 
     Args:
         model: Family of the checkpoint (told by its keys), or of a fresh model: fast_timesformer
@@ -129,34 +80,118 @@ def export(
         quiet: Print nothing but errors.
         debug: Show the trace of an error.
     """
-    options = locals()
-    del debug  # read by `main`, which catches the errors of all commands
-    spec = make_spec(options)
+
+    model: str | None = None
+    attn: str | None = None
+    res: Resolution = None
+    scheme: str | None = None
+    frames: int | None = None
+    channels: int | None = None
+    batch: int | None = None
+    num_classes: int | None = None
+    dim: int | None = None
+    depth: int | None = None
+    heads: int | None = None
+    dim_head: int | None = None
+    patch_size: int | None = None
+    checkpoint: Path | None = None
+    config: JsonObject = None
+    semantics: str | None = None
+    video: Paths = None
+    mask: Flag = False
+    embed_preprocess: Flag = False
+    eval_: Annotated[str | None, Parameter(name="--eval")] = None
+    rewrite: str = "all"
+    no_rewrite: Words = None
+    optimize_for: str = "onnxruntime"
+    precision: str | None = None
+    keep_fp32: Words = None
+    recipe: Path | None = None
+    calibration: Paths = None
+    dynamic_batch: Batches = None
+    opset: int | None = None
+    engine: str = "auto"
+    target: Targets = ()
+    output: Output = None
+    force: Flag = False
+    allow_ill_conditioned: Flag = False
+    threads: int | None = None
+    bench_seconds: float = 20.0
+    seed: int = 0
+    json_: Json = False
+    quiet: Flag = False
+    debug: Flag = False
+
+    def to_spec(self) -> ExportSpec:
+        """What they say to export.
+
+        Raises:
+            UsageError: if it cannot be exported.
+        """
+        precision, kept = _precision(self.precision, self.keep_fp32, self.recipe)
+        return ExportSpec(
+            model=self.model,
+            attn=self.attn,
+            res=self.res,
+            scheme=self.scheme,
+            frames=self.frames,
+            channels=self.channels,
+            num_classes=self.num_classes,
+            dim=self.dim,
+            depth=self.depth,
+            heads=self.heads,
+            dim_head=self.dim_head,
+            patch_size=self.patch_size,
+            semantics=self.semantics,
+            checkpoint=self.checkpoint,
+            config=self.config or {},
+            batch=self.batch,
+            dynamic_batch=self.dynamic_batch,
+            precision=precision,
+            keep_fp32=kept,
+            calibration=tuple(self.calibration or ()),
+            opset=self.opset,
+            engine=self.engine,
+            targets=self.target,
+            video=tuple(self.video or ()),
+            mask=self.mask,
+            embed_preprocess=self.embed_preprocess,
+            rewrite=self.rewrite,
+            no_rewrite=tuple(self.no_rewrite or ()),
+            optimize_for=self.optimize_for,
+            eval=self.eval_,
+            seed=self.seed,
+            allow_ill_conditioned=self.allow_ill_conditioned,
+            threads=self.threads,
+            bench_seconds=self.bench_seconds,
+        )
+
+
+_NONE_GIVEN = ExportOptions()
+
+
+def export(*, options: Annotated[ExportOptions, Parameter(name="*")] = _NONE_GIVEN) -> int:
+    """Export a model, prove it against eager PyTorch in float64, and time it.
+
+    Leaves a directory with model.onnx, model.engine, manifest.json and report.json, .md and .html.
+
+    Examples:
+        tsformer export --attn fastformer --res 512
+
+        tsformer export --checkpoint trained.pth --res 224 --frames 5 --video clip.mp4 -o build/x
+    """
+    spec = options.to_spec()
     from exporter import pipeline
 
-    with progress(shown=not (quiet or json_)) as on_progress:
-        result = pipeline.export(spec, output, force=force, on_progress=on_progress)
-    _show_result(result, as_json=json_, quiet=quiet)
-    if result.verdict == "ill-conditioned" and allow_ill_conditioned:
+    with progress(shown=not (options.quiet or options.json_)) as on_progress:
+        result = pipeline.export(spec, options.output, force=options.force, on_progress=on_progress)
+    _show_result(result, as_json=options.json_, quiet=options.quiet)
+    if result.verdict == "ill-conditioned" and options.allow_ill_conditioned:
         return 0
     require_proof(
         result.verdict, result.report, result.directory, "; --allow-ill-conditioned accepts it"
     )
     return 0
-
-
-def make_spec(options: Mapping[str, Any]) -> ExportSpec:
-    """The spec of the options of `export`, by the names of its parameters.
-
-    Raises:
-        UsageError: if they cannot be exported.
-    """
-    precision, kept = _precision(*(options[n] for n in ("precision", "keep_fp32", "recipe")))
-    names = [field.name for field in fields(ExportSpec)]
-    values: dict[str, Any] = {name: options[name] for name in names if name in options}
-    values |= {name: tuple(options[name] or ()) for name in ("calibration", "video", "no_rewrite")}
-    values |= {"precision": precision, "keep_fp32": kept, "config": options["config"] or {}}
-    return ExportSpec(**values, eval=options["eval_"], targets=options["target"])
 
 
 def _precision(

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
-from exporter.cli.export import export, make_spec
+from exporter.cli.export import export
 from exporter.cli.options import Flag, Json, Output
 from exporter.cli.terminal import show, sweep_progress
 from exporter.errors import ParityError, SweepError, UsageError
-from exporter.grid import Grid, name_of, read_grid, words
 from exporter.spec import ExportSpec
+from exporter.sweep.grid import Grid, name_of, read_grid, words
 from model.config import nearest
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from exporter.sweep import Cell
+    from exporter.sweep.run import Cell
 
 # Options of `export` that are of one call, not of what is exported.
 _OF_THE_CALL = {"output", "force", "json", "quiet", "debug"}
@@ -72,7 +72,7 @@ def sweep(
     grid = (read_grid(file) if file else Grid()).with_flags(options)
     cells = _cells(grid)
     directory = output or Path("build", file.stem if file else "sweep")
-    from exporter.sweep import sweep as run
+    from exporter.sweep.run import sweep as run
 
     try:
         with sweep_progress(shown=not (quiet or json_)) as on_progress:
@@ -96,7 +96,7 @@ def _cells(grid: Grid) -> list[Cell]:
     Raises:
         UsageError: if that is so for all cells with one of the values: it is a mistake then.
     """
-    from exporter.sweep import Cell
+    from exporter.sweep.run import Cell
 
     parser = App(default_command=export, result_action="return_value")
     valid = [name.lstrip("-") for a in parser.assemble_argument_collection() for name in a.names]
@@ -127,7 +127,7 @@ def _spec(parser: App, options: Mapping[str, Any]) -> ExportSpec:
     }
     _, bound, _ = parser.parse_args(words(taken), exit_on_error=False, print_error=False)
     bound.apply_defaults()
-    return make_spec(bound.arguments)
+    return bound.arguments["options"].to_spec()
 
 
 def _refuse_mistakes(grid: Grid, cells: Sequence[Cell]) -> None:
@@ -148,8 +148,8 @@ def _table(sweep: Mapping[str, Any]) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    from exporter.advise import measured
     from exporter.report import mb, ms, sci
+    from exporter.sweep.results import read_cells
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for axis in sweep["axes"]:
@@ -157,10 +157,10 @@ def _table(sweep: Mapping[str, Any]) -> RenderableType:
     for heading in ("Verdict", "Error", "p50 ms", "Accuracy", "Size"):
         table.add_column(heading, justify="left" if heading == "Verdict" else "right", no_wrap=True)
     reasons = []
-    for row in sweep["rows"]:
+    for row, cell in zip(sweep["rows"], read_cells(sweep["rows"]), strict=True):
         word = row["verdict"] or row["status"]
         style = {"pass": "bold green", "failed": "bold red", "fail": "bold red"}.get(word, "yellow")
-        first = next(iter(measured(row)), None)
+        first = next(iter(cell.made), None)
         accuracy = first and first.accuracy
         table.add_row(
             *(Text(str(value)) for value in row["cell"].values()),

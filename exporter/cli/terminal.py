@@ -24,7 +24,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from exporter.stages import OnProgress
-    from exporter.sweep_table import Progress as SweepProgress
+    from exporter.sweep.table import Progress as SweepProgress
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from exporter.cli.options import Flag, Json
 from exporter.cli.terminal import show
 
 if TYPE_CHECKING:
-    from exporter.triton_plan import Deployment
+    from exporter.triton.plan import Deployment
 
 
 def triton(
@@ -56,8 +56,8 @@ def triton(
         debug: Show the trace of an error.
     """
     del debug
-    from exporter.triton import deploy
-    from exporter.triton_plan import Serving
+    from exporter.triton.deploy import deploy
+    from exporter.triton.plan import Serving
 
     serving = Serving(
         name=directory.absolute().name if name is None else name,

@@ -19,7 +19,7 @@ from exporter.results import Report, overall_verdict
 _FILTERS = (
     *(formats.sci, formats.ms, formats.seconds, formats.mb, formats.gflop, formats.ratio),
     *(formats.percent, formats.cosine, formats.label, formats.human),
-    *(words.who, words.ladder_line, words.engine_status, words.graph_size, words.bytes_moved),
+    *(words.who, words.ladder_line, words.engine_status),
     *(words.worst_row, words.worst_input, words.fastest),
 )
 _PLOTS = (

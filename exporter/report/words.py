@@ -108,18 +108,8 @@ def graph_line(report: Report) -> str:
         return "model.onnx: not made"
     counts = (human(graph.get(key)) for key in ("nodes", "parameters", "opset"))
     return "model.onnx: {}, {} nodes, {} parameters, opset {}".format(
-        mb(graph_size(graph)), *counts
+        mb(graph.get("file_bytes")), *counts
     )
-
-
-def graph_size(graph: Mapping[str, Any]) -> float | None:
-    """Give the bytes of `model.onnx`: reports that know none moved call them just `bytes`."""
-    return graph.get("file_bytes", graph.get("bytes"))
-
-
-def bytes_moved(graph: Mapping[str, Any]) -> float | None:
-    """Give the bytes that a forward pass of one clip reads and writes, where they are known."""
-    return graph.get("bytes") if "file_bytes" in graph else None
 
 
 def engine_line(report: Report) -> str:

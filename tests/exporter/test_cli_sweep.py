@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from exporter import cli, sweep
-from exporter.sweep_table import Progress
+from exporter import cli
+from exporter.sweep import run
+from exporter.sweep.table import Progress
 
 ROW = {"key": "k", "reason": "", "directory": None, "seconds": 1.0, "report": None}
 VERDICTS = {"regular": "pass", "performer": "ill-conditioned", "fastformer": "fail"}
@@ -32,7 +33,7 @@ def ran(monkeypatch, tmp_path, capfd):
         (directory / "sweep.json").write_text(json.dumps(found))
         return found
 
-    monkeypatch.setattr(sweep, "sweep", fake)
+    monkeypatch.setattr(run, "sweep", fake)
 
     def call(*arguments):
         given.clear()

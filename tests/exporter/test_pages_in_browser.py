@@ -19,7 +19,7 @@ from selenium import webdriver
 
 from exporter.report import write_report
 from exporter.results import Accuracy, InputParity, Ladder, Rung
-from exporter.sweep_page import write_sweep_report
+from exporter.sweep.page import write_sweep_report
 
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

@@ -417,7 +417,7 @@ def test_plots_follow_the_colours_of_the_page(verdict, tmp_path):
 def test_what_one_clip_costs_is_shown_where_it_is_known(tmp_path):
     report = sample("pass")
     assert "arithmetic of one clip" not in written(report, tmp_path, "html")
-    costs = {"flops": 41_900_000_000, "bytes": 512_000_000, "file_bytes": 11_234_567}
+    costs = {"flops": 41_900_000_000, "bytes": 512_000_000}
     known = replace(report, graph=report.graph | costs)
     text = "".join(parsed(written(known, tmp_path, "html")).text)
     assert "41.9 GFLOP" in text

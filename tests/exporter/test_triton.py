@@ -13,8 +13,8 @@ import pytest
 from exporter.cli import main
 from exporter.errors import TritonError, UsageError
 from exporter.manifest import read_manifest, sha256
-from exporter.triton_config import render
-from exporter.triton_plan import DEFAULT_QUEUE_DELAY, Serving, plan
+from exporter.triton.config import render
+from exporter.triton.plan import DEFAULT_QUEUE_DELAY, Serving, plan
 from exporter.video import normalise
 from model.config import Preprocessing
 
@@ -249,7 +249,7 @@ def test_the_preprocessing_model_is_the_export_s_own_to_the_last_bit(monkeypatch
     )
     monkeypatch.setitem(sys.modules, stub.__name__, stub)
     space = {}
-    exec(render("triton_preprocess.py.jinja", mean=list(how.mean), std=list(how.std)), space)
+    exec(render("preprocess.py.jinja", mean=list(how.mean), std=list(how.std)), space)
     frames = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5, 3), np.uint8)
     answers = space["TritonPythonModel"]().execute([{"frames": frames}, {"frames": frames[:1]}])
     expected = normalise(np.moveaxis(frames, -1, -3) / np.float32(255), how)

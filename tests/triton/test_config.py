@@ -5,7 +5,7 @@ import json
 import pytest
 
 from exporter.manifest import read_manifest
-from exporter.triton_plan import Serving, plan
+from exporter.triton.plan import Serving, plan
 
 ROW = {"verdict": "pass", "reason": ""}
 ON_GPU = [

@@ -115,6 +115,6 @@ def test_the_user_s_own_style_changes_nothing(tmp_path):
 
 
 def test_the_module_is_imported_without_matplotlib():
-    code = "import sys, exporter.report, exporter.sweep_page; print('matplotlib' in sys.modules)"
+    code = "import sys, exporter.report, exporter.sweep.page; print('matplotlib' in sys.modules)"
     done = [sys.executable, "-c", code]
     assert subprocess.run(done, capture_output=True, text=True, check=True).stdout == "False\n"

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from exporter import ExportSpec, sweep
-from exporter.cell_process import CellProcesses
+from exporter import ExportSpec
 from exporter.errors import OutputError, UsageError
-from exporter.grid import Grid
-from exporter.sweep import Cell
+from exporter.sweep.cell_process import CellProcesses, Order
+from exporter.sweep.grid import Grid
+from exporter.sweep.run import Cell, sweep
 
 ROW_KEYS = {
     *("cell", "key", "status", "verdict", "reason", "directory", "seconds", "report"),
@@ -47,7 +47,7 @@ def run(directory, attns=("fastformer", "regular"), problem=None, **options):
     cells = [Cell({"attn": attn}, ExportSpec(attn=attn)) for attn in attns]
     if problem:
         cells[0] = Cell(cells[0].values, None, problem)
-    return sweep.sweep(grid, cells, directory, **options)
+    return sweep(grid, cells, directory, **options)
 
 
 def statuses(found):
@@ -86,7 +86,7 @@ class TestRows:
         spec = ExportSpec(attn="regular", depth=2)
         for axes in ({"attn": "regular"}, {"depth": 2}):
             grid = Grid({}, {name: [value] for name, value in axes.items()})
-            (row,) = sweep.sweep(grid, [Cell(axes, spec)], tmp_path / "s")["rows"]
+            (row,) = sweep(grid, [Cell(axes, spec)], tmp_path / "s")["rows"]
             assert row["directory"].startswith("cells/regular-")
         assert len(made) == 1
 
@@ -128,7 +128,7 @@ class TestRows:
     def test_two_cells_that_are_the_same_are_refused(self, tmp_path):
         cells = [Cell({"res": res}, ExportSpec(res=(32, 32))) for res in (32, "32x32")]
         with pytest.raises(UsageError, match="the same export: got 32 and 32x32"):
-            sweep.sweep(Grid(), cells, tmp_path / "s")
+            sweep(Grid(), cells, tmp_path / "s")
 
 
 class TestDirectory:
@@ -179,7 +179,7 @@ def test_a_cell_is_timed_alone_and_with_all_threads(tmp_path, tiny):
                 stages.append("we are done")
                 fcntl.flock(other, fcntl.LOCK_UN)
 
-        order = sweep.Order(spec, tmp_path / "made", tmp_path / "lock", 1, 2)
+        order = Order(spec, tmp_path / "made", tmp_path / "lock", 1, 2)
         assert CellProcesses().run(order, on_stage) is None
     assert stages.index("parity") < stages.index("we are done") < stages.index("latency")
     report = json.loads((tmp_path / "made" / "report.json").read_text())
@@ -191,7 +191,7 @@ class TestProcesses:
     @pytest.fixture
     def order(self, tmp_path, tiny):
         spec = ExportSpec(attn="regular", **tiny)
-        return sweep.Order(spec, tmp_path / "made", tmp_path / "lock", 2, 2)
+        return Order(spec, tmp_path / "made", tmp_path / "lock", 2, 2)
 
     @pytest.mark.slow
     def test_one_that_is_killed_is_a_reason(self, order):

@@ -10,10 +10,10 @@ from typing import Any
 from markupsafe import Markup
 
 from exporter.report.axes import log_limits, log_values, round_values
-from exporter.report.cells import Cell, Criterion, Point
 from exporter.report.drawing import MARKERS, NARROW, WIDE, Canvas, Frame, plot
 from exporter.report.formats import ms, percent, sci
 from exporter.report.svg import SERIES, tone_of
+from exporter.sweep.results import CellResult, Criterion, Point
 
 DASHES = ("", "8 4", "2 4", "10 4 2 4")  # as SVG has them, in pixels
 # Pixels from a point to where its number may be, the best place first.
@@ -30,11 +30,11 @@ class Panel:
     lines: Mapping[tuple[str, str], Sequence[tuple[float, float, str]]]  # pixels, ms, resolution
 
 
-def find_panels(cells: Sequence[Cell]) -> list[Panel]:
+def find_panels(cells: Sequence[CellResult]) -> list[Panel]:
     """Lines of mechanism and runtime through at least two resolutions, by all other axes."""
     panels: dict[str, dict[tuple[str, str], list[tuple[float, float, str]]]] = {}
     for cell in (cell for cell in cells if cell.pixels):
-        others = (f"{k} {v}" for k, v in cell.values.items() if k not in ("attn", "res"))
+        others = (f"{k} {v}" for k, v in cell.words.items() if k not in ("attn", "res"))
         lines = panels.setdefault(", ".join(others), {})
         for timed in (*cell.made, *(t for t in cell.timed if t.runtime == "eager")):
             place = (cell.pixels or 0.0, timed.p50_ms, cell.res)

@@ -1,6 +1,6 @@
 """One cell of a sweep in a process of its own: a crash is its end, not the sweep's.
 
-Run by `exporter.cell_process`. A line of JSON on stdin says what to export; lines of JSON on stdout
+Run by `cell_process`. A line of JSON on stdin says what to export; lines of JSON on stdout
 say how far it is. It ends when stdin does.
 """
 

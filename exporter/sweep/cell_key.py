@@ -14,7 +14,7 @@ from typing import Any
 from exporter.manifest import sha256
 from exporter.spec import ExportSpec
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 # What a spec names by its path: the content decides, wherever it lies.
 _PATHS = ("checkpoint", "video", "calibration", "eval")
 # Of `environment.describe()`: what decides a graph, an engine or a latency. Neither the date nor

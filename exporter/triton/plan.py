@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from exporter.errors import TritonError, UsageError
-from exporter.triton_config import KINDS, TYPES, Step, TritonModel, TritonTensor, render
+from exporter.triton.config import KINDS, TYPES, Step, TritonModel, TritonTensor, render
 from model.config import Preprocessing
 
 FILES = {  # backend: the file of the export, and what Triton looks for
@@ -234,7 +234,7 @@ def _ensemble(
         (frames,),
         (video,),
         instances=serving.instances,
-        program=render("triton_preprocess.py.jinja", **scaling),
+        program=render("preprocess.py.jinja", **scaling),
     )
     steps = (
         Step(preprocess.name, ("frames",), (video.name,)),

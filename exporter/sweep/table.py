@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import ManifestError, NoExportError, OutputError
-from exporter.grid import name_of
 from exporter.manifest import read_manifest
 from exporter.report import strict_json
+from exporter.sweep.grid import name_of
 
 Row = dict[str, Any]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from exporter.errors import GridError, UsageError
+from exporter.toml_file import read_toml
 from model.config import nearest
 
 TABLES = ("base", "axes")
@@ -86,12 +86,7 @@ def read_grid(path: Path) -> Grid:
     Raises:
         GridError: if the file cannot be read, or is not of this form.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise GridError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:  # no UTF-8, or no TOML
-        raise GridError(f"{path} is not TOML: {error}") from error
+    content = read_toml(path, GridError)
     for name, table in content.items():
         if name not in TABLES or not isinstance(table, dict):
             raise GridError(

@@ -7,9 +7,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from exporter.report.cells import criterion_of, find_front, read_cells, read_points
-from exporter.report.sweep_plots import find_panels, resolution_plot, trade_plot
-from exporter.sweep_page import headline, verdict_of, write_sweep_report
+from exporter.sweep.page import headline, verdict_of, write_sweep_report
+from exporter.sweep.plots import find_panels, resolution_plot, trade_plot
+from exporter.sweep.results import criterion_of, find_front, read_cells, read_points
 
 HOSTILE = "<script>alert(1)</script> | `x` [a](http://b) \x1b[31m"
 
@@ -18,6 +18,7 @@ def row(attn="fastformer", res=64, precision="fp32", *, p50=10.0, accuracy=0.9, 
     """A cell as a sweep has it, made up."""
     who = {"runtime": "onnxruntime", "device": "cpu", "precision": precision}
     times = {"batch": 1, "p50_ms": p50, "p99_ms": 1.2 * p50, "ratio_to_eager": 1.5}
+    times |= {"peak_memory_mb": 100.0}
     eager = who | times | {"runtime": "eager", "precision": "fp32", "p50_ms": 1.5 * p50}
     verdict = more.get("verdict", "pass")
     share = accuracy or 0.0
@@ -36,6 +37,7 @@ def row(attn="fastformer", res=64, precision="fp32", *, p50=10.0, accuracy=0.9, 
             "parity": [who | {"verdict": verdict, "rel_l2": 1e-7 * p50}],
             "latency": [eager, who | times],
             "accuracy": [judged] if accuracy else [],
+            "graph": {"file_bytes": 1000},
         },
         **more,
     }
@@ -98,22 +100,23 @@ def parsed(text):
     [
         ([(10, 0.9), (20, 0.8), (30, 0.95)], [0, 2]),  # slower and worse is dominated
         ([(10, 0.9), (10, 0.95), (10, 0.9)], [1]),  # equally fast: only the best
+        ([(10, 0.9), (9, 0.8), (10, 0.9), (10, 0.89)], [1, 0, 2]),  # equal in both: all of them
         ([(10, 0.9), (12, 0.9)], [0]),  # equally good: only the fastest
         ([(30, 0.9), (20, 0.8), (10, 0.7)], [2, 1, 0]),
         ([], []),
     ],
 )
 def test_the_front_is_what_nothing_is_faster_and_better_than(figures, numbers):
-    cells = read_cells(sweep_of(*(row(p50=ms, accuracy=share) for ms, share in figures)))
-    front = find_front(read_points(cells, "accuracy"), "accuracy")
-    assert [cells.index(point.cell) for point in front] == numbers
+    rows = [row(str(i), p50=ms, accuracy=share) for i, (ms, share) in enumerate(figures)]
+    front = find_front(read_points(read_cells(rows), "accuracy"), "accuracy")
+    assert [int(point.cell.attn) for point in front] == numbers
 
 
 def test_what_is_not_proven_is_no_part_of_the_front():
     bad = row(p50=1.0, accuracy=1.0, verdict="fail")
     engine_failed = row(p50=2.0, accuracy=1.0)
     engine_failed["verdict"] = "fail"  # the cell as a whole, its graph passed
-    cells = read_cells(sweep_of(bad, engine_failed, row(p50=3.0)))
+    cells = read_cells([bad, engine_failed, row(p50=3.0)])
     points = read_points(cells, "accuracy")
     assert [point.proven for point in points] == [False, False, True]
     assert [point.cell for point in find_front(points, "accuracy")] == [cells[2]]
@@ -121,8 +124,8 @@ def test_what_is_not_proven_is_no_part_of_the_front():
 
 def test_without_accuracy_cells_are_weighed_by_their_error(tmp_path):
     rows = [row(p50=10, accuracy=None), row("performer", p50=20, accuracy=None)]
-    cells = read_cells(sweep_of(*rows))
-    assert criterion_of(cells) == "error"
+    cells = read_cells(rows)
+    assert criterion_of(timed for cell in cells for timed in cell.made) == "error"
     assert [p.cell.attn for p in find_front(read_points(cells, "error"), "error")] == ["fastformer"]
     assert "No accuracy was measured" in written(sweep_of(*rows), tmp_path)
 
@@ -143,7 +146,7 @@ def test_without_accuracy_cells_are_weighed_by_their_error(tmp_path):
     ],
 )
 def test_the_headline_counts_what_became_of_the_cells(rows, verdict, words, tmp_path):
-    cells = read_cells(sweep_of(*rows))
+    cells = read_cells(rows)
     assert verdict_of(cells) == verdict
     assert headline(cells) == words
     for kind in ("html", "md"):
@@ -157,7 +160,7 @@ def test_latency_over_resolution_has_a_panel_for_each_value_of_the_other_axes():
         for res in (128, 64, 96)
         for precision in ("fp32", "int8")
     ]
-    panels = find_panels(read_cells(sweep_of(*rows)))
+    panels = find_panels(read_cells(rows))
     assert [panel.title for panel in panels] == ["precision fp32", "precision int8"]
     lines = panels[0].lines
     assert set(lines) == {
@@ -175,12 +178,12 @@ def test_latency_over_resolution_has_a_panel_for_each_value_of_the_other_axes():
 
 
 def test_one_resolution_makes_no_line(tmp_path):
-    assert find_panels(read_cells(sweep_of(row(), row("regular")))) == []
+    assert find_panels(read_cells([row(), row("regular")])) == []
     assert "Latency over resolution" not in written(sweep_of(row()), tmp_path)
 
 
 def test_the_front_is_numbered_in_the_plot_and_told_in_words():
-    cells = read_cells(sweep_of(row(p50=10), row("regular", p50=30, accuracy=0.95)))
+    cells = read_cells([row(p50=10), row("regular", p50=30, accuracy=0.95)])
     points = read_points(cells, "accuracy")
     front = find_front(points, "accuracy")
     plot = trade_plot("t", points, front, "accuracy", ["fastformer", "regular"])
@@ -242,7 +245,7 @@ def test_a_sweep_without_a_finished_cell_has_a_page(tmp_path):
 
 
 def test_real_cells_are_read_whole(real_sweep, tmp_path):
-    cells = read_cells(real_sweep)
+    cells = read_cells(real_sweep["rows"])
     done = [cell for cell in cells if cell.status == "done"]
     assert len(done) == 5
     assert all(cell.fastest.runtime == "onnxruntime" for cell in done)

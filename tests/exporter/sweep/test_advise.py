@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 
 from exporter import cli
-from exporter.advise import (
-    Limits,
-    advise,
-    criterion_of,
-    dominates,
-    measured,
-    pareto,
-    read_rows,
-)
 from exporter.errors import NoExportError, UsageError
+from exporter.sweep.advise import Limits, advise, read_rows
+from exporter.sweep.results import (
+    criterion_of,
+    figures,
+    find_front,
+    read_cells,
+    read_points,
+)
 
+TIMED = {"batch": 1, "p99_ms": 99.0}
 CPU = {"runtime": "onnxruntime", "device": "cpu", "precision": "fp32"}
 EAGER = {**CPU, "runtime": "eager"}
 
@@ -25,14 +25,14 @@ def row(name, p50, accuracy=None, error=1e-6, verdict="pass", memory=100.0, **ru
     """A cell timed in ONNX Runtime; `runtimes` are others: their verdict, latency and accuracy."""
     parity = [{**CPU, "verdict": verdict, "rel_l2": error}]
     latency = [
-        {**EAGER, "p50_ms": 0.001, "peak_memory_mb": 1.0},
-        {**CPU, "p50_ms": p50, "peak_memory_mb": memory},
+        {**EAGER, **TIMED, "p50_ms": 0.001, "peak_memory_mb": 1.0},
+        {**CPU, **TIMED, "p50_ms": p50, "peak_memory_mb": memory},
     ]
     known = [] if accuracy is None else [{**EAGER, "accuracy": 1.0}, {**CPU, "accuracy": accuracy}]
     for runtime, (its_verdict, its_p50, its_accuracy) in runtimes.items():
         who = {**CPU, "runtime": runtime}
         parity.append({**who, "verdict": its_verdict, "rel_l2": error})
-        latency.append({**who, "p50_ms": its_p50, "peak_memory_mb": memory})
+        latency.append({**who, **TIMED, "p50_ms": its_p50, "peak_memory_mb": memory})
         known.append({**who, "accuracy": its_accuracy})
     return {
         "cell": {"attn": name},
@@ -53,8 +53,17 @@ def row(name, p50, accuracy=None, error=1e-6, verdict="pass", memory=100.0, **ru
 FAILED = {"cell": {"attn": "z"}, "status": "failed", "verdict": None, "report": None}
 
 
-def name(choice):
-    return choice.cell["attn"] if choice else None
+def name(point):
+    return point.cell.values["attn"] if point else None
+
+
+def proven_points(rows, criterion):
+    return [point for point in read_points(read_cells(rows), criterion) if point.proven]
+
+
+def dominates(one, other, criterion):
+    ours, theirs = figures(one, criterion), figures(other, criterion)
+    return ours != theirs and ours[0] <= theirs[0] and ours[1] <= theirs[1]
 
 
 def random_rows(seed):
@@ -83,28 +92,35 @@ def test_what_holds_for_every_sweep(seed):
         max_memory=float(rng.integers(1, 4)) * 1e8 if rng.random() < 0.3 else None,
     )
     found = advise(rows, limits)
-    proven = [choice for r in rows for choice in measured(r) if choice.verdict == "pass"]
-    fitting = [choice for choice in proven if not limits.excesses(choice)]
+    proven = proven_points(rows, found.criterion)
+    fitting = [point for point in proven if not limits.excesses(point.timed)]
     assert (found.pick is None) == (not fitting)
     if found.pick:
         assert found.pick in fitting
         assert not any(dominates(other, found.pick, found.criterion) for other in fitting)
     else:
         assert (found.closest is None) == (not proven)
-    for choice in proven:
-        on_front = choice in found.front
-        beaten = any(dominates(other, choice, found.criterion) for other in proven)
+    for point in proven:
+        on_front = point in found.front
+        beaten = any(dominates(other, point, found.criterion) for other in proven)
         assert on_front != beaten
-    assert [c.p50_ms for c in found.front] == sorted(c.p50_ms for c in found.front)
-    assert all(choice.verdict == "pass" for choice in found.front)
+    times = [point.timed.p50_ms for point in found.front]
+    assert times == sorted(times)
+    assert all(point.proven for point in found.front)
 
 
 def test_a_dominated_cell_leaves_the_front():
-    choices = [
-        c for r in (row("a", 1, 0.5), row("b", 2, 0.9), row("c", 3, 0.9)) for c in measured(r)
-    ]
-    assert [name(choice) for choice in pareto(choices, "accuracy")] == ["a", "b"]
-    assert not dominates(choices[0], choices[0], "accuracy")
+    points = proven_points((row("a", 1, 0.5), row("b", 2, 0.9), row("c", 3, 0.9)), "accuracy")
+    assert [name(point) for point in find_front(points, "accuracy")] == ["a", "b"]
+    assert not dominates(points[0], points[0], "accuracy")
+
+
+def test_equal_cells_are_all_on_the_front_and_the_smaller_is_picked():
+    rows = (row("a", 10, 0.9), row("b", 10, 0.9), row("c", 5, 0.8), row("d", 10, 0.89))
+    rows[0]["report"]["graph"]["file_bytes"] = 3000
+    found = advise(rows, Limits())
+    assert [name(point) for point in found.front] == ["c", "a", "b"]
+    assert name(found.pick) == "b"
 
 
 class TestThePick:
@@ -144,18 +160,19 @@ class TestThePick:
 
     def test_is_never_a_runtime_that_failed_where_another_passed(self):
         rows = (row("a", 50, 0.9, tensorrt=("fail", 1.0, 0.9)),)
-        assert advise(rows, Limits()).pick.runtime == "onnxruntime"
+        assert advise(rows, Limits()).pick.timed.runtime == "onnxruntime"
 
     def test_is_never_eager(self):
-        assert {choice.runtime for choice in measured(row("a", 5, 0.9))} == {"onnxruntime"}
+        (cell,) = read_cells([row("a", 5, 0.9)])
+        assert [timed.runtime for timed in cell.made] == ["onnxruntime"]
 
 
 def test_a_runtime_can_be_asked_for():
     rows = (row("a", 50, 0.9, tensorrt=("pass", 1.0, 0.8)), row("b", 40, 0.9))
-    assert advise(rows, Limits()).pick.cell == {"attn": "b"}
+    assert advise(rows, Limits()).pick.cell.values == {"attn": "b"}
     found = advise(rows, Limits(), "tensorrt").pick
-    assert (name(found), found.runtime, found.bytes) == ("a", "tensorrt", 2000)
-    assert advise(rows, Limits(), "onnxruntime").pick.bytes == 1000
+    assert (name(found), found.timed.runtime, found.timed.bytes) == ("a", "tensorrt", 2000)
+    assert advise(rows, Limits(), "onnxruntime").pick.timed.bytes == 1000
     with pytest.raises(UsageError, match="got openvino, expected one of onnxruntime, tensorrt"):
         advise(rows, Limits(), "openvino")
 
@@ -202,9 +219,15 @@ class TestReading:
 
     def test_a_single_export_is_a_sweep_of_one(self, exported):
         (only,) = read_rows(exported().directory)
-        assert advise([only], Limits()).pick.runtime == "onnxruntime"
+        assert advise([only], Limits()).pick.timed.runtime == "onnxruntime"
 
-    @pytest.mark.parametrize("text", ["", "[]", '{"rows": 3}', '{"rows": [{"report": {}}]}'])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            *("", "[]", '{"rows": 3}', '{"rows": [{"report": {}}]}'),
+            '{"rows": [{"cell": {}, "status": "done", "verdict": "pass", "report": {}}]}',
+        ],
+    )
     def test_what_is_damaged(self, tmp_path, text):
         (tmp_path / "sweep.json").write_text(text)
         with pytest.raises(NoExportError, match="damaged"):

@@ -3,7 +3,7 @@
 import pytest
 
 from exporter.errors import GridError, UsageError
-from exporter.grid import Grid, name_of, read_grid, words
+from exporter.sweep.grid import Grid, name_of, read_grid, words
 
 
 @pytest.fixture

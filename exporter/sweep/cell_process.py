@@ -1,4 +1,4 @@
-"""The sweep's side of `exporter.cell_worker`: starts cells, listens to them, and ends them."""
+"""The sweep's side of `cell_worker`: starts cells, listens to them, and ends them."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class CellProcesses:
 def _start(noise: IO[bytes]) -> subprocess.Popen[bytes]:
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)  # noqa: PTH100  # "" too
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "exporter.cell_worker"],
+        [sys.executable, "-P", "-m", "exporter.sweep.cell_worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=noise,

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exporter.cell_key import Keys
-from exporter.cell_process import CellProcesses, Order
 from exporter.errors import OutputError, UsageError
-from exporter.grid import Grid, name_of
 from exporter.spec import ExportSpec
-from exporter.sweep_page import write_sweep_report
-from exporter.sweep_table import CELLS, KEY_DIGITS, Progress, Row, Table, new_row
+from exporter.sweep.cell_key import Keys
+from exporter.sweep.cell_process import CellProcesses, Order
+from exporter.sweep.grid import Grid, name_of
+from exporter.sweep.page import write_sweep_report
+from exporter.sweep.table import CELLS, KEY_DIGITS, Progress, Row, Table, new_row
 
 
 @dataclass(frozen=True)

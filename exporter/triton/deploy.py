@@ -11,8 +11,8 @@ from typing import Any
 from exporter.errors import ManifestError, OutputError, ParityError
 from exporter.manifest import read_manifest
 from exporter.output import ENTRY_MARK, MANIFEST, StagedEntries
-from exporter.triton_config import LABELS, TritonModel
-from exporter.triton_plan import FILES, SUFFIXES, Deployment, Serving, plan
+from exporter.triton.config import LABELS, TritonModel
+from exporter.triton.plan import FILES, SUFFIXES, Deployment, Serving, plan
 
 
 def deploy(

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from exporter.report.cells import Cell, Criterion, criterion_of, find_front, read_cells, read_points
 from exporter.report.pages import write_page
-from exporter.report.sweep_plots import (
+from exporter.report.words import BUSY_CORES
+from exporter.results import Verdict
+from exporter.sweep.plots import (
     dash,
     find_panels,
     look,
@@ -17,8 +18,14 @@ from exporter.report.sweep_plots import (
     trade,
     trade_plot,
 )
-from exporter.report.words import BUSY_CORES
-from exporter.results import Verdict
+from exporter.sweep.results import (
+    CellResult,
+    Criterion,
+    criterion_of,
+    find_front,
+    read_cells,
+    read_points,
+)
 
 LONGEST = 60  # rows of a table in Markdown: more is no longer fit for a pull request
 
@@ -30,8 +37,8 @@ def write_sweep_report(sweep: dict[str, Any], directory: Path) -> None:
         sweep: What `sweep.json` holds; each row with the content of its cell's `report.json`.
         directory: The sweep's own; links to cells are relative to it.
     """
-    cells = read_cells(sweep)
-    criterion = criterion_of(cells)
+    cells = read_cells(sweep["rows"])
+    criterion = criterion_of(timed for cell in cells for timed in cell.made)
     points = read_points(cells, criterion)
     facts = {
         "axes": list(sweep["axes"]),
@@ -59,7 +66,7 @@ def write_sweep_report(sweep: dict[str, Any], directory: Path) -> None:
         write_page(directory / f"report.{kind}", f"sweep.{kind}.jinja", **facts)
 
 
-def verdict_of(cells: Sequence[Cell]) -> Verdict:
+def verdict_of(cells: Sequence[CellResult]) -> Verdict:
     """Give the colour of the whole: that all is done and proven, or why not."""
     found = {cell.verdict for cell in cells if cell.status == "done"}
     if any(cell.status == "failed" for cell in cells) or "fail" in found:
@@ -70,7 +77,7 @@ def verdict_of(cells: Sequence[Cell]) -> Verdict:
     return "pass" if cells and whole and found == {"pass"} else "not-run"
 
 
-def headline(cells: Sequence[Cell]) -> str:
+def headline(cells: Sequence[CellResult]) -> str:
     """Count what became of the cells."""
     proven = sum(cell.status == "done" and cell.verdict == "pass" for cell in cells)
     others = {
@@ -82,7 +89,9 @@ def headline(cells: Sequence[Cell]) -> str:
     return ", ".join([f"{proven} of {len(cells)} cells proven", *said]) + "."
 
 
-def _notes(sweep: Mapping[str, Any], cells: Sequence[Cell], criterion: Criterion) -> list[str]:
+def _notes(
+    sweep: Mapping[str, Any], cells: Sequence[CellResult], criterion: Criterion
+) -> list[str]:
     lines = []
     if criterion == "error":
         lines.append(
@@ -107,7 +116,7 @@ def _was_busy(row: Mapping[str, Any]) -> bool:
     return (facts.get("cores_busy_with_others") or 0.0) > BUSY_CORES
 
 
-def _names(cells: Sequence[Cell], most: int = 6) -> str:
+def _names(cells: Sequence[CellResult], most: int = 6) -> str:
     names = [cell.name for cell in cells]
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from exporter import ExportSpec, cell_key
-from exporter.cell_key import Keys, code_hash, content_hash
+from exporter import ExportSpec
+from exporter.sweep import cell_key
+from exporter.sweep.cell_key import Keys, code_hash, content_hash
 
 ENVIRONMENT = {
     "date": "2026-11-21",

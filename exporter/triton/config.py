@@ -73,13 +73,13 @@ class TritonModel:
     @property
     def config(self) -> str:
         """The text of config.pbtxt."""
-        return render("triton.pbtxt.jinja", model=self, kind=KINDS[self.device], labels_file=LABELS)
+        return render("config.pbtxt.jinja", model=self, kind=KINDS[self.device], labels_file=LABELS)
 
 
 def render(template: str, **values: object) -> str:
     """Fill a template of this package."""
     environment = Environment(
-        loader=PackageLoader("exporter", ""),
+        loader=PackageLoader("exporter.triton"),
         autoescape=False,  # neither form is HTML: `quoted` escapes for both
         undefined=StrictUndefined,
         trim_blocks=True,

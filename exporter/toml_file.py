@@ -1,0 +1,23 @@
+"""A TOML file that a user wrote -> its tables."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from exporter.errors import TsformerError
+
+
+def read_toml(path: Path, failure: type[TsformerError]) -> dict[str, Any]:
+    """Read the tables of a file.
+
+    Raises:
+        failure: if it cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise failure(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:  # no UTF-8, or no TOML
+        raise failure(f"{path} is not TOML: {error}") from error

@@ -1,0 +1,1 @@
+"""An export -> models of a Triton Inference Server repository."""
