@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import os
 import signal
 from importlib import metadata
 from pathlib import Path
@@ -9,6 +10,10 @@ import pytest
 # A shell that starts a command in the background lets it, and all it starts, ignore Ctrl-C; the
 # tests of Ctrl-C must not depend on how they were started.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Before torch is imported, and for every process that the tests start: the models are tiny, and
+# processes beside each other that want more threads than there are cores are many times slower.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 REAL_CLIPS = {
     "bikes": "bikes.mp4",

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import textwrap
@@ -10,12 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from exporter import ExportSpec
 from exporter.pipeline import export
-
-torch.set_num_threads(2)
 
 # Frames, height and width all differ, so that no two axes can be mistaken for each other.
 TINY = {"depth": 1, "dim": 32, "dim_head": 16, "frames": 3, "res": (32, 48)}
@@ -117,7 +113,6 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "2"},
         )
 
     def wait_for(self, *words):

@@ -14,8 +14,6 @@ from torch import Tensor
 from exporter.to_onnx import find_unfit
 from model import TimeSformer
 
-torch.set_num_threads(1)  # tiny tensors: a second thread costs more than it gives
-
 OPSET = 20
 LIMIT = 1e-5  # relative L2 of float32 logits to eager float64
 NAMES = ["video", "mask"]
