@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# Processes of the tests, of one thread each.
+WORKERS ?= 2
 
 .PHONY: demo test check docs clean
 
@@ -10,7 +12,8 @@ demo: .venv/installed
 	$(BIN)/python scripts/demo.py
 
 test: check
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
+		--cov --cov-report=term:skip-covered --cov-fail-under=90
 
 check: .venv/installed
 	$(BIN)/ruff check .

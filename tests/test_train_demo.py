@@ -32,11 +32,8 @@ def script():
 
 @pytest.fixture(scope="module", autouse=True)
 def settings():
-    """What the script sets for its own process holds here too, and does not outlive the tests."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """What the script sets for its own process does not outlive the tests."""
     yield
-    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
 
 

@@ -1,8 +1,8 @@
 """Tiny models and exports, made once for all tests of the exporter."""
 
 import contextlib
+import functools
 import json
-import os
 import subprocess
 import sys
 import textwrap
@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from onnxscript import optimizer
 
 from exporter import ExportSpec
 from exporter.pipeline import export
-
-torch.set_num_threads(2)
 
 # Frames, height and width all differ, so that no two axes can be mistaken for each other.
 TINY = {"depth": 1, "dim": 32, "dim_head": 16, "frames": 3, "res": (32, 48)}
@@ -34,6 +33,28 @@ TELLING = textwrap.dedent("""
     from exporter.cli import main
     sys.exit(main(sys.argv[1:]))
 """)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _libraries_untraced():
+    """Tracing for coverage what is not measured takes as long as the export itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", untraced(torch.onnx.export))
+        patch.setattr(optimizer, "optimize_ir", untraced(optimizer.optimize_ir))
+        yield
+
+
+def untraced(function):
+    @functools.wraps(function)
+    def call(*arguments, **options):
+        tracer = sys.gettrace()
+        sys.settrace(None)
+        try:
+            return function(*arguments, **options)
+        finally:
+            sys.settrace(tracer)
+
+    return call
 
 
 @pytest.fixture(scope="session")
@@ -110,14 +131,14 @@ def real_sweep(exported, tiny, tmp_path_factory):
 class Process:
     """`tsformer` in a process of its own, that can be waited for at a stage."""
 
-    def __init__(self, arguments, cwd):
+    def __init__(self, arguments, cwd, environ):
         self.popen = subprocess.Popen(
             [sys.executable, "-c", TELLING, *map(str, arguments)],
             cwd=cwd,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "2"},
+            env=environ,
         )
 
     def wait_for(self, *words):
@@ -139,12 +160,15 @@ class Process:
 
 
 @pytest.fixture
-def start(tmp_path):
-    """Start `tsformer` with arguments in `tmp_path`; nothing of it outlives the test."""
+def start(tmp_path, environ_without_coverage):
+    """Start `tsformer` with arguments in `tmp_path`; nothing of it outlives the test.
+
+    What ends it is `tsformer`'s own: coverage would handle SIGTERM too.
+    """
     started = []
 
     def launch(*arguments):
-        started.append(Process(arguments, tmp_path))
+        started.append(Process(arguments, tmp_path, environ_without_coverage))
         return started[-1]
 
     yield launch

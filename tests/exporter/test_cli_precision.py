@@ -9,7 +9,6 @@ from typing import cast
 import av
 import numpy as np
 import pytest
-import torch
 from av.video.stream import VideoStream
 
 from exporter.cli import main
@@ -20,14 +19,6 @@ SIZES = ["--res", "32x48", "--depth", "1", "--dim", "32", "--dim-head", "16", "-
 MOTION_CLIPS = 192  # not all: the evaluator of lower precision is slow
 QUICK = ["--engine", "none", "--bench-seconds", "0"]
 TINY = ["--attn", "regular", *SIZES, *QUICK]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # tiny tensors: a second thread costs more than it gives
-    yield
-    torch.set_num_threads(threads)
 
 
 def write_clip(path, level):

@@ -28,14 +28,6 @@ QUICK = {"engine": "none", "bench_seconds": 0.0, "rewrite": "none"}
 SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # tiny tensors: a second thread costs more than it gives
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Exports by precision; not to be changed."""

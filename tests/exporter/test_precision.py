@@ -41,14 +41,6 @@ BITS: dict[int, int] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # tiny tensors: a second thread costs more than it gives
-    yield
-    torch.set_num_threads(threads)
-
-
 class Typed:
     """A graph with the types of all its values."""
 

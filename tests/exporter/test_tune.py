@@ -20,14 +20,6 @@ PLANTED = "blocks.1.mlp.fn"
 BUDGET = 5e-3
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # tiny tensors: a second thread costs more than it gives
-    yield
-    torch.set_num_threads(threads)
-
-
 def sound():
     with torch.random.fork_rng():
         torch.manual_seed(0)

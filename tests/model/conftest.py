@@ -5,8 +5,6 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-torch.set_num_threads(1)  # tiny tensors: a second thread costs more than it gives
-
 
 @pytest.fixture
 def no_grad() -> Iterator[None]:

@@ -29,14 +29,6 @@ FRAMES, HEIGHT, WIDTH = 3, 32, 48
 CONTRAST = 10.0  # times the normal
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # whatever other tests of the same run have set
-    yield
-    torch.set_num_threads(threads)
-
-
 def small(attn="fastformer", scheme="divided", *, depth=1, seed=0, **options):
     torch.manual_seed(seed)
     sizes = {"dim": 32, "dim_head": 16, "depth": depth}
