@@ -141,7 +141,7 @@ def rewrite_for_export(
     skip = set(REWRITES) if spec.rewrite == "none" else set(spec.no_rewrite)
     if spec.optimize_for == "tensorrt":
         skip |= FOR_A_CPU
-    if spec.precision != "fp32":
+    if spec.precision in ("fp16", "bf16") or integer_products:
         skip |= _NOT_BELOW_FP32
     if spec.precision == "int8":
         skip |= _NOT_FOR_INT8

@@ -40,7 +40,9 @@ class Form:
     activations: str  # name of a `QuantType`; of a signed one the zero point is 0
     reduce_range: bool
     split_bias: bool
-    least_weight: int = 0  # elements of a weight below which float32 is as fast: it is only stored
+    # Elements of a weight, and multiplications of a product, below which float32 is as fast.
+    least_weight: int = 0
+    least_work: int = 0
 
 
 FORMS: Mapping[str, Form] = {
@@ -49,7 +51,9 @@ FORMS: Mapping[str, Form] = {
     # On x86, ONNX Runtime has integer kernels for unsigned activations only. Without VNNI they add
     # two products in 16 bits, which overflows unless weights have 7 bits.
     # It has none for stacks of matrices, as `heads_first` and `frame_weights` make.
-    "onnxruntime": Form("QUInt8", reduce_range=True, split_bias=True, least_weight=2**14),
+    "onnxruntime": Form(
+        "QUInt8", reduce_range=True, split_bias=True, least_weight=2**14, least_work=2**21
+    ),
 }
 
 
@@ -101,7 +105,9 @@ def quantize(
     chosen = {node.name for node in linear if _pays(node, model.graph, FORMS[form])}
     if FORMS[form].split_bias:
         _split_bias(model.graph, chosen)
-    quantised = _run_library(model, _batches(model, calibration), FORMS[form], chosen)
+    quantised = copy.deepcopy(model)
+    if chosen:  # the library takes no names for all names
+        quantised = _run_library(model, _batches(model, calibration), FORMS[form], chosen)
     _restore(quantised, model, chosen)
     stored = _store(quantised.graph, [node for node in linear if node.name not in chosen])
     try:
@@ -161,7 +167,19 @@ def _pays(node: onnx.NodeProto, graph: onnx.GraphProto, form: Form) -> bool:
     if not form.least_weight:
         return True
     dims = next(weight.dims for weight in graph.initializer if weight.name == node.input[1])
-    return len(dims) == 2 and math.prod(dims) >= form.least_weight
+    elements = math.prod(dims)
+    return (
+        len(dims) == 2
+        and elements >= form.least_weight
+        and _rows(node.output[0], graph) * elements >= form.least_work
+    )
+
+
+def _rows(name: str, graph: onnx.GraphProto) -> int:
+    """How many vectors a tensor holds, of one clip where the batch is free."""
+    value = next(value for value in graph.value_info if value.name == name)
+    *rows, _ = (dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim)
+    return math.prod(rows)
 
 
 def _store(graph: onnx.GraphProto, products: Sequence[onnx.NodeProto]) -> int:

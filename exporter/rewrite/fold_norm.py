@@ -63,7 +63,7 @@ def _fold(norm: nn.LayerNorm, projection: nn.Linear) -> None:
         bias = bias + projection.bias.double()
     weight = weight * norm.weight.double()
     projection.weight.copy_(with_bias(weight - weight.mean(1, keepdim=True), bias))
-    projection.bias = None
+    projection.register_parameter("bias", None)
     become(norm, MeanOne)
     norm.weight.fill_(1.0)
     norm.bias.fill_(1.0)

@@ -98,7 +98,7 @@ class FrameAdditive(FrameWeights, FastAttention):
         out.weight.copy_(outer @ out.weight.double())
         if mean_one:
             self.residual_weight.copy_(with_bias(residual, bias))
-            out.bias = None
+            out.register_parameter("bias", None)
         else:
             out.bias.copy_(bias)
 

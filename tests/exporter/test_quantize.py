@@ -1,6 +1,7 @@
 """int8 graphs: what is quantised and what is not, how far it is from float32, and that it runs."""
 
 import json
+import math
 import platform
 import sys
 from dataclasses import replace
@@ -102,8 +103,10 @@ def every_product_pays():
 
 
 @pytest.fixture
-def storing(every_product_pays, monkeypatch):
-    """Small weights are only stored, as outside these tests."""
+def storing(every_product_pays, int8, monkeypatch):
+    """Small weights are only stored, as outside these tests, in graphs made from now on."""
+    for attn in MECHANISMS:
+        int8(attn)
     monkeypatch.setitem(FORMS, "onnxruntime", every_product_pays)
 
 
@@ -213,14 +216,46 @@ def test_weights_too_small_to_pay_are_stored_and_computed_in_float32(
             levels = graph.weights[graph.makers[scaled.input[0]].input[0]]
             scale = graph.weights[scaled.input[1]]
             assert levels.dtype == np.int8
-            assert scale.shape == (*levels.shape[:-2], 1, levels.shape[-1])
-            assert np.abs(levels).max(axis=-2).min() == 127  # each channel uses its range
+            inputs = (1, 2, 3) if node.op_type == "Conv" else -2
+            largest = np.abs(levels).max(axis=inputs, keepdims=True)
+            assert scale.shape == largest.shape
+            assert largest.min() == 127  # each channel uses its range
     inputs = {"video": clips()}
     expected = run(exported(attn), inputs)
     stored = distance(expected, run(out, inputs))
     assert 0 < stored < distance(expected, run(int8(attn)[0], inputs)) * 1.5
     loaded = folded_nodes(out, tmp_path)
     assert not [n for n in loaded if n.op_type == "Cast" and n.input[0].endswith("_levels")]
+
+
+@pytest.mark.parametrize(
+    ("least_weight", "least_work"), [(2**10, 0), (1, 2**14), (2**10, 2**14), (2**30, 0), (1, 2**30)]
+)
+def test_a_product_is_int8_where_its_weight_and_its_work_pay(
+    exported, monkeypatch, tmp_path, least_weight, least_work
+):
+    form = replace(FORMS["onnxruntime"], least_weight=least_weight, least_work=least_work)
+    monkeypatch.setitem(FORMS, "onnxruntime", form)
+    source, out = exported("regular"), tmp_path / "int8.onnx"
+    summary = quantize(source, out, {"video": clips()}, form="onnxruntime")
+    plain = onnx.load(source).graph
+    weights = {weight.name: weight.dims for weight in plain.initializer}
+    shapes = {
+        value.name: [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
+        for value in plain.value_info
+    }
+    paying = 0
+    for node in plain.node:
+        dims = weights.get(node.input[1], []) if node.op_type in ("MatMul", "Gemm") else []
+        elements = math.prod(dims)
+        if len(dims) == 2 and min(dims) >= 16 and node.output[0] in shapes:  # not the head
+            rows = math.prod(shapes[node.output[0]][:-1])
+            paying += elements >= least_weight and rows * elements >= least_work
+    assert summary.products == len(Graph(out).products(int8=True)) == paying
+    assert (paying == 0) == (2**30 in (least_weight, least_work))
+    assert summary.stored > 0
+    inputs = {"video": clips()}
+    assert 0 < distance(run(source, inputs), run(out, inputs)) < 0.1
 
 
 def folded_nodes(path, folder):
