@@ -1,7 +1,7 @@
 """Put measured output into README.md: no figure there is typed by hand.
 
 python scripts/readme.py --record    measure, write scripts/results/, then as below
-                                     (scripts/accuracy.py measures the table of precisions)
+                                     (accuracy.py, bench_peers.py and figure.py measure the rest)
 python scripts/readme.py             write the blocks of README.md from scripts/results/
 """
 
@@ -92,7 +92,9 @@ def render(readme: str) -> str:
         "attention": attention_table(measured),
         "accuracy": accuracy_table(trained),
         "published": published_table(read("published")),
+        "figure": figure(read("figure")),
         "peers": peers_table(read("peers")),
+        "base": base_table(read("base")),
     }
     for name, block in blocks.items():
         begin, end = f"<!-- {name}: written by scripts/readme.py -->\n", f"<!-- /{name} -->"
@@ -118,6 +120,40 @@ def published_table(measured: dict[str, Any]) -> str:
     for attn in ATTENTIONS:
         cells = (ratio(rows[attn, *place]["ratio"]) for place in places)
         lines.append(f"| `{attn}` | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", where(measured)]) + "\n"
+
+
+def figure(measured: dict[str, Any]) -> str:
+    """The picture with its words, and how time grows, as Markdown."""
+    tokens = measured["attention_exponents"][0]["tokens"]
+    grown = ", ".join(
+        f"{row['exponent']:.2f} for {row['mechanism']} ({row['low']:.2f} to {row['high']:.2f})"
+        for row in measured["attention_exponents"]
+    )
+    return (
+        f"![{measured['alt']}](scripts/results/figure.svg)\n\n"
+        f"Time grows with the number of tokens to the power of {grown}: attention alone, in eager "
+        f"mode, {tokens[0]} to {tokens[-1]} tokens.\n"
+    )
+
+
+def base_table(measured: dict[str, Any]) -> str:
+    """The base model of Hugging Face against its peers, with errors, as Markdown."""
+    lines = [
+        "| ours | error | peer | error | ratio (95 % interval) |",
+        "|---|---|---|---|---|",
+    ]
+    for row in measured["rows"]:
+        if row["status"] == "timed":
+            interval = f"{row['low']:.2f} to {row['high']:.2f}"
+            ours, peer = (
+                f"{ms(row[f'{side}_p50_ms'])} ms, {row[side].replace('/', ', ')}"
+                for side in ("ours", "peer")
+            )
+            lines.append(
+                f"| {ours} {row['precision']} | {sci(row['ours_rel_l2'])} | {peer} "
+                f"| {sci(row['peer_rel_l2'])} | {ratio(row['ratio'])} ({interval}) |"
+            )
     return "\n".join([*lines, "", where(measured)]) + "\n"
 
 

@@ -17,6 +17,8 @@ from exporter.cli.options import (
     Paths,
     Resolution,
     Targets,
+    Whole,
+    WholeOrNone,
     Words,
 )
 from exporter.cli.proof import require_proof
@@ -85,15 +87,15 @@ class ExportOptions:
     attn: str | None = None
     res: Resolution = None
     scheme: str | None = None
-    frames: int | None = None
-    channels: int | None = None
-    batch: int | None = None
-    num_classes: int | None = None
-    dim: int | None = None
-    depth: int | None = None
-    heads: int | None = None
-    dim_head: int | None = None
-    patch_size: int | None = None
+    frames: WholeOrNone = None
+    channels: WholeOrNone = None
+    batch: WholeOrNone = None
+    num_classes: WholeOrNone = None
+    dim: WholeOrNone = None
+    depth: WholeOrNone = None
+    heads: WholeOrNone = None
+    dim_head: WholeOrNone = None
+    patch_size: WholeOrNone = None
     checkpoint: Path | None = None
     config: JsonObject = None
     semantics: str | None = None
@@ -109,15 +111,15 @@ class ExportOptions:
     recipe: Path | None = None
     calibration: Paths = None
     dynamic_batch: Batches = None
-    opset: int | None = None
+    opset: WholeOrNone = None
     engine: str = "auto"
     target: Targets = ()
     output: Output = None
     force: Flag = False
     allow_ill_conditioned: Flag = False
-    threads: int | None = None
+    threads: WholeOrNone = None
     bench_seconds: float = 20.0
-    seed: int = 0
+    seed: Whole = 0
     json_: Json = False
     quiet: Flag = False
     debug: Flag = False

@@ -50,6 +50,14 @@ def _profile(_type: Any, tokens: Sequence[Any]) -> BatchProfile:  # noqa: ANN401
     return BatchProfile.parse(tokens[0].value)
 
 
+def _whole(_type: Any, tokens: Sequence[Any]) -> int:  # noqa: ANN401
+    text = tokens[0].value
+    try:
+        return int(text)  # cyclopts itself would round 1.5
+    except ValueError:
+        raise ValueError(f"got {text!r}, expected a whole number") from None
+
+
 def check_lower_precision(precision: str) -> None:
     """Refuse a precision that is none below float32."""
     lower = tuple(name for name in PRECISIONS if name != "fp32")
@@ -58,6 +66,8 @@ def check_lower_precision(precision: str) -> None:
 
 
 Flag = Annotated[bool, Parameter(negative="")]
+Whole = Annotated[int, Parameter(converter=_whole, n_tokens=1)]
+WholeOrNone = Annotated[int | None, Parameter(converter=_whole, n_tokens=1)]
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 Output = Annotated[Path | None, Parameter(alias="-o")]
 Paths = Annotated[list[Path] | None, Parameter(consume_multiple=False, negative="")]

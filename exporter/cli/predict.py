@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from exporter.cli.options import Flag, Json
+from exporter.cli.options import Flag, Json, WholeOrNone
 from exporter.cli.terminal import plain, progress, say, show
 from exporter.errors import UsageError
 
@@ -23,9 +23,9 @@ def predict(
     directory: Path,
     /,
     *clips: Path,
-    top: int | None = None,
+    top: WholeOrNone = None,
     engine: Flag = False,
-    threads: int | None = None,
+    threads: WholeOrNone = None,
     json_: Json = False,
     debug: Flag = False,
 ) -> int:

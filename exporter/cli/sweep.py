@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 
 from exporter.cli.export import export
-from exporter.cli.options import Flag, Json, Output
+from exporter.cli.options import Flag, Json, Output, Whole
 from exporter.cli.terminal import show, sweep_progress
 from exporter.errors import ParityError, SweepError, UsageError
 from exporter.spec import ExportSpec
@@ -32,7 +32,7 @@ def sweep(
     /,
     *,
     output: Output = None,
-    jobs: int = 1,
+    jobs: Whole = 1,
     json_: Json = False,
     quiet: Flag = False,
     debug: Flag = False,

@@ -12,7 +12,7 @@ from rich.constrain import Constrain
 from rich.table import Table
 from rich.text import Text
 
-from exporter.cli.options import Flag, Json
+from exporter.cli.options import Flag, Json, Whole, WholeOrNone
 from exporter.cli.terminal import show
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ def triton(
     /,
     *,
     name: str | None = None,
-    queue_delay: int | None = None,
-    instances: int = 1,
+    queue_delay: WholeOrNone = None,
+    instances: Whole = 1,
     device: str | None = None,
     ensemble: Flag = False,
     force: Flag = False,
