@@ -51,11 +51,12 @@ def _profile(_type: Any, tokens: Sequence[Any]) -> BatchProfile:  # noqa: ANN401
 
 
 def _whole(_type: Any, tokens: Sequence[Any]) -> int:  # noqa: ANN401
-    text = tokens[0].value
+    (token,) = tokens
     try:
-        return int(text)  # cyclopts itself would round 1.5
+        return int(token.value)  # cyclopts itself would round 1.5
     except ValueError:
-        raise ValueError(f"got {text!r}, expected a whole number") from None
+        where = "" if token.source == "cli" else f" in {token.source}"
+        raise ValueError(f"got {token.value!r}{where}, expected a whole number") from None
 
 
 def check_lower_precision(precision: str) -> None:

@@ -102,7 +102,7 @@ def test_one_call_leaves_nothing_to_the_next(run):
         ("[exprot]\nattn = 'regular'", "exprot: expected a table named as a command; did you mean"),
         ("[verify]\nvido = ['a']", "[verify] vido"),  # of another command than that called
         ("export = 3", "export: expected a table named as a command"),
-        ("[export]\nframes = 'x'", "Invalid value for [frames] from tsformer.toml: got 'x'"),
+        ("[export]\nframes = 'x'", "Invalid value for [frames]: got 'x' in tsformer.toml"),
         ("[export]\nattn = 'fastfomer'", "did you mean 'fastformer'"),
         ("[export", "tsformer.toml is not TOML"),
         (b"\xff", "tsformer.toml is not TOML"),
