@@ -143,7 +143,10 @@ def base_table(measured: dict[str, Any]) -> str:
         "| ours | error | peer | error | ratio (95 % interval) |",
         "|---|---|---|---|---|",
     ]
-    for row in measured["rows"]:
+    latest = {
+        tuple(row[name] for name in ("ours", "precision", "peer")): row for row in measured["rows"]
+    }
+    for row in latest.values():
         if row["status"] == "timed":
             interval = f"{row['low']:.2f} to {row['high']:.2f}"
             ours, peer = (
