@@ -97,7 +97,7 @@ def test_what_only_lower_precision_takes_is_given_to_it_alone(ran):
         (["--force", "true"], 2, "force is no option of an export"),
         (["--attn", "regular,fastfomer"], 2, "no cell of attn fastfomer can be exported: unknown"),
         (["--res", "32,x"], 2, "no cell of res x can be exported: Invalid value for --res"),
-        (["--depth", "x"], 2, "unable to convert"),
+        (["--depth", "x"], 2, "got 'x', expected a whole number"),
         (["--res", "32,32"], 2, "res has a value twice"),
         (["--checkpoint", "{attn}.pth"], 2, "{attn} stands for no option given"),
         (["--jobs", "0"], 2, "--jobs: got 0, expected at least 1"),
