@@ -40,7 +40,7 @@ class Form:
     activations: str  # name of a `QuantType`; of a signed one the zero point is 0
     reduce_range: bool
     split_bias: bool
-    # Elements of a weight, and multiplications of a product, below which float32 is as fast.
+    # Elements of a weight, and multiplications with it, below which float32 is as fast.
     least_weight: int = 0
     least_work: int = 0
 
@@ -167,12 +167,11 @@ def _pays(node: onnx.NodeProto, graph: onnx.GraphProto, form: Form) -> bool:
     if not form.least_weight:
         return True
     dims = next(weight.dims for weight in graph.initializer if weight.name == node.input[1])
-    elements = math.prod(dims)
-    return (
-        len(dims) == 2
-        and elements >= form.least_weight
-        and _rows(node.output[0], graph) * elements >= form.least_work
-    )
+    if len(dims) != 2 or math.prod(dims) < form.least_weight:
+        return False
+    # Together, or the file would hold a weight twice.
+    sharing = (one.output[0] for one in graph.node if node.input[1] in one.input)
+    return sum(_rows(name, graph) for name in sharing) * math.prod(dims) >= form.least_work
 
 
 def _rows(name: str, graph: onnx.GraphProto) -> int:
