@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import tempfile
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,7 @@ def quantize(
     model = onnx.load(graph)
     clips = _count_clips(model, calibration)
     linear = _choose(model.graph, keep)
-    chosen = {node.name for node in linear if _pays(node, model.graph, FORMS[form])}
+    chosen = _find_paying(linear, model.graph, FORMS[form])
     if FORMS[form].split_bias:
         _split_bias(model.graph, chosen)
     quantised = copy.deepcopy(model)
@@ -162,23 +163,29 @@ def _choose(graph: onnx.GraphProto, keep: Collection[str]) -> list[onnx.NodeProt
     return chosen
 
 
-def _pays(node: onnx.NodeProto, graph: onnx.GraphProto, form: Form) -> bool:
-    """Whether the runtime has an integer product for it, and one that is faster."""
+def _find_paying(linear: Sequence[onnx.NodeProto], graph: onnx.GraphProto, form: Form) -> set[str]:
+    """Names of the products for which the runtime has an integer one, and one that is faster.
+
+    Those of one weight are decided together, or the file would hold it twice.
+    """
     if not form.least_weight:
-        return True
-    dims = next(weight.dims for weight in graph.initializer if weight.name == node.input[1])
-    if len(dims) != 2 or math.prod(dims) < form.least_weight:
-        return False
-    # Together, or the file would hold a weight twice.
-    sharing = (one.output[0] for one in graph.node if node.input[1] in one.input)
-    return sum(_rows(name, graph) for name in sharing) * math.prod(dims) >= form.least_work
+        return {node.name for node in linear}
+    sizes = {weight.name: weight.dims for weight in graph.initializer}
+    vectors = {  # that a tensor holds, of one clip where the batch is free
+        value.name: math.prod(dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim[:-1])
+        for value in graph.value_info
+    }
+    multiplied: Counter[str] = Counter()  # vectors by each weight
+    for node in graph.node:
+        for name in node.input:
+            multiplied[name] += vectors.get(node.output[0], 0)
 
+    def pays(weight: str) -> bool:
+        elements = math.prod(sizes[weight])
+        large = len(sizes[weight]) == 2 and elements >= form.least_weight
+        return large and multiplied[weight] * elements >= form.least_work
 
-def _rows(name: str, graph: onnx.GraphProto) -> int:
-    """How many vectors a tensor holds, of one clip where the batch is free."""
-    value = next(value for value in graph.value_info if value.name == name)
-    *rows, _ = (dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim)
-    return math.prod(rows)
+    return {node.name for node in linear if pays(node.input[1])}
 
 
 def _store(graph: onnx.GraphProto, products: Sequence[onnx.NodeProto]) -> int:

@@ -143,19 +143,16 @@ def base_table(measured: dict[str, Any]) -> str:
         "| ours | error | peer | error | ratio (95 % interval) |",
         "|---|---|---|---|---|",
     ]
-    latest = {
-        tuple(row[name] for name in ("ours", "precision", "peer")): row for row in measured["rows"]
-    }
+    latest = {(row["ours"], row["precision"], row["peer"]): row for row in measured["rows"]}
     for row in latest.values():
         if row["status"] == "timed":
-            interval = f"{row['low']:.2f} to {row['high']:.2f}"
             ours, peer = (
                 f"{ms(row[f'{side}_p50_ms'])} ms, {row[side].replace('/', ', ')}"
                 for side in ("ours", "peer")
             )
             lines.append(
                 f"| {ours} {row['precision']} | {sci(row['ours_rel_l2'])} | {peer} "
-                f"| {sci(row['peer_rel_l2'])} | {ratio(row['ratio'])} ({interval}) |"
+                f"| {sci(row['peer_rel_l2'])} | {sure_ratio(row)} |"
             )
     return "\n".join([*lines, "", where(measured)]) + "\n"
 
@@ -169,13 +166,17 @@ def peers_table(measured: dict[str, Any]) -> str:
     for row in measured["closest"]:
         runtime = row["ours"].partition("/")[2]
         peer = row["peer"].replace("plain/", "plain export, ").replace("export, compile", "compile")
-        interval = f"{row['low']:.2f} to {row['high']:.2f}"
         ours, theirs = f"{ms(row['ours_p50_ms'])} ms", f"{ms(row['peer_p50_ms'])} ms"
         lines.append(
             f"| `{row['mechanism']}` | {row['resolution']} | {ours}, {runtime} "
-            f"| {theirs}, {peer} | {ratio(row['ratio'])} ({interval}) |"
+            f"| {theirs}, {peer} | {sure_ratio(row)} |"
         )
     return "\n".join([*lines, "", where(measured)]) + "\n"
+
+
+def sure_ratio(row: dict[str, Any]) -> str:
+    """A ratio and its interval."""
+    return f"{ratio(row['ratio'])} ({row['low']:.2f} to {row['high']:.2f})"
 
 
 def where(measured: dict[str, Any]) -> str:
