@@ -17,8 +17,9 @@ A side is SOURCE/RUNTIME, of the mechanism of the pair or @MECHANISM. The source
 and the runtimes eager, onnxruntime, openvino, and torch.compile as compile, frozen, unmatched and
 frozen-unmatched (with inductor's freezing, and without its pattern matcher, which can fail).
 
-Each pair has a process of its own, which runs its two sides in turn. A ratio is the peer's seconds
-over ours: above 1, ours is faster. A side that is missing or fails is a row with the reason.
+Each pair has a process of its own, or several, which run its two sides in turn. A ratio is the
+peer's seconds over ours: above 1, ours is faster. A side that is missing or fails is a row with
+the reason.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from peers_sides import SOURCES, TRUTH_CLIPS, Pair
-from peers_timing import Figures, measure
+from peers_timing import Figures, Rounds, measure, summarise
 
 from exporter import environment
 from model.config import MECHANISM_NAMES
@@ -46,7 +47,8 @@ from model.config import MECHANISM_NAMES
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = {"fast": (5, 128, 12), "vit": (8, 768, 12)}  # frames, dim, depth
 NOTES = (
-    "ratio: median over rounds of the peer's seconds over ours; low, high: its 95 % bootstrap",
+    "ratio: median over rounds of the peer's seconds over ours; low, high: its 95 % bootstrap, over"
+    " processes and their rounds",
     f"rel_l2: logits of the first {TRUTH_CLIPS} clips against float64 of the side's own model",
     "published: this project's module of equal outputs and layout, in upstream semantics whatever"
     " ours are; for vit the class of transformers, with weights of its own",
@@ -59,10 +61,20 @@ def measure_all(pairs: Sequence[Pair], limit: float) -> Iterator[dict[str, Any]]
     for _, case in itertools.groupby(pairs, lambda pair: replace(pair, ours="", peer="")):
         with tempfile.TemporaryDirectory() as folder:
             for pair in case:
-                yield asdict(pair) | asdict(measure_apart(pair, Path(folder), limit))
+                yield asdict(pair) | asdict(measure_pair(pair, Path(folder), limit))
 
 
-def measure_apart(pair: Pair, folder: Path, limit: float) -> Figures:
+def measure_pair(pair: Pair, folder: Path, limit: float) -> Figures:
+    """Measure in as many processes as asked for, or until one fails."""
+    parts = []
+    for _ in range(pair.processes):
+        parts.append(measure_apart(pair, folder, limit))
+        if parts[-1].status != "timed":
+            break
+    return summarise(parts)
+
+
+def measure_apart(pair: Pair, folder: Path, limit: float) -> Rounds:
     """Measure in a process of its own: what one runtime sets or leaks, the next does not see."""
     command = [sys.executable, __file__, "--child", json.dumps(asdict(pair)), str(folder)]
     surroundings = os.environ | {"OMP_NUM_THREADS": str(pair.threads)}
@@ -71,12 +83,12 @@ def measure_apart(pair: Pair, folder: Path, limit: float) -> Figures:
             command, env=surroundings, capture_output=True, text=True, timeout=limit
         )
     except subprocess.TimeoutExpired:
-        return Figures("failed", f"took longer than {limit:g} s")
+        return Rounds("failed", f"took longer than {limit:g} s")
     if done.returncode:
         ended = f"signal {-done.returncode}" if done.returncode < 0 else "an error"
         last = (done.stderr.strip().splitlines() or [""])[-1]
-        return Figures("failed", f"the process ended with {ended}: {last[:300]}")
-    return Figures(**json.loads(done.stdout.splitlines()[-1]))  # runtimes may print before
+        return Rounds("failed", f"the process ended with {ended}: {last[:300]}")
+    return Rounds(**json.loads(done.stdout.splitlines()[-1]))  # runtimes may print before
 
 
 def find_closest(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -126,7 +138,8 @@ def write(out: Path, facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
     out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     context = {name: facts["environment"][name] for name in ("date", "cpu", "commit")}
     with out.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*rows[0], *context], lineterminator="\n")
+        names = dict.fromkeys(name for row in rows for name in (*row, *context))
+        writer = csv.DictWriter(file, list(names), lineterminator="\n")
         writer.writeheader()
         writer.writerows({**row, **context} for row in rows)
 
@@ -164,7 +177,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--peers", nargs="+", default=list(PEERS), metavar="SIDE")
     parser.add_argument("--precision", choices=["fp32", "int8"], default="fp32", help="of ours")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--rounds", type=int, default=100, help="at most, of one pair")
+    parser.add_argument("--processes", type=int, default=1, help="of one pair")
+    parser.add_argument("--rounds", type=int, default=100, help="at most, of one process")
     parser.add_argument("--seconds", type=float, default=20.0, help="after which no round starts")
     parser.add_argument("--limit", type=float, default=1800.0, help="seconds of one process")
     for name in ("--frames", "--dim", "--depth"):
@@ -183,7 +197,7 @@ def list_pairs(asked: argparse.Namespace) -> list[Pair]:
         name: getattr(asked, name) or default
         for name, default in zip(("frames", "dim", "depth"), SIZES[asked.model], strict=True)
     }
-    for name in ("model", "precision", "threads", "rounds", "seconds"):
+    for name in ("model", "precision", "threads", "processes", "rounds", "seconds"):
         same[name] = getattr(asked, name)
     return [
         Pair(

@@ -47,6 +47,7 @@ Rows = Sequence[Mapping[str, Any]]
 def list_pairs(asked: argparse.Namespace) -> list[Pair]:
     """The published package against our graph, for each mechanism at each resolution."""
     flags = ["--batches", str(asked.batch), "--threads", str(asked.threads)]
+    flags += ["--processes", str(asked.processes)]
     flags += ["--rounds", str(asked.rounds), "--seconds", str(asked.seconds)]
     flags += ["--ours", "ours/onnxruntime", "--peers", "published/eager"]
     flags += ["--mechanisms", *asked.mechanisms, "--resolutions", *map(str, asked.resolutions)]
@@ -196,7 +197,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--resolutions", nargs="+", type=int, default=list(RESOLUTIONS))
     parser.add_argument("--tokens", nargs="+", type=int, default=list(TOKENS))
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--rounds", type=int, default=50, help="at most, of one point")
+    parser.add_argument("--processes", type=int, default=1, help="of one point")
+    parser.add_argument("--rounds", type=int, default=50, help="at most, of one process")
     parser.add_argument("--seconds", type=float, default=20.0, help="after which no round starts")
     parser.add_argument("--limit", type=float, default=1800.0, help="seconds of one process")
     for name in ("--frames", "--dim", "--depth"):

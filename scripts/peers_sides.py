@@ -39,7 +39,7 @@ class UnavailableError(Exception):
 
 @dataclass(frozen=True)
 class Pair:
-    """What one process measures."""
+    """What is measured, in `processes` processes one after the other."""
 
     model: str
     mechanism: str
@@ -50,6 +50,7 @@ class Pair:
     peer: str
     precision: str
     threads: int
+    processes: int
     rounds: int
     seconds: float
     frames: int

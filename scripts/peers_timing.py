@@ -1,4 +1,4 @@
-"""A pair of sides -> figures: both judged against the truth, and timed in turn."""
+"""A pair of sides -> rounds -> figures: both judged against the truth, and timed in turn."""
 
 from __future__ import annotations
 
@@ -19,10 +19,23 @@ RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
+class Rounds:
+    """What one process found of a pair: seconds of both sides, round by round."""
+
+    status: str = "timed"  # or "failed", "missing"
+    reason: str = ""
+    ours: Sequence[float] = ()
+    peer: Sequence[float] = ()
+    ours_rel_l2: float | None = None
+    peer_rel_l2: float | None = None
+    others_busy_cores: float | None = None
+
+
+@dataclass(frozen=True)
 class Figures:
     """What came of a pair."""
 
-    status: str = "timed"  # or "failed", "missing"
+    status: str = "timed"
     reason: str = ""
     ratio: float | None = None
     low: float | None = None
@@ -35,7 +48,7 @@ class Figures:
     others_busy_cores: float | None = None
 
 
-def measure(pair: Pair, folder: Path) -> Figures:
+def measure(pair: Pair, folder: Path) -> Rounds:
     """Make both sides, judge what they compute, and time them; for a process of its own."""
     torch.set_num_threads(pair.threads)
     shape = (pair.batch, pair.frames, 3, pair.resolution, pair.resolution)
@@ -50,13 +63,26 @@ def measure(pair: Pair, folder: Path) -> Figures:
                     runs[-1]()
                 errors.append(relative_error(runs[-1](), find_truth(side, pair, video, folder)))
         except UnavailableError as error:
-            return Figures("missing", f"{name}: {error}")
+            return Rounds("missing", f"{name}: {error}")
         except Exception as error:  # whatever a side raises is what there is to say of it
             said = " ".join(str(error).split())[:300]
-            return Figures("failed", f"{name}: {type(error).__name__}: {said}")
+            return Rounds("failed", f"{name}: {type(error).__name__}: {said}")
     with torch.no_grad(), Contention() as others:
         ours, peer = time_pair(runs, pair.rounds, pair.seconds)
-    ratio, low, high = median_interval(peer / ours)
+    ours_off, peer_off = errors
+    return Rounds("timed", "", ours, peer, ours_off, peer_off, others.cores)
+
+
+def summarise(parts: Sequence[Rounds]) -> Figures:
+    """The figures of what several processes found of one pair (pure)."""
+    for part in parts:
+        if part.status != "timed":
+            return Figures(part.status, part.reason)
+    ratio, low, high = median_interval(*(np.divide(part.peer, part.ours) for part in parts))
+    ours, peer = (
+        np.concatenate([getattr(part, side) for part in parts]) for side in ("ours", "peer")
+    )
+    busy = [part.others_busy_cores for part in parts if part.others_busy_cores is not None]
     return Figures(
         ratio=ratio,
         low=low,
@@ -64,9 +90,9 @@ def measure(pair: Pair, folder: Path) -> Figures:
         ours_p50_ms=float(np.median(ours) * 1e3),
         peer_p50_ms=float(np.median(peer) * 1e3),
         measured_rounds=len(ours),
-        ours_rel_l2=errors[0],
-        peer_rel_l2=errors[1],
-        others_busy_cores=others.cores,
+        ours_rel_l2=parts[0].ours_rel_l2,
+        peer_rel_l2=parts[0].peer_rel_l2,
+        others_busy_cores=float(np.mean(busy)) if busy else None,
     )
 
 
@@ -78,7 +104,7 @@ def relative_error(logits: np.ndarray, truth: np.ndarray) -> float:
     return float(off / np.linalg.norm(truth))
 
 
-def time_pair(runs: Sequence[Run], rounds: int, seconds: float) -> tuple[np.ndarray, np.ndarray]:
+def time_pair(runs: Sequence[Run], rounds: int, seconds: float) -> list[list[float]]:
     """Seconds of both sides, once each a round, the first to go changing from round to round."""
     taken: list[list[float]] = [[], []]
     started = time.perf_counter()
@@ -90,12 +116,20 @@ def time_pair(runs: Sequence[Run], rounds: int, seconds: float) -> tuple[np.ndar
             before = time.perf_counter()
             runs[index]()
             taken[index].append(time.perf_counter() - before)
-    ours, peer = map(np.asarray, taken)
-    return ours, peer
+    return taken
 
 
-def median_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """The median and its 95 % bootstrap interval (pure)."""
-    picks = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
-    low, high = np.percentile(np.median(values[picks], axis=1), [2.5, 97.5])
-    return float(np.median(values)), float(low), float(high)
+def median_interval(*samples: np.ndarray) -> tuple[float, float, float]:
+    """The median of all samples and its 95 % bootstrap interval (pure).
+
+    Samples are drawn first and their values then: what one process differs from the next, in where
+    its memory lies, is part of the interval.
+    """
+    rng = np.random.default_rng(0)
+
+    def resample() -> float:
+        drawn = [samples[index] for index in rng.integers(len(samples), size=len(samples))]
+        return float(np.median(np.concatenate([rng.choice(one, len(one)) for one in drawn])))
+
+    low, high = np.percentile([resample() for _ in range(RESAMPLES)], [2.5, 97.5])
+    return float(np.median(np.concatenate(samples))), float(low), float(high)

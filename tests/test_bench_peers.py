@@ -189,6 +189,33 @@ def test_rounds_take_turns(timing, monkeypatch):
     assert len(ours) == len(peer) == timing.MIN_ROUNDS
 
 
+def test_processes_of_a_pair_are_pooled(bench, tmp_path, monkeypatch):
+    made = [
+        bench.Rounds("timed", "", [1.0] * 5, [2.0] * 5, 1e-7, 2e-7, 0.5),
+        bench.Rounds("timed", "", [1.0] * 7, [3.0] * 7, 1e-7, 2e-7, 0.1),
+    ]
+    monkeypatch.setattr(bench, "measure_apart", lambda *_: made.pop(0))
+    figures = bench.measure_pair(pair_of(bench, processes=2), tmp_path, 10.0)
+    assert (figures.ratio, figures.low, figures.high) == (3.0, 2.0, 3.0)
+    assert (figures.ours_p50_ms, figures.peer_p50_ms) == (1000.0, 3000.0)
+    assert (figures.measured_rounds, figures.others_busy_cores) == (12, 0.3)
+    assert made == []
+
+
+def test_one_process_that_fails_fails_its_pair(bench, tmp_path, monkeypatch):
+    made = [bench.Rounds("timed", "", [1.0], [2.0]), bench.Rounds("failed", "signal 9")]
+    monkeypatch.setattr(bench, "measure_apart", lambda *_: made.pop(0))
+    figures = bench.measure_pair(pair_of(bench, processes=3), tmp_path, 10.0)
+    assert figures == bench.Figures("failed", "signal 9")
+
+
+def test_the_interval_holds_what_processes_differ_in(timing):
+    alike = timing.median_interval(np.full(50, 2.0), np.full(50, 2.0))
+    apart = timing.median_interval(np.full(50, 2.0), np.full(50, 2.5))
+    assert alike == (2.0, 2.0, 2.0)
+    assert apart[1:] == (2.0, 2.5)
+
+
 def test_the_interval_holds_the_median_and_narrows(timing):
     values = np.random.default_rng(1).normal(2.0, 0.1, 400)
     few, many = timing.median_interval(values[:20]), timing.median_interval(values)
