@@ -20,9 +20,11 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-import onnxscript.optimizer
+import onnx_ir.passes.common as passes
 import torch
-from onnx_ir.passes.common import DeduplicateInitializersPass
+from onnxscript.optimizer import fold_constants_ir
+from onnxscript.rewriter import RewritePass
+from onnxscript.rewriter.rules import common as rules
 from torch import Tensor, nn
 
 from exporter.errors import OnnxError
@@ -39,6 +41,14 @@ _REFUSED = (
     *("float64", "mixed-float64", "einsum-types", "einsum", "integer-product"),
     *("int64-arithmetic", "control-flow"),
 )
+_SIMPLER = (
+    *(rules.no_op_cast_rule, rules.no_op_expand_rule, rules.no_op_transpose_rule),
+    *(rules.add_0_rule, rules.sub_0_rule, rules.mul_by_1_rule, rules.div_by_1_rule),
+    *(rules.cast_cast_rule, rules.reshape_reshape_rule, rules.transpose_transpose_rule),
+    *(rules.unsqueeze_unsqueeze_rule, rules.squeeze_reshape_1d_rule, rules.collapse_slice2_rule),
+    *(rules.materialize_reshape_shape_rule, rules.remove_optional_bias_from_gemm_rule),
+)
+_NO_LIMIT = 2**40  # bytes
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal
 # Metadata of the exporter that names files of the machine it ran on.
 _LOCAL_METADATA = ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node")
@@ -150,12 +160,7 @@ def _trace(
                 verbose=False,
             )
             assert program is not None
-            # No limit on sizes: rearranged weights must become weights, whatever their size.
-            onnxscript.optimizer.optimize_ir(
-                program.model, input_size_limit=2**40, output_size_limit=2**40
-            )
-            # Folding makes the same rearranged weight once for each place that reads it.
-            DeduplicateInitializersPass(size_limit=2**40)(program.model)
+            _simplify(program.model)
     except Exception as error:  # torch raises whatever its passes hit
         # It comes back as whatever an import or a trace makes of it, deep in a chain of errors.
         if any(isinstance(cause, KeyboardInterrupt) for cause in _causes(error)):
@@ -167,6 +172,29 @@ def _trace(
             remedy="run with --debug for the whole trace",
         ) from error
     return program.model
+
+
+def _simplify(graph: ir.Model) -> None:
+    """Compute what is constant, and drop what does nothing.
+
+    In place of `onnxscript.optimizer.optimize_ir`, one of whose rules compares each node with each.
+    """
+    passes.InlinePass()(graph)
+    for _ in range(2):  # what is dropped can make more constant
+        # No limit on sizes: rearranged weights must become weights, whatever their size.
+        fold_constants_ir(graph, input_size_limit=_NO_LIMIT, output_size_limit=_NO_LIMIT)
+        RewritePass(_SIMPLER)(graph)
+        passes.RemoveUnusedNodesPass()(graph)
+    ir.passes.Sequential(
+        passes.RemoveUnusedFunctionsPass(),
+        passes.RemoveUnusedOpsetsPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        # Folding makes the same rearranged weight once for each place that reads it.
+        passes.DeduplicateInitializersPass(size_limit=_NO_LIMIT),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.OutputFixPass(),
+        passes.NameFixPass(),
+    )(graph)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
