@@ -182,7 +182,12 @@ def _simplify(graph: ir.Model) -> None:
     passes.InlinePass()(graph)
     for _ in range(2):  # what is dropped can make more constant
         # No limit on sizes: rearranged weights must become weights, whatever their size.
-        fold_constants_ir(graph, input_size_limit=_NO_LIMIT, output_size_limit=_NO_LIMIT)
+        fold_constants_ir(
+            graph,
+            onnx_shape_inference=True,
+            input_size_limit=_NO_LIMIT,
+            output_size_limit=_NO_LIMIT,
+        )
         RewritePass(_SIMPLER)(graph)
         passes.RemoveUnusedNodesPass()(graph)
     ir.passes.Sequential(
