@@ -26,7 +26,8 @@ PRECISIONS: tuple[str, ...] = ("fp32", "fp16", "bf16", "int8")
 TARGETS: tuple[str, ...] = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 REWRITE_NAMES: tuple[str, ...] = (
     *("class_token", "fold_norm", "fold_fc", "frame_weights", "heads_first", "few_features"),
-    *("pooled_rotation", "fold_global_key", "bias_apart", "cut_feed_forward", "fold_pixels"),
+    *("pooled_rotation", "fold_global_key", "bias_apart", "cut_attention", "cut_feed_forward"),
+    "fold_pixels",
 )
 OPSETS = range(18, 24)
 DEFAULT_OPSET = 20  # the first with Gelu; every TensorRT from 10 on parses it

@@ -15,6 +15,7 @@ import torch
 
 from exporter.rewrite.bias_apart import bias_apart
 from exporter.rewrite.class_token import class_token
+from exporter.rewrite.cut_attention import cut_attention
 from exporter.rewrite.cut_feed_forward import cut_feed_forward
 from exporter.rewrite.few_features import few_features
 from exporter.rewrite.fold_fc import fold_fc
@@ -40,13 +41,14 @@ REWRITES: Mapping[str, Callable[..., int]] = {
         pooled_rotation,
         fold_global_key,
         bias_apart,
+        cut_attention,
         cut_feed_forward,
         fold_pixels,
     )
 }
 
 # What suits the caches and threads of a CPU, and is work for nothing elsewhere.
-FOR_A_CPU = frozenset({"bias_apart", "fold_norm", "cut_feed_forward"})
+FOR_A_CPU = frozenset({"bias_apart", "fold_norm", "cut_attention", "cut_feed_forward"})
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def apply(
     model = copy.deepcopy(model).eval()
     fired, cost = [], measure(model)
     for name, rewrite in REWRITES.items():
-        of_a_run = {"clips": clips} if rewrite is cut_feed_forward else {}
+        of_a_run = {"clips": clips} if rewrite in {cut_attention, cut_feed_forward} else {}
         places = 0 if name in skip else rewrite(model, **of_a_run)
         if places:
             before, cost = cost, measure(model)
