@@ -226,7 +226,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(asdict(measure(Pair(**json.loads(given[1])), Path(given[2])))))
         return 0
     asked = parse(given)
-    facts = {"environment": describe(), "commands": [[Path(__file__).name, *given]]}
+    told = [word for word in given if word not in {"--out", str(asked.out)}]
+    facts = {"environment": describe(), "commands": [[Path(__file__).name, *told]]}
     rows: list[dict[str, Any]] = []
     if asked.add and asked.out.is_file():
         before = json.loads(asked.out.read_text(encoding="utf-8"))

@@ -93,6 +93,7 @@ def render(readme: str) -> str:
         "accuracy": accuracy_table(trained),
         "published": published_table(read("published")),
         "figure": figure(read("figure")),
+        "mechanisms": mechanisms_table(read("mechanisms")),
         "peers": peers_table(read("peers")),
         "base": base_table(read("base")),
     }
@@ -135,6 +136,21 @@ def figure(measured: dict[str, Any]) -> str:
         f"Time grows with the number of tokens to the power of {grown}: attention alone, in eager "
         f"mode, {tokens[0]} to {tokens[-1]} tokens.\n"
     )
+
+
+def mechanisms_table(measured: dict[str, Any]) -> str:
+    """One attention type against another, both as exported, as Markdown."""
+    lines = [
+        "| pixels | `--attn` | time | against | time | ratio (95 % interval) |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in sorted(measured["rows"], key=lambda row: (row["mechanism"], row["resolution"])):
+        _, _, other = row["peer"].partition("@")
+        lines.append(
+            f"| {row['resolution']} | `{row['mechanism']}` | {ms(row['ours_p50_ms'])} ms "
+            f"| `{other}` | {ms(row['peer_p50_ms'])} ms | {sure_ratio(row)} |"
+        )
+    return "\n".join([*lines, "", where(measured)]) + "\n"
 
 
 def base_table(measured: dict[str, Any]) -> str:

@@ -71,6 +71,8 @@ def test_the_whole(bench, timing, tmp_path, capsys):
     assert row["peer_rel_l2"] < 1e-5
     assert content["closest"] == []  # ours follow the paper, the published do not
     assert {"date", "cpu", "cores", "commit", "packages"} <= set(content["environment"])
+    (command,) = content["commands"]  # without the folder of this machine
+    assert command == ["bench_peers.py", *flags[:-2]]
     (line,) = csv.DictReader(out.with_suffix(".csv").read_text().splitlines())
     assert float(line["ratio"]) == row["ratio"]
     assert line["cpu"] == content["environment"]["cpu"]
