@@ -13,6 +13,7 @@ A side is SOURCE/RUNTIME, of the mechanism of the pair or @MECHANISM. The source
     einsum      the same plain form in paper semantics
     plain       our eager model; for ONNX as torch's own exporter writes it
     ours        the graph that tsformer exports
+    uncut       the same with --optimize-for tensorrt, which OpenVINO is faster on at small sizes
 
 and the runtimes eager, onnxruntime, openvino, and torch.compile as compile, frozen, unmatched and
 frozen-unmatched (with inductor's freezing, and without its pattern matcher, which can fail).

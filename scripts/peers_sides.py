@@ -26,7 +26,9 @@ from model.config import MECHANISM_NAMES
 
 TRUTH_CLIPS = 2  # of a batch: float64 takes long
 # The semantics that a source is bound to, if any.
-SOURCES = {"published": "upstream", "einsum": "paper", "plain": None, "ours": None}
+SOURCES = {"published": "upstream", "einsum": "paper", "plain": None, "ours": None, "uncut": None}
+# What the product writes, and the runtime it lays the model out for.
+OURS = {"ours": "onnxruntime", "uncut": "tensorrt"}
 FROZEN = {"freezing": True}  # the weights may be laid out beforehand
 # inductor (torch 2.13) fails on attention over 5 axes when it matches the pattern.
 UNMATCHED = {"pattern_matcher": False}
@@ -73,7 +75,7 @@ def resolve(name: str, pair: Pair) -> Side:
     source, _, runtime = what.partition("/")
     side = Side(source, runtime, mechanism or pair.mechanism, SOURCES.get(source) or pair.semantics)
     known = source in SOURCES and runtime in RUNTIMES and side.mechanism in MECHANISM_NAMES
-    if not known or (source == "ours" and runtime not in {"onnxruntime", "openvino"}):
+    if not known or (source in OURS and runtime not in {"onnxruntime", "openvino"}):
         raise UnavailableError(f"there is no {name!r}")
     return side
 
@@ -168,8 +170,9 @@ def find_graph(side: Side, pair: Pair, video: np.ndarray, folder: Path) -> Path:
     path = folder / f"{'-'.join((side.source, side.mechanism, side.semantics))}.onnx"
     if not path.exists():
         module, part = make_module(side, pair), path.with_suffix(".part")
-        if side.source == "ours":
-            export_ours(module, part, torch.from_numpy(video), pair.precision)
+        if side.source in OURS:
+            layout = OURS[side.source]
+            export_ours(module, part, torch.from_numpy(video), pair.precision, layout)
         else:
             export_plain(module, part, torch.from_numpy(video))
         part.rename(path)
@@ -186,10 +189,12 @@ def export_plain(module: nn.Module, path: Path, video: torch.Tensor) -> None:
     program.save(path)
 
 
-def export_ours(module: nn.Module, path: Path, video: torch.Tensor, precision: str) -> None:
+def export_ours(
+    module: nn.Module, path: Path, video: torch.Tensor, precision: str, layout: str
+) -> None:
     """What the product writes."""
     assert isinstance(module, VideoClassifier)
-    spec = ExportSpec(batch=len(video), precision=precision)
+    spec = ExportSpec(batch=len(video), precision=precision, optimize_for=layout)
     rewritten, _ = rewrite_for_export(spec, module)
     export_onnx(rewritten, {"video": video}, path, opset=DEFAULT_OPSET)
     if precision == "int8":
@@ -200,7 +205,7 @@ def export_ours(module: nn.Module, path: Path, video: torch.Tensor, precision: s
 
 def find_truth(side: Side, pair: Pair, video: np.ndarray, folder: Path) -> np.ndarray:
     """Logits of the first clips in float64, computed unless another pair has done so."""
-    source = "plain" if side.source == "ours" else side.source
+    source = "plain" if side.source in OURS else side.source
     path = folder / f"{'-'.join((source, side.mechanism, side.semantics))}.npy"
     if not path.exists():
         module = make_module(side, pair).double()

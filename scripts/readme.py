@@ -163,7 +163,7 @@ def base_table(measured: dict[str, Any]) -> str:
     for row in latest.values():
         if row["status"] == "timed":
             ours, peer = (
-                f"{ms(row[f'{side}_p50_ms'])} ms, {row[side].replace('/', ', ')}"
+                f"{ms(row[f'{side}_p50_ms'])} ms, {in_words(row[side])}"
                 for side in ("ours", "peer")
             )
             lines.append(
@@ -173,14 +173,20 @@ def base_table(measured: dict[str, Any]) -> str:
     return "\n".join([*lines, "", where(measured)]) + "\n"
 
 
+def in_words(side: str) -> str:
+    """`plain/openvino` as `plain, openvino`, and what is meant by `unmatched`."""
+    return side.replace("/", ", ").replace("unmatched", "torch.compile without its pattern matcher")
+
+
 def peers_table(measured: dict[str, Any]) -> str:
     """Our better graph against the best of its peers, as Markdown."""
     lines = [
         "| `--attn` | pixels | ours, in | best peer | ratio (95 % interval) |",
         "|---|---|---|---|---|",
     ]
-    for row in measured["closest"]:
-        runtime = row["ours"].partition("/")[2]
+    for row in sorted(measured["closest"], key=lambda row: row["resolution"]):
+        source, _, runtime = row["ours"].partition("/")
+        runtime += ", `--optimize-for tensorrt`" if source == "uncut" else ""
         peer = row["peer"].replace("plain/", "plain export, ").replace("export, compile", "compile")
         ours, theirs = f"{ms(row['ours_p50_ms'])} ms", f"{ms(row['peer_p50_ms'])} ms"
         lines.append(

@@ -90,6 +90,7 @@ def test_the_whole(bench, timing, tmp_path, capsys):
         ("ours/onnxruntime", "einsum/eager"),
         ("plain/onnxruntime", "ours/onnxruntime@regular"),
         ("published/onnxruntime", "plain/eager"),
+        ("uncut/onnxruntime", "plain/eager"),
     ],
 )
 def test_sides_compute_their_own_truth(bench, graphs, ours, peer):
@@ -149,7 +150,9 @@ def test_vit_against_transformers(bench, tmp_path):
     assert bench.measure(replace(pair, peer="einsum/eager"), tmp_path).status == "missing"
 
 
-@pytest.mark.parametrize("peer", ["nothing/eager", "plain/nothing", "ours/eager", "plain/eager@x"])
+@pytest.mark.parametrize(
+    "peer", ["nothing/eager", "plain/nothing", "ours/eager", "uncut/eager", "plain/eager@x"]
+)
 def test_a_side_that_there_is_not_is_a_row(bench, tmp_path, peer):
     figures = bench.measure(pair_of(bench, peer=peer), tmp_path)
     assert figures.status == "missing"
