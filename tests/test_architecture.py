@@ -68,6 +68,7 @@ ORDER = (
     "exporter.rewrite.pooled_rotation",
     "exporter.rewrite.fold_global_key",
     "exporter.rewrite.bias_apart",
+    "exporter.rewrite.pieces",
     "exporter.rewrite.cut_attention",
     "exporter.rewrite.cut_feed_forward",
     "exporter.rewrite.pixels",

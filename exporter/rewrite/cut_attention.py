@@ -5,21 +5,18 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from exporter.rewrite.class_token import ClassToken
 from exporter.rewrite.frame_weights import FrameBlock, FrameWeights
+from exporter.rewrite.pieces import count_pieces
 from exporter.rewrite.places import Place, become, places
 from model.attention import PerformerAttention, RegularAttention
 from model.classifier import VideoClassifier
-from model.rotary import FrameRotary, ImageRotary, RotaryTables
+from model.rotary import FrameRotary, ImageRotary
 from model.spacetime import Rearranged, Step
 from model.upstream import UpstreamPerformerAttention
 
-# Of the attention weights of a piece in float32, in which the second-level cache of a core of 1 to
-# 2 MiB has its part. Smaller pieces gain no more, and each is some nodes more.
-PIECE_BYTES = 2**21
-MOST_PIECES = 8  # each is traced on its own
 SMALL_SHARE = 100  # below it matrix products take the time: the base model gained nothing
 
 
@@ -56,14 +53,10 @@ class PiecewiseFrameBlock(FrameBlock):
 
     patches: int  # of a frame
 
-    def attend_apart(self, step: Step, x: Tensor, rotary: RotaryTables | None) -> Tensor:
-        """`(b, f h w, d) -> (b, f h w, d)`."""
-        attention = self.get_submodule(f"attn_{step.name}")
-        if not isinstance(attention.fn, FrameWeights):
-            return super().attend_apart(step, x, rotary)
-        frames = x.unflatten(1, (step.grid.frames, -1))  # b f g d
+    def attend_frames(self, attention: nn.Module, frames: Tensor) -> Tensor:
+        """`(b, f, g, d) -> (b, f, g, d)`."""
         parts = [attention(part) for part in frames.split(self.patches, dim=2)]
-        return torch.cat(parts, dim=2).flatten(1, 2)
+        return torch.cat(parts, dim=2)
 
 
 def cut_attention(model: VideoClassifier, clips: int = 1) -> int:
@@ -87,8 +80,7 @@ def cut_attention(model: VideoClassifier, clips: int = 1) -> int:
         if _fits(place, bool(model.class_tokens == 1)):
             tokens, weights = min(place.tokens), _weights_of_token(place)
             groups = place.step.grid.tokens // (tokens - (place.step is place.block.steps[-1]))
-            size = 4 * clips * groups * tokens * weights
-            pieces = min(math.ceil(size / PIECE_BYTES), MOST_PIECES, groups)
+            pieces = min(count_pieces(4 * clips * groups * tokens * weights), groups)
             if pieces > 1 and SMALL_SHARE * weights >= place.attention.to_out.out_features**2:
                 _cut(place, math.ceil(groups / pieces))
                 fired += 1

@@ -7,14 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from exporter.rewrite.pieces import count_pieces
 from exporter.rewrite.places import become
 from model.block import Block
 from model.classifier import VideoClassifier
-
-# Of the widest activation of a piece in float32: two such and their products fit the 1 to 2 MiB of
-# second-level cache that a core has. Smaller pieces gain no more, and each is some nodes more.
-PIECE_BYTES = 2**21
-MOST_PIECES = 8  # each is traced on its own: large batches would take minutes
 
 
 class PiecewiseBlock(Block):
@@ -49,7 +45,7 @@ def cut_feed_forward(model: VideoClassifier, clips: int = 1) -> int:
             continue
         tokens = block.steps[0].grid.tokens
         width = max(one.out_features for one in block.mlp.modules() if isinstance(one, nn.Linear))
-        pieces = min(math.ceil(4 * width * tokens * clips / PIECE_BYTES), MOST_PIECES)
+        pieces = count_pieces(4 * width * tokens * clips)
         if pieces > 1:
             become(block, PiecewiseBlock)
             assert isinstance(block, PiecewiseBlock)

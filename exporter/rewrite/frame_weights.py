@@ -142,7 +142,11 @@ class FrameBlock(Block):
         if not isinstance(attention.fn, FrameWeights):
             return super().attend_apart(step, x, rotary)
         frames = x.unflatten(1, (step.grid.frames, -1))  # b f g d
-        return attention(frames).flatten(1, 2)
+        return self.attend_frames(attention, frames).flatten(1, 2)
+
+    def attend_frames(self, attention: nn.Module, frames: Tensor) -> Tensor:
+        """`(b, f, g, d) -> (b, f, g, d)`."""
+        return attention(frames)
 
 
 def frame_weights(model: VideoClassifier) -> int:

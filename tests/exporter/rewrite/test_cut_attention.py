@@ -1,9 +1,8 @@
 """Attention piece by piece: structure, numbers, and where it must not fire."""
 
-import sys
-
 import pytest
 
+from exporter.rewrite import pieces as pieces_of
 from exporter.rewrite.class_token import class_token
 from exporter.rewrite.cut_attention import Pieces, PiecewiseFrameBlock, cut_attention
 from exporter.rewrite.frame_weights import frame_weights
@@ -19,8 +18,7 @@ def limit(monkeypatch):
     """`limit(n)`: pieces of attention weights take at most n bytes."""
 
     def set_limit(size):
-        file = sys.modules[Pieces.__module__]  # the package has the function of this name
-        monkeypatch.setattr(file, "PIECE_BYTES", size)
+        monkeypatch.setattr(pieces_of, "PIECE_BYTES", size)
 
     return set_limit
 

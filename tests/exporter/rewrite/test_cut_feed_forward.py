@@ -1,11 +1,10 @@
 """The feed-forward piece by piece: structure, numbers, and where it must not fire."""
 
-import sys
-
 import pytest
 
+from exporter.rewrite import pieces as pieces_of
 from exporter.rewrite.class_token import class_token
-from exporter.rewrite.cut_feed_forward import PiecewiseBlock, cut_feed_forward
+from exporter.rewrite.cut_feed_forward import cut_feed_forward
 from model.config import MECHANISM_NAMES
 
 TOKENS, HIDDEN = 3 * 15, 12 * 4 * 2
@@ -16,8 +15,7 @@ def pieces(monkeypatch):
     """`pieces(n)`: as many as n pieces of these models' activations are too large for the cache."""
 
     def set_limit(count):
-        file = sys.modules[PiecewiseBlock.__module__]  # the package has the function of this name
-        monkeypatch.setattr(file, "PIECE_BYTES", 4 * TOKENS * HIDDEN / count)
+        monkeypatch.setattr(pieces_of, "PIECE_BYTES", 4 * TOKENS * HIDDEN / count)
 
     return set_limit
 
