@@ -137,12 +137,11 @@ def write(out: Path, facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
     out.parent.mkdir(parents=True, exist_ok=True)
     content = {**facts, "notes": NOTES, "closest": find_closest(rows), "rows": rows}
     out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    context = {name: facts["environment"][name] for name in ("date", "cpu", "commit")}
     with out.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
-        names = dict.fromkeys(name for row in rows for name in (*row, *context))
+        names = dict.fromkeys(name for row in rows for name in row)
         writer = csv.DictWriter(file, list(names), lineterminator="\n")
         writer.writeheader()
-        writer.writerows({**row, **context} for row in rows)
+        writer.writerows(rows)
 
 
 def line(row: Mapping[str, Any]) -> str:
@@ -229,12 +228,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parse(given)
     told = [word for word in given if word not in {"--out", str(asked.out)}]
     facts = {"environment": describe(), "commands": [[Path(__file__).name, *told]]}
+    # Of each row: with --add those of a file are of several days and commits.
+    context = {name: facts["environment"][name] for name in ("date", "cpu", "commit")}
     rows: list[dict[str, Any]] = []
     if asked.add and asked.out.is_file():
         before = json.loads(asked.out.read_text(encoding="utf-8"))
         rows, facts["commands"] = before["rows"], before["commands"] + facts["commands"]
     for row in measure_all(list_pairs(asked), asked.limit):
-        rows.append(row)
+        rows.append(row | context)
         write(asked.out, facts, rows)  # after each: the run may be cut short
         print(line(row), flush=True)
     print("\nour better graph against the best of its peers, of the same semantics:")

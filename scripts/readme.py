@@ -205,8 +205,9 @@ def where(measured: dict[str, Any]) -> str:
     """What a table was measured on, in a sentence."""
     facts, threads = measured["environment"], measured["rows"][0]["threads"]
     packages = facts["packages"]
+    days = sorted({row["date"][:10] for row in measured["rows"]})
     return (
-        f"Medians of paired ratios, measured {facts['date'][:10]} on {facts['cpu']} ({threads} "
+        f"Medians of paired ratios, measured {' and '.join(days)} on {facts['cpu']} ({threads} "
         f"threads), torch {packages['torch']}, onnxruntime {packages['onnxruntime']}, openvino "
         f"{packages['openvino']}."
     )

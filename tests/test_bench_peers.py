@@ -81,6 +81,7 @@ def test_the_whole(bench, timing, tmp_path, capsys):
     assert bench.main([*flags, "--add"]) == 0
     added = json.loads(out.read_text())
     assert added["rows"][0] == row
+    assert row["date"] < added["rows"][1]["date"]  # each has its own
     assert len(added["rows"]) == len(added["commands"]) == 2
 
 
