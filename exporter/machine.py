@@ -27,6 +27,9 @@ COPIED_BYTES = 2**28  # with its source twice that: more than the caches of most
 _TIMED_FLOPS = 2**30
 _IGNORED_SHARE = 1e-3  # of the operations: where calling the runtime would take longer than they do
 
+# Makes a product with so many threads ready: what it gives computes it once.
+Prepare = Callable[[MatmulShape, int], Callable[[], object]]
+
 
 @dataclass(frozen=True)
 class MachineLimit:
@@ -67,14 +70,19 @@ def of_limit(cost: GraphCost, limit: MachineLimit, seconds: float) -> float:
 
 
 def measure_gemm(
-    shapes: Mapping[MatmulShape, int], threads: int, *, seconds: float = BUDGET_SECONDS
+    shapes: Mapping[MatmulShape, int],
+    threads: int,
+    *,
+    seconds: float = BUDGET_SECONDS,
+    prepare: Prepare | None = None,
 ) -> float:
-    """Operations per second of these products in ONNX Runtime, run one after another.
+    """Operations per second of these products, run one after another.
 
     Args:
         shapes: How often the model computes each product (`matmul_shapes`).
         threads: Threads of one product.
         seconds: Time to take, shared out by operations; MIN_RUNS of each may take longer.
+        prepare: Makes one product ready in a runtime, by default in ONNX Runtime.
 
     Raises:
         RuntimeFailure: if ONNX Runtime is not installed, or there are no products.
@@ -82,12 +90,13 @@ def measure_gemm(
     total = sum(shape.flops * count for shape, count in shapes.items())
     if not total:
         raise RuntimeFailure("there are no matrix products to measure the machine on")
+    prepare = prepare or _in_onnxruntime
     flops = taken = 0.0
     for shape, count in shapes.items():
         share = shape.flops * count / total
         if share >= _IGNORED_SHARE:
             timed = _part(shape)
-            rate = timed.flops / _median_seconds(_matmul_run(timed, threads), share * seconds)
+            rate = timed.flops / median_seconds(prepare(timed, threads), share * seconds)
             flops += shape.flops * count
             taken += shape.flops * count / rate
     return flops / taken
@@ -98,7 +107,7 @@ def measure_copy_bandwidth(threads: int, *, seconds: float = BUDGET_SECONDS) -> 
     source, target = (np.ones(COPIED_BYTES, np.uint8) for _ in range(2))  # ones: pages exist
     parts = np.array_split(target, threads), np.array_split(source, threads)
     with ThreadPoolExecutor(threads) as pool:
-        taken = _median_seconds(lambda: list(pool.map(np.copyto, *parts)), seconds)
+        taken = median_seconds(lambda: list(pool.map(np.copyto, *parts)), seconds)
     return 2 * COPIED_BYTES / taken
 
 
@@ -116,7 +125,7 @@ def _part(shape: MatmulShape) -> MatmulShape:
     return one._replace(m=max(1, one.m * _TIMED_FLOPS // one.flops))
 
 
-def _matmul_run(shape: MatmulShape, threads: int) -> Callable[[], object]:
+def _in_onnxruntime(shape: MatmulShape, threads: int) -> Callable[[], object]:
     """One product with a constant right-hand side, its result in memory that is there already."""
     available_devices()  # says what to do where there is no ONNX Runtime
     import onnxruntime
@@ -125,7 +134,7 @@ def _matmul_run(shape: MatmulShape, threads: int) -> Callable[[], object]:
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(
-        _matmul_model(shape).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        matmul_model(shape).SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     binding = session.io_binding()
     left = np.ones((shape.batch, shape.m, shape.k), np.float32)
@@ -135,7 +144,8 @@ def _matmul_run(shape: MatmulShape, threads: int) -> Callable[[], object]:
     return lambda: session.run_with_iobinding(binding)
 
 
-def _matmul_model(shape: MatmulShape) -> onnx.ModelProto:
+def matmul_model(shape: MatmulShape) -> onnx.ModelProto:
+    """One product of `left` and a constant, which gives `made`."""
     batch, m, k, n = shape
     right = np.ones((k, n) if batch == 1 else (batch, k, n), np.float32)
     graph = helper.make_graph(
@@ -148,7 +158,7 @@ def _matmul_model(shape: MatmulShape) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
 
 
-def _median_seconds(run: Callable[[], object], budget: float) -> float:
+def median_seconds(run: Callable[[], object], budget: float) -> float:
     """Median time of a run, over at least MIN_RUNS and as many as fit the budget."""
     run()  # the first makes buffers and wakes threads
     seconds: list[float] = []

@@ -165,6 +165,13 @@ PEERS = (
 )
 
 
+def count(text: str) -> int:
+    """At least one."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Time our exported graphs against their peers.")
@@ -176,9 +183,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--ours", nargs="+", default=list(OURS), metavar="SIDE")
     parser.add_argument("--peers", nargs="+", default=list(PEERS), metavar="SIDE")
     parser.add_argument("--precision", choices=["fp32", "int8"], default="fp32", help="of ours")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--processes", type=int, default=1, help="of one pair")
-    parser.add_argument("--rounds", type=int, default=100, help="at most, of one process")
+    parser.add_argument("--threads", type=count, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--processes", type=count, default=1, help="of one pair")
+    parser.add_argument("--rounds", type=count, default=100, help="at most, of one process")
     parser.add_argument("--seconds", type=float, default=20.0, help="after which no round starts")
     parser.add_argument("--limit", type=float, default=1800.0, help="seconds of one process")
     for name in ("--frames", "--dim", "--depth"):

@@ -196,9 +196,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--mechanisms", nargs="+", choices=choices, default=choices)
     parser.add_argument("--resolutions", nargs="+", type=int, default=list(RESOLUTIONS))
     parser.add_argument("--tokens", nargs="+", type=int, default=list(TOKENS))
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--processes", type=int, default=1, help="of one point")
-    parser.add_argument("--rounds", type=int, default=50, help="at most, of one process")
+    parser.add_argument("--threads", type=bench_peers.count, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--processes", type=bench_peers.count, default=1, help="of one point")
+    parser.add_argument(
+        "--rounds", type=bench_peers.count, default=50, help="at most, of one process"
+    )
     parser.add_argument("--seconds", type=float, default=20.0, help="after which no round starts")
     parser.add_argument("--limit", type=float, default=1800.0, help="seconds of one process")
     for name in ("--frames", "--dim", "--depth"):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from exporter.to_onnx import export_onnx
 from model import FastTimeSformer, TimeSformerViT
 from model.classifier import VideoClassifier
 from model.config import MECHANISM_NAMES
+
+if TYPE_CHECKING:
+    from openvino import InferRequest  # pyright: ignore[reportMissingImports]  # an optional peer
 
 TRUTH_CLIPS = 2  # of a batch: float64 takes long
 # The semantics that a source is bound to, if any.
@@ -139,19 +142,25 @@ def run_onnxruntime(side: Side, pair: Pair, video: np.ndarray, folder: Path) -> 
 
 def run_openvino(side: Side, pair: Pair, video: np.ndarray, folder: Path) -> Run:
     """OpenVINO in float32, which is not its default, set for latency."""
+    request = open_openvino(find_graph(side, pair, video, folder), pair.threads)
+    return lambda: request.infer([video], share_inputs=True, share_outputs=True)[0]
+
+
+def open_openvino(graph: Path | bytes, threads: int) -> InferRequest:
+    """An infer request of OpenVINO."""
     try:
         import openvino  # pyright: ignore[reportMissingImports]  # an optional peer
     except ImportError as error:
         raise UnavailableError("openvino is not installed") from error
     settings = {
-        "INFERENCE_NUM_THREADS": pair.threads,
+        "INFERENCE_NUM_THREADS": threads,
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
     }
-    graph = find_graph(side, pair, video, folder)
-    request = openvino.Core().compile_model(graph, "CPU", settings).create_infer_request()
-    return lambda: request.infer([video], share_inputs=True, share_outputs=True)[0]
+    core = openvino.Core()
+    model = core.read_model(graph, b"") if isinstance(graph, bytes) else graph
+    return core.compile_model(model, "CPU", settings).create_infer_request()
 
 
 RUNTIMES: Mapping[str, Callable[[Side, Pair, np.ndarray, Path], Run]] = {

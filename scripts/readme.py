@@ -95,6 +95,7 @@ def render(readme: str) -> str:
         "figure": figure(read("figure")),
         "mechanisms": mechanisms_table(read("mechanisms")),
         "peers": peers_table(read("peers")),
+        "limit": limit_table(read("limit")),
         "base": base_table(read("base")),
     }
     for name, block in blocks.items():
@@ -196,6 +197,22 @@ def peers_table(measured: dict[str, Any]) -> str:
     return "\n".join([*lines, "", where(measured)]) + "\n"
 
 
+def limit_table(measured: dict[str, Any]) -> str:
+    """How near the graphs are to their matrix products alone, as Markdown."""
+    lines = [
+        "| `--attn` | pixels | in | a run | its products alone | share (95 % interval) |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in measured["rows"]:
+        _, _, runtime = row["side"].partition("/")
+        share = f"{row['share']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+        lines.append(
+            f"| `{row['mechanism']}` | {row['resolution']} | {runtime} | {ms(row['p50_ms'])} ms "
+            f"| {ms(row['products_ms'])} ms, {row['products_gflop_per_s']:.0f} GFLOP/s | {share} |"
+        )
+    return "\n".join([*lines, "", where(measured)]) + "\n"
+
+
 def sure_ratio(row: dict[str, Any]) -> str:
     """A ratio and its interval."""
     return f"{ratio(row['ratio'])} ({row['low']:.2f} to {row['high']:.2f})"
@@ -205,7 +222,7 @@ def where(measured: dict[str, Any]) -> str:
     """What a table was measured on, in a sentence."""
     facts, threads = measured["environment"], measured["rows"][0]["threads"]
     packages = facts["packages"]
-    days = sorted({row["date"][:10] for row in measured["rows"]})
+    days = sorted({row.get("date", facts["date"])[:10] for row in measured["rows"]})
     return (
         f"Medians of paired ratios, measured {' and '.join(days)} on {facts['cpu']} ({threads} "
         f"threads), torch {packages['torch']}, onnxruntime {packages['onnxruntime']}, openvino "

@@ -54,6 +54,13 @@ def row_of(bench, ratio: float | None = 1.0, status="timed", **changes):
     return asdict(pair_of(bench)) | asdict(bench.Figures(status, "", ratio)) | changes
 
 
+@pytest.mark.parametrize("option", ["--processes", "--rounds", "--threads"])
+def test_there_is_at_least_one_of_what_is_counted(bench, option, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        bench.parse([option, "0"])
+    assert f"argument {option}: at least 1" in capsys.readouterr().err
+
+
 def test_the_whole(bench, timing, tmp_path, capsys):
     out = tmp_path / "new" / "peers.json"
     flags = [*TINY, "--mechanisms", "fastformer", "--resolutions", "32", "--batches", "2"]

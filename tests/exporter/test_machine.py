@@ -53,8 +53,8 @@ def test_measuring_gives_rates_of_this_machine(small):
 
 def test_the_rate_is_that_of_all_products_one_after_another(monkeypatch):
     seconds = {SQUARE: 0.5, MANY: 0.25}
-    monkeypatch.setattr(machine, "_matmul_run", lambda shape, _threads: shape)
-    monkeypatch.setattr(machine, "_median_seconds", lambda shape, _budget: seconds[shape])
+    monkeypatch.setattr(machine, "_in_onnxruntime", lambda shape, _threads: shape)
+    monkeypatch.setattr(machine, "median_seconds", lambda shape, _budget: seconds[shape])
     rate = measure_gemm(Counter({SQUARE: 3, MANY: 2}), 1)
     flops = 3 * SQUARE.flops + 2 * MANY.flops
     assert rate == pytest.approx(flops / (3 * 0.5 + 2 * 0.25))
@@ -62,9 +62,9 @@ def test_the_rate_is_that_of_all_products_one_after_another(monkeypatch):
 
 def test_the_budget_is_shared_by_operations(monkeypatch):
     budgets = {}
-    monkeypatch.setattr(machine, "_matmul_run", lambda shape, _threads: shape)
+    monkeypatch.setattr(machine, "_in_onnxruntime", lambda shape, _threads: shape)
     monkeypatch.setattr(
-        machine, "_median_seconds", lambda shape, budget: budgets.setdefault(shape, budget)
+        machine, "median_seconds", lambda shape, budget: budgets.setdefault(shape, budget)
     )
     tiny = MatmulShape(1, 1, 8, 8)
     measure_gemm(Counter({SQUARE: 3, MANY: 2, tiny: 1}), 1, seconds=2.0)
@@ -89,7 +89,7 @@ def test_large_products_are_timed_in_part(shape, part):
 @pytest.mark.parametrize("shape", [SQUARE, MANY, MatmulShape(1, 7, 3, 1)])
 def test_the_measured_graph_computes_the_product(shape):
     left = np.random.default_rng(0).normal(size=(shape.batch, shape.m, shape.k))
-    session = onnxruntime.InferenceSession(machine._matmul_model(shape).SerializeToString())
+    session = onnxruntime.InferenceSession(machine.matmul_model(shape).SerializeToString())
     made = np.asarray(session.run(None, {"left": left.astype(np.float32)})[0])
     assert made.shape == (shape.batch, shape.m, shape.n)
     np.testing.assert_allclose(made[..., 0], left.sum(-1), rtol=1e-4, atol=1e-4)
@@ -100,7 +100,7 @@ def test_a_copied_byte_counts_twice_and_all_are_copied(small, monkeypatch):
     monkeypatch.setattr(
         machine.np, "copyto", lambda target, source: copied.append((target.size, source.size))
     )
-    monkeypatch.setattr(machine, "_median_seconds", lambda run, _budget: run() and 0.5)
+    monkeypatch.setattr(machine, "median_seconds", lambda run, _budget: run() and 0.5)
     assert measure_copy_bandwidth(3) == 2 * 2**16 / 0.5
     assert sum(target for target, _ in copied) == 2**16
     assert all(target == source for target, source in copied)
@@ -111,7 +111,7 @@ def test_a_median_has_its_least_number_of_runs(monkeypatch):
     moments = itertools.count(0, 10)
     monkeypatch.setattr(machine, "time", SimpleNamespace(perf_counter=lambda: next(moments)))
     runs = []
-    assert machine._median_seconds(lambda: runs.append(1), budget=0.0) == 10
+    assert machine.median_seconds(lambda: runs.append(1), budget=0.0) == 10
     assert len(runs) == MIN_RUNS + 1  # and the first, which is not timed
 
 
