@@ -72,8 +72,9 @@ class UpstreamJointBlock(Block):
     ) -> tuple[Tensor, Tensor]:
         (step,) = self.steps
         tokens = torch.cat((cls, x), dim=1)  # b 1+n d
-        (tokens,) = self.attend(step, [tokens], rotary=None)
-        tokens = self.drop_path(self.mlp(tokens))
+        (attended,) = self.attend(step, [tokens], rotary=None)
+        tokens = as_type_of(tokens, attended)  # no sum with the tokens turns them back
+        tokens = as_type_of(tokens, self.drop_path(self.mlp(tokens)))
         return tokens[:, :1], tokens[:, 1:]
 
 

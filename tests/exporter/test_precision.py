@@ -296,10 +296,14 @@ def test_the_sums_with_the_tokens_are_float32(case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", [name for name in SCHEME_NAMES if name != "divided"])
-def test_the_rules_hold_for_every_scheme(tmp_path, scheme):
+@pytest.mark.parametrize(
+    ("scheme", "semantics"),
+    [*((name, "paper") for name in SCHEME_NAMES if name != "divided"), ("joint", "upstream")],
+)
+def test_the_rules_hold_for_every_scheme(tmp_path, scheme, semantics):
     attn = {"axial": "fastformer", "joint": "regular"}.get(scheme, "performer")
-    model = load_model(ExportSpec(attn=attn, scheme=scheme, res=(32, 48), **SIZES))
+    what = {"attn": attn, "scheme": scheme, "semantics": semantics}
+    model = load_model(ExportSpec(res=(32, 48), **what, **SIZES))
     typed = write_graph(model, tmp_path / "model.onnx", "fp16")
     assert typed.cancelled() == []
     for node in typed.nodes(*ISLANDS):
