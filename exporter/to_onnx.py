@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from onnxscript.rewriter import RewritePass
 from onnxscript.rewriter.rules import common as rules
 from torch import Tensor, nn
 
+from exporter.block_functions import blocks_called, define_blocks
 from exporter.errors import OnnxError
 from exporter.graph_view import GraphTensor, GraphView, graph_tensor
 from exporter.lint import lint
@@ -140,26 +142,26 @@ def _trace(
     opset: int,
     dynamic_batch: BatchProfile | None,
 ) -> ir.Model:
-    tensors, dynamic_shapes = tuple(example.values()), None
+    tensors, batch, shapes = tuple(example.values()), None, None
     if dynamic_batch:
         if len(tensors[0]) < 2:  # a batch of one is taken for a constant
             tensors = tuple(torch.cat((tensor, tensor)) for tensor in tensors)
         batch = torch.export.Dim("batch", min=1, max=max(dynamic_batch.max, len(tensors[0])))
-        dynamic_shapes = tuple({0: batch} for _ in tensors)
+        shapes = tuple({0: batch} for _ in tensors)
+    export = partial(torch.onnx.export, dynamo=True, opset_version=opset, optimize=False)
+    export = partial(export, verbose=False)
     try:
         with _quiet():
-            program = torch.onnx.export(
-                model,
-                tensors,
-                dynamo=True,
-                opset_version=opset,
-                input_names=list(example),
-                output_names=[OUTPUT_NAME],
-                dynamic_shapes=dynamic_shapes,
-                optimize=False,
-                verbose=False,
-            )
+            with blocks_called(model) as functions:
+                program = export(
+                    model,
+                    tensors,
+                    input_names=list(example),
+                    output_names=[OUTPUT_NAME],
+                    dynamic_shapes=shapes,
+                )
             assert program is not None
+            define_blocks(program.model, functions, type(model), export, batch)
             _simplify(program.model)
     except Exception as error:  # torch raises whatever its passes hit
         # It comes back as whatever an import or a trace makes of it, deep in a chain of errors.
@@ -179,7 +181,6 @@ def _simplify(graph: ir.Model) -> None:
 
     In place of `onnxscript.optimizer.optimize_ir`, one of whose rules compares each node with each.
     """
-    passes.InlinePass()(graph)
     for _ in range(2):  # what is dropped can make more constant
         # No limit on sizes: rearranged weights must become weights, whatever their size.
         fold_constants_ir(

@@ -75,6 +75,7 @@ ORDER = (
     "exporter.rewrite.fold_pixels",
     "exporter.rewrite.measure",
     "exporter.rewrite",
+    "exporter.block_functions",
     "exporter.to_onnx",
     "exporter.quantize",
     "exporter.engine_progress",

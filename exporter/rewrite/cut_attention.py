@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -76,13 +78,14 @@ def cut_attention(model: VideoClassifier, clips: int = 1) -> int:
         At how many places it fired.
     """
     fired = 0
+    cut_step = cache(Pieces)  # one object serves all blocks
     for place in list(places(model)):
         if _fits(place, bool(model.class_tokens == 1)):
             tokens, weights = min(place.tokens), _weights_of_token(place)
             groups = place.step.grid.tokens // (tokens - (place.step is place.block.steps[-1]))
             pieces = min(count_pieces(4 * clips * groups * tokens * weights), groups)
             if pieces > 1 and SMALL_SHARE * weights >= place.attention.to_out.out_features**2:
-                _cut(place, math.ceil(groups / pieces))
+                _cut(place, cut_step, math.ceil(groups / pieces))
                 fired += 1
     return fired
 
@@ -94,7 +97,7 @@ def _fits(place: Place, one_class_token: bool) -> bool:
     return isinstance(step, Rearranged) and (one_class_token or step is not block.steps[-1])
 
 
-def _cut(place: Place, groups: int) -> None:
+def _cut(place: Place, cut_step: Callable[[Rearranged, int], Pieces], groups: int) -> None:
     block = place.block
     if isinstance(place.attention, FrameWeights):
         become(block, PiecewiseFrameBlock)
@@ -102,7 +105,7 @@ def _cut(place: Place, groups: int) -> None:
         block.patches = groups
     else:
         assert isinstance(place.step, Rearranged)
-        cut = Pieces(place.step, groups)
+        cut = cut_step(place.step, groups)
         block.steps = tuple(cut if step is place.step else step for step in block.steps)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -62,8 +63,13 @@ def become(module: nn.Module, variant: type[nn.Module]) -> None:
 
     The module keeps its identity, its path and its tensors; variants may follow one another.
     """
-    own = type(module)
-    module.__class__ = type(f"{variant.__name__}{own.__name__}", (variant, own), {})
+    module.__class__ = _varied(variant, type(module))
+
+
+@cache
+def _varied(variant: type, own: type) -> type:
+    """One class for all modules that become the same."""
+    return type(f"{variant.__name__}{own.__name__}", (variant, own), {})
 
 
 def _group_sizes(step: Step) -> list[int]:
