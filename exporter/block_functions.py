@@ -107,6 +107,7 @@ class BlockFunction:
         shapes = tuple(dict.fromkeys(one.free, batch) for one in self._inputs)
         traced = export(self._alone, tensors, dynamic_shapes=(shapes,))
         assert traced is not None
+        passes.InlinePass()(traced.model)  # it may call functions of torch's own
         graph = traced.model.graph
         for given, taken in zip(graph.outputs, graph.inputs, strict=False):
             if (given.shape, given.dtype) != (taken.shape, taken.dtype):
