@@ -45,7 +45,7 @@ def ladder(
     directory = Path(directory)
     manifest = read_manifest(directory, unchanged=False)
     spec, model, inputs = _load(manifest, checkpoint, video, on_progress)
-    model, _ = rewrite_for_export(spec, model)
+    model = rewrite_for_export(spec, model)
     for_engine = directory / "model.tensorrt.onnx"  # of an int8 export
     return climb(
         model,

@@ -51,14 +51,14 @@ def make_graphs(job: Job, rewritten: VideoClassifier, resources: ExitStack) -> G
     aside, fp32 = folder / "aside.onnx", folder / "fp32.onnx"
     _export_onnx(job, rewritten, aside)
     in_full = replace(spec, precision="fp32", keep_fp32=(), calibration=())
-    _export_onnx(job, rewrite_for_export(in_full, job.model)[0], fp32)
+    _export_onnx(job, rewrite_for_export(in_full, job.model), fp32)
     kept = kept_modules(rewritten, spec.keep_fp32)
     clips = job.calibration.arrays
     made = quantize(aside, path, clips, form="onnxruntime", keep=kept)
     if spec.engine == "none":
         return Graphs(path, path, fp32, asdict(made))
     symmetric = job.directory / "model.tensorrt.onnx"
-    _export_onnx(job, rewrite_for_export(spec, job.model, integer_products=True)[0], aside)
+    _export_onnx(job, rewrite_for_export(spec, job.model, integer_products=True), aside)
     quantize(aside, symmetric, clips, form="tensorrt", keep=kept)
     return Graphs(path, symmetric, fp32, asdict(made))
 

@@ -14,7 +14,7 @@ from exporter.clips import gather_calibration
 from exporter.errors import CheckpointInputError, UsageError
 from exporter.manifest import sha256
 from exporter.precision import Ranges, kept_modules, observe_ranges
-from exporter.rewrite import FOR_A_CPU, REWRITES, Fired, apply
+from exporter.rewrite import FOR_A_CPU, REWRITES, rewrite
 from exporter.rewrite.pixels import take_pixels
 from exporter.rewrite.places import Folded
 from exporter.spec import ExportSpec
@@ -128,8 +128,15 @@ def load_exported(
 
 def rewrite_for_export(
     spec: ExportSpec, model: VideoClassifier, *, integer_products: bool = False
-) -> tuple[VideoClassifier, tuple[Fired, ...]]:
-    """The same function laid out for the runtimes, and what was rewritten.
+) -> VideoClassifier:
+    """The same function laid out for the runtimes. Arguments and errors as `rewrites_to_skip`."""
+    return rewrite(model, rewrites_to_skip(spec, model, integer_products), spec.run_batch)
+
+
+def rewrites_to_skip(
+    spec: ExportSpec, model: VideoClassifier, integer_products: bool = False
+) -> set[str]:
+    """The rewrites that an export is better without.
 
     What is to stay in float32 stays a module of its own: it is not folded into another. With
     `integer_products`, an int8 graph has as many of those as it can, as TensorRT wants it.
@@ -147,11 +154,11 @@ def rewrite_for_export(
         skip |= _NOT_FOR_INT8
         if integer_products or getattr(model.config, "dim", 0) >= _WIDE:
             skip |= _STACKING
-    rewritten, fired = apply(model, skip, spec.run_batch)
-    modules = rounded_modules(rewritten)
-    if any(isinstance(modules[path], Folded) for path in kept):
-        rewritten, fired = apply(model, skip | _FOLDING, spec.run_batch)
-    return rewritten, fired
+    if kept:
+        modules = rounded_modules(rewrite(model, skip, spec.run_batch))
+        if any(isinstance(modules[path], Folded) for path in kept):
+            skip |= _FOLDING
+    return skip
 
 
 def calibrated_ranges(spec: ExportSpec, model: VideoClassifier, precision: str) -> Ranges | None:

@@ -204,7 +204,7 @@ def export_ours(
     """What the product writes."""
     assert isinstance(module, VideoClassifier)
     spec = ExportSpec(batch=len(video), precision=precision, optimize_for=layout)
-    rewritten, _ = rewrite_for_export(spec, module)
+    rewritten = rewrite_for_export(spec, module)
     export_onnx(rewritten, {"video": video}, path, opset=DEFAULT_OPSET)
     if precision == "int8":
         _, frames, channels, height, width = video.shape

@@ -30,8 +30,8 @@ from model.classifier import VideoClassifier
 from model.config import nearest
 
 REWRITES: Mapping[str, Callable[..., int]] = {
-    rewrite.__name__: rewrite
-    for rewrite in (
+    change.__name__: change
+    for change in (
         class_token,  # first: the others look whether one token is asked for
         fold_norm,  # before those that make matrices of the projections
         fold_fc,
@@ -62,19 +62,49 @@ class Fired:
     bytes_saved: int
 
 
-@torch.no_grad()
 def apply(
     model: VideoClassifier, skip: Collection[str] = (), clips: int = 1
 ) -> tuple[VideoClassifier, tuple[Fired, ...]]:
+    """Rewrite a copy of a model, and measure what each rewrite saves.
+
+    Args:
+        model: As `rewrite` takes it.
+        skip: As above.
+        clips: As above.
+
+    Returns:
+        The copy, in evaluation mode, and the rewrites that fired, in order.
+
+    Raises:
+        ValueError: if a name is unknown.
+    """
+    fired, cost = [], measure(model)
+
+    def note(name: str, places: int, rewritten: VideoClassifier) -> None:
+        nonlocal cost
+        before, cost = cost, measure(rewritten)
+        fired.append(Fired(name, places, *(before - cost)))
+
+    return rewrite(model, skip, clips, note), tuple(fired)
+
+
+@torch.no_grad()
+def rewrite(
+    model: VideoClassifier,
+    skip: Collection[str] = (),
+    clips: int = 1,
+    note: Callable[[str, int, VideoClassifier], None] | None = None,
+) -> VideoClassifier:
     """Rewrite a copy of a model.
 
     Args:
         model: The model, in whole precision; it is left as it is.
         skip: Names of rewrites to leave out.
         clips: Clips of a run, as far as that is known.
+        note: Called with each rewrite that fired, at how many places, and what the model is then.
 
     Returns:
-        The copy, in evaluation mode, and the rewrites that fired, in order.
+        The copy, in evaluation mode.
 
     Raises:
         ValueError: if a name is unknown.
@@ -85,11 +115,9 @@ def apply(
             hint = f"; the nearest is {closest!r}" if closest else ""
             raise ValueError(f"unknown rewrite {name!r}: there are {', '.join(REWRITES)}{hint}")
     model = copy.deepcopy(model).eval()
-    fired, cost = [], measure(model)
-    for name, rewrite in REWRITES.items():
-        of_a_run = {"clips": clips} if rewrite in {cut_attention, cut_feed_forward} else {}
-        places = 0 if name in skip else rewrite(model, **of_a_run)
-        if places:
-            before, cost = cost, measure(model)
-            fired.append(Fired(name, places, *(before - cost)))
-    return model, tuple(fired)
+    for name, change in REWRITES.items():
+        of_a_run = {"clips": clips} if change in {cut_attention, cut_feed_forward} else {}
+        places = 0 if name in skip else change(model, **of_a_run)
+        if places and note:
+            note(name, places, model)
+    return model

@@ -47,6 +47,21 @@ def with_bias(weight: Tensor, bias: Tensor) -> Tensor:
     return weight + bias.unsqueeze(1) / weight.shape[1]
 
 
+def round_rows(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Round each row so that its sum stays: `(o, d)` float64 to `(o, d)` of `dtype`.
+
+    The sum of a row is a bias, of which all tokens take the same share. Rounded one by one, d
+    elements are off by sqrt(d) roundings together, for every token in the same direction; so each
+    element takes on what was lost of those before it.
+    """
+    rounded, lost = torch.empty_like(weight, dtype=dtype), torch.zeros_like(weight[:, 0])
+    for i in range(weight.shape[1]):
+        wanted = weight[:, i] + lost
+        rounded[:, i] = wanted
+        lost = wanted - rounded[:, i]
+    return rounded
+
+
 def _reader(fn: nn.Module) -> nn.Linear | None:
     """The linear map that all normalised tokens go through first."""
     if isinstance(fn, HeadProjections):
@@ -62,7 +77,8 @@ def _fold(norm: nn.LayerNorm, projection: nn.Linear) -> None:
     if projection.bias is not None:
         bias = bias + projection.bias.double()
     weight = weight * norm.weight.double()
-    projection.weight.copy_(with_bias(weight - weight.mean(1, keepdim=True), bias))
+    folded = with_bias(weight - weight.mean(1, keepdim=True), bias)
+    projection.weight.copy_(round_rows(folded, projection.weight.dtype))
     projection.register_parameter("bias", None)
     become(norm, MeanOne)
     norm.weight.fill_(1.0)

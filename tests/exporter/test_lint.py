@@ -669,7 +669,7 @@ def test_an_einsum_of_int64_is_told_with_the_module_it_comes_from(defective):
 def export_plainly(path, attn, precision, batch=None):
     sizes = {"depth": 2, "dim": 32, "dim_head": 16, "frames": 3, "res": (32, 48)}
     spec = ExportSpec(attn=attn, precision=precision, dynamic_batch=batch, **sizes)
-    rewritten, _ = rewrite_for_export(spec, load_model(spec))
+    rewritten = rewrite_for_export(spec, load_model(spec))
     clip = torch.zeros(1, 3, 3, 32, 48)
     model = in_precision(rewritten, precision)
     export_onnx(model, {"video": clip}, path, opset=spec.graph_opset, dynamic_batch=batch)

@@ -1,0 +1,43 @@
+"""That rewrites are proven, and that the proof can fail."""
+
+import json
+
+import pytest
+import torch
+
+from exporter import ExportSpec
+from exporter.errors import OnnxError
+from exporter.pipeline import export
+from exporter.rewrite import REWRITES
+
+
+@pytest.fixture
+def wrong(monkeypatch):
+    """`wrong(factor)`: a rewrite that multiplies one weight of the head."""
+
+    def put(factor):
+        @torch.no_grad()
+        def fold_fc(model):
+            model.to_out.fn.weight[0, 0] *= factor
+            return 1
+
+        monkeypatch.setitem(REWRITES, "fold_fc", fold_fc)
+
+    return put
+
+
+@pytest.mark.parametrize("factor", [2.0, 1 + 1e-6])
+def test_a_rewrite_that_changes_the_function_is_refused(wrong, tiny, tmp_path, factor):
+    wrong(factor)
+    with pytest.raises(OnnxError, match="the rewrites made at export changed the function"):
+        export(ExportSpec(**tiny), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_report_says_how_exact_the_rewritten_model_is(exported):
+    report = json.loads((exported().directory / "report.json").read_text())
+    (stage,) = (stage for stage in report["stages"] if stage["name"] == "rewrite")
+    _, _, proof = stage["detail"].rpartition("; ")
+    error, _, where = proof.partition(" ")
+    assert where == "in float64"
+    assert float(error) < 1e-12  # nothing was rounded to float32
