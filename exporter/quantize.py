@@ -1,17 +1,14 @@
 """A float32 graph -> the same graph with int8 products, calibrated on clips.
 
-ONNX Runtime's own quantiser does the work. What is decided here: which products (`MatMul`, `Gemm`,
-`Conv`) become int8, in which form, and what everything else reads. LayerNorm, softmax and the head
-stay in float32, and so do products of two activations: in int8 they cost digits, and time on a CPU.
-Weights whose product would be no faster in int8 are only stored in it.
+ONNX Runtime's own quantiser does the work, on the products that `int8_products` chooses. Here the
+graph is made ready for it, and all that is no such product gets back what it read before. Weights
+whose product would be no faster in int8 are only stored in it.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 import tempfile
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,40 +19,8 @@ import onnx
 from onnx import numpy_helper
 
 from exporter.errors import OnnxError
-from exporter.module_map import module_scopes
-from model.config import ConfigError, check_choice, nearest
-
-# The patch embedding is as fast in float32, but much of a small model's file.
-_PRODUCTS = ("MatMul", "Gemm", "Conv")
-_NARROW = 16  # narrower weights, as of Fastformer's logits, are little work before an exponential
-
-
-@dataclass(frozen=True)
-class Form:
-    """What one runtime wants of a quantised graph.
-
-    Weights are symmetric int8, one scale for each output channel; activations have one scale for
-    the whole tensor, fixed by calibration, so that no clip sees another.
-    """
-
-    activations: str  # name of a `QuantType`; of a signed one the zero point is 0
-    reduce_range: bool
-    split_bias: bool
-    # Elements of a weight, and multiplications with it, below which float32 is as fast.
-    least_weight: int = 0
-    least_work: int = 0
-
-
-FORMS: Mapping[str, Form] = {
-    # TensorRT takes nothing but int8 with zero points of 0.
-    "tensorrt": Form("QInt8", reduce_range=False, split_bias=False),
-    # On x86, ONNX Runtime has integer kernels for unsigned activations only. Without VNNI they add
-    # two products in 16 bits, which overflows unless weights have 7 bits.
-    # It has none for stacks of matrices, as `heads_first` and `frame_weights` make.
-    "onnxruntime": Form(
-        "QUInt8", reduce_range=True, split_bias=True, least_weight=2**14, least_work=2**21
-    ),
-}
+from exporter.int8_products import FORMS, PRODUCTS, Form, choose_products, find_paying
+from model.config import ConfigError, check_choice
 
 
 @dataclass(frozen=True)
@@ -102,8 +67,8 @@ def quantize(
         raise OnnxError(str(error)) from error
     model = onnx.load(graph)
     clips = _count_clips(model, calibration)
-    linear = _choose(model.graph, keep)
-    chosen = _find_paying(linear, model.graph, FORMS[form])
+    linear = choose_products(model.graph, keep)
+    chosen = find_paying(linear, model.graph, FORMS[form])
     if FORMS[form].split_bias:
         _split_bias(model.graph, chosen)
     quantised = copy.deepcopy(model)
@@ -120,7 +85,7 @@ def quantize(
         form=form,
         products=len(chosen),
         stored=stored,
-        kept=sum(node.op_type in _PRODUCTS for node in model.graph.node) - len(chosen),
+        kept=sum(node.op_type in PRODUCTS for node in model.graph.node) - len(chosen),
         calibration_clips=clips,
         nodes=len(quantised.graph.node),
         bytes=out.stat().st_size,
@@ -139,53 +104,6 @@ def _count_clips(model: onnx.ModelProto, calibration: Mapping[str, np.ndarray]) 
     if counts == {0}:
         raise OnnxError("calibration needs at least one clip")
     return counts.pop()
-
-
-def _choose(graph: onnx.GraphProto, keep: Collection[str]) -> list[onnx.NodeProto]:
-    """The products whose weights become int8."""
-    scopes = {node.name: module_scopes(node) for node in graph.node}
-    known = frozenset().union(*scopes.values())
-    for path in keep:
-        if path not in known:
-            closest = nearest(path, known)
-            hint = f"did you mean {closest!r}?" if closest else None
-            raise OnnxError(f"no module {path!r} is in the graph, to keep in float32", remedy=hint)
-    sizes = {weight.name: weight.dims for weight in graph.initializer}
-    linear = [node for node in graph.node if node.op_type in _PRODUCTS and node.input[1] in sizes]
-    chosen = [
-        node
-        for node in linear[:-1]  # the last one is the head
-        if scopes[node.name].isdisjoint(keep)
-        and (node.op_type == "Conv" or min(sizes[node.input[1]][-2:]) >= _NARROW)
-    ]
-    if not chosen:
-        raise OnnxError("no product is left to quantise", remedy="keep fewer modules in float32")
-    return chosen
-
-
-def _find_paying(linear: Sequence[onnx.NodeProto], graph: onnx.GraphProto, form: Form) -> set[str]:
-    """Names of the products for which the runtime has an integer one, and one that is faster.
-
-    Those of one weight are decided together, or the file would hold it twice.
-    """
-    if not form.least_weight:
-        return {node.name for node in linear}
-    sizes = {weight.name: weight.dims for weight in graph.initializer}
-    vectors = {  # that a tensor holds, of one clip where the batch is free
-        value.name: math.prod(dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim[:-1])
-        for value in graph.value_info
-    }
-    multiplied: Counter[str] = Counter()  # vectors by each weight
-    for node in graph.node:
-        for name in node.input:
-            multiplied[name] += vectors.get(node.output[0], 0)
-
-    def pays(weight: str) -> bool:
-        elements = math.prod(sizes[weight])
-        large = len(sizes[weight]) == 2 and elements >= form.least_weight
-        return large and multiplied[weight] * elements >= form.least_work
-
-    return {node.name for node in linear if pays(node.input[1])}
 
 
 def _store(graph: onnx.GraphProto, products: Sequence[onnx.NodeProto]) -> int:
@@ -279,7 +197,7 @@ def _run_library(
                 path,
                 Reader(),
                 quant_format=quantization.QuantFormat.QDQ,
-                op_types_to_quantize=list(_PRODUCTS),
+                op_types_to_quantize=list(PRODUCTS),
                 nodes_to_quantize=sorted(chosen),
                 per_channel=True,
                 reduce_range=form.reduce_range,
@@ -292,7 +210,7 @@ def _run_library(
                     "WeightSymmetric": True,
                     "QuantizeBias": False,  # TensorRT takes no int32 bias
                     # What leaves a product is added to float32 tokens.
-                    "OpTypesToExcludeOutputQuantization": list(_PRODUCTS),
+                    "OpTypesToExcludeOutputQuantization": list(PRODUCTS),
                 },
             )
             return onnx.load(path)

@@ -77,6 +77,7 @@ ORDER = (
     "exporter.rewrite",
     "exporter.block_functions",
     "exporter.to_onnx",
+    "exporter.int8_products",
     "exporter.quantize",
     "exporter.engine_progress",
     "exporter.engine_worker",

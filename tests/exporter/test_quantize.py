@@ -15,8 +15,9 @@ from onnx import numpy_helper
 
 from exporter.errors import OnnxError
 from exporter.inputs import synthetic_inputs
+from exporter.int8_products import FORMS
 from exporter.module_map import module_scopes, read_module_outputs
-from exporter.quantize import FORMS, quantize
+from exporter.quantize import quantize
 from exporter.runners.onnxruntime import OnnxRuntimeRunner
 from exporter.spec import BatchProfile
 from exporter.to_engine import build_engine
