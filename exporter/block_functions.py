@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from model.block import Block
+from model.block import Block, DropPath
 from model.rotary import RotaryTables
 from model.timesformer import Layer
 
@@ -26,6 +26,7 @@ FEWEST = 2  # blocks that share a function: one alone is traced where it stands
 Export = Callable[..., torch.onnx.ONNXProgram | None]  # as torch.onnx.export
 _DOMAIN = "tsformer"
 _PATH = "tsformer.block"  # of a node that stands for a block: the path of the block
+_KIND = "pkg.torch.export.graph_signature.InputSpec.kind"  # of a tensor that was traced
 _PLACEHOLDER = "the_block"  # stands for the path in what is noted of the function's nodes
 
 
@@ -49,18 +50,26 @@ class _Tokens(NamedTuple):
         return torch.zeros(sizes, dtype=self.dtype)
 
 
+class _Signature(NamedTuple):
+    """What blocks take beside their weights."""
+
+    tensors: tuple[_Tokens, ...]
+    rotary: bool
+    biases: tuple[str, ...] | None
+
+
 class BlockFunction:
     """What blocks of one structure compute.
 
     Args:
-        name: As no other function is called.
+        name: Unique among the functions of the model.
         block: One of the blocks.
     """
 
     def __init__(self, name: str, block: nn.Module) -> None:
         self.name, self._block = name, block
         self._alone: _Alone | None = None
-        self._inputs: tuple[_Tokens, ...] = ()
+        self._signature: _Signature | None = None
 
     def call(
         self,
@@ -74,14 +83,15 @@ class BlockFunction:
         """Stand for a block in a trace: one node, which gives tokens shaped as those it takes.
 
         Raises:
-            ValueError: if another block takes tokens of another shape.
+            ValueError: if a block before it took tokens of another shape, or other biases.
         """
         tensors = (cls, x, *(biases or {}).values())
-        inputs = tuple(map(_Tokens.of, tensors))
-        if inputs != (self._inputs or inputs):
-            raise ValueError(f"{path} takes {inputs}, a block before it {self._inputs}")
-        self._inputs = inputs
-        self._alone = _Alone(self._block, rotary, None if biases is None else tuple(biases))
+        names = None if biases is None else tuple(biases)
+        signature = _Signature(tuple(map(_Tokens.of, tensors)), rotary is not None, names)
+        if self._signature is None:
+            self._signature, self._alone = signature, _Alone(self._block, rotary, names)
+        if signature != self._signature:
+            raise ValueError(f"{path} takes {signature}, a block before it {self._signature}")
         cls, x = torch.onnx.ops.symbolic_multi_out(
             f"{_DOMAIN}::{self.name}",
             (*tensors, *_weights(_Alone(block, rotary)).values()),
@@ -100,14 +110,15 @@ class BlockFunction:
             batch: Stands for the axes that are free in the model; none are unless given.
 
         Raises:
-            ValueError: if the blocks do not give tokens shaped as those they take.
+            ValueError: if the blocks do not give tokens shaped as those they take, or a weight is
+                no input of the function.
         """
-        assert self._alone is not None, "no block was called"
-        tensors = tuple(one.example() for one in self._inputs)
-        shapes = tuple(dict.fromkeys(one.free, batch) for one in self._inputs)
+        assert self._signature is not None, "no block was called"
+        assert self._alone is not None
+        tensors = tuple(one.example() for one in self._signature.tensors)
+        shapes = tuple(dict.fromkeys(one.free, batch) for one in self._signature.tensors)
         traced = export(self._alone, tensors, dynamic_shapes=(shapes,))
         assert traced is not None
-        passes.InlinePass()(traced.model)  # it may call functions of torch's own
         graph = traced.model.graph
         for given, taken in zip(graph.outputs, graph.inputs, strict=False):
             if (given.shape, given.dtype) != (taken.shape, taken.dtype):
@@ -117,6 +128,8 @@ class BlockFunction:
             graph.inputs.append(ir.Value(name=name) if weight is None else weight)
             graph.inputs[-1].const_value = None
         for name, constant in list(graph.initializers.items()):  # a function has none
+            if constant.metadata_props.get(_KIND) in {"PARAMETER", "BUFFER"}:
+                raise ValueError(f"{name} would be the same for all blocks")
             node = ir.node("Constant", [], {"value": constant.const_value})
             graph.insert_before(graph[0], node)
             constant.replace_all_uses_with(node.outputs[0])
@@ -149,7 +162,7 @@ def blocks_called(model: nn.Module) -> Iterator[list[BlockFunction]]:
     """
     alike: dict[Hashable, dict[str, nn.Module]] = {}
     for path, module in model.named_modules():
-        if isinstance(module, (Block, Layer)):
+        if isinstance(module, (Block, Layer)) and "forward" not in vars(module):
             alike.setdefault(structure(module), {})[path] = module
     shared = [blocks for blocks in alike.values() if len(blocks) >= FEWEST]
     functions = []
@@ -177,7 +190,7 @@ def define_blocks(
     Args:
         model: As traced from a module of the class `of_class`.
         functions: Those that it calls.
-        of_class: Stands in the notes of nodes.
+        of_class: Its name stands in the metadata of nodes.
         export: As for `BlockFunction.define`.
         batch: As for `BlockFunction.define`.
     """
@@ -200,7 +213,7 @@ def structure(block: nn.Module) -> Hashable:
     to be equal is taken to differ.
     """
     names = {id(one): ("module", path) for path, one in block.named_modules()}
-    weights = [*block.named_parameters(), *block.named_buffers()]
+    weights = list(_weights(block).items())
     names |= {id(one): ("weight", name) for name, one in weights}
 
     def describe(value: object) -> Hashable:
@@ -217,9 +230,19 @@ def structure(block: nn.Module) -> Hashable:
         return type(value), value if isinstance(value, Hashable) else id(value)
 
     tensors = tuple((name, one.shape, one.dtype) for name, one in weights)
-    modules = tuple((path, type(one), describe(vars(one))) for path, one in block.named_modules())
+    modules = tuple((path, type(one), describe(_facts(one))) for path, one in block.named_modules())
     return tensors, modules
 
 
+def _facts(module: nn.Module) -> dict[str, object]:
+    """What a module holds, without rates that count in training only."""
+    facts = vars(module)
+    if isinstance(module, (DropPath, nn.Dropout)) and not module.training:
+        facts = {name: value for name, value in facts.items() if name not in {"rate", "p"}}
+    return facts
+
+
 def _weights(alone: nn.Module) -> dict[str, Tensor]:
-    return dict([*alone.named_parameters(), *alone.named_buffers()])
+    """By every name, as an export has them: what is tied stands under several."""
+    parameters = alone.named_parameters(remove_duplicate=False)
+    return dict([*parameters, *alone.named_buffers(remove_duplicate=False)])

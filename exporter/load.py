@@ -129,12 +129,13 @@ def load_exported(
 def rewrite_for_export(
     spec: ExportSpec, model: VideoClassifier, *, integer_products: bool = False
 ) -> VideoClassifier:
-    """The same function laid out for the runtimes. Arguments and errors as `rewrites_to_skip`."""
-    return rewrite(model, rewrites_to_skip(spec, model, integer_products), spec.run_batch)
+    """The same function laid out for the runtimes. Raises as `rewrites_to_skip` does."""
+    skip = rewrites_to_skip(spec, model, integer_products=integer_products)
+    return rewrite(model, skip, spec.run_batch)
 
 
 def rewrites_to_skip(
-    spec: ExportSpec, model: VideoClassifier, integer_products: bool = False
+    spec: ExportSpec, model: VideoClassifier, *, integer_products: bool = False
 ) -> set[str]:
     """The rewrites that an export is better without.
 
@@ -142,7 +143,7 @@ def rewrites_to_skip(
     `integer_products`, an int8 graph has as many of those as it can, as TensorRT wants it.
 
     Raises:
-        UsageError: if a rewrite to leave out is unknown, or a module to keep is.
+        UsageError: if a module to keep is unknown.
     """
     kept = kept_modules(model, spec.keep_fp32)
     skip = set(REWRITES) if spec.rewrite == "none" else set(spec.no_rewrite)

@@ -10,7 +10,7 @@ from exporter.job import Job
 from exporter.load import rewrites_to_skip
 from exporter.precision import Int8, Ranges, in_precision
 from exporter.results import Parity
-from exporter.rewrite import Fired, apply, rewrite
+from exporter.rewrite import Fired, rewrite, rewrite_measured
 from exporter.runners.base import Runner
 from exporter.runners.eager import EagerRunner
 from exporter.runners.onnxruntime import OnnxRuntimeRunner
@@ -39,7 +39,7 @@ def rewrite_proven(job: Job, stage: Stage) -> tuple[VideoClassifier, tuple[Fired
     """
     spec, clip = job.spec, job.inputs.batch(1)
     skip = rewrites_to_skip(spec, job.model)
-    rewritten, fired = apply(job.model, skip, spec.run_batch)
+    rewritten, fired = rewrite_measured(job.model, skip, spec.run_batch)
 
     def run(model: VideoClassifier, precision: str = "fp64") -> np.ndarray:
         with EagerRunner(model, job.inputs.shapes, precision) as runner:
@@ -99,7 +99,7 @@ def prove(
 
 
 def _rounding(runtime: str, ranges: Ranges) -> Int8:
-    """How the int8 graph of a runtime rounds: see the forms of `quantize`."""
+    """How the int8 graph of a runtime rounds: see `int8_products.FORMS`."""
     if runtime == OnnxRuntimeRunner.name:
         return Int8(ranges)
     return Int8(ranges, symmetric=True, weight_levels=127)

@@ -148,8 +148,9 @@ def _trace(
             tensors = tuple(torch.cat((tensor, tensor)) for tensor in tensors)
         batch = torch.export.Dim("batch", min=1, max=max(dynamic_batch.max, len(tensors[0])))
         shapes = tuple({0: batch} for _ in tensors)
-    export = partial(torch.onnx.export, dynamo=True, opset_version=opset, optimize=False)
-    export = partial(export, verbose=False)
+    export = partial(
+        torch.onnx.export, dynamo=True, opset_version=opset, optimize=False, verbose=False
+    )
     try:
         with _quiet():
             with blocks_called(model) as functions:

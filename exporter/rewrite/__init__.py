@@ -8,7 +8,7 @@ gives the number of places it fired at. Modules keep their paths, so that whatev
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -62,46 +62,14 @@ class Fired:
     bytes_saved: int
 
 
-def apply(
-    model: VideoClassifier, skip: Collection[str] = (), clips: int = 1
-) -> tuple[VideoClassifier, tuple[Fired, ...]]:
-    """Rewrite a copy of a model, and measure what each rewrite saves.
-
-    Args:
-        model: As `rewrite` takes it.
-        skip: As above.
-        clips: As above.
-
-    Returns:
-        The copy, in evaluation mode, and the rewrites that fired, in order.
-
-    Raises:
-        ValueError: if a name is unknown.
-    """
-    fired, cost = [], measure(model)
-
-    def note(name: str, places: int, rewritten: VideoClassifier) -> None:
-        nonlocal cost
-        before, cost = cost, measure(rewritten)
-        fired.append(Fired(name, places, *(before - cost)))
-
-    return rewrite(model, skip, clips, note), tuple(fired)
-
-
 @torch.no_grad()
-def rewrite(
-    model: VideoClassifier,
-    skip: Collection[str] = (),
-    clips: int = 1,
-    note: Callable[[str, int, VideoClassifier], None] | None = None,
-) -> VideoClassifier:
+def rewrite(model: VideoClassifier, skip: Collection[str] = (), clips: int = 1) -> VideoClassifier:
     """Rewrite a copy of a model.
 
     Args:
         model: The model, in whole precision; it is left as it is.
         skip: Names of rewrites to leave out.
         clips: Clips of a run, as far as that is known.
-        note: Called with each rewrite that fired, at how many places, and what the model is then.
 
     Returns:
         The copy, in evaluation mode.
@@ -109,15 +77,40 @@ def rewrite(
     Raises:
         ValueError: if a name is unknown.
     """
+    model = copy.deepcopy(model).eval()
+    for _ in _rewrite(model, skip, clips):
+        pass
+    return model
+
+
+@torch.no_grad()
+def rewrite_measured(
+    model: VideoClassifier, skip: Collection[str] = (), clips: int = 1
+) -> tuple[VideoClassifier, tuple[Fired, ...]]:
+    """Rewrite a copy of a model as `rewrite` does, and measure what each rewrite saves.
+
+    Returns:
+        The copy, and the rewrites that fired, in order.
+    """
+    model = copy.deepcopy(model).eval()
+    fired, cost = [], measure(model)
+    for name, places in _rewrite(model, skip, clips):
+        before, cost = cost, measure(model)
+        fired.append(Fired(name, places, *(before - cost)))
+    return model, tuple(fired)
+
+
+def _rewrite(
+    model: VideoClassifier, skip: Collection[str], clips: int
+) -> Iterator[tuple[str, int]]:
+    """Rewrite in place; gives each rewrite that fired, when it has, and at how many places."""
     for name in skip:
         if name not in REWRITES:
             closest = nearest(name, list(REWRITES))
             hint = f"; the nearest is {closest!r}" if closest else ""
             raise ValueError(f"unknown rewrite {name!r}: there are {', '.join(REWRITES)}{hint}")
-    model = copy.deepcopy(model).eval()
     for name, change in REWRITES.items():
         of_a_run = {"clips": clips} if change in {cut_attention, cut_feed_forward} else {}
         places = 0 if name in skip else change(model, **of_a_run)
-        if places and note:
-            note(name, places, model)
-    return model
+        if places:
+            yield name, places

@@ -50,10 +50,12 @@ def with_bias(weight: Tensor, bias: Tensor) -> Tensor:
 def round_rows(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """Round each row so that its sum stays: `(o, d)` float64 to `(o, d)` of `dtype`.
 
-    The sum of a row is a bias, of which all tokens take the same share. Rounded one by one, d
+    Tokens have the mean 1, so that each gets the sum of a row as its bias. Rounded one by one, d
     elements are off by sqrt(d) roundings together, for every token in the same direction; so each
     element takes on what was lost of those before it.
     """
+    if weight.dtype == dtype:
+        return weight
     rounded, lost = torch.empty_like(weight, dtype=dtype), torch.zeros_like(weight[:, 0])
     for i in range(weight.shape[1]):
         wanted = weight[:, i] + lost

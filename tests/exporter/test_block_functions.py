@@ -4,7 +4,9 @@ import copy
 from collections import Counter
 from functools import partial
 
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
@@ -15,7 +17,7 @@ from exporter.block_functions import BlockFunction, blocks_called, structure
 from exporter.errors import OnnxError
 from exporter.module_map import find_module_outputs
 from exporter.precision import in_precision
-from exporter.rewrite import apply, pieces
+from exporter.rewrite import pieces, rewrite, rewrite_measured
 from exporter.spec import DEFAULT_OPSET, BatchProfile
 from exporter.to_onnx import export_onnx
 from model import FastTimeSformer, TimeSformer, TimeSformerViT
@@ -47,20 +49,16 @@ def kept(*expressions):
     return lambda model: in_precision(model, "fp16", expressions)
 
 
-def rewritten(model):
-    return apply(model)[0]
-
-
 CASES = {
-    **{attn: (partial(make, attn), rewritten) for attn in MECHANISM_NAMES},
-    **{scheme: (partial(make, scheme=scheme), rewritten) for scheme in ("space", "local-global")},
+    **{attn: (partial(make, attn), rewrite) for attn in MECHANISM_NAMES},
+    **{scheme: (partial(make, scheme=scheme), rewrite) for scheme in ("space", "local-global")},
     "as it is": (make, None),
     "learned positions": (partial(make, rotary_emb=False), None),
-    "published": (partial(make, semantics="upstream"), rewritten),
+    "published": (partial(make, semantics="upstream"), rewrite),
     "published joint, fp16": (partial(make, scheme="joint", semantics="upstream"), kept()),
     "fp16": (partial(make, "performer"), kept()),
     "fp16, one block kept": (partial(make, "regular"), kept(r"blocks\.2")),
-    "vit": (make_vit, rewritten),
+    "vit": (make_vit, rewrite),
     "timesformer": (make_timesformer, None),
     "timesformer, shifted": (partial(make_timesformer, shift_tokens=True), None),
 }
@@ -77,14 +75,24 @@ def write(path, model, inputs, **options):
     return onnx.load(path)
 
 
+def wiring(model):
+    """Every node in order: its operator, where its inputs come from, and its attributes."""
+    graph = model.graph
+    origin = {"": None} | {value.name: value.name for value in graph.input}
+    for weight in graph.initializer:
+        array = numpy_helper.to_array(weight)
+        origin[weight.name] = (array.dtype, array.shape, array.tobytes())
+    nodes = []
+    for place, node in enumerate(graph.node):
+        attributes = sorted(attribute.SerializeToString() for attribute in node.attribute)
+        nodes.append((node.op_type, [origin[name] for name in node.input], attributes))
+        origin |= {name: (place, index) for index, name in enumerate(node.output)}
+    return nodes, [origin[value.name] for value in graph.output]
+
+
 def assert_same(one, other):
-    """The same operators in the same order, on the same weights, from the same modules."""
-    assert [node.op_type for node in one.graph.node] == [n.op_type for n in other.graph.node]
-    weights = (
-        Counter(numpy_helper.to_array(w).tobytes() for w in graph.initializer)
-        for graph in (one.graph, other.graph)
-    )
-    assert next(weights) == next(weights)
+    """The same operators on the same values and weights, from the same modules."""
+    assert wiring(one) == wiring(other)
     modules = [
         {path: len(names) for path, names in find_module_outputs(made.graph).items()}
         for made in (one, other)
@@ -146,7 +154,7 @@ def free_axes(model):
 
 def test_pieces_of_attention_are_shared(monkeypatch, apart, tmp_path):
     monkeypatch.setattr(pieces, "PIECE_BYTES", 2**11)
-    model, fired = apply(make("performer"))
+    model, fired = rewrite_measured(make("performer"))
     assert {"cut_attention", "cut_feed_forward"} <= {one.name for one in fired}
     assert len({structure(block) for block in model.blocks[:-1]}) == 1
     once = write(tmp_path / "once.onnx", model, example(model))
@@ -154,11 +162,49 @@ def test_pieces_of_attention_are_shared(monkeypatch, apart, tmp_path):
     assert_same(once, write(tmp_path / "apart.onnx", model, example(model)))
 
 
-def test_blocks_are_traced_once(traced, tmp_path):
-    model = apply(make())[0]
+@pytest.mark.parametrize("make_model", [make, partial(make_vit, drop_path=0.1)])
+def test_blocks_are_traced_once(traced, tmp_path, make_model):
+    model = rewrite(make_model())
     write(tmp_path / "model.onnx", model, example(model))
-    assert traced == ["FastTimeSformer", "_Alone"]
+    assert traced == [type(model).__name__, "_Alone"]
     assert not any("forward" in vars(block) for block in model.blocks)
+
+
+@pytest.mark.parametrize("attn", MECHANISM_NAMES)
+def test_the_graph_computes_what_the_model_does(attn, tmp_path):
+    model = make(attn)
+    write(tmp_path / "model.onnx", model, example(model))
+    video = torch.randn(2, FRAMES, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(1))
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    (logits,) = session.run(None, {"video": video.numpy()})
+    with torch.no_grad():
+        truth = model.double()(video.double()).numpy()
+        model.blocks[0], model.blocks[1] = model.blocks[1], model.blocks[0]
+        swapped = model(video.double()).numpy()
+    assert np.linalg.norm(logits - truth) < 1e-5 * np.linalg.norm(truth)
+    assert np.linalg.norm(swapped - truth) > 1e-3 * np.linalg.norm(truth)  # blocks do differ
+
+
+def test_weights_that_are_tied_in_every_block(apart, tmp_path):
+    model = make()
+    for block in model.blocks:
+        tie(block)
+    once = write(tmp_path / "once.onnx", model, example(model))
+    apart()
+    assert_same(once, write(tmp_path / "apart.onnx", model, example(model)))
+
+
+def test_a_block_with_a_forward_of_its_own_keeps_it(traced, tmp_path):
+    model = make()
+    for block in model.blocks:
+        block.forward = pass_on
+    write(tmp_path / "model.onnx", model, example(model))
+    assert traced == ["FastTimeSformer"]
+    assert all(block.forward is pass_on for block in model.blocks)
+
+
+def pass_on(cls, x, _rotary):
+    return cls + x[:, :1], x
 
 
 def test_blocks_that_differ_are_traced_where_they_stand(traced, tmp_path):
@@ -186,8 +232,9 @@ def test_blocks_of_one_structure_must_take_the_same_tokens():
     function = BlockFunction("Block", model.blocks[0])
     cls, x = torch.zeros(1, 1, 16), torch.zeros(1, 18, 16)
     function.call(model.blocks[0], "blocks.0", cls, x, model.rotary)
-    with pytest.raises(ValueError, match=r"blocks\.1 takes"):
-        function.call(model.blocks[1], "blocks.1", cls, x[:, 1:], model.rotary)
+    for more in ((x[:, 1:], model.rotary), (x.half(), model.rotary), (x, None), (x, None, {})):
+        with pytest.raises(ValueError, match=r"blocks\.1 takes"):
+            function.call(model.blocks[1], "blocks.1", cls, *more)
 
 
 def test_blocks_must_give_what_they_take(tmp_path):
@@ -202,10 +249,25 @@ def drop_the_last(cls, x):
     return cls, x[:, :-1]
 
 
+def test_a_weight_of_one_block_is_never_that_of_all(monkeypatch, tmp_path):
+    known = block_functions._weights
+
+    def forget_one(module):
+        weights = known(module)
+        if isinstance(module, block_functions._Alone):
+            del weights["the_block.attn_t.fn.to_qkv.weight"]
+        return weights
+
+    monkeypatch.setattr(block_functions, "_weights", forget_one)
+    model = make()
+    with pytest.raises(OnnxError, match=r"to_qkv\.weight would be the same for all blocks"):
+        write(tmp_path / "model.onnx", model, example(model))
+
+
 @pytest.mark.parametrize(("attn", "scheme"), PAIRS)
 def test_rewritten_blocks_are_alike(attn, scheme, monkeypatch):
     monkeypatch.setattr(pieces, "PIECE_BYTES", 2**8)
-    *early, _ = apply(make(attn, scheme))[0].blocks
+    *early, _ = rewrite(make(attn, scheme)).blocks
     assert len(set(map(structure, early))) == 1
 
 

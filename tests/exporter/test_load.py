@@ -14,7 +14,7 @@ from exporter.load import (
     rewrites_to_skip,
 )
 from exporter.precision import in_precision
-from exporter.rewrite import apply
+from exporter.rewrite import rewrite_measured
 from exporter.spec import BatchProfile, ExportSpec
 from model import FastTimeSformer, Preprocessing, save_checkpoint
 
@@ -247,7 +247,7 @@ def test_each_runtime_and_precision_has_its_rewrites(options, left_out):
     sizes = {"attn": "fastformer", "res": (48, 64), "depth": 2, "dim": 8, "dim_head": 4}
     spec = ExportSpec(**sizes, **options)
     model = load_model(spec)
-    _, fired = apply(model, rewrites_to_skip(spec, model))
+    _, fired = rewrite_measured(model, rewrites_to_skip(spec, model))
     all_fired = {"class_token", "fold_norm", "frame_weights", "pooled_rotation", "fold_global_key"}
     all_fired |= {"bias_apart"}
     assert {one.name for one in fired} == all_fired.difference(left_out)

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from exporter.rewrite import apply
+from exporter.rewrite import rewrite_measured
 from exporter.rewrite.fold_norm import MeanOne, fold_norm, round_rows, with_bias
 from model import TimeSformerViT
 from model.attention import HeadProjections
@@ -61,10 +61,10 @@ def test_float32_is_not_further_from_the_truth_for_large_norms(make, clips, rel_
 
 @pytest.mark.parametrize("semantics", ["paper", "upstream"])
 def test_the_bias_after_additive_attention_through_time_goes_with_the_residual(make, semantics):
-    model, _ = apply(make("fastformer", semantics=semantics))
+    model, _ = rewrite_measured(make("fastformer", semantics=semantics))
     attention = model.blocks[0].attn_t.fn
     assert attention.to_out.bias is None
-    without, _ = apply(make("fastformer", semantics=semantics), skip={"fold_norm"})
+    without, _ = rewrite_measured(make("fastformer", semantics=semantics), skip={"fold_norm"})
     attention = without.blocks[0].attn_t.fn
     assert attention.to_out.bias is not None
 
