@@ -46,9 +46,8 @@ def rewrite_proven(job: Job, stage: Stage) -> tuple[VideoClassifier, tuple[Fired
             return runner.run(clip)["logits"]
 
     truth = run(job.model)
-    error = relative_error(
-        run(rewrite(in_precision(job.model, "fp64"), skip, spec.run_batch)), truth
-    )
+    exact = rewrite(in_precision(job.model, "fp64"), skip, spec.run_batch)
+    error = relative_error(run(exact), truth)
     # What is no function at float32 may be none at float64 either: parity says so.
     if not error <= REWRITE_LIMIT and relative_error(run(job.model, "fp32"), truth) <= (
         ILL_CONDITIONED

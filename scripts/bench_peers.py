@@ -77,19 +77,35 @@ def measure_pair(pair: Pair, folder: Path, limit: float) -> Figures:
 
 def measure_apart(pair: Pair, folder: Path, limit: float) -> Rounds:
     """Measure in a process of its own: what one runtime sets or leaks, the next does not see."""
-    command = [sys.executable, __file__, "--child", json.dumps(asdict(pair)), str(folder)]
+    try:
+        return Rounds(**run_child(__file__, pair, folder, limit))
+    except ChildError as error:
+        return Rounds("failed", str(error))
+
+
+class ChildError(Exception):
+    """A process that did not measure."""
+
+
+def run_child(script: str, pair: Pair, folder: Path, limit: float) -> dict[str, Any]:
+    """What `script --child` measures of a pair, in a process with as many threads as it asks for.
+
+    Raises:
+        ChildError: if it fails, or takes longer than `limit` seconds.
+    """
+    command = [sys.executable, script, "--child", json.dumps(asdict(pair)), str(folder)]
     surroundings = os.environ | {"OMP_NUM_THREADS": str(pair.threads)}
     try:
         done = subprocess.run(
             command, env=surroundings, capture_output=True, text=True, timeout=limit
         )
-    except subprocess.TimeoutExpired:
-        return Rounds("failed", f"took longer than {limit:g} s")
+    except subprocess.TimeoutExpired as error:
+        raise ChildError(f"took longer than {limit:g} s") from error
     if done.returncode:
         ended = f"signal {-done.returncode}" if done.returncode < 0 else "an error"
         last = (done.stderr.strip().splitlines() or [""])[-1]
-        return Rounds("failed", f"the process ended with {ended}: {last[:300]}")
-    return Rounds(**json.loads(done.stdout.splitlines()[-1]))  # runtimes may print before
+        raise ChildError(f"the process ended with {ended}: {last[:300]}")
+    return json.loads(done.stdout.splitlines()[-1])  # runtimes may print before
 
 
 def find_closest(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -130,6 +146,11 @@ def describe() -> dict[str, Any]:
         done = subprocess.run(command, capture_output=True, text=True)
         facts[name] = done.stdout.strip() if done.returncode == 0 else None
     return facts | {"uncommitted_changes": bool(facts["uncommitted_changes"])}
+
+
+def tell(script: str, given: Sequence[str], out: Path) -> list[str]:
+    """The command for a results file: without the folder of this machine that it stands in."""
+    return [Path(script).name, *(word for word in given if word not in {"--out", str(out)})]
 
 
 def write(out: Path, facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -233,8 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(asdict(measure(Pair(**json.loads(given[1])), Path(given[2])))))
         return 0
     asked = parse(given)
-    told = [word for word in given if word not in {"--out", str(asked.out)}]
-    facts = {"environment": describe(), "commands": [[Path(__file__).name, *told]]}
+    facts = {"environment": describe(), "commands": [tell(__file__, given, asked.out)]}
     # Of each row: with --add those of a file are of several days and commits.
     context = {name: facts["environment"][name] for name in ("date", "cpu", "commit")}
     rows: list[dict[str, Any]] = []

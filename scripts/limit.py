@@ -14,11 +14,9 @@ import argparse
 import itertools
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,9 +24,9 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from bench_peers import ROOT, count, describe, list_pairs
+from bench_peers import ROOT, ChildError, count, describe, list_pairs, run_child, tell
 from bench_peers import parse as parse_pairs
-from peers_sides import RUNTIMES, Pair, find_graph, open_openvino, resolve
+from peers_sides import RUNTIMES, Pair, find_graph, make_clips, open_openvino, resolve
 from peers_timing import median_interval
 
 from exporter.cost import MatmulShape, count_cost, matmul_shapes
@@ -42,8 +40,7 @@ def measure(pair: Pair, folder: Path) -> dict[str, Any]:
     """Operations, and seconds of a run and of its products round by round; for a process apart."""
     torch.set_num_threads(pair.threads)
     side = resolve(pair.ours, pair)
-    shape = (pair.batch, pair.frames, 3, pair.resolution, pair.resolution)
-    video = np.random.default_rng(0).standard_normal(shape, np.float32)
+    video = make_clips(pair)
     run = RUNTIMES[side.runtime](side, pair, video, folder)
     graph = onnx.load(find_graph(side, pair, video, folder))
     shapes = matmul_shapes(graph, pair.batch)
@@ -64,16 +61,13 @@ def in_openvino(shape: MatmulShape, threads: int) -> Callable[[], object]:
     return partial(request.infer, share_outputs=True)  # by default it copies what is made
 
 
-def measure_apart(pair: Pair, folder: Path) -> dict[str, Any] | None:
-    """Measure in as many processes as asked for; none if one fails, which says why on stderr."""
-    surroundings = os.environ | {"OMP_NUM_THREADS": str(pair.threads)}
-    command = [sys.executable, __file__, "--child", json.dumps(asdict(pair)), str(folder)]
-    parts = []
-    for _ in range(pair.processes):
-        done = subprocess.run(command, env=surroundings, stdout=subprocess.PIPE, text=True)
-        if done.returncode:
-            return None
-        parts.append(json.loads(done.stdout.splitlines()[-1]))  # runtimes may print before
+def measure_apart(pair: Pair, folder: Path, limit: float) -> dict[str, Any] | None:
+    """Measure in as many processes as asked for; none if one fails, which is said on stderr."""
+    try:
+        parts = [run_child(__file__, pair, folder, limit) for _ in range(pair.processes)]
+    except ChildError as error:
+        print(f"{pair.ours}: {error}", file=sys.stderr)
+        return None
     return summarise(pair, parts)
 
 
@@ -115,6 +109,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=count, default=8, help="of one process")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each half of a round")
     parser.add_argument("--threads", type=count, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--limit", type=float, default=1800.0, help="seconds of one process")
     for name in ("--frames", "--dim", "--depth"):
         parser.add_argument(name, type=int)
     parser.add_argument("--out", type=Path, default=ROOT / "scripts" / "results" / "limit.json")
@@ -138,13 +133,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(measure(Pair(**json.loads(given[1])), Path(given[2]))))
         return 0
     asked = parse(given)
-    told = [word for word in given if word not in {"--out", str(asked.out)}]
-    content = {"environment": describe(), "command": [Path(__file__).name, *told]}
+    content = {"environment": describe(), "command": tell(__file__, given, asked.out)}
     pairs, rows = list_sides(asked), []
     for _, case in itertools.groupby(pairs, lambda pair: (pair.mechanism, pair.resolution)):
         with tempfile.TemporaryDirectory() as folder:  # one graph serves a case
             for pair in case:
-                if row := measure_apart(pair, Path(folder)):
+                if row := measure_apart(pair, Path(folder), asked.limit):
                     rows.append(row)
                     print(line(row), flush=True)
     if rows:

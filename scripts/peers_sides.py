@@ -83,6 +83,12 @@ def resolve(name: str, pair: Pair) -> Side:
     return side
 
 
+def make_clips(pair: Pair) -> np.ndarray:
+    """The clips of a pair, the same each time: `(b, f, 3, h, w)`."""
+    shape = (pair.batch, pair.frames, 3, pair.resolution, pair.resolution)
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+
 def make_module(side: Side, pair: Pair) -> nn.Module:
     """The eager module of a side in float32, with the same weights each time."""
     torch.manual_seed(0)

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from peers_sides import RUNTIMES, Pair, Run, UnavailableError, find_truth, resolve
+from peers_sides import (
+    RUNTIMES,
+    Pair,
+    Run,
+    UnavailableError,
+    find_truth,
+    make_clips,
+    resolve,
+)
 
 from exporter.contention import Contention
 
@@ -51,8 +59,7 @@ class Figures:
 def measure(pair: Pair, folder: Path) -> Rounds:
     """Make both sides, judge what they compute, and time them; for a process of its own."""
     torch.set_num_threads(pair.threads)
-    shape = (pair.batch, pair.frames, 3, pair.resolution, pair.resolution)
-    video = np.random.default_rng(0).standard_normal(shape, np.float32)
+    video = make_clips(pair)
     runs, errors = [], []
     for name in (pair.ours, pair.peer):
         try:

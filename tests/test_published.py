@@ -1,24 +1,16 @@
 """scripts/published.py: the baseline of the timings computes what the model computes."""
 
-import importlib
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from model import FastTimeSformer, TimeSformerViT
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 TOLERANCE = 1e-9  # float64
 
 
 @pytest.fixture(scope="module")
-def published():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPTS)
-        yield importlib.import_module("published")
-    del sys.modules["published"]
+def published(script):
+    return script("published")
 
 
 def make(mechanism, semantics, **more):
