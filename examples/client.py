@@ -11,7 +11,7 @@ from pathlib import Path
 
 import tritonclient.http as triton
 
-from exporter.video import read_clip
+from exporter.inputs.video import read_clip
 from model.config import Preprocessing
 
 model, path, url = (*sys.argv[1:], "localhost:8000")[:3]

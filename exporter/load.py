@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -10,46 +9,23 @@ from typing import Any
 
 import torch
 
-from exporter.clips import gather_calibration
 from exporter.errors import CheckpointInputError, UsageError
-from exporter.manifest import sha256
-from exporter.precision import Ranges, kept_modules, observe_ranges
-from exporter.rewrite import FOR_A_CPU, REWRITES, rewrite
+from exporter.files.manifest import hash_checkpoint
 from exporter.rewrite.pixels import take_pixels
-from exporter.rewrite.places import Folded
-from exporter.spec import ExportSpec
+from exporter.spec import DEFAULT_FAMILY, FRESH, ExportSpec
 from model import load_checkpoint
 from model.checkpoint import FAMILIES
 from model.classifier import VideoClassifier
 from model.config import PRESETS, ConfigError, check_choice
-from model.precision import rounded_modules
 from model.weights_file import CheckpointError
 
-# Rewrites that fold one module into another.
-_FOLDING = {"fold_fc", "frame_weights"}
-# Rewrites whose weights are made at run time, and those whose weights are stacked by head or frame:
-# runtimes have no integer product of either.
-_NOT_FOR_INT8 = {"fold_global_key"}
-# Each rounds once more than what it replaces.
-_NOT_BELOW_FP32 = {"bias_apart", "fold_norm"}
-_STACKING = {"heads_first", "frame_weights"}
-# Width of tokens from which integer products are ahead of stacked ones in float32 (ONNX Runtime).
-_WIDE = 384
 # What `--attn`, `--dim` and the like of an ExportSpec are to every family.
 MODEL_ARGUMENTS = (
     *("attn", "scheme", "frames", "channels", "num_classes", "dim", "depth", "heads"),
     *("dim_head", "patch_size", "semantics"),
 )
-# A fresh model, where the user says nothing else: that of the published README.
-_FRESH = {
-    "frames": 5,
-    "channels": 3,
-    "height": 224,
-    "width": 224,
-    "num_classes": 2,
-    "dim": 128,
-}
-_DEFAULT_FAMILY, _PRESET_FAMILY = "fast_timesformer", "facebookresearch"
+
+_PRESET_FAMILY = "facebookresearch"
 
 
 def load_model(spec: ExportSpec) -> VideoClassifier:
@@ -75,13 +51,13 @@ def load_model(spec: ExportSpec) -> VideoClassifier:
 
 
 def _make_fresh(spec: ExportSpec, given: Mapping[str, Any]) -> VideoClassifier:
-    name = spec.model or _DEFAULT_FAMILY
+    name = spec.model or DEFAULT_FAMILY
     preset = PRESETS.get(name)
     family = FAMILIES[_PRESET_FAMILY if preset else name]
     if preset is None and family.model is FAMILIES[_PRESET_FAMILY].model:
         preset = PRESETS["TimeSformer"]
     try:
-        defaults = {"channels": 3, **preset} if preset else _FRESH
+        defaults = {"channels": 3, **preset} if preset else FRESH
         values = family.translate({**defaults, **given})
         known = [field.name for field in fields(family.model.config_class)]
         for argument in values:
@@ -126,58 +102,13 @@ def load_exported(
     return spec, load_model(spec)
 
 
-def rewrite_for_export(
-    spec: ExportSpec, model: VideoClassifier, *, integer_products: bool = False
-) -> VideoClassifier:
-    """The same function laid out for the runtimes. Raises as `rewrites_to_skip` does."""
-    skip = rewrites_to_skip(spec, model, integer_products=integer_products)
-    return rewrite(model, skip, spec.run_batch)
-
-
-def rewrites_to_skip(
-    spec: ExportSpec, model: VideoClassifier, *, integer_products: bool = False
-) -> set[str]:
-    """The rewrites that an export is better without.
-
-    What is to stay in float32 stays a module of its own: it is not folded into another. With
-    `integer_products`, an int8 graph has as many of those as it can, as TensorRT wants it.
-
-    Raises:
-        UsageError: if a module to keep is unknown.
-    """
-    kept = kept_modules(model, spec.keep_fp32)
-    skip = set(REWRITES) if spec.rewrite == "none" else set(spec.no_rewrite)
-    if spec.optimize_for == "tensorrt":
-        skip |= FOR_A_CPU
-    if spec.precision in ("fp16", "bf16") or integer_products:
-        skip |= _NOT_BELOW_FP32
-    if spec.precision == "int8":
-        skip |= _NOT_FOR_INT8
-        if integer_products or getattr(model.config, "dim", 0) >= _WIDE:
-            skip |= _STACKING
-    if kept:
-        modules = rounded_modules(rewrite(model, skip, spec.run_batch))
-        if any(isinstance(modules[path], Folded) for path in kept):
-            skip |= _FOLDING
-    return skip
-
-
-def calibrated_ranges(spec: ExportSpec, model: VideoClassifier, precision: str) -> Ranges | None:
-    """The ranges of the activations for int8; none for another precision."""
-    if precision != "int8":
-        return None
-    how = (model.config, model.preprocessing)
-    clips = gather_calibration(spec.calibration, *how, mask=spec.mask)
-    return observe_ranges(model, clips.arrays)
-
-
 def resolve(spec: ExportSpec, model: VideoClassifier) -> dict[str, Any]:
     """The spec with everything the checkpoint or a default decided."""
     config = model.config
     known = {name: getattr(config, name) for name in MODEL_ARGUMENTS if hasattr(config, name)}
     known |= {
         "heads": getattr(config, "num_heads", known.get("heads")),
-        "model": spec.model if spec.checkpoint else spec.model or _DEFAULT_FAMILY,
+        "model": spec.model if spec.checkpoint else spec.model or DEFAULT_FAMILY,
         "res": [config.height, config.width],
         "batch": spec.run_batch,
         "opset": spec.graph_opset,
@@ -199,33 +130,6 @@ def _what_else_config_says(spec: ExportSpec, model: VideoClassifier) -> dict[str
         for name, value in spec.config.items()
         if not any(set(family.translate({name: value})) <= placed for family in families)
     }
-
-
-def default_directory(spec: ExportSpec) -> Path:
-    """A name under `build/`, of what most often differs between exports."""
-    if spec.checkpoint:
-        path = spec.checkpoint.absolute()
-        name = path.name if path.is_dir() else path.stem
-        size = f"{spec.res[0]}x{spec.res[1]}" if spec.res else None
-    else:
-        preset = PRESETS.get(spec.model or "", _FRESH)
-        own = "fastformer" if spec.model in (None, _DEFAULT_FAMILY) else "regular"
-        words = (spec.model, spec.attn or own, spec.scheme or "divided")
-        name = "-".join(word for word in words if word)
-        height, width = spec.res or (preset["height"], preset["width"])
-        size = f"{height}x{width}"
-    batch = f"b{spec.run_batch}" if spec.run_batch > 1 else None
-    parts = (name, size, batch, spec.precision, "pixels" if spec.embed_preprocess else None)
-    return Path("build") / "-".join(part for part in parts if part)
-
-
-def hash_checkpoint(path: Path) -> str:
-    """SHA-256 of a file, or of the names and hashes of the files of a directory."""
-    if path.is_file():
-        return sha256(path)
-    files = sorted(file for file in path.iterdir() if file.is_file())
-    listing = "".join(f"{file.name} {sha256(file)}\n" for file in files)
-    return hashlib.sha256(listing.encode()).hexdigest()
 
 
 def check_same_checkpoint(spec: ExportSpec, recorded: Mapping[str, Any]) -> None:

@@ -12,37 +12,31 @@ from typing import Any
 
 import torch
 
-from exporter import environment
-from exporter.candidates import load_engine, load_onnx, load_symmetric
-from exporter.clips import Inputs, gather_inputs
-from exporter.contention import Contention
-from exporter.engine_progress import BuildProgress
 from exporter.errors import RuntimeFailure
-from exporter.evaluate import evaluate
-from exporter.graphs import Graphs, make_graphs
-from exporter.job import Job, Measuring, gather
-from exporter.ladder import climb
-from exporter.load import (
-    calibrated_ranges,
-    default_directory,
-    load_exported,
-    load_model,
-    resolve,
-)
-from exporter.manifest import read_manifest, write_manifest
-from exporter.output import StagedDirectory
+from exporter.files.manifest import read_manifest, write_manifest
+from exporter.files.names import default_directory
+from exporter.files.staging import StagedDirectory
+from exporter.inputs.clips import gather_inputs
+from exporter.latency.timing import against_limit, measure_limit, time_runners
+from exporter.load import load_exported, load_model, resolve
+from exporter.machine import environment
+from exporter.machine.contention import Contention
 from exporter.precision import Int8, kept_modules, observe_ranges
-from exporter.proof import prove, rewrite_proven
+from exporter.proof.accuracy import evaluate
+from exporter.proof.ladder import climb
+from exporter.proof.prove import prove, rewrite_proven
 from exporter.report import write_report
 from exporter.results import Accuracy, Ladder, Parity, Report, Verdict, overall_verdict
 from exporter.rewrite import Fired
+from exporter.run import Calibration, Job, Measuring, OnProgress, Stage, Stages, calibrate, gather
 from exporter.runners.base import Runner
 from exporter.runners.eager import EagerRunner
+from exporter.runners.open import load_engine, load_onnx, load_symmetric
 from exporter.spec import ExportSpec
-from exporter.stages import OnProgress, Stage, Stages
-from exporter.timing import against_limit, measure_limit, time_runners
-from exporter.to_engine import FLAVOURS, EngineInfo, build_engine, choose_flavour
-from exporter.to_onnx import OnnxGraph, check_onnx
+from exporter.to_engine.build import FLAVOURS, EngineInfo, build_engine, choose_flavour
+from exporter.to_engine.progress import BuildProgress
+from exporter.to_onnx.export import OnnxGraph, check_onnx
+from exporter.to_onnx.graphs import Graphs, make_graphs
 from model.classifier import VideoClassifier
 
 
@@ -140,7 +134,7 @@ def verify(
         spec, model = load_exported(manifest, checkpoint, video)
     with stages.run("inputs"):
         inputs = gather_inputs(video, model.config, model.preprocessing, mask=spec.mask)
-        ranges = calibrated_ranges(spec, model, spec.precision)
+        calibration = calibrate(spec, model, spec.precision)
     with ExitStack() as runners, stages.run("parity") as stage:
         candidates, absences = load_onnx(directory / "model.onnx", spec.precision, runners)
         module = manifest["engine"].get("flavour")
@@ -149,7 +143,7 @@ def verify(
             raise RuntimeFailure(absence.reason)
         candidates += [runner] if runner else []
         absences += [absence] if absence else []
-        parity = prove(spec, model, inputs, ranges, candidates, stage) + absences
+        parity = prove(spec, model, inputs, calibration, candidates, stage) + absences
     return Report(
         spec=resolve(spec, model),
         environment=environment.describe(),
@@ -181,7 +175,7 @@ def _produce(
     candidates += [engine_runner] if engine_runner else []
     absences += [absence] if absence else []
     with stages.run("parity") as stage:
-        parity = prove(spec, job.model, job.inputs, job.ranges, candidates, stage) + absences
+        parity = prove(spec, job.model, job.inputs, job.calibration, candidates, stage) + absences
     ladder = _climb(job, rewritten, graphs.onnx, parity)
     accuracy = _evaluate(job, candidates)
     with job.measuring(), stages.run("latency") as stage, Contention() as contention:
@@ -253,8 +247,8 @@ def _climb(
     return found
 
 
-def _int8_of(model: VideoClassifier, calibration: Inputs | None) -> Int8 | None:
-    return None if calibration is None else Int8(observe_ranges(model, calibration.arrays))
+def _int8_of(model: VideoClassifier, calibration: Calibration | None) -> Int8 | None:
+    return calibration and Int8(observe_ranges(model, calibration.clips.arrays))
 
 
 def _evaluate(job: Job, candidates: list[Runner]) -> list[Accuracy]:
@@ -293,7 +287,7 @@ def _graph_facts(graph: OnnxGraph, graphs: Graphs, job: Job) -> dict[str, Any]:
     if graphs.fp32 is not None and job.calibration is not None:
         facts["quantized"] = graphs.quantized
         facts["fp32_bytes"] = graphs.fp32.stat().st_size
-        facts["calibration"] = list(job.calibration.names)
+        facts["calibration"] = list(job.calibration.clips.names)
     return facts
 
 

@@ -18,16 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from exporter.clips import read_for
-from exporter.environment import usable_cores
 from exporter.errors import ManifestError, RuntimeFailure, UsageError
-from exporter.manifest import GRAPH, read_manifest
+from exporter.files.manifest import GRAPH, read_manifest
+from exporter.inputs.clips import read_for
+from exporter.inputs.video import Clip
+from exporter.machine.environment import usable_cores
 from exporter.runners.base import Closing, Runner
 from exporter.runners.onnxruntime import OnnxRuntimeRunner
 from exporter.runners.tensorrt import TensorRtRunner
 from exporter.spec import BatchProfile
-from exporter.to_engine import FLAVOUR_OF_MODULE
-from exporter.video import Clip
+from exporter.to_engine.build import FLAVOUR_OF_MODULE
 from model.config import ClipConfig, ConfigError, Preprocessing
 
 ENGINE = "model.engine"

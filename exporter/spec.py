@@ -29,6 +29,16 @@ REWRITE_NAMES: tuple[str, ...] = (
     *("pooled_rotation", "fold_global_key", "bias_apart", "cut_attention", "cut_feed_forward"),
     "fold_pixels",
 )
+DEFAULT_FAMILY = "fast_timesformer"
+# A fresh model, where the user says nothing else: that of the published README.
+FRESH = {
+    "frames": 5,
+    "channels": 3,
+    "height": 224,
+    "width": 224,
+    "num_classes": 2,
+    "dim": 128,
+}
 OPSETS = range(18, 24)
 DEFAULT_OPSET = 20  # the first with Gelu; every TensorRT from 10 on parses it
 BF16_OPSET = 22  # the first whose Conv takes bfloat16

@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from exporter.environment import describe
-from exporter.motion import MOTION_LABELS, motion_clips
+from exporter.inputs.motion import MOTION_LABELS, motion_clips
+from exporter.machine.environment import describe
 from model import FastTimeSformer, save_checkpoint
 from model.classifier import VideoClassifier
 from model.config import MECHANISM_NAMES, MechanismName, Preprocessing

@@ -6,6 +6,7 @@ import signal
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -41,10 +42,16 @@ def real_clips() -> dict[str, Path]:
 def script():
     """`script(name)`: a module of `scripts/`, forgotten with all it imported from there."""
     folder = Path(__file__).resolve().parent.parent / "scripts"
+
+    def load(name: str) -> ModuleType:
+        """Import as running the script would: its own folder comes first."""
+        (path,) = folder.rglob(f"{name}.py")
+        patch.syspath_prepend(path.parent)
+        return importlib.import_module(name)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder)
-        yield importlib.import_module
-    for name in [path.stem for path in folder.glob("*.py")]:
+        yield load
+    for name in [path.stem for path in folder.rglob("*.py")]:
         sys.modules.pop(name, None)
 
 

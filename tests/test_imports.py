@@ -50,8 +50,8 @@ def test_nothing_heavy_is_imported_before_it_is_used(code):
     ("code", "absent"),
     [
         ("import model", {"onnx", "onnxruntime", "onnxscript", "av", "tensorrt_rtx", "exporter"}),
-        ("import exporter.video", {"torch", "av", "onnx", "onnxruntime"}),
-        ("import exporter.to_engine", {"torch", "onnx", "onnxruntime", "tensorrt_rtx"}),
+        ("import exporter.inputs.video", {"torch", "av", "onnx", "onnxruntime"}),
+        ("import exporter.to_engine.build", {"torch", "onnx", "onnxruntime", "tensorrt_rtx"}),
         ("import exporter.pipeline", {"tensorrt", "tensorrt_rtx", "av", "onnxruntime"}),
     ],
 )

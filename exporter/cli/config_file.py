@@ -11,8 +11,8 @@ from cyclopts import App
 from cyclopts.config import Dict
 
 from exporter.errors import UsageError
+from exporter.files.toml import read_toml
 from exporter.sweep.grid import words
-from exporter.toml_file import read_toml
 from model.config import nearest
 
 FILE, OPTION = Path("tsformer.toml"), "--config-file"

@@ -19,7 +19,7 @@ def doctor(*, json_: Json = False) -> int:
     Args:
         json_: Print JSON instead of a table.
     """
-    from exporter.environment import describe, examine
+    from exporter.machine.environment import describe, examine
 
     findings = examine()
     if json_:

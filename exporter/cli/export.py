@@ -202,7 +202,7 @@ def _precision(
     """Precision and modules to keep, as the options or a recipe have them."""
     if recipe is None:
         return precision or "fp32", tuple(keep_fp32 or ())
-    from exporter.tune import read_recipe
+    from exporter.proof.tune import read_recipe
 
     cooked, kept = read_recipe(recipe)
     if precision not in (None, cooked):

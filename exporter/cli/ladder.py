@@ -34,7 +34,7 @@ def ladder(
         debug: Show the trace of an error.
     """
     del debug
-    from exporter.diagnose import ladder as climb
+    from exporter.proof.diagnose import ladder as climb
     from exporter.report import ladder_table, strict_json
 
     with progress(shown=not json_) as on_progress:

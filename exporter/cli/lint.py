@@ -28,12 +28,12 @@ def lint(graph: Path, /, *, runtime: str = "all", json_: Json = False, debug: Fl
         debug: Show the trace of an error.
     """
     del debug
-    from exporter.graph_file import read_graph
+    from exporter.files.manifest import GRAPH
+    from exporter.graph.file import read_graph
     from exporter.lint import RUNTIMES
     from exporter.lint import lint as find
-    from exporter.lint.view import count_line, lint_view
-    from exporter.manifest import GRAPH
     from exporter.report import strict_json
+    from exporter.report.findings import count_line, lint_view
 
     if runtime not in ("all", *RUNTIMES):
         raise UsageError("--runtime", got=runtime, expected=f"one of all, {', '.join(RUNTIMES)}")

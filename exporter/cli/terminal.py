@@ -23,7 +23,7 @@ from rich.table import Column
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from exporter.stages import OnProgress
+    from exporter.run import OnProgress
     from exporter.sweep.table import Progress as SweepProgress
 
 

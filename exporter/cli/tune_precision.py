@@ -44,9 +44,9 @@ def tune_precision(
         check_lower_precision(precision)
     if not 0 < budget < math.inf:
         raise UsageError("--budget", got=budget, expected="above 0")
-    from exporter.diagnose import tune_precision as tune
+    from exporter.proof.diagnose import tune_precision as tune
+    from exporter.proof.tune import write_recipe
     from exporter.report import recipe_table
-    from exporter.tune import write_recipe
 
     place = output or directory.absolute().with_name(f"{directory.absolute().name}.recipe.json")
     with progress(shown=not json_) as on_progress:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import GraphInputError, TsformerError
-from exporter.graph_file import read_graph
+from exporter.files.manifest import GRAPH, read_manifest, sha256
+from exporter.files.staging import MANIFEST
+from exporter.graph.file import read_graph
 from exporter.inspection.engine import EngineFacts, inspect_engine, is_engine
 from exporter.inspection.graph import GraphFacts, inspect_graph
-from exporter.manifest import GRAPH, read_manifest, sha256
-from exporter.output import MANIFEST
 
 ENGINE = "model.engine"
 

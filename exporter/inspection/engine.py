@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from exporter.errors import EngineError, GraphInputError
-from exporter.manifest import sha256
-from exporter.to_engine import FLAVOUR_OF_MODULE, FLAVOURS, examine_header
+from exporter.files.manifest import sha256
+from exporter.to_engine.build import FLAVOUR_OF_MODULE, FLAVOURS, examine_header
 
 SUFFIXES = {".engine", ".plan", ".trt"}
 _MALFORMED = "malformed_engine"

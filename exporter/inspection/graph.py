@@ -13,9 +13,9 @@ from typing import Any
 
 import onnx
 
-from exporter.cost import count_cost
 from exporter.errors import OnnxError, RuntimeFailure
-from exporter.graph_view import (
+from exporter.graph.cost import count_cost
+from exporter.graph.view import (
     STANDARD,
     GraphTensor,
     GraphView,

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from rich.console import Group, RenderableType
 from rich.constrain import Constrain
 
-from exporter.graph_view import GraphTensor
+from exporter.graph.view import GraphTensor
 from exporter.inspection import ExportFacts, Inspection
 from exporter.inspection.engine import EngineFacts
 from exporter.inspection.graph import Fusion, GraphFacts, ModuleFacts
 from exporter.report import human
-from exporter.tables import cell, table
+from exporter.report.table import cell, table
 
 _OPERATORS = 12  # the most frequent; --json has all
 _OF_A_SPEC = ("attn", "scheme", "frames", "res", "depth", "dim", "semantics")

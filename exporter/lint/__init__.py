@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from exporter.graph_view import GraphView
+from exporter.graph.view import GraphView
 from exporter.lint.batch import baked_batch, batch_coupled
 from exporter.lint.ranges import (
     float16_not_finite,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import onnx
 
-from exporter.graph_view import PROBE_BATCH, GraphView, Shape, attribute, operand
+from exporter.graph.view import PROBE_BATCH, GraphView, Shape, attribute, operand
 from exporter.lint.spot import Spot, at_node, at_value, listed, named_in
 
 _REDUCTIONS = {

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from onnx import TensorProto
 
-from exporter.graph_view import GraphView, attribute, operand
+from exporter.graph.view import GraphView, attribute, operand
 from exporter.lint.spot import Spot, at_node, at_value
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import onnx
 
-from exporter.graph_view import GraphView
+from exporter.graph.view import GraphView
 
 _NAMED = re.compile(r"node name: ([^)]*)\)")
 

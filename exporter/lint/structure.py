@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from exporter.graph_view import STANDARD, GraphView, attribute, dtype_name, operand, result
+from exporter.graph.view import STANDARD, GraphView, attribute, dtype_name, operand, result
 from exporter.lint.spot import Spot, at_node, listed, named_in, node_label
 from exporter.lint.types import einsum_types, mixed_float64, mixed_types, shape_values
 

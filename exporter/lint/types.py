@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 import onnx
 from onnx import TensorProto
 
-from exporter.graph_view import STANDARD, GraphView, Reader, attribute, dtype_name, result
+from exporter.graph.view import STANDARD, GraphView, Reader, attribute, dtype_name, result
 from exporter.lint.spot import Spot, at_node, at_value
 
 _ARITHMETIC = {

@@ -3,7 +3,7 @@
 from exporter.report.as_json import report_json, strict_json
 from exporter.report.formats import human, mb, ms, ratio, sci
 from exporter.report.pages import write_report
-from exporter.report.tables import ladder_table, recipe_table, summary_table
+from exporter.report.terminal import ladder_table, recipe_table, summary_table
 from exporter.report.words import (
     engine_line,
     engine_status,

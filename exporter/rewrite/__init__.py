@@ -13,19 +13,19 @@ from dataclasses import dataclass
 
 import torch
 
-from exporter.rewrite.bias_apart import bias_apart
-from exporter.rewrite.class_token import class_token
-from exporter.rewrite.cut_attention import cut_attention
-from exporter.rewrite.cut_feed_forward import cut_feed_forward
-from exporter.rewrite.few_features import few_features
-from exporter.rewrite.fold_fc import fold_fc
-from exporter.rewrite.fold_global_key import fold_global_key
-from exporter.rewrite.fold_norm import fold_norm
-from exporter.rewrite.fold_pixels import fold_pixels
-from exporter.rewrite.frame_weights import frame_weights
-from exporter.rewrite.heads_first import heads_first
 from exporter.rewrite.measure import measure
-from exporter.rewrite.pooled_rotation import pooled_rotation
+from exporter.rewrite.rules.bias_apart import bias_apart
+from exporter.rewrite.rules.class_token import class_token
+from exporter.rewrite.rules.cut_attention import cut_attention
+from exporter.rewrite.rules.cut_feed_forward import cut_feed_forward
+from exporter.rewrite.rules.few_features import few_features
+from exporter.rewrite.rules.fold_fc import fold_fc
+from exporter.rewrite.rules.fold_global_key import fold_global_key
+from exporter.rewrite.rules.fold_norm import fold_norm
+from exporter.rewrite.rules.fold_pixels import fold_pixels
+from exporter.rewrite.rules.frame_weights import frame_weights
+from exporter.rewrite.rules.heads_first import heads_first
+from exporter.rewrite.rules.pooled_rotation import pooled_rotation
 from model.classifier import VideoClassifier
 from model.config import nearest
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from exporter.engine_worker import BuildFailure, load_tensorrt, make_logger
 from exporter.errors import RuntimeFailure
 from exporter.runners.base import Arrays, Closing, check_inputs
-from exporter.to_engine import FLAVOURS
+from exporter.to_engine.build import FLAVOURS
+from exporter.to_engine.native import BuildFailure, load_tensorrt, make_logger
 
 NOT_EXECUTED = "the engine is built, but can be executed only on a GPU that it was built for"
 NUMPY_DTYPES = {

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from exporter.manifest import sha256
+from exporter.files.manifest import sha256
 from exporter.spec import ExportSpec
 
 _PACKAGE = Path(__file__).parents[1]

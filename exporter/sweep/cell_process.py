@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -15,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from exporter.engine_worker import GRACE_SECONDS
 from exporter.spec import ExportSpec
+from exporter.to_engine import child
+from exporter.to_engine.child import GRACE_SECONDS
 
 OnStage = Callable[[str, str], None]
 
@@ -81,13 +81,13 @@ class CellProcesses:
 
 
 def _start(noise: IO[bytes]) -> subprocess.Popen[bytes]:
-    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)  # noqa: PTH100  # "" too
+    command, environment = child.command("exporter.sweep.cell_worker")
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "exporter.sweep.cell_worker"],
+        command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=noise,
-        env={**os.environ, "PYTHONPATH": path},
+        env=environment,
         start_new_session=True,  # Ctrl-C of a terminal reaches its whole group: we decide
     )
 

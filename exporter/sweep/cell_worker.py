@@ -11,16 +11,15 @@ import fcntl
 import json
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from exporter.engine_worker import GRACE_SECONDS, die_with
 from exporter.errors import TsformerError
 from exporter.spec import ExportSpec
+from exporter.to_engine.child import die_with, end_after_grace, wait_for_end_of_input
 
 Tell = Callable[..., None]
 
@@ -77,11 +76,9 @@ def _export(request: dict[str, Any], tell: Tell) -> None:
 
 def _end_with_stdin() -> None:
     """Interrupt the export when the sweep hangs up, and end the process if it does not notice."""
-    while os.read(0, 64):
-        pass
+    wait_for_end_of_input()
     _thread.interrupt_main()
-    time.sleep(GRACE_SECONDS)
-    os._exit(1)
+    end_after_grace()
 
 
 if __name__ == "__main__":

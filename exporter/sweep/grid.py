@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import GridError, UsageError
-from exporter.toml_file import read_toml
+from exporter.files.toml import read_toml
 from model.config import nearest
 
 TABLES = ("base", "axes")

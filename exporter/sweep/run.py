@@ -61,7 +61,7 @@ def sweep(
     with _hold(directory):
         import torch  # only who makes cells waits for it
 
-        from exporter import environment
+        from exporter.machine import environment
 
         facts, threads = environment.describe(), torch.get_num_threads()
         table = Table(directory, _describe(grid, facts), on_progress)

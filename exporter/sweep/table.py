@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import ManifestError, NoExportError, OutputError
-from exporter.manifest import read_manifest
+from exporter.files.manifest import read_manifest
 from exporter.report import strict_json
 from exporter.sweep.grid import name_of
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import ManifestError, OutputError, ParityError
-from exporter.manifest import read_manifest
-from exporter.output import ENTRY_MARK, MANIFEST, StagedEntries
+from exporter.files.manifest import read_manifest
+from exporter.files.staging import ENTRY_MARK, MANIFEST, StagedEntries
 from exporter.triton.config import LABELS, TritonModel
 from exporter.triton.plan import FILES, SUFFIXES, Deployment, Serving, plan
 

@@ -21,15 +21,15 @@ TINY = {"depth": 1, "dim": 32, "dim_head": 16, "frames": 3, "res": (32, 48)}
 # `tsformer`, telling on stdout which stage it has reached.
 TELLING = textwrap.dedent("""
     import sys
-    from exporter import stages
+    from exporter import run
 
-    tell = stages.Stage.progress
+    tell = run.Stage.progress
 
     def progress(stage, fraction, what):
         print("reached", stage.name, what, flush=True)
         tell(stage, fraction, what)
 
-    stages.Stage.progress = progress
+    run.Stage.progress = progress
     from exporter.cli import main
     sys.exit(main(sys.argv[1:]))
 """)

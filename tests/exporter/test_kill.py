@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from exporter import ExportSpec
-from exporter.manifest import read_manifest
+from exporter.files.manifest import read_manifest
 from exporter.pipeline import export
 
 # What the export has just reached, and the seconds it is left to go on.

@@ -5,16 +5,11 @@ import pytest
 import torch
 
 from exporter.errors import CheckpointInputError, UsageError
-from exporter.load import (
-    check_same_checkpoint,
-    default_directory,
-    load_model,
-    resolve,
-    rewrite_for_export,
-    rewrites_to_skip,
-)
+from exporter.files.names import default_directory
+from exporter.load import check_same_checkpoint, load_model, resolve
 from exporter.precision import in_precision
 from exporter.rewrite import rewrite_measured
+from exporter.rewrite.choose import rewrite_for_export, rewrites_to_skip
 from exporter.spec import BatchProfile, ExportSpec
 from model import FastTimeSformer, Preprocessing, save_checkpoint
 

@@ -17,8 +17,8 @@ from exporter.load import load_model
 from exporter.pipeline import export
 from exporter.precision import in_precision
 from exporter.spec import BatchProfile
-from exporter.to_engine import probe
-from exporter.to_onnx import export_onnx
+from exporter.to_engine.build import probe
+from exporter.to_onnx.export import export_onnx
 from model import TimeSformer, TimeSformerViT
 from model.config import MECHANISM_NAMES, SCHEME_NAMES
 from model.precision import rounded_modules
@@ -417,7 +417,7 @@ def test_a_spec_of_lower_precision_survives_json():
 
 @pytest.mark.parametrize("precision", LOWER)
 def test_the_default_directory_is_named_after_the_precision(precision):
-    from exporter.load import default_directory
+    from exporter.files.names import default_directory
 
     made = default_directory(ExportSpec(precision=precision, res=(64, 64)))
     assert made == Path("build") / f"fastformer-divided-64x64-{precision}"

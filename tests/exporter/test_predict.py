@@ -16,7 +16,6 @@ import torch
 from av.video.stream import VideoStream
 
 from exporter import BatchProfile, ExportSpec, predict
-from exporter.clips import read_for
 from exporter.errors import (
     ManifestError,
     NoExportError,
@@ -24,9 +23,10 @@ from exporter.errors import (
     UsageError,
     VideoError,
 )
+from exporter.files.manifest import MANIFEST
+from exporter.inputs.clips import read_for
+from exporter.inputs.motion import MOTION_LABELS
 from exporter.load import load_model
-from exporter.manifest import MANIFEST
-from exporter.motion import MOTION_LABELS
 from exporter.pipeline import export
 from exporter.predict import Predictor, softmax
 
@@ -408,7 +408,7 @@ def test_ctrl_c_ends_it_without_output(fresh, clips):
     done = python(
         """
         import os, signal, sys
-        from exporter import video
+        from exporter.inputs import video
         from exporter.cli import main
 
         decode = video._decode

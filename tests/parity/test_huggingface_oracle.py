@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from exporter.video import CONVERSION, read_clip
+from exporter.inputs.video import CONVERSION, read_clip
 from model import TimeSformerViT, load_checkpoint
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when it is imported

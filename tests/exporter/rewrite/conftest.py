@@ -9,7 +9,7 @@ from torch import nn
 
 from exporter.rewrite import REWRITES
 from exporter.spec import DEFAULT_OPSET
-from exporter.to_onnx import export_onnx
+from exporter.to_onnx.export import export_onnx
 from model import FastTimeSformer, TimeSformer, TimeSformerViT
 from model.attention import HeadProjections
 

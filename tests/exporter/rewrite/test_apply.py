@@ -8,11 +8,11 @@ import onnxruntime
 import pytest
 import torch
 
-from exporter.module_map import read_module_outputs
+from exporter.graph.modules import read_module_outputs
 from exporter.rewrite import REWRITES, rewrite, rewrite_measured
 from exporter.rewrite.measure import measure
 from exporter.spec import BF16_OPSET, DEFAULT_OPSET, BatchProfile
-from exporter.to_onnx import export_onnx
+from exporter.to_onnx.export import export_onnx
 from model.config import MECHANISM_NAMES, SCHEME_NAMES
 from model.precision import lower_precision, rounded_modules
 

@@ -15,7 +15,7 @@ from exporter.errors import RuntimeFailure
 from exporter.runners import tensorrt as runner_file
 from exporter.runners.tensorrt import TensorRtRunner
 from exporter.spec import BatchProfile
-from exporter.to_engine import build_engine, choose_flavour
+from exporter.to_engine.build import build_engine, choose_flavour
 
 Mode = enum.Enum("Mode", "INPUT OUTPUT")
 DataType = enum.Enum("DataType", "FLOAT HALF BF16")

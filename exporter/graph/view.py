@@ -1,0 +1,292 @@
+"""A graph as its readers want it: the type and shape of every value, who makes it and who reads it.
+
+Made for graphs of any origin: what cannot be found out is absent or `None`, never an exception.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from exporter.graph.modules import innermost_module, modules_of_values
+
+Shape = tuple[int | str | None, ...]  # a number, the name of a free axis, or unknown
+
+STANDARD = ("", "ai.onnx")  # the names of the domain of standard operators
+# A batch to infer shapes at: a prime, so that no axis but one that holds the batch divides by it.
+PROBE_BATCH = 10007
+_READ_BY_INFERENCE = 1024  # elements; a weight that tells a shape is never larger
+
+
+@dataclass(frozen=True)
+class GraphTensor:
+    """One input or output; an axis that is free is its name, or `None` if it has none."""
+
+    name: str
+    dtype: str
+    shape: Shape
+
+
+class Value(NamedTuple):
+    """The element type of a value (of `onnx.TensorProto`, 0 where unknown) and its shape."""
+
+    kind: int
+    shape: Shape | None
+
+
+class Reader(NamedTuple):
+    """A node that reads a value, and at which position."""
+
+    node: onnx.NodeProto
+    position: int
+
+
+def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model as shape inference reads it: weights that are large, or not there, are inputs."""
+    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    weights = {weight.name: weight for weight in model.graph.initializer}
+    light.graph.name = model.graph.name
+    light.graph.node.extend(model.graph.node)
+    light.graph.input.extend(value for value in model.graph.input if value.name not in weights)
+    light.graph.output.extend(model.graph.output)
+    for weight in weights.values():
+        here = weight.data_location != onnx.TensorProto.EXTERNAL
+        if here and math.prod(weight.dims) <= _READ_BY_INFERENCE:
+            light.graph.initializer.append(weight)
+        else:
+            described = (weight.name, weight.data_type, weight.dims)
+            light.graph.input.append(onnx.helper.make_tensor_value_info(*described))
+    return light
+
+
+@dataclass(frozen=True, eq=False)
+class GraphView:
+    """One model, with indices made when they are first asked for."""
+
+    model: onnx.ModelProto
+
+    @cached_property
+    def nodes(self) -> tuple[onnx.NodeProto, ...]:
+        """All nodes, those in branches and loops too."""
+        return tuple(node for graph in self._graphs for node in graph.node)
+
+    @cached_property
+    def inputs(self) -> tuple[onnx.ValueInfoProto, ...]:
+        """The inputs that are no weights."""
+        weights = {weight.name for weight in self.model.graph.initializer}
+        return tuple(v for v in self.model.graph.input if v.name not in weights)
+
+    @cached_property
+    def opsets(self) -> Mapping[str, int]:
+        """The version of each domain of operators; the standard one is the empty string."""
+        versions = {entry.domain: entry.version for entry in self.model.opset_import}
+        return {"" if domain in STANDARD else domain: n for domain, n in versions.items()}
+
+    @cached_property
+    def weights(self) -> Mapping[str, onnx.TensorProto]:
+        """All initializers, those of branches and loops too."""
+        return {weight.name: weight for graph in self._graphs for weight in graph.initializer}
+
+    @cached_property
+    def missing(self) -> tuple[str, ...]:
+        """The weights whose content is in another file that could not be read."""
+        outside = onnx.TensorProto.EXTERNAL
+        return tuple(n for n, weight in self.weights.items() if weight.data_location == outside)
+
+    @cached_property
+    def constants(self) -> Mapping[str, onnx.TensorProto]:
+        """What is the same in every run and can be read: weights, and what `Constant` gives."""
+        found = {name: w for name, w in self.weights.items() if name not in self.missing}
+        for node in self.nodes:
+            if node.op_type == "Constant" and node.output:
+                found |= {node.output[0]: a.t for a in node.attribute if a.name == "value"}  # noqa: B035
+        return found
+
+    @cached_property
+    def producers(self) -> Mapping[str, onnx.NodeProto]:
+        """The node that makes each value."""
+        return {name: node for node in self.nodes for name in node.output if name}
+
+    @cached_property
+    def readers(self) -> Mapping[str, tuple[Reader, ...]]:
+        """The nodes that read each value; none for a value that nothing reads."""
+        found: dict[str, list[Reader]] = {}
+        for node in self.nodes:
+            for position, name in enumerate(node.input):
+                found.setdefault(name, []).append(Reader(node, position))
+        return {name: tuple(readers) for name, readers in found.items()}
+
+    @cached_property
+    def values(self) -> Mapping[str, Value]:
+        """Type and shape of the values, as declared in the file or inferred."""
+        declared = without_weights(self.model)
+        declared.graph.value_info.extend(self.model.graph.value_info)
+        weights = {n: Value(w.data_type, tuple(w.dims)) for n, w in self.weights.items()}
+        return _values(_inferred(declared) or declared) | weights
+
+    @cached_property
+    def contradiction(self) -> str:
+        """What ONNX's checker and its inference of types and shapes hold against the graph."""
+        light = without_weights(self.model)
+        try:
+            onnx.checker.check_model(_with_output_shapes(light))
+        except Exception as error:  # the C++ checker raises several unrelated classes
+            return str(error)
+        return _refusal(light)
+
+    @cached_property
+    def batch(self) -> Shape | None:
+        """The first axis of the first input, as a shape of one axis; `None` where there is none."""
+        shapes = (_shape(value) for value in self.inputs[:1])
+        return next((shape[:1] for shape in shapes if shape), None)
+
+    @cached_property
+    def values_at_probe(self) -> Mapping[str, Value]:
+        """The same at a batch of `PROBE_BATCH`, as far as the graph is not bound to another."""
+        return _values(_inferred(self._at_probe()) or onnx.ModelProto())
+
+    @cached_property
+    def contradiction_at_probe(self) -> str:
+        """What the inference of shapes holds against the graph at a batch of `PROBE_BATCH`."""
+        return _refusal(self._at_probe())
+
+    def kind(self, name: str) -> int:
+        """The element type of a value, 0 where it is unknown."""
+        return self.values[name].kind if name in self.values else onnx.TensorProto.UNDEFINED
+
+    def array(self, name: str) -> np.ndarray | None:
+        """The content of a constant; `None` if it is none, or cannot be read."""
+        if name not in self.constants:
+            return None
+        try:
+            return numpy_helper.to_array(self.constants[name])
+        except Exception:  # damaged: as many ways as there are encodings
+            return None
+
+    def integers(self, name: str) -> list[int] | None:
+        """The content of a constant of integers, as a shape or axes; `None` if it is none."""
+        array = self.array(name)
+        return array.ravel().tolist() if array is not None and array.dtype.kind == "i" else None
+
+    def module(self, node: onnx.NodeProto) -> str | None:
+        """The module a node stands in; `None` if unknown.
+
+        A node that tells nothing of itself is put where the first node behind it is that tells,
+        else where one before it is.
+        """
+        if (path := self._told.get(result(node))) is not None:
+            return path
+        makers = (self.producers[name] for name in node.input if name in self.producers)
+        return next((path for path in map(innermost_module, makers) if path is not None), None)
+
+    @cached_property
+    def _told(self) -> Mapping[str, str]:
+        return modules_of_values(self.model, self.nodes)
+
+    def _at_probe(self) -> onnx.ModelProto:
+        """The graph at another batch; what the file says of shapes within is left out."""
+        light = without_weights(self.model)
+        names = {value.name for value in self.inputs}
+        for value in light.graph.input:
+            dims = value.type.tensor_type.shape.dim
+            if value.name in names and dims and _axis(dims[0]) == (self.batch or (0,))[0]:
+                dims[0].dim_value = PROBE_BATCH
+        for value in light.graph.output:
+            value.type.tensor_type.ClearField("shape")
+        return light
+
+    @cached_property
+    def _graphs(self) -> tuple[onnx.GraphProto, ...]:
+        return tuple(nested_graphs(self.model.graph))
+
+
+def graph_tensor(value: onnx.ValueInfoProto) -> GraphTensor:
+    """Name, type and shape of an input or output; one without a shape has no axes."""
+    kind = dtype_name(value.type.tensor_type.elem_type)
+    return GraphTensor(value.name, kind, _shape(value) or ())
+
+
+def operand(node: onnx.NodeProto, position: int = 0) -> str:
+    """The value a node reads at a position; empty if it reads none there."""
+    return node.input[position] if position < len(node.input) else ""
+
+
+def result(node: onnx.NodeProto) -> str:
+    """The first value a node makes; empty if it makes none."""
+    return node.output[0] if node.output else ""
+
+
+def attribute(node: onnx.NodeProto, name: str, default: object = None) -> object:
+    """The value of an attribute of a node."""
+    found = (onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name)
+    return next(found, default)
+
+
+def dtype_name(kind: object) -> str:
+    """The name of an element type, as numpy writes it."""
+    known = onnx.TensorProto.DataType.items()
+    name = next((name for name, number in known if number == kind), f"type {kind}").lower()
+    return {"float": "float32", "double": "float64"}.get(name, name)
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """Types and shapes as far as they can be inferred."""
+    with contextlib.suppress(Exception):  # it is asked for what it can tell, not for a verdict
+        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    return None
+
+
+def _with_output_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose outputs have shapes, right or wrong: the checker wants some, no runtime does."""
+    shaped = onnx.ModelProto()
+    shaped.CopyFrom(model)
+    for value in shaped.graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.shape.SetInParent()
+    return shaped
+
+
+def _refusal(model: onnx.ModelProto) -> str:
+    try:
+        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    except Exception as error:  # as the checker
+        return str(error)
+    return ""
+
+
+def _values(model: onnx.ModelProto) -> dict[str, Value]:
+    return {
+        value.name: Value(value.type.tensor_type.elem_type, _shape(value))
+        for graph in nested_graphs(model.graph)
+        for value in (*graph.input, *graph.value_info, *graph.output)
+    }
+
+
+def _shape(value: onnx.ValueInfoProto) -> Shape | None:
+    kind = value.type.tensor_type
+    return tuple(map(_axis, kind.shape.dim)) if kind.HasField("shape") else None
+
+
+def _axis(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
+    return dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
+
+
+def nested_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Yield a graph and those of its branches and loops."""
+    yield graph
+    for node in graph.node:
+        for entry in node.attribute:
+            for inner in _subgraphs(entry):
+                yield from nested_graphs(inner)
+
+
+def _subgraphs(entry: onnx.AttributeProto) -> Iterable[onnx.GraphProto]:
+    return [entry.g] if entry.type == onnx.AttributeProto.GRAPH else entry.graphs

@@ -1,0 +1,1 @@
+"""Clips: files, synthetic ones and labelled sets, as a model takes them."""

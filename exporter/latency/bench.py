@@ -1,0 +1,105 @@
+"""Runners -> Latency: interleaved in one run, so that a noisy machine is noisy for all alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from exporter.machine.memory import peak_memory_mb, reset_peak_memory
+from exporter.results import Latency
+from exporter.runners.base import Arrays, Runner
+
+WARMUP_RUNS = 3
+MIN_RUNS, MAX_RUNS = 10, 100
+BUDGET_SECONDS = 20.0  # after MIN_RUNS, no new round starts past it
+
+
+def bench(
+    runners: Sequence[Runner],
+    batch: Arrays,
+    *,
+    budget_seconds: float = BUDGET_SECONDS,
+    on_round: Callable[[int, int], None] = lambda _done, _total: None,
+) -> list[Latency]:
+    """Time every runner on the same batch of inputs, host memory to host memory.
+
+    One round runs each runner once, in an order that turns from round to round. Between MIN_RUNS
+    and MAX_RUNS rounds are timed, as many as fit the budget.
+    """
+    peaks = [_warm_up(runner, batch) for runner in runners]
+    seconds: list[list[float]] = [[] for _ in runners]
+    started = time.perf_counter()
+    for done in range(MAX_RUNS):
+        if done >= MIN_RUNS and time.perf_counter() - started > budget_seconds:
+            break
+        for place in range(len(runners)):
+            index = (place + done) % len(runners)
+            before = time.perf_counter()
+            runners[index].run(batch)
+            seconds[index].append(time.perf_counter() - before)
+        on_round(done + 1, MAX_RUNS)
+    eager = _find(runners, "eager", "fp32")
+    fp32 = _find(runners, "onnxruntime", "fp32")
+    rows = [
+        summarize(runner, len(batch["video"]), seconds[i], peaks[i], _ratio(seconds, eager, i))
+        for i, runner in enumerate(runners)
+    ]
+    return [
+        replace(row, ratio_to_fp32=_ratio(seconds, fp32, i)) if row.precision != "fp32" else row
+        for i, row in enumerate(rows)
+    ]
+
+
+def summarize(
+    runner: Runner,
+    batch: int,
+    seconds: Sequence[float],
+    peak_memory_mb: float,
+    ratio_to_eager: float | None,
+) -> Latency:
+    """Percentiles of the seconds of repeated runs (pure)."""
+    times = np.asarray(seconds) * 1e3
+    p50, p90, p95, p99 = np.percentile(times, [50, 90, 95, 99])
+    return Latency(
+        runtime=runner.name,
+        device=runner.device,
+        precision=runner.precision,
+        batch=batch,
+        p50_ms=float(p50),
+        p90_ms=float(p90),
+        p95_ms=float(p95),
+        p99_ms=float(p99),
+        mean_ms=float(times.mean()),
+        std_ms=float(times.std(ddof=1)) if times.size > 1 else 0.0,
+        clips_per_s=float(batch * 1e3 / p50),
+        runs=times.size,
+        peak_memory_mb=peak_memory_mb,
+        warmup_runs=WARMUP_RUNS,
+        threads=runner.threads,
+        transfers_included=runner.transfers_included,
+        ratio_to_eager=ratio_to_eager,
+        samples_ms=tuple(times.round(4).tolist()),
+    )
+
+
+def _find(runners: Sequence[Runner], name: str, precision: str) -> int | None:
+    found = (i for i, r in enumerate(runners) if (r.name, r.precision) == (name, precision))
+    return next(found, None)
+
+
+def _ratio(seconds: list[list[float]], base: int | None, index: int) -> float | None:
+    """Median of the base's time over this runner's, round by round: above 1 is faster than it."""
+    if base is None or base == index:
+        return None
+    return float(np.median(np.asarray(seconds[base]) / np.asarray(seconds[index])))
+
+
+def _warm_up(runner: Runner, batch: Arrays) -> float:
+    """Run unmeasured, and give the peak resident memory of the process meanwhile, in MiB."""
+    reset_peak_memory()
+    for _ in range(WARMUP_RUNS):
+        runner.run(batch)
+    return peak_memory_mb()

@@ -1,0 +1,1 @@
+"""This machine: what it is, how fast, how busy, how much memory."""

@@ -1,0 +1,130 @@
+"""What this machine is and can do: the context of every number, and the `doctor` command."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from exporter.errors import INSTALL, RuntimeFailure
+from exporter.runners.onnxruntime import available_devices
+from exporter.to_engine.build import available_flavours
+
+_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy", "av")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor: a part, whether it works, what was found, and what to do if not."""
+
+    part: str
+    works: bool
+    found: str
+    remedy: str = ""
+
+
+def describe() -> dict[str, Any]:
+    """Facts that a reader of figures needs, as JSON-ready values."""
+    return {
+        "tsformer": _version("tsformer"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu_model(),
+        "cores": usable_cores(),
+        "memory_gb": _memory_gb(),
+        "gpu": gpu_name(),
+        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
+        "tensorrt": {
+            name: status.version or status.reason for name, status in available_flavours().items()
+        },
+    }
+
+
+def examine() -> list[Finding]:
+    """What this machine can do, part by part, and what to install for the rest."""
+    torch, gpu = _import_torch(), gpu_name()
+    findings = [_examine_torch(torch), _examine_onnxruntime(has_gpu=gpu is not None)]
+    for status in available_flavours().values():
+        works = status.version is not None
+        found = status.version or status.reason
+        name = "TensorRT-RTX" if status.flavour == "rtx" else "TensorRT"
+        findings.append(Finding(name, works, found, "" if works else status.remedy))
+    need = "engines can be built by TensorRT-RTX, but run only on a machine with one"
+    none = "none" if torch else "not known: it is PyTorch that looks for one"
+    findings.append(Finding("NVIDIA GPU", bool(gpu), gpu or none, "" if gpu else need))
+    findings.append(_examine_video())
+    return findings
+
+
+def _examine_torch(torch: Any) -> Finding:  # noqa: ANN401  # a module, or none
+    if torch is None:
+        found = "not installed: nothing can be exported or proven here, but predict works"
+        return Finding("PyTorch", False, found, INSTALL)
+    return Finding("PyTorch", True, f"{torch.__version__}, {torch.get_num_threads()} threads")
+
+
+def _examine_onnxruntime(*, has_gpu: bool) -> Finding:
+    try:
+        devices = available_devices()
+    except RuntimeFailure as error:
+        return Finding("ONNX Runtime", False, str(error), "pip install onnxruntime")
+    version = _version("onnxruntime") or _version("onnxruntime-gpu") or "of unknown version"
+    lacking = has_gpu and "cuda" not in devices
+    remedy = "pip install onnxruntime-gpu instead, for the GPU" if lacking else ""
+    return Finding("ONNX Runtime", not lacking, f"{version} on {', '.join(devices)}", remedy)
+
+
+def _examine_video() -> Finding:
+    version = _version("av")
+    if version is None:
+        return Finding("Video (PyAV)", False, "not installed", "pip install av")
+    return Finding("Video (PyAV)", True, f"{version}, with its own FFmpeg")
+
+
+def _import_torch() -> Any | None:  # noqa: ANN401  # a module
+    """PyTorch, or none where only `predict` is to run."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return None
+    return torch
+
+
+def gpu_name() -> str | None:
+    """The CUDA device in use, or none."""
+    torch = _import_torch()
+    return torch.cuda.get_device_name(0) if torch and torch.cuda.is_available() else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int | None:
+    """How many cores this process may use, where that is known."""
+    if hasattr(os, "sched_getaffinity"):  # what this process may use, not what the machine has
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def _memory_gb() -> float | None:
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return None
+    return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)

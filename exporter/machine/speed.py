@@ -1,0 +1,170 @@
+"""How fast this machine can be: its rate on a model's own matrix products, and its copy bandwidth.
+
+Rates are measured, in the runtime that runs the model: data sheets count neither the shapes nor
+the cores that a model gets.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from exporter.errors import RuntimeFailure
+from exporter.graph.cost import GraphCost, MatmulShape
+from exporter.runners.onnxruntime import available_devices
+
+BUDGET_SECONDS = 1.5  # of all measurements together
+MIN_RUNS = 3
+COPIED_BYTES = 2**28  # with its source twice that: more than the caches of most processors
+# Above this a product is timed on a part of its rows: the rate has long stopped to depend on them.
+_TIMED_FLOPS = 2**30
+_IGNORED_SHARE = 1e-3  # of the operations: where calling the runtime would take longer than they do
+
+# Makes a product with so many threads ready: what it gives computes it once.
+Prepare = Callable[[MatmulShape, int], Callable[[], object]]
+
+
+@dataclass(frozen=True)
+class MachineLimit:
+    """What `threads` threads reach here: float32 operations and copied bytes, per second.
+
+    A copied byte is read and written, and counted twice, as `GraphCost.bytes` counts.
+    """
+
+    gemm_flops_per_s: float
+    copy_bytes_per_s: float
+    threads: int
+
+
+def measure_machine(
+    shapes: Mapping[MatmulShape, int], threads: int, *, seconds: float = BUDGET_SECONDS
+) -> MachineLimit:
+    """Measure both rates, a fifth of the time on copying. Raises as `measure_gemm` does."""
+    gemm = measure_gemm(shapes, threads, seconds=0.8 * seconds)
+    copy = _copy_bandwidth(threads, seconds=0.2 * seconds)
+    return MachineLimit(gemm, copy, threads)
+
+
+def limit_seconds(cost: GraphCost, limit: MachineLimit) -> float:
+    """The least time that a run can take: its matrix products one after another, nothing else.
+
+    All else can be fused into them. Memory sets no other limit: weights, input and output, which
+    must be moved, may stay in the caches from run to run, so the time to copy them can be beaten.
+    """
+    return cost.matmul_flops / limit.gemm_flops_per_s
+
+
+def of_limit(cost: GraphCost, limit: MachineLimit, seconds: float) -> float:
+    """Fraction of the limit that a run of `seconds` reached: 1.0 is as fast as it gets.
+
+    Above 1 only by noise, or where a graph computes in a faster type than the limit's float32.
+    """
+    return limit_seconds(cost, limit) / seconds
+
+
+def measure_gemm(
+    shapes: Mapping[MatmulShape, int],
+    threads: int,
+    *,
+    seconds: float = BUDGET_SECONDS,
+    prepare: Prepare | None = None,
+) -> float:
+    """Operations per second of these products, run one after another.
+
+    Args:
+        shapes: How often the model computes each product (`matmul_shapes`).
+        threads: Threads of one product.
+        seconds: Time to take, shared out by operations; MIN_RUNS of each may take longer.
+        prepare: Makes one product ready in a runtime, by default in ONNX Runtime.
+
+    Raises:
+        RuntimeFailure: if ONNX Runtime is not installed, or there are no products.
+    """
+    total = sum(shape.flops * count for shape, count in shapes.items())
+    if not total:
+        raise RuntimeFailure("there are no matrix products to measure the machine on")
+    prepare = prepare or _in_onnxruntime
+    flops = taken = 0.0
+    for shape, count in shapes.items():
+        share = shape.flops * count / total
+        if share >= _IGNORED_SHARE:
+            timed = _part(shape)
+            rate = timed.flops / median_seconds(prepare(timed, threads), share * seconds)
+            flops += shape.flops * count
+            taken += shape.flops * count / rate
+    return flops / taken
+
+
+def measure_copy_bandwidth(threads: int, *, seconds: float = BUDGET_SECONDS) -> float:
+    """Bytes read and written per second when a block larger than the caches is copied."""
+    source, target = (np.ones(COPIED_BYTES, np.uint8) for _ in range(2))  # ones: pages exist
+    parts = np.array_split(target, threads), np.array_split(source, threads)
+    with ThreadPoolExecutor(threads) as pool:
+        taken = median_seconds(lambda: list(pool.map(np.copyto, *parts)), seconds)
+    return 2 * COPIED_BYTES / taken
+
+
+# It is no matter of the model, and the same all the time of a process.
+_copy_bandwidth = cache(measure_copy_bandwidth)
+
+
+def _part(shape: MatmulShape) -> MatmulShape:
+    """As many of the products, then of the rows, as are enough to tell the rate."""
+    if shape.flops <= _TIMED_FLOPS:
+        return shape
+    one = shape._replace(batch=1)
+    if one.flops <= _TIMED_FLOPS:
+        return shape._replace(batch=_TIMED_FLOPS // one.flops)
+    return one._replace(m=max(1, one.m * _TIMED_FLOPS // one.flops))
+
+
+def _in_onnxruntime(shape: MatmulShape, threads: int) -> Callable[[], object]:
+    """One product with a constant right-hand side, its result in memory that is there already."""
+    available_devices()  # says what to do where there is no ONNX Runtime
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(
+        matmul_model(shape).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    binding = session.io_binding()
+    left = np.ones((shape.batch, shape.m, shape.k), np.float32)
+    binding.bind_ortvalue_input("left", onnxruntime.OrtValue.ortvalue_from_numpy(left))
+    made = np.ones((shape.batch, shape.m, shape.n), np.float32)
+    binding.bind_ortvalue_output("made", onnxruntime.OrtValue.ortvalue_from_numpy(made))
+    return lambda: session.run_with_iobinding(binding)
+
+
+def matmul_model(shape: MatmulShape) -> onnx.ModelProto:
+    """One product of `left` and a constant, which gives `made`."""
+    batch, m, k, n = shape
+    right = np.ones((k, n) if batch == 1 else (batch, k, n), np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["left", "right"], ["made"])],
+        "product",
+        [helper.make_tensor_value_info("left", TensorProto.FLOAT, (batch, m, k))],
+        [helper.make_tensor_value_info("made", TensorProto.FLOAT, (batch, m, n))],
+        [numpy_helper.from_array(right, "right")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+
+
+def median_seconds(run: Callable[[], object], budget: float) -> float:
+    """Median time of a run, over at least MIN_RUNS and as many as fit the budget."""
+    run()  # the first makes buffers and wakes threads
+    seconds: list[float] = []
+    started = time.perf_counter()
+    while len(seconds) < MIN_RUNS or time.perf_counter() - started < budget:
+        before = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - before)
+    return float(np.median(seconds))

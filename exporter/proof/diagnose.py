@@ -1,0 +1,115 @@
+"""Where an exported directory loses its accuracy, and what to keep in float32 to mend it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from exporter.files.manifest import read_manifest
+from exporter.inputs.clips import Inputs, gather_inputs
+from exporter.load import load_exported
+from exporter.precision import Int8
+from exporter.proof.ladder import climb
+from exporter.proof.tune import Recipe, tune
+from exporter.results import Ladder
+from exporter.rewrite.choose import rewrite_for_export
+from exporter.run import OnProgress, calibrate
+from exporter.spec import ExportSpec
+from model.classifier import VideoClassifier
+
+
+def ladder(
+    directory: str | Path,
+    *,
+    checkpoint: Path | None = None,
+    video: tuple[Path, ...] = (),
+    engine: bool = False,
+    on_progress: OnProgress = lambda _stage, _fraction, _what: None,
+) -> Ladder:
+    """Compare the graph of an export with its model, module by module.
+
+    The graph may have been changed since: to find out where is what this is for.
+
+    Args:
+        directory: What `export` made.
+        checkpoint: Where its checkpoint lies now, if it was moved.
+        video: Clips beside the synthetic inputs.
+        engine: Compare what TensorRT makes of the graph on this machine's GPU.
+        on_progress: Told what is being done.
+
+    Raises:
+        NoExportError: if it is no export.
+        CheckpointInputError: if the checkpoint is not the one that was exported.
+        RuntimeFailure: if an engine is asked for and there is no GPU.
+        LadderError: if the graph does not name its modules.
+    """
+    directory = Path(directory)
+    manifest = read_manifest(directory, unchanged=False)
+    spec, model, inputs = _load(manifest, checkpoint, video, on_progress)
+    model = rewrite_for_export(spec, model)
+    for_engine = directory / "model.tensorrt.onnx"  # of an int8 export
+    return climb(
+        model,
+        for_engine if engine and for_engine.exists() else directory / "model.onnx",
+        inputs,
+        precision=spec.precision,
+        batch=spec.run_batch,
+        keep_fp32=spec.keep_fp32,
+        int8=_rounding(spec, model, spec.precision),
+        engine=engine,
+        on_clip=lambda done, total: on_progress("ladder", done / total, f"{done} of {total} clips"),
+    )
+
+
+def tune_precision(
+    directory: str | Path,
+    *,
+    budget: float,
+    precision: str | None = None,
+    checkpoint: Path | None = None,
+    video: tuple[Path, ...] = (),
+    on_progress: OnProgress = lambda _stage, _fraction, _what: None,
+) -> Recipe:
+    """Find what of an exported model to keep in float32 so that its error meets a budget.
+
+    Args:
+        directory: What `export` made.
+        budget: Relative L2 of the logits against the float64 truth.
+        precision: The lower precision; that of the export, or fp16 where that is fp32.
+        checkpoint: Where its checkpoint lies now, if it was moved.
+        video: Clips beside the synthetic inputs.
+        on_progress: Told what is being done.
+
+    Raises:
+        NoExportError: if it is no export.
+        CheckpointInputError: if the checkpoint is not the one that was exported.
+        TuneError: if no choice meets the budget.
+    """
+    manifest = read_manifest(Path(directory), unchanged=False)
+    spec, model, inputs = _load(manifest, checkpoint, video, on_progress)
+    precision = precision or ("fp16" if spec.precision == "fp32" else spec.precision)
+    return tune(
+        model,
+        inputs,
+        precision=precision,
+        budget=budget,
+        int8=_rounding(spec, model, precision),
+        on_step=lambda done, total, what: on_progress("tune", min(done / total, 1.0), what),
+    )
+
+
+def _rounding(spec: ExportSpec, model: VideoClassifier, precision: str) -> Int8 | None:
+    calibration = calibrate(spec, model, precision)
+    return None if calibration is None else Int8(calibration.ranges)
+
+
+def _load(
+    manifest: dict[str, Any],
+    checkpoint: Path | None,
+    video: tuple[Path, ...],
+    on_progress: OnProgress,
+) -> tuple[ExportSpec, VideoClassifier, Inputs]:
+    on_progress("load", None, "")
+    spec, model = load_exported(manifest, checkpoint, video)
+    inputs = gather_inputs(video, model.config, model.preprocessing, mask=spec.mask)
+    return spec, model, inputs

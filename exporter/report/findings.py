@@ -1,0 +1,49 @@
+"""Findings -> the terminal: one paragraph a rule, the worst first, within 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.constrain import Constrain
+from rich.padding import Padding
+from rich.text import Text
+
+from exporter.lint import RULES, Finding
+from exporter.report.table import cell
+
+_SHOWN = 5  # findings of one rule; --json has them all
+_NAMES = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT"}
+_STYLES = {"error": "bold red", "warning": "yellow"}
+
+
+def lint_view(findings: Sequence[Finding]) -> RenderableType:
+    """Say what was found and what to do about it."""
+    if not findings:
+        return Text("Nothing that would hurt on TensorRT or ONNX Runtime.")
+    rules = dict.fromkeys(finding.rule for finding in findings)
+    parts = [_rule_view([f for f in findings if f.rule == rule]) for rule in rules]
+    return Constrain(Group(*parts, Text(count_line(findings))), width=80)
+
+
+def count_line(findings: Sequence[Finding]) -> str:
+    """How many errors and warnings there are."""
+    counts = {kind: sum(f.severity == kind for f in findings) for kind in _STYLES}
+    return ", ".join(f"{n} {kind}{'' if n == 1 else 's'}" for kind, n in counts.items())
+
+
+def _rule_view(found: Sequence[Finding]) -> RenderableType:
+    first = found[0]
+    heading = Text(first.severity, _STYLES[first.severity])
+    where = " and ".join(_NAMES[name] for name in first.runtimes)
+    heading.append(f" {first.rule}", "bold").append(f" ({len(found)}), on {where}")
+    lines: list[RenderableType] = [heading]
+    for finding in found[:_SHOWN]:
+        place = {None: "", "": " in the model itself"}.get(
+            finding.module, f" in module {finding.module}"
+        )
+        lines.append(Padding(cell(f"{finding.where} {finding.what}{place}"), (0, 0, 0, 2)))
+    if len(found) > _SHOWN:
+        lines.append(Text(f"  and {len(found) - _SHOWN} more; --json lists them all"))
+    lines.append(Padding(Text(f"-> {RULES[first.rule].remedy}", "dim"), (0, 0, 1, 2)))
+    return Group(*lines)

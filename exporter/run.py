@@ -1,0 +1,140 @@
+"""One export under way: what is exported, on what it is proven, and which stage is running."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from exporter.inputs.clips import Inputs, gather_calibration, gather_inputs
+from exporter.inputs.dataset import Dataset, open_dataset
+from exporter.machine.memory import peak_memory_mb, reset_peak_memory
+from exporter.precision import Ranges, observe_ranges
+from exporter.results import StageStatus
+from exporter.spec import ExportSpec
+from model.classifier import VideoClassifier
+
+# Entered for the time in which latency is measured.
+Measuring = Callable[[], AbstractContextManager[object]]
+# Called with the stage, how much of it is done (in [0, 1], or None if unknown), and with what.
+OnProgress = Callable[[str, float | None, str], None]
+
+
+@dataclass
+class Stage:
+    """One running stage; what it sets here goes into its `StageStatus`."""
+
+    name: str
+    on_progress: OnProgress
+    detail: str = ""
+    skipped: bool = False
+    peak_memory_mb: float = 0.0  # of other processes, or before a reset within the stage
+
+    def progress(self, fraction: float | None, what: str) -> None:
+        """Tell how far the stage is."""
+        self.on_progress(self.name, fraction, what)
+
+
+@dataclass
+class Stages:
+    """The stages so far, in order."""
+
+    on_progress: OnProgress
+    done: list[StageStatus] = field(default_factory=list)
+
+    @contextmanager
+    def run(self, name: str) -> Iterator[Stage]:
+        """Run one stage; an exception leaves it unrecorded, since nothing is delivered then."""
+        stage = Stage(name, self.on_progress)
+        stage.progress(None, "")
+        reset_peak_memory()
+        started = time.perf_counter()
+        yield stage
+        self.done.append(
+            StageStatus(
+                name,
+                "skipped" if stage.skipped else "done",
+                time.perf_counter() - started,
+                stage.detail,
+                max(stage.peak_memory_mb, peak_memory_mb()),
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The clips that scale an int8 graph, and the ranges of the activations on them."""
+
+    clips: Inputs
+    ranges: Ranges
+
+
+@dataclass(frozen=True)
+class Job:
+    """One export under way: what is exported, what it is proven on, and where it goes."""
+
+    spec: ExportSpec
+    resolved: dict[str, Any]
+    model: VideoClassifier
+    inputs: Inputs
+    dataset: Dataset | None
+    calibration: Calibration | None
+    directory: Path
+    stages: Stages
+    measuring: Measuring
+
+
+def gather(
+    spec: ExportSpec,
+    resolved: dict[str, Any],
+    model: VideoClassifier,
+    directory: Path,
+    stages: Stages,
+    stage: Stage,
+    measuring: Measuring,
+) -> Job:
+    """Read all clips that the export needs, so that a bad one is told before the long stages."""
+
+    def on_clip(name: str) -> None:
+        stage.progress(None, name)
+
+    dataset = open_dataset(spec.eval, model) if spec.eval else None
+    how = (model.config, model.preprocessing)
+    inputs = gather_inputs(spec.video, *how, mask=spec.mask, on_clip=on_clip)
+    stage.detail = f"{len(spec.video)} real, {len(inputs.names) - len(spec.video)} synthetic"
+    calibration = calibrate(spec, model, spec.precision, on_clip)
+    if calibration:
+        kind = "real" if spec.calibration else "synthetic"
+        stage.detail += f"; calibrated on {len(calibration.clips.names)} {kind} clips"
+    return Job(
+        spec=spec,
+        resolved=resolved,
+        model=model,
+        inputs=inputs,
+        dataset=dataset,
+        calibration=calibration,
+        directory=directory,
+        stages=stages,
+        measuring=measuring,
+    )
+
+
+def calibrate(
+    spec: ExportSpec,
+    model: VideoClassifier,
+    precision: str,
+    on_clip: Callable[[str], None] = lambda name: None,
+) -> Calibration | None:
+    """Observe the activations of a model that is to compute in int8; None for another precision.
+
+    Raises:
+        VideoError: if a calibration clip cannot be read.
+    """
+    if precision != "int8":
+        return None
+    how = (model.config, model.preprocessing)
+    clips = gather_calibration(spec.calibration, *how, mask=spec.mask, on_clip=on_clip)
+    return Calibration(clips, observe_ranges(model, clips.arrays))

@@ -1,0 +1,264 @@
+"""The process that builds one engine: request on stdin, JSON lines on stdout, cancelled by EOF.
+
+TensorRT can crash natively, prints to the terminal on its own, and a failed build was seen to
+change the next one in its process; so every build has a process of its own. `process.py` starts it.
+It imports the standard library and its two neighbours alone: no torch, and not the caller's script.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import threading
+import time
+from pathlib import Path
+
+from exporter.to_engine.child import die_with, end_after_grace, wait_for_end_of_input
+from exporter.to_engine.native import BuildFailure, Native, load_tensorrt, make_logger
+
+KEPT_MESSAGES = 10
+DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}  # others: in lower case
+
+
+class Channel:
+    """JSON lines to the parent; `cancelled` is set once the parent has hung up."""
+
+    def __init__(self) -> None:
+        self.cancelled = threading.Event()
+        self._lock = threading.Lock()  # TensorRT may call back from several threads
+        self._out = os.fdopen(os.dup(1), "wb")
+        os.dup2(2, 1)  # what native code prints goes where stderr goes, not into the protocol
+
+    def send(self, kind: str, **fields: object) -> None:
+        """Send one message. Never raises: TensorRT's callbacks must not."""
+        try:
+            with self._lock:
+                self._out.write(json.dumps({"kind": kind, **fields}).encode() + b"\n")
+                self._out.flush()
+        except OSError:  # the parent is gone, so nobody waits for this engine
+            self.cancelled.set()
+
+
+def make_monitor(trt: Native, channel: Channel) -> Native:
+    """Give a progress monitor that reports to the parent, and stops a cancelled build."""
+
+    class Monitor(trt.IProgressMonitor):
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            channel.send("start", name=phase_name, parent=parent_phase, steps=num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            channel.send("step", name=phase_name, step=step)
+            return not channel.cancelled.is_set()
+
+        def phase_finish(self, phase_name: str) -> None:
+            channel.send("finish", name=phase_name)
+
+    return Monitor()
+
+
+class Build:
+    """One engine, from ONNX to bytes; the methods stand in the order in which `run` calls them."""
+
+    def __init__(self, channel: Channel, module: str) -> None:
+        self.channel = channel
+        self.messages: list[tuple[str, str]] = []
+        self.trt = trt = load_tensorrt(module)
+        self.logger = make_logger(trt, self._log)
+        try:
+            self.builder = trt.Builder(self.logger)
+        except TypeError as error:  # the native factory gave nullptr: `tensorrt` without a GPU
+            raise BuildFailure(f"{module} cannot create a builder", got=error) from error
+        typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+        flags = 0 if typed is None else 1 << int(typed)  # the only kind TensorRT 11 knows
+        self.network = self._made(self.builder.create_network(flags), "a network")
+        self.config = self._made(self.builder.create_builder_config(), "a configuration")
+
+    def run(
+        self, onnx: str, engine: str, profile: list[int] | None, targets: list[str]
+    ) -> dict[str, object]:
+        """Build and write the engine; gives what `EngineInfo` is made of."""
+        begin, network = time.monotonic(), self.network
+        parser = self._parse(onnx)
+        self._disable_tf32()
+        shapes = self._set_profile(profile)
+        self._set_targets(targets)
+        monitor = make_monitor(self.trt, self.channel)
+        self.config.progress_monitor = monitor
+        serialized = self.builder.build_serialized_network(network, self.config)
+        del parser, monitor  # to here they have to live: they own the weights and the callbacks
+        warnings = self._said("WARNING", "ERROR", "INTERNAL_ERROR")
+        Path(engine).write_bytes(self._checked(serialized))
+        return {
+            "targets": self._targets_in_force(),
+            "inputs": [{**_describe(t), "profile": shapes.get(t.name)} for t in self._inputs()],
+            "outputs": [_describe(network.get_output(i)) for i in range(network.num_outputs)],
+            "layers": network.num_layers,
+            "seconds": time.monotonic() - begin,
+            "peak_memory_mb": _peak_memory_mb(),
+            "warnings": warnings[:KEPT_MESSAGES],
+        }
+
+    def _parse(self, onnx: str) -> Native:
+        parser = self.trt.OnnxParser(self.network, self.logger)
+        parsed = parser.parse_from_file(onnx)
+        # Turned into text at once: a ParserError must not be read after its parser is freed.
+        errors = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
+        if not parsed or errors:
+            reason = "; ".join(errors) or self._reason()
+            raise BuildFailure("TensorRT's parser refused the graph", got=reason)
+        network = self.network
+        counts = network.num_inputs, network.num_layers, network.num_outputs
+        if not all(counts):  # and yet it says that all went well
+            raise BuildFailure("TensorRT found no inputs, layers or outputs", got=counts)
+        return parser
+
+    def _disable_tf32(self) -> None:
+        flag = getattr(self.trt.BuilderFlag, "TF32", None)
+        if flag is not None:
+            self.config.clear_flag(flag)  # on by default, with 10 bits of mantissa as "float32"
+            if self.config.get_flag(flag):
+                raise BuildFailure("TensorRT would not switch TF32 off")
+
+    def _set_profile(self, sizes: list[int] | None) -> dict[str, list[list[int]]]:
+        """Set the batch sizes of every dynamic input; gives its three shapes, read back."""
+        shapes = {tensor.name: tuple(tensor.shape) for tensor in self._inputs()}
+        dynamic = {name: shape for name, shape in shapes.items() if -1 in shape}
+        if any(-1 in shape[1:] for shape in dynamic.values()):
+            raise BuildFailure("only the batch of an input may be dynamic", got=dynamic)
+        if bool(dynamic) != bool(sizes):
+            given = f"batch sizes {sizes}" if sizes else "no batch sizes"
+            raise BuildFailure(
+                f"the batch of the graph is {'dynamic' if dynamic else 'static'}",
+                got=f"{given} for inputs {shapes}",
+                remedy="export and build with the same --dynamic-batch MIN:OPT:MAX, or with none",
+            )
+        if not sizes:
+            return {}
+        profile = self._made(self.builder.create_optimization_profile(), "a profile")
+        for name, shape in dynamic.items():
+            profile.set_shape(name, *[(size, *shape[1:]) for size in sizes])
+        if self.config.add_optimization_profile(profile) < 0:
+            raise BuildFailure("TensorRT refused the batch sizes", got=sizes)
+        return {name: list(map(list, profile.get_shape(name))) for name in dynamic}
+
+    def _set_targets(self, targets: list[str]) -> None:
+        if not targets:
+            return
+        members = self.trt.ComputeCapability.__members__.items()
+        known = {name.lower(): value for name, value in members if name.startswith("SM")}
+        self.config.num_compute_capabilities = len(targets)
+        for index, target in enumerate(targets):
+            if target not in known:
+                names = f"one of {', '.join(known)}"
+                raise BuildFailure("unknown engine target", got=target, expected=names)
+            if not self.config.set_compute_capability(known[target], index):
+                raise BuildFailure(f"TensorRT refused the target {target}", got=self._reason())
+
+    def _checked(self, serialized: Native) -> memoryview:
+        if self.channel.cancelled.is_set():
+            raise BuildFailure("the build was cancelled")
+        if serialized is None:
+            raise BuildFailure("TensorRT could not build the engine", got=self._reason())
+        data = memoryview(serialized)  # a copy would double the peak of a large engine
+        runtime = self.trt.Runtime(self.logger)
+        if hasattr(runtime, "get_engine_validity"):
+            # The verdict itself is INVALID wherever there is no GPU; this bit is about the bytes.
+            malformed = int(self.trt.EngineInvalidityDiagnostics.MALFORMED_ENGINE)
+            if int(runtime.get_engine_validity(data)[1]) & malformed:
+                raise BuildFailure("TensorRT built an engine and calls it malformed")
+        return data
+
+    def _targets_in_force(self) -> list[str]:
+        count = getattr(self.config, "num_compute_capabilities", 0)
+        return [self.config.get_compute_capability(i).name.lower() for i in range(count)]
+
+    def _inputs(self) -> list[Native]:
+        return [self.network.get_input(i) for i in range(self.network.num_inputs)]
+
+    def _log(self, severity: str, text: str) -> None:
+        self.messages.append((severity, text))
+        self.channel.send("log", severity=severity, text=text)
+
+    def _said(self, *severities: str) -> list[str]:
+        return list(dict.fromkeys(text for kind, text in self.messages if kind in severities))
+
+    def _reason(self) -> str:
+        return "; ".join(self._said("ERROR", "INTERNAL_ERROR")[:3]) or "no reason given"
+
+    def _made(self, thing: Native, what: str) -> Native:
+        if thing is None:
+            raise BuildFailure(f"TensorRT could not create {what}", got=self._reason())
+        return thing
+
+
+def examine(module: str, engine: str) -> dict[str, object]:
+    """Give what TensorRT holds against the header of an engine, here: names, none if nothing.
+
+    Raises:
+        BuildFailure: if this version of it cannot tell.
+    """
+    trt = load_tensorrt(module)
+    runtime = trt.Runtime(make_logger(trt, lambda _severity, _text: None))
+    if not hasattr(runtime, "get_engine_validity"):
+        raise BuildFailure(f"{module} {trt.__version__} cannot check an engine without loading it")
+    diagnostics = int(runtime.get_engine_validity(Path(engine).read_bytes())[1])
+    kinds = trt.EngineInvalidityDiagnostics.__members__.items()
+    found = [name.lower() for name, kind in kinds if int(kind) & diagnostics]
+    return {"version": str(trt.__version__), "objections": found}
+
+
+def _describe(tensor: Native) -> dict[str, object]:
+    shape = [None if size == -1 else size for size in tensor.shape]
+    dtype = DTYPES.get(tensor.dtype.name, tensor.dtype.name.lower())
+    return {"name": tensor.name, "shape": shape, "dtype": dtype}
+
+
+def _parser_error(error: Native) -> str:
+    node = f"node {error.node_name() or error.node()} ({error.node_operator()}): "
+    return f"{node if error.node() >= 0 else ''}{error.desc()} [{error.code().name}]"
+
+
+def _peak_memory_mb() -> float | None:
+    """Peak of this process alone; getrusage would count the parent's pages from before exec."""
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    return int(found[1]) / 1024 if found else None
+
+
+def _watch(channel: Channel) -> None:
+    """Cancel on EOF, and end the process if the build does not notice."""
+    wait_for_end_of_input()
+    channel.cancelled.set()
+    end_after_grace()
+
+
+def main() -> None:
+    """Build or examine what stdin asks for, or tell the version if it names but a module."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: parent decides
+    channel = Channel()
+    with os.fdopen(0, "rb", buffering=0, closefd=False) as stdin:
+        request = json.loads(stdin.readline())
+    die_with(request.pop("parent"))
+    threading.Thread(target=_watch, args=(channel,), daemon=True).start()
+    try:
+        if "examine" in request:
+            answer = examine(request["module"], request["examine"])
+        else:
+            build = Build(channel, request.pop("module"))  # an import alone would prove little
+            answer = {"version": str(build.trt.__version__)}
+            answer |= build.run(**request) if request else {}
+    except BuildFailure as failure:
+        channel.send("failed", **failure.facts)
+    except Exception as error:  # anything else must reach the user as well
+        channel.send("failed", what="the build failed", got=f"{type(error).__name__}: {error}")
+    else:
+        channel.send("done", **answer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""model -> model.onnx: exported, its weights folded, checked, and described.
+
+The graph takes `video` float32 `(b, f, c, h, w)`, or uint8 `(b, f, h, w, c)` where it normalises
+itself, for some models `mask` bool `(b, f)` too, and gives `logits` float32 `(b, classes)`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from functools import partial
+from io import StringIO
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+import torch
+from onnxscript.optimizer import fold_constants_ir
+from onnxscript.rewriter import RewritePass
+from onnxscript.rewriter.rules import common as rules
+from torch import Tensor, nn
+
+from exporter.errors import OnnxError
+from exporter.graph.modules import write_module_outputs
+from exporter.graph.view import GraphTensor, GraphView, graph_tensor
+from exporter.lint import lint
+from exporter.spec import BatchProfile
+from exporter.to_onnx.blocks import blocks_called, define_blocks
+
+OUTPUT_NAME = "logits"
+MAX_FILE_BYTES = 2**31 - 1  # of one protobuf file
+
+# Rules of `exporter.lint` that an export must keep, those included that only cost time elsewhere.
+_REFUSED = (
+    *("float64", "mixed-float64", "einsum-types", "einsum", "integer-product"),
+    *("int64-arithmetic", "control-flow"),
+)
+_SIMPLER = (
+    *(rules.no_op_cast_rule, rules.no_op_expand_rule, rules.no_op_transpose_rule),
+    *(rules.add_0_rule, rules.sub_0_rule, rules.mul_by_1_rule, rules.div_by_1_rule),
+    *(rules.cast_cast_rule, rules.reshape_reshape_rule, rules.transpose_transpose_rule),
+    *(rules.unsqueeze_unsqueeze_rule, rules.squeeze_reshape_1d_rule, rules.collapse_slice2_rule),
+    *(rules.materialize_reshape_shape_rule, rules.remove_optional_bias_from_gemm_rule),
+)
+_NO_LIMIT = 2**40  # bytes
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal
+# Metadata of the exporter that names files of the machine it ran on.
+_LOCAL_METADATA = ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node")
+
+
+@dataclass(frozen=True)
+class OnnxGraph:
+    """What was exported: sizes, operators by count, inputs and outputs."""
+
+    opset: int
+    nodes: int
+    ops: Mapping[str, int]
+    parameters: int
+    file_bytes: int
+    sha256: str
+    inputs: tuple[GraphTensor, ...]
+    outputs: tuple[GraphTensor, ...]
+
+
+def export_onnx(
+    model: nn.Module,
+    example: Mapping[str, Tensor],
+    path: Path,
+    *,
+    opset: int,
+    dynamic_batch: BatchProfile | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> OnnxGraph:
+    """Write `model` as one checked ONNX file.
+
+    Args:
+        model: Maps `(b, f, c, h, w)` to `(b, classes)`, in evaluation mode.
+        example: Its inputs by name, in the order of its forward, of the shapes to export.
+        path: The file to write.
+        opset: ONNX opset of the graph.
+        dynamic_batch: Leave the batch free within this profile; fixed unless given.
+        metadata: Written into the file's `metadata_props`.
+
+    Raises:
+        OnnxError: if torch cannot export the model, or the graph is not fit for the runtimes.
+    """
+    graph = _trace(model, example, opset, dynamic_batch)
+    graph.producer_name = "tsformer"
+    graph.metadata_props.update(metadata or {})
+    _forget_this_machine(graph)
+    proto = ir.to_proto(graph)
+    write_module_outputs(proto)
+    if proto.ByteSize() > MAX_FILE_BYTES:
+        raise OnnxError(
+            "the graph does not fit one ONNX file",
+            got=f"{proto.ByteSize() / 2**30:.2f} GiB",
+            expected="below 2 GiB",
+            remedy="export a smaller model",
+        )
+    onnx.save(proto, path)
+    return check_onnx(path)
+
+
+def check_onnx(path: Path) -> OnnxGraph:
+    """Check a written file: validity, types and shapes of all values, and fitness.
+
+    Raises:
+        OnnxError: if it is not valid ONNX, or holds what the runtimes reject or compute badly.
+    """
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+        model = onnx.shape_inference.infer_shapes(
+            onnx.load(path), check_type=True, strict_mode=True, data_prop=True
+        )
+    except Exception as error:  # the C++ checker raises several unrelated classes
+        raise OnnxError(f"{path.name} is not a valid ONNX graph: {error}") from error
+    findings = find_unfit(model)
+    if findings:
+        raise OnnxError(
+            f"{path.name} is not fit for the runtimes: {'; '.join(findings[:3])}",
+            remedy="this is a defect of tsformer: please report it with the command used",
+        )
+    return _describe(model, path)
+
+
+def find_unfit(model: onnx.ModelProto) -> list[str]:
+    """List what must not be in a graph: float64, einsum, control flow, int64 arithmetic."""
+    return [f"{found.where} {found.what}" for found in lint(GraphView(model), _REFUSED)]
+
+
+def _trace(
+    model: nn.Module,
+    example: Mapping[str, Tensor],
+    opset: int,
+    dynamic_batch: BatchProfile | None,
+) -> ir.Model:
+    tensors, batch, shapes = tuple(example.values()), None, None
+    if dynamic_batch:
+        if len(tensors[0]) < 2:  # a batch of one is taken for a constant
+            tensors = tuple(torch.cat((tensor, tensor)) for tensor in tensors)
+        batch = torch.export.Dim("batch", min=1, max=max(dynamic_batch.max, len(tensors[0])))
+        shapes = tuple({0: batch} for _ in tensors)
+    export = partial(
+        torch.onnx.export, dynamo=True, opset_version=opset, optimize=False, verbose=False
+    )
+    try:
+        with _quiet():
+            with blocks_called(model) as functions:
+                program = export(
+                    model,
+                    tensors,
+                    input_names=list(example),
+                    output_names=[OUTPUT_NAME],
+                    dynamic_shapes=shapes,
+                )
+            assert program is not None
+            define_blocks(program.model, functions, type(model), export, batch)
+            _simplify(program.model)
+    except Exception as error:  # torch raises whatever its passes hit
+        # It comes back as whatever an import or a trace makes of it, deep in a chain of errors.
+        if any(isinstance(cause, KeyboardInterrupt) for cause in _causes(error)):
+            raise KeyboardInterrupt from error
+        first = error.__cause__ or error  # torch's own error is a page of advice
+        reason = _COLOUR.sub("", str(first)).strip().partition("\n")[0][:200]
+        raise OnnxError(
+            f"torch could not export the model: {type(first).__name__}: {reason}",
+            remedy="run with --debug for the whole trace",
+        ) from error
+    return program.model
+
+
+def _simplify(graph: ir.Model) -> None:
+    """Compute what is constant, and drop what does nothing.
+
+    In place of `onnxscript.optimizer.optimize_ir`, one of whose rules compares each node with each.
+    """
+    for _ in range(2):  # what is dropped can make more constant
+        # No limit on sizes: rearranged weights must become weights, whatever their size.
+        fold_constants_ir(
+            graph,
+            onnx_shape_inference=True,
+            input_size_limit=_NO_LIMIT,
+            output_size_limit=_NO_LIMIT,
+        )
+        RewritePass(_SIMPLER)(graph)
+        passes.RemoveUnusedNodesPass()(graph)
+    ir.passes.Sequential(
+        passes.RemoveUnusedFunctionsPass(),
+        passes.RemoveUnusedOpsetsPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        # Folding makes the same rearranged weight once for each place that reads it.
+        passes.DeduplicateInitializersPass(size_limit=_NO_LIMIT),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.OutputFixPass(),
+        passes.NameFixPass(),
+    )(graph)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's own progress, hints and deprecations off the terminal."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(StringIO()),
+            redirect_stderr(StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _forget_this_machine(model: ir.Model) -> None:
+    """Drop local paths, so that the same model gives the same file everywhere."""
+    for node in model.graph:
+        for key in _LOCAL_METADATA:
+            node.metadata_props.pop(key, None)
+
+
+def _describe(model: onnx.ModelProto, path: Path) -> OnnxGraph:
+    content = path.read_bytes()
+    weights = [w for w in model.graph.initializer if w.data_type != onnx.TensorProto.INT64]
+    return OnnxGraph(
+        opset=next(o.version for o in model.opset_import if o.domain == ""),
+        nodes=len(model.graph.node),
+        ops=dict(Counter(node.op_type for node in model.graph.node).most_common()),
+        parameters=sum(math.prod(weight.dims) for weight in weights),
+        file_bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        inputs=tuple(map(graph_tensor, model.graph.input)),
+        outputs=tuple(map(graph_tensor, model.graph.output)),
+    )

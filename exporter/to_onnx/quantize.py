@@ -1,0 +1,254 @@
+"""A float32 graph -> the same graph with int8 products, calibrated on clips.
+
+ONNX Runtime's own quantiser does the work, on the products that `int8_products` chooses. Here the
+graph is made ready for it, and all that is no such product gets back what it read before. Weights
+whose product would be no faster in int8 are only stored in it.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from exporter.errors import OnnxError
+from exporter.to_onnx.int8_products import FORMS, PRODUCTS, Form, choose_products, find_paying
+from model.config import ConfigError, check_choice
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What was quantised: how many products are int8, how many weights are only stored so.
+
+    `kept` products compute in float32, those whose weights are stored in int8 among them.
+    """
+
+    form: str
+    products: int
+    stored: int
+    kept: int
+    calibration_clips: int
+    nodes: int
+    bytes: int
+
+
+def quantize(
+    graph: Path,
+    out: Path,
+    calibration: Mapping[str, np.ndarray],
+    *,
+    form: str,
+    keep: Collection[str] = (),
+) -> Quantized:
+    """Write `graph` with int8 products to `out`: the same inputs, outputs and metadata.
+
+    Args:
+        graph: A float32 graph that `export_onnx` wrote.
+        out: The file to write.
+        calibration: Clips by input: `video` float32 `(n, f, c, h, w)`, and `mask` bool `(n, f)`
+            where the graph takes one. A fixed batch is filled up from the first clip on.
+        form: A key of `FORMS`.
+        keep: Paths of modules whose products stay in float32.
+
+    Raises:
+        OnnxError: if a name is unknown, there is nothing to calibrate on or to quantise, or ONNX
+            Runtime cannot quantise the graph.
+    """
+    try:
+        check_choice("form of an int8 graph", form, FORMS)
+    except ConfigError as error:
+        raise OnnxError(str(error)) from error
+    model = onnx.load(graph)
+    clips = _count_clips(model, calibration)
+    linear = choose_products(model.graph, keep)
+    chosen = find_paying(linear, model.graph, FORMS[form])
+    if FORMS[form].split_bias:
+        _split_bias(model.graph, chosen)
+    quantised = copy.deepcopy(model)
+    if chosen:  # the library takes no names for all names
+        quantised = _run_library(model, _batches(model, calibration), FORMS[form], chosen)
+    _restore(quantised, model, chosen)
+    stored = _store(quantised.graph, [node for node in linear if node.name not in chosen])
+    try:
+        onnx.checker.check_model(quantised, full_check=True)
+    except Exception as error:  # the C++ checker raises several unrelated classes
+        raise OnnxError(f"the int8 graph is not valid ONNX: {error}") from error
+    onnx.save(quantised, out)
+    return Quantized(
+        form=form,
+        products=len(chosen),
+        stored=stored,
+        kept=sum(node.op_type in PRODUCTS for node in model.graph.node) - len(chosen),
+        calibration_clips=clips,
+        nodes=len(quantised.graph.node),
+        bytes=out.stat().st_size,
+    )
+
+
+def _count_clips(model: onnx.ModelProto, calibration: Mapping[str, np.ndarray]) -> int:
+    names = [value.name for value in model.graph.input]
+    counts = {len(array) for array in calibration.values()}
+    if set(calibration) != set(names) or len(counts) != 1:
+        raise OnnxError(
+            "calibration needs as many clips for each input of the graph",
+            got={name: array.shape for name, array in calibration.items()},
+            expected=", ".join(names),
+        )
+    if counts == {0}:
+        raise OnnxError("calibration needs at least one clip")
+    return counts.pop()
+
+
+def _store(graph: onnx.GraphProto, products: Sequence[onnx.NodeProto]) -> int:
+    """Store the weights of products in int8, one scale for each output channel; count them.
+
+    `Cast` and `Mul` give them back. A runtime folds those when it loads the graph; it would keep a
+    `DequantizeLinear` for an integer product that it has not, and compute it for each clip.
+    """
+    weights = {weight.name: weight for weight in graph.initializer}
+    axes = {node.input[1]: (1, 2, 3) if node.op_type == "Conv" else -2 for node in products}
+    for name, inputs in axes.items():
+        weight = numpy_helper.to_array(weights.pop(name))  # ... i o, of a Conv o i h w
+        largest = np.abs(weight).max(axis=inputs, keepdims=True)
+        scale = np.maximum(largest / 127, np.finfo(np.float32).tiny)
+        levels = np.round(weight / scale).astype(np.int8)
+        for part, array in ((f"{name}_levels", levels), (f"{name}_scale", scale)):
+            weights[part] = numpy_helper.from_array(array, part)
+        cast = onnx.helper.make_node(
+            "Cast", [f"{name}_levels"], [f"{name}_float"], to=onnx.TensorProto.FLOAT
+        )
+        scaled = onnx.helper.make_node("Mul", [f"{name}_float", f"{name}_scale"], [name])
+        for place, node in enumerate((cast, scaled)):
+            graph.node.insert(place, node)
+    _set_weights(graph, weights)
+    return len(axes)
+
+
+def _split_bias(graph: onnx.GraphProto, chosen: set[str]) -> None:
+    """Give the biases added to chosen products two axes of length 1 in front.
+
+    ONNX Runtime makes a `Gemm` of a product and a bias of one axis before it looks at types, and
+    has no integer kernel for a `Gemm` with a float32 bias. Tokens have three axes or more.
+    """
+    products = {node.output[0] for node in graph.node if node.name in chosen}
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in graph.value_info}
+    weights = {weight.name: weight for weight in graph.initializer}
+    for node in graph.node:
+        of_tokens = node.op_type == "Add" and ranks.get(node.output[0], 0) >= 3
+        if not of_tokens or products.isdisjoint(node.input):
+            continue
+        for place, name in enumerate(node.input):
+            if name in weights and len(weights[name].dims) == 1:
+                # A copy: LayerNorm may have the very same bias, as all that were never trained.
+                node.input[place] = f"{name}_of_tokens"
+                if node.input[place] not in weights:
+                    split = copy.deepcopy(weights[name])
+                    split.name, split.dims[:] = node.input[place], [1, 1, *split.dims]
+                    weights[split.name] = split
+    _set_weights(graph, weights)
+
+
+def _set_weights(graph: onnx.GraphProto, weights: Mapping[str, onnx.TensorProto]) -> None:
+    """Store those of the weights that are read."""
+    read = {name for node in graph.node for name in node.input}
+    del graph.initializer[:]
+    graph.initializer.extend(weight for name, weight in weights.items() if name in read)
+
+
+def _batches(
+    model: onnx.ModelProto, calibration: Mapping[str, np.ndarray]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Clip by clip, which keeps memory low, or as many as the graph takes."""
+    count = len(next(iter(calibration.values())))
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1  # 0 where it is free
+    for start in range(0, count, batch):
+        places = (start + np.arange(batch)) % count
+        yield {name: array[places] for name, array in calibration.items()}
+
+
+def _run_library(
+    model: onnx.ModelProto, batches: Iterator[dict[str, np.ndarray]], form: Form, chosen: set[str]
+) -> onnx.ModelProto:
+    try:
+        from onnxruntime import quantization
+        from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+    except ImportError as error:
+        raise OnnxError(f"ONNX Runtime's quantiser cannot be imported: {error}") from error
+
+    class Reader(quantization.CalibrationDataReader):
+        def get_next(self) -> Any:  # noqa: ANN401  # None ends it, which the base class leaves out
+            return next(batches, None)
+
+    source = copy.deepcopy(model)
+    del source.graph.value_info[:]  # its symbolic shapes confuse the library's own inference
+    add_pre_process_metadata(source)  # or it advises a pass that the graph does not survive
+    with tempfile.TemporaryDirectory(prefix="tsformer-") as folder:
+        path = Path(folder) / "int8.onnx"
+        try:
+            quantization.quantize_static(
+                source,
+                path,
+                Reader(),
+                quant_format=quantization.QuantFormat.QDQ,
+                op_types_to_quantize=list(PRODUCTS),
+                nodes_to_quantize=sorted(chosen),
+                per_channel=True,
+                reduce_range=form.reduce_range,
+                activation_type=quantization.QuantType[form.activations],
+                weight_type=quantization.QuantType.QInt8,
+                # Percentiles were further from float32; entropy chose the same ranges.
+                calibrate_method=quantization.CalibrationMethod.MinMax,
+                extra_options={
+                    "ActivationSymmetric": form.activations == "QInt8",
+                    "WeightSymmetric": True,
+                    "QuantizeBias": False,  # TensorRT takes no int32 bias
+                    # What leaves a product is added to float32 tokens.
+                    "OpTypesToExcludeOutputQuantization": list(PRODUCTS),
+                },
+            )
+            return onnx.load(path)
+        except Exception as error:  # the library raises whatever its passes hit
+            raise OnnxError(f"ONNX Runtime could not quantise the graph: {error}") from error
+
+
+def _restore(quantised: onnx.ModelProto, model: onnx.ModelProto, chosen: set[str]) -> None:
+    """Let all but the chosen products read what they read before; take the model's own notes.
+
+    The library gives the rounded values to every reader of a quantised tensor, and signs its work.
+    The patch embedding reads pixels, which have no bounds that calibration could know: only its
+    weights are int8.
+    """
+    graph = quantised.graph
+    inputs = {node.name: node.input for node in model.graph.node if node.name not in chosen}
+    pixels = {node.name: node.input[0] for node in model.graph.node if node.op_type == "Conv"}
+    for node in graph.node:
+        node.ClearField("metadata_props")  # a third of a small file; the map of modules says it
+        if node.name in inputs:
+            node.input[:] = inputs[node.name]
+        elif node.name in pixels:
+            node.input[0] = pixels[node.name]
+    _drop_unread(graph)
+    weights = (*model.graph.initializer, *graph.initializer)
+    _set_weights(graph, {weight.name: weight for weight in weights})
+    del graph.value_info[:], quantised.metadata_props[:]
+    quantised.metadata_props.extend(model.metadata_props)
+    quantised.producer_name, quantised.producer_version = model.producer_name, ""
+
+
+def _drop_unread(graph: onnx.GraphProto) -> None:
+    """Remove roundings that nothing reads any more."""
+    outputs = {value.name for value in graph.output}
+    while True:
+        read = {name for node in graph.node for name in node.input} | outputs
+        dead = [node for node in graph.node if read.isdisjoint(node.output)]
+        if not dead:
+            return
+        for node in dead:
+            graph.node.remove(node)

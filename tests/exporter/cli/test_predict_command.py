@@ -1,0 +1,124 @@
+"""`tsformer predict`: what it prints, what it warns of, and what it refuses."""
+
+import json
+import shutil
+
+import pytest
+
+from exporter.cli import main
+from exporter.files.manifest import MANIFEST
+from exporter.predict import Predictor
+
+
+@pytest.fixture
+def directory(exported, tmp_path):
+    """A copy that may be changed."""
+    return shutil.copytree(exported().directory, tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def clip(real_clips):
+    return real_clips["carphone"]
+
+
+def run(capsys, *arguments):
+    code = main(["predict", *map(str, arguments)])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def change(directory, **entries):
+    path = directory / MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+def test_the_table_has_labels_and_scores_best_first(directory, clip, capsys, monkeypatch):
+    change(directory, labels=["walking", "running"])
+    monkeypatch.chdir(clip.parent)
+    code, out, err = run(capsys, directory, clip.name)
+    assert (code, err) == (0, "")
+    assert clip.name in out
+    with Predictor(directory) as predictor:
+        (prediction,) = predictor.predict([clip])
+    rows = [line.split()[-2:] for line in out.splitlines() if line.strip()[-1:].isdigit()]
+    assert rows == [[entry.label, f"{entry.score:.4f}"] for entry in prediction.classes]
+    assert "onnxruntime (cpu, fp32)" in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_json_is_for_machines(directory, clip, capsys):
+    code, out, err = run(capsys, directory, clip, clip, "--top", "1", "--json", "--threads", "1")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert found["runtime"] == "onnxruntime"
+    assert found["verdict"] == "pass"
+    assert [entry["clip"] for entry in found["predictions"]] == [str(clip)] * 2
+    first, second = (entry["classes"] for entry in found["predictions"])
+    assert first == second
+    assert set(first[0]) == {"index", "label", "score"}
+    assert 0.5 <= first[0]["score"] <= 1  # the better one of two
+
+
+def test_foreign_text_moves_no_cursor(directory, clip, capsys, tmp_path):
+    change(directory, labels=["\x1b[31mred\u202e", "[bold]plain[/bold]"])
+    hostile = tmp_path / "\x1b[2Jclip\udcff.mp4"
+    shutil.copy(clip, hostile)
+    code, out, _ = run(capsys, directory, hostile)
+    assert code == 0
+    assert "\x1b" not in out
+    assert "\u202e" not in out
+    assert "[bold]plain[/bold]" in out
+    code, out, _ = run(capsys, directory, hostile, "--json")
+    assert json.loads(out)["predictions"][0]["clip"] == str(hostile)
+
+
+@pytest.mark.parametrize("verdict", ["fail", "ill-conditioned", "not-run"])
+def test_what_is_not_proven_predicts_with_a_warning(verdict, directory, clip, capsys):
+    change(directory, verdict=verdict)
+    code, out, err = run(capsys, directory, clip)
+    assert code == 0
+    assert "Score" in out
+    assert err.startswith("tsformer: warning: ")
+    assert f"not proven ({verdict})" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["{dir}"], 2, "usage: no clip is given"),
+        (["{dir}", "{clip}", "--top", "0"], 2, "usage: --top: got 0, expected 1 to 2"),
+        (["{dir}", "{clip}", "--top", "3"], 2, "usage: --top: got 3, expected 1 to 2"),
+        (["{dir}", "{clip}", "--top", "x"], 2, "usage: "),
+        (["{dir}", "{clip}", "--threads", "0"], 2, "usage: --threads: got 0"),
+        (["{dir}", "{clip}", "--engine"], 2, "usage: {dir} has no engine"),
+        (["{dir}", "nowhere.mp4"], 3, "video: nowhere.mp4 cannot be read"),
+        (["{dir}", "{clip}", "{dir}/report.json"], 3, "video: {dir}/report.json is not a video"),
+        (["{dir}/nowhere", "{clip}"], 3, "manifest: {dir}/nowhere is not an export"),
+        (["{clip}", "{clip}"], 3, "manifest: {clip} is not an export"),
+    ],
+)
+def test_what_is_wrong_is_one_line(arguments, code, said, directory, clip, capsys):
+    def fill(text):
+        return text.format(dir=directory, clip=clip)
+
+    got, out, err = run(capsys, *map(fill, arguments))
+    assert (got, out) == (code, "")
+    assert err.startswith(f"tsformer: {fill(said)}")
+    assert err.count("\n") == 1
+
+
+def test_a_changed_graph_predicts_nothing(directory, clip, capsys):
+    (directory / "model.onnx").write_bytes(b"")
+    code, out, err = run(capsys, directory, clip)
+    assert (code, out) == (5, "")
+    assert "was changed since it was exported" in err
+
+
+def test_an_engine_that_nobody_proved_is_told(directory, clip, capsys, monkeypatch):
+    change(directory, engine={"flavour": "tensorrt_rtx", "status": "built, not executed"})
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, out, err = run(capsys, directory, clip, "--engine")
+    assert (code, out) == (4, "")
+    assert err.startswith("tsformer: runtime: tensorrt_rtx: the engine is built, but can be ")
+    assert err.count("\n") == 1

@@ -1,0 +1,141 @@
+import hashlib
+import json
+import shutil
+
+import pytest
+
+from exporter.errors import ManifestError, NoExportError
+from exporter.files.manifest import read_manifest, sha256
+from exporter.files.staging import MANIFEST
+
+KEYS = {
+    "manifest_version",
+    "verdict",
+    "spec",
+    "model",
+    "inputs",
+    "outputs",
+    "preprocessing",
+    "labels",
+    "engine",
+    "environment",
+    "files",
+}
+
+
+@pytest.fixture
+def directory(exported, tmp_path):
+    """A copy that may be changed."""
+    return shutil.copytree(exported().directory, tmp_path / "export")
+
+
+def damaged(directory, error=ManifestError, exit_code=5):
+    with pytest.raises(error) as caught:
+        read_manifest(directory)
+    assert caught.value.exit_code == exit_code
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def rewrite(directory, change):
+    path = directory / MANIFEST
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(change(content)), encoding="utf-8")
+
+
+def test_a_manifest_tells_how_to_use_the_export(directory):
+    manifest = read_manifest(directory)
+    assert set(manifest) == KEYS
+    assert manifest["verdict"] == "pass"
+    assert manifest["inputs"] == [{"name": "video", "dtype": "float32", "shape": [1, 3, 3, 32, 48]}]
+    assert manifest["outputs"] == [{"name": "logits", "dtype": "float32", "shape": [1, 2]}]
+    assert manifest["model"]["family"] == "fast_timesformer"
+    assert manifest["model"]["config"]["attn_mechanism"] == "fastformer"
+    assert manifest["spec"]["attn"] == "fastformer"
+    assert manifest["spec"]["res"] == [32, 48]
+    preprocessing = manifest["preprocessing"]
+    assert preprocessing["layout"] == "rgb"
+    assert (preprocessing["mean"], preprocessing["std"]) == ([0.0] * 3, [1.0] * 3)
+    assert manifest["engine"]["status"] == "not built"
+    assert manifest["labels"] is None
+    assert {"torch", "onnx", "onnxruntime"} <= set(manifest["environment"]["packages"])
+
+
+def test_every_other_file_is_in_it_with_its_hash(directory):
+    files = read_manifest(directory)["files"]
+    assert set(files) == {path.name for path in directory.iterdir()} - {MANIFEST}
+    assert set(files) == {"model.onnx", "report.json", "report.md", "report.html"}
+    for name, entry in files.items():
+        content = (directory / name).read_bytes()
+        assert entry == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "report.json", "report.md", "report.html"])
+def test_one_changed_byte_of_any_file_is_seen(directory, name):
+    content = bytearray((directory / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (directory / name).write_bytes(content)
+    assert f"{name} was changed since it was exported" in damaged(directory)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "report.html"])
+def test_a_missing_file_is_seen(directory, name):
+    (directory / name).unlink()
+    assert f"lacks {name}" in damaged(directory)
+
+
+def test_a_directory_without_a_manifest_is_no_export(tmp_path):
+    assert "is not an export of tsformer" in damaged(tmp_path, NoExportError, 3)
+    assert "is not an export of tsformer" in damaged(tmp_path / "nowhere", NoExportError, 3)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "3",
+        "{}",
+        '{"files": 3}',
+        '{"files": {"a": 3}}',
+        '{"files": {"a": {}}}',
+    ],
+)
+def test_a_damaged_manifest_is_seen(directory, content):
+    (directory / MANIFEST).write_text(content)
+    assert "damaged" in damaged(directory)
+
+
+def test_a_manifest_that_is_no_text_is_seen(directory):
+    (directory / MANIFEST).write_bytes(b"\xff\xfe\x00")
+    assert "damaged" in damaged(directory)
+
+
+@pytest.mark.parametrize("key", ["spec", "engine", "model"])
+def test_a_manifest_without_what_verify_needs_is_damaged(directory, key):
+    rewrite(directory, lambda content: {k: v for k, v in content.items() if k != key})
+    assert "damaged" in damaged(directory)
+
+
+def test_a_manifest_that_names_no_graph_is_damaged(directory):
+    rewrite(directory, lambda content: content | {"files": {}})
+    assert "model.onnx" in damaged(directory)
+
+
+def test_a_manifest_reaches_no_file_elsewhere(directory, tmp_path):
+    (tmp_path / "secret").write_text("mine")
+    entry = {"sha256": sha256(tmp_path / "secret"), "bytes": 4}
+
+    def reach_out(content):
+        return content | {"files": content["files"] | {"../secret": entry}}
+
+    rewrite(directory, reach_out)
+    assert "lacks ../secret" in damaged(directory)
+
+
+def test_a_hash_is_that_of_the_whole_file(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(b"tsformer" * 100_000)
+    assert sha256(path) == hashlib.sha256(b"tsformer" * 100_000).hexdigest()

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+
+from exporter.errors import VideoError
+from exporter.inputs.clips import Inputs, gather_inputs
+from exporter.inputs.synthetic import synthetic_inputs
+from model.config import FastTimeSformerConfig, Preprocessing
+
+CONFIG = FastTimeSformerConfig(3, 3, 32, 48, 2)
+PLAIN = Preprocessing.unit(3)
+
+
+def test_without_clips_there_is_the_synthetic_set():
+    inputs = gather_inputs([], CONFIG, PLAIN)
+    expected = synthetic_inputs(3, 3, 32, 48)
+    assert inputs.names == tuple(name for name, _ in expected)
+    assert set(inputs.notes) == {"synthetic"}
+    assert inputs.arrays["video"].shape == (8, 3, 3, 32, 48)
+    assert inputs.arrays["video"].dtype == np.float32
+    for clip, (_, wanted) in zip(inputs.arrays["video"], expected, strict=True):
+        np.testing.assert_array_equal(clip, wanted)
+
+
+def test_real_clips_come_first_and_are_told_of(real_clips):
+    told = []
+    paths = [real_clips["carphone"], real_clips["bikes"]]
+    inputs = gather_inputs(paths, CONFIG, PLAIN, on_clip=told.append)
+    assert told == [path.name for path in paths]
+    assert inputs.names[:2] == ("carphone_pristine.mp4", "bikes.mp4")
+    assert len(inputs.names) == len(inputs.notes) == len(inputs.arrays["video"]) == 10
+    assert all("resized and cropped to 32x48" in note for note in inputs.notes[:2])
+    real = inputs.arrays["video"][:2]
+    assert real.min() >= 0
+    assert real.max() <= 1
+    assert real.std() > 0.05
+    assert not np.array_equal(real[0], real[1])
+
+
+def test_clips_are_normalised_as_the_model_asks(real_clips):
+    half = Preprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    (plain, other) = (
+        gather_inputs([real_clips["bikes"]], CONFIG, p).arrays["video"] for p in (PLAIN, half)
+    )
+    np.testing.assert_allclose(other[0], (plain[0] - 0.5) / 0.25, atol=1e-5)
+    np.testing.assert_array_equal(other[1:], plain[1:])  # the synthetic ones are as they are
+
+
+def test_a_model_of_one_channel_gets_gray_clips(real_clips):
+    config = FastTimeSformerConfig(3, 1, 32, 48, 2)
+    inputs = gather_inputs([real_clips["bikes"]], config, Preprocessing.unit(1))
+    assert inputs.arrays["video"].shape == (9, 3, 1, 32, 48)
+
+
+def test_a_clip_that_cannot_be_read_ends_it(tmp_path):
+    with pytest.raises(VideoError, match=r"none\.mp4"):
+        gather_inputs([tmp_path / "none.mp4"], CONFIG, PLAIN)
+
+
+@pytest.mark.parametrize(("size", "expected"), [(1, [0]), (3, [0, 1, 2]), (5, [0, 1, 2, 0, 1])])
+def test_a_batch_starts_again_where_clips_run_out(size, expected):
+    clips = np.arange(3, dtype=np.float32).reshape(3, 1, 1, 1, 1)
+    masks = np.array([[True], [False], [True]])
+    batch = Inputs(("a", "b", "c"), ("", "", ""), {"video": clips, "mask": masks}).batch(size)
+    assert batch["video"].ravel().tolist() == expected
+    assert batch["mask"].ravel().tolist() == [[True, False, True][i] for i in expected]
+    assert batch["video"].flags.c_contiguous
+
+
+def test_masks_leave_at_least_one_frame_and_the_first_clip_whole():
+    inputs = gather_inputs([], CONFIG, PLAIN, mask=True)
+    masks = inputs.arrays["mask"]
+    assert masks.shape == (8, 3)
+    assert masks.dtype == bool
+    assert masks.any(axis=1).all()
+    assert masks[0].all()
+    assert not masks.all()
+    assert inputs.shapes == {"video": (None, 3, 3, 32, 48), "mask": (None, 3)}

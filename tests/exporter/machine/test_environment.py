@@ -1,0 +1,107 @@
+import json
+import os
+import platform
+import sys
+
+import onnxruntime
+import pytest
+import torch
+
+from exporter.errors import RuntimeFailure
+from exporter.machine import environment
+from exporter.machine.environment import describe, examine
+from exporter.to_engine.build import FlavourStatus
+
+
+def finding(part):
+    (found,) = (f for f in examine() if f.part == part)
+    return found
+
+
+@pytest.fixture
+def flavours(monkeypatch):
+    """Say what the TensorRT packages are to answer."""
+
+    def answer(**statuses):
+        monkeypatch.setattr(environment, "available_flavours", lambda: statuses)
+
+    answer(rtx=FlavourStatus("rtx", "1.7"))
+    return answer
+
+
+def test_the_facts_are_those_of_this_machine(flavours):
+    facts = json.loads(json.dumps(describe(), allow_nan=False))
+    assert facts["python"] == platform.python_version()
+    assert facts["packages"]["torch"] == torch.__version__
+    assert facts["packages"]["onnxruntime"] == onnxruntime.__version__
+    assert facts["cores"] == len(os.sched_getaffinity(0))
+    assert facts["memory_gb"] > 0.5
+    assert facts["cpu"]
+    assert facts["tsformer"]
+    assert facts["date"].endswith("+00:00")
+    assert facts["tensorrt"] == {"rtx": "1.7"}
+    assert (facts["gpu"] is None) != torch.cuda.is_available()
+
+
+def test_a_tensorrt_that_does_not_work_is_described_by_its_reason(flavours):
+    flavours(tensorrt=FlavourStatus("tensorrt", None, "tensorrt is not installed", "pip install x"))
+    assert describe()["tensorrt"] == {"tensorrt": "tensorrt is not installed"}
+    found = finding("TensorRT")
+    assert (found.works, found.found) == (False, "tensorrt is not installed")
+    assert found.remedy == "pip install x"
+
+
+def test_what_works_needs_no_remedy(flavours):
+    for part in ("PyTorch", "ONNX Runtime", "TensorRT-RTX", "Video (PyAV)"):
+        found = finding(part)
+        assert found.works, part
+        assert found.remedy == "", part
+        assert found.found, part
+
+
+def test_without_a_gpu_the_doctor_says_what_still_works(flavours, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = finding("NVIDIA GPU")
+    assert (found.works, found.found) == (False, "none")
+    assert "TensorRT-RTX" in found.remedy
+
+
+def test_a_gpu_that_onnx_runtime_cannot_use_is_told(flavours, monkeypatch):
+    monkeypatch.setattr(environment, "gpu_name", lambda: "NVIDIA H200")
+    monkeypatch.setattr(environment, "available_devices", lambda: ("cpu",))
+    found = finding("ONNX Runtime")
+    assert not found.works
+    assert "onnxruntime-gpu" in found.remedy
+    assert finding("NVIDIA GPU").found == "NVIDIA H200"
+    monkeypatch.setattr(environment, "available_devices", lambda: ("cpu", "cuda"))
+    assert finding("ONNX Runtime").works
+
+
+def test_without_onnx_runtime_the_doctor_says_what_to_install(flavours, monkeypatch):
+    def missing():
+        raise RuntimeFailure("ONNX Runtime cannot be imported")
+
+    monkeypatch.setattr(environment, "available_devices", missing)
+    found = finding("ONNX Runtime")
+    assert (found.works, found.remedy) == (False, "pip install onnxruntime")
+
+
+def test_without_av_the_doctor_says_what_to_install(flavours, monkeypatch):
+    version = environment._version
+    monkeypatch.setattr(
+        environment, "_version", lambda name: None if name == "av" else version(name)
+    )
+    found = finding("Video (PyAV)")
+    assert (found.works, found.remedy) == (False, "pip install av")
+
+
+def test_without_torch_the_doctor_says_what_to_install(flavours, monkeypatch, capsys):
+    from exporter.cli import main
+
+    monkeypatch.setitem(sys.modules, "torch", None)
+    found = finding("PyTorch")
+    assert not found.works
+    assert "predict works" in found.found
+    assert describe()["gpu"] is None
+    assert main(["doctor"]) == 0
+    assert "'tsformer[cpu]'" in capsys.readouterr().out  # not taken for markup

@@ -1,0 +1,406 @@
+"""The judge must be able to fail: every way in which an export can be wrong, on made-up logits."""
+
+import numpy as np
+import pytest
+
+from exporter.proof.judge import (
+    FLOOR_FACTOR,
+    ILL_CONDITIONED,
+    TINY,
+    Reference,
+    judge,
+    make_reference,
+    relative_error,
+    run_clips,
+    validate,
+)
+
+INPUTS, CLASSES = 8, 5
+NAMES = tuple(f"clip-{i}" for i in range(INPUTS))
+FLOOR = 1e-6  # of the references here; well above TINY / FLOOR_FACTOR
+
+
+def truth(inputs=INPUTS, classes=CLASSES):
+    return np.random.default_rng(0).standard_normal((inputs, classes))
+
+
+def reference(truth_=None, *, floor=FLOOR, **changes):
+    """A reference whose floor is a relative error, or the logits themselves."""
+    t = changes.pop("truth", truth() if truth_ is None else truth_)
+    names = tuple(f"clip-{i}" for i in range(len(t)))
+    rounded = t * (1 + floor) if isinstance(floor, float) else floor
+    return Reference(names, t, rounded, changes.pop("batched", rounded))
+
+
+def judged(ref, *runs, precision="fp32", **options):
+    return judge(ref, runs, runtime="fake", device="cpu", precision=precision, **options)
+
+
+# --- judge: how far is too far
+
+
+@pytest.mark.parametrize(("times", "verdict"), [(0.0, "pass"), (3.9, "pass"), (4.1, "fail")])
+def test_the_error_may_be_four_times_the_floor(times, verdict):
+    assert FLOOR_FACTOR == 4
+    parity = judged(reference(), truth() * (1 + times * FLOOR))
+    assert parity.verdict == verdict
+    assert parity.tolerance == pytest.approx(4 * FLOOR, rel=1e-3)
+    assert parity.rel_l2 == pytest.approx(times * FLOOR, rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", TINY)
+def test_without_a_floor_a_tiny_error_is_allowed(precision):
+    tiny = TINY[precision]
+    ref = reference(floor=0.0)
+    assert judged(ref, truth() * (1 + 0.9 * tiny), precision=precision).verdict == "pass"
+    assert judged(ref, truth() * (1 + 1.1 * tiny), precision=precision).verdict == "fail"
+
+
+def test_the_constants_are_those_of_the_design():
+    assert TINY == {"fp32": 1e-6, "fp16": 2e-3, "bf16": 1.6e-2, "int8": 1.6e-2}
+    assert ILL_CONDITIONED == 1e-3
+
+
+@pytest.mark.parametrize("place", range(INPUTS))
+def test_one_wrong_input_is_enough_wherever_it_stands(place):
+    wrong = truth()
+    wrong[place] *= 1 + 1e-4
+    parity = judged(reference(), wrong)
+    assert parity.verdict == "fail"
+    assert f"clip-{place}" in parity.reason
+    assert parity.rel_l2 == pytest.approx(1e-4, rel=1e-3)
+    assert parity.per_input[place].rel_l2 == parity.rel_l2
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_one_wrong_run_is_enough(place):
+    runs = [truth() for _ in range(3)]
+    runs[place][2] *= 1 + 1e-4
+    assert judged(reference(), *runs).verdict == "fail"
+
+
+def test_swapped_clips_fail():
+    assert judged(reference(), truth()[::-1]).verdict == "fail"
+
+
+def test_a_parity_holds_the_worst_of_every_figure():
+    wrong = truth()
+    wrong[3] += [0.0, 0.25, 0.0, 0.0, 0.0]
+    wrong[5] = -wrong[5]
+    parity = judged(reference(), wrong)
+    assert parity.inputs == len(parity.per_input) == INPUTS
+    assert parity.rel_l2 == pytest.approx(2.0)
+    assert parity.cosine == pytest.approx(-1.0)
+    assert parity.max_abs == pytest.approx(max(0.25, 2 * np.abs(wrong[5]).max()))
+    assert parity.top1_agreement <= 1 - 1 / INPUTS
+    assert parity.floor_rel_l2 == pytest.approx(FLOOR, rel=1e-3)
+    assert (parity.runtime, parity.device, parity.precision) == ("fake", "cpu", "fp32")
+
+
+# --- judge: what is no function
+
+
+@pytest.mark.parametrize("candidate", [1.0, 2.0, -1.0], ids=["exact", "double", "negative"])
+def test_a_large_floor_is_ill_conditioned_whatever_the_candidate(candidate):
+    parity = judged(reference(floor=1.1e-3), candidate * truth())
+    assert parity.verdict == "ill-conditioned"
+    assert "1.1e-03" in parity.reason
+
+
+def test_a_floor_just_below_the_limit_is_judged():
+    assert judged(reference(floor=0.9e-3), truth()).verdict == "pass"
+    assert judged(reference(floor=0.9e-3), truth() * 1.1).verdict == "fail"
+
+
+@pytest.mark.parametrize("place", [0, INPUTS - 1])
+def test_one_ill_conditioned_input_is_enough(place):
+    rounded = truth() * (1 + FLOOR)
+    rounded[place] *= 1.01
+    assert judged(reference(floor=rounded), truth()).verdict == "ill-conditioned"
+
+
+# --- judge: numbers that are none
+
+
+@pytest.mark.parametrize("place", [0, 3, INPUTS - 1])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", ["candidate", "second run", "truth", "floor", "batched"])
+def test_a_number_that_is_none_fails_wherever_it_stands(where, value, place):
+    broken = truth() * (1 + FLOOR)
+    broken[place, 1] = value
+    changed = {where: broken} if where in ("truth", "floor", "batched") else {}
+    runs = {"candidate": [broken], "second run": [truth(), broken]}.get(where, [truth()])
+    with np.errstate(invalid="ignore"):
+        parity = judged(reference(**changed), *runs)
+    assert parity.verdict == "fail"
+    assert "NaN or Inf" in parity.reason
+
+
+def test_the_figures_of_a_broken_runtime_are_not_those_of_its_good_inputs():
+    broken = truth()
+    broken[4] = np.nan
+    parity = judged(reference(), broken)
+    assert np.isnan(parity.rel_l2)
+    assert np.isnan(parity.max_abs)
+    assert np.isnan(parity.cosine)
+
+
+def test_a_broken_truth_and_the_same_broken_candidate_do_not_agree():
+    broken = np.full((INPUTS, CLASSES), np.nan)
+    assert judged(reference(broken), broken).verdict == "fail"
+
+
+# --- judge: comparing nothing
+
+
+def test_comparing_nothing_fails():
+    nothing = np.empty((0, CLASSES))
+    parity = judged(Reference((), nothing, nothing, nothing), nothing)
+    assert parity.verdict == "fail"
+    assert parity.inputs == 0
+    assert "compared 0 inputs" in parity.reason
+
+
+def test_too_few_inputs_fail():
+    t = truth(INPUTS - 1)
+    parity = judged(reference(t), t)
+    assert parity.verdict == "fail"
+    assert parity.reason == "compared 7 inputs, needs at least 8"
+    assert judged(reference(t), t, min_inputs=7).verdict == "pass"
+
+
+def test_a_runtime_that_never_ran_is_no_pass():
+    with pytest.raises(ValueError, match=r".+"):
+        judged(reference())
+
+
+@pytest.mark.parametrize("shape", [(INPUTS, 1), (INPUTS, CLASSES + 1), (INPUTS - 1, CLASSES)])
+def test_logits_of_another_shape_are_never_compared(shape):
+    with pytest.raises(ValueError, match="logits differ in shape"):
+        judged(reference(np.ones((INPUTS, CLASSES))), np.ones(shape))
+
+
+@pytest.mark.parametrize("short", range(3))
+def test_the_parts_of_a_reference_must_have_one_shape(short):
+    parts = [truth(INPUTS - (part == short)) for part in range(3)]
+    with pytest.raises(ValueError, match="differ in shape"):
+        Reference(NAMES, *parts)
+
+
+# --- judge: the first class
+
+
+def two_close_classes(distance):
+    """Logits whose first two classes are `distance` x the norm apart, in every row."""
+    t = np.array([3.0, 3.0, -1.0, 0.5, 0.0])
+    t[0] += distance * np.linalg.norm(t)
+    return np.outer(np.arange(1.0, INPUTS + 1), t)  # rows differ by their size alone
+
+
+def flipped(t, row=2):
+    """The same with the first two classes of one row swapped."""
+    other = t.copy()
+    other[row, :2] = other[row, 1::-1]
+    return other
+
+
+def test_another_first_class_is_forgiven_only_within_the_floor():
+    within, outside = two_close_classes(0.9 * FLOOR), two_close_classes(1.1 * FLOOR)
+    forgiven = judged(reference(within), flipped(within))
+    assert forgiven.verdict == "pass"
+    assert forgiven.top1_agreement == 1 - 1 / INPUTS
+    refused = judged(reference(outside), flipped(outside))
+    assert refused.rel_l2 < refused.tolerance  # the error alone would pass
+    assert refused.verdict == "fail"
+    assert refused.reason == "top-1 differs on clip-2"
+
+
+def test_another_first_class_in_one_of_the_runs_is_enough():
+    t = two_close_classes(1.1 * FLOOR)
+    assert judged(reference(t), t, flipped(t)).verdict == "fail"
+
+
+def test_five_of_the_first_classes_are_compared_as_a_set():
+    t = np.tile(np.arange(10.0, 0.0, -1.0), (INPUTS, 1))
+    moved = t.copy()
+    moved[:, 4], moved[:, 5] = t[:, 5], t[:, 4]
+    assert judged(reference(t), moved).top5_agreement == pytest.approx(4 / 5)
+    assert judged(reference(t), t).top5_agreement == 1.0
+
+
+def test_a_model_of_one_class_is_judged_by_its_error_alone():
+    t = truth(classes=1)
+    assert judged(reference(t), t).verdict == "pass"
+    assert judged(reference(t), t * (1 + 1e-4)).verdict == "fail"
+
+
+def test_an_input_whose_truth_is_zero_wants_zeros():
+    t = truth()
+    t[3] = 0.0
+    assert judged(reference(t), t).verdict == "pass"
+    almost = t.copy()
+    almost[3, 0] = 1e-12
+    assert judged(reference(t), almost).verdict == "fail"
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_logits_that_do_not_depend_on_the_input_prove_nothing(value):
+    t = np.full((INPUTS, CLASSES), value)
+    parity = judged(reference(t), t)
+    assert parity.verdict == "fail"
+    assert "do not depend on the input" in parity.reason
+
+
+@pytest.mark.parametrize(("spread", "verdict"), [(1e-5, "pass"), (1e-6, "fail")])
+def test_logits_must_spread_by_more_than_the_tolerance(spread, verdict):
+    t = np.ones((INPUTS, CLASSES))
+    t[0] += spread
+    parity = judged(reference(t), t)
+    assert parity.tolerance == pytest.approx(4e-6, rel=1e-3)
+    assert parity.verdict == verdict
+
+
+# --- relative_error
+
+
+def test_the_relative_error_is_the_distance_over_the_norm_of_the_truth():
+    assert relative_error(np.array([3.0, 5.0]), np.array([3.0, 4.0])) == pytest.approx(0.2)
+    assert relative_error(np.zeros(2), np.array([3.0, 4.0])) == 1.0
+    assert relative_error(np.zeros(2), np.zeros(2)) == 0.0
+    assert relative_error(np.array([1e-30, 0.0]), np.zeros(2)) == np.inf
+    assert np.isnan(relative_error(np.array([np.nan, 1.0]), np.zeros(2)))
+    assert np.isnan(relative_error(np.array([np.nan, 1.0]), np.ones(2)))
+
+
+def test_the_relative_error_is_reckoned_in_float64():
+    t = np.array([1.0 + 1e-12, 1.0])
+    assert relative_error(t.astype(np.float32), t) == pytest.approx(7.1e-13, rel=1e-2)
+    large = np.full(4, 1e30, np.float32)  # its square overflows float32
+    assert relative_error(large, large.astype(np.float64)) == 0.0
+
+
+# --- validate: clips beside each other
+
+
+class Linear:
+    """A runtime that computes `W x`; `fault` gets the logits of a batch and gives worse ones."""
+
+    name, device, precision, threads, transfers_included = "fake", "cpu", "fp32", 1, True
+
+    def __init__(self, fault=lambda logits: logits):
+        self.fault, self.seen = fault, []
+
+    def run(self, inputs):
+        video = inputs["video"]
+        assert video.flags.c_contiguous
+        self.seen.append([int(clip.flat[0]) for clip in video])
+        x = video.reshape(len(video), -1).astype(np.float64)
+        weights = np.random.default_rng(1).standard_normal((x.shape[1], CLASSES))
+        return {"logits": self.fault(x @ weights)}
+
+
+def clips(count=INPUTS):
+    """Clips, `video` `(n, f, c, h, w)`, of noise, whose first pixel is their own number."""
+    made = np.random.default_rng(2).standard_normal((count, 2, 1, 2, 2))
+    made[:, 0, 0, 0, 0] = np.arange(count)
+    return {"video": made}
+
+
+def validated(runner, batches, count=INPUTS):
+    names = [f"clip-{i}" for i in range(count)]
+    ref = make_reference(Linear(), Linear(), names, clips(count))
+    return validate(runner, ref, clips(count), batches)
+
+
+@pytest.mark.parametrize("batches", [[1], [2], [3], [5], [8], [16], [1, 2, 3, 20]])
+def test_an_honest_runtime_passes_at_every_batch(batches):
+    parity = validated(Linear(), batches)
+    assert parity.verdict == "pass"
+    assert parity.rel_l2 == pytest.approx(0, abs=1e-12)
+    assert parity.inputs == INPUTS
+
+
+def coupled(logits):
+    return logits + 1e-3 * logits.mean(axis=0)
+
+
+def of_the_neighbour(logits):
+    return logits + 1e-3 * np.roll(logits, 1, axis=0) * (len(logits) > 1)
+
+
+def test_a_clip_that_feels_its_neighbours_is_seen():
+    assert validated(Linear(of_the_neighbour), [1]).verdict == "pass"  # no neighbours, no fault
+    for fault in (coupled, of_the_neighbour):
+        parity = validated(Linear(fault), [1, 2])
+        assert parity.verdict == "fail"
+        assert parity.batch_invariance_rel_l2 > 1e-4
+
+
+def test_a_model_that_couples_clips_is_seen_even_if_its_runtime_does_so_too():
+    names = [f"clip-{i}" for i in range(INPUTS)]
+    ref = make_reference(Linear(), Linear(of_the_neighbour), names, clips())
+    parity = validate(Linear(), ref, clips(), [1])
+    assert parity.verdict == "fail"
+    assert "beside it" in parity.reason
+
+
+def test_rows_in_the_wrong_order_are_seen():
+    parity = validated(Linear(lambda logits: logits[::-1]), [2])
+    assert parity.verdict == "fail"
+
+
+@pytest.mark.parametrize("batch", [2, 3, 8, 16, 20])
+def test_a_single_wrong_row_of_a_batch_is_seen(batch):
+    for row in range(batch):
+
+        def one_wrong(logits, row=row):
+            logits[row] *= 1.01
+            return logits
+
+        assert validated(Linear(one_wrong), [batch]).verdict == "fail", f"row {row} of {batch}"
+
+
+def test_one_wrong_batch_size_is_seen():
+    def only_at_three(logits):
+        return logits * (1.01 if len(logits) == 3 else 1.0)
+
+    assert validated(Linear(only_at_three), [1, 2]).verdict == "pass"
+    assert validated(Linear(only_at_three), [1, 2, 3]).verdict == "fail"
+
+
+def test_every_clip_is_run_in_both_orders_at_every_size():
+    runner = Linear()
+    validated(runner, [1, 3])
+    one, three = runner.seen[: 2 * INPUTS], runner.seen[2 * INPUTS :]
+    assert one == [[i] for i in (*range(INPUTS), *range(INPUTS)[::-1])]
+    assert three == [[0, 1, 2], [3, 4, 5], [6, 7, 0], [7, 6, 5], [4, 3, 2], [1, 0, 7]]
+
+
+def test_a_parity_names_its_runtime():
+    runner = Linear()
+    runner.name, runner.device, runner.precision = "other", "cuda:0", "fp16"
+    parity = validated(runner, [1])
+    assert (parity.runtime, parity.device, parity.precision) == ("other", "cuda:0", "fp16")
+    assert parity.tolerance == TINY["fp16"]
+
+
+# --- run_clips
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 8, 11])
+@pytest.mark.parametrize("order", [None, [2, 0, 7, 1, 3, 6, 5, 4]])
+def test_logits_come_in_the_order_of_the_clips(batch, order):
+    alone = run_clips(Linear(), clips(), 1)
+    np.testing.assert_allclose(run_clips(Linear(), clips(), batch, order), alone, rtol=1e-12)
+
+
+def test_the_last_batch_is_filled_up():
+    runner = Linear()
+    run_clips(runner, clips(4), 3)
+    assert runner.seen == [[0, 1, 2], [3, 0, 1]]
+
+
+def test_the_floor_is_run_alone_and_in_pairs():
+    floor = Linear()
+    make_reference(Linear(), floor, NAMES, clips())
+    assert floor.seen == [[i] for i in range(INPUTS)] + [[0, 1], [2, 3], [4, 5], [6, 7]]

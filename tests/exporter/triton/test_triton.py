@@ -1,0 +1,429 @@
+import copy
+import json
+import re
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from exporter.cli import main
+from exporter.errors import TritonError, UsageError
+from exporter.files.manifest import read_manifest, sha256
+from exporter.inputs.video import normalise
+from exporter.triton.config import render
+from exporter.triton.plan import DEFAULT_QUEUE_DELAY, Serving, plan
+from model.config import Preprocessing
+
+PASSED = {"verdict": "pass", "reason": ""}
+ON_CPU = {"runtime": "onnxruntime", "device": "cpu", **PASSED}
+ON_CUDA = {"runtime": "onnxruntime", "device": "cuda", **PASSED}
+EXECUTED = {"runtime": "tensorrt", "device": "cuda", **PASSED}
+NOT_ON_CPU = ON_CPU | {"verdict": "not-run", "reason": "no kernel\nfor Conv(22)"}
+ENGINE = {"flavour": "tensorrt", "version": "10.9.0"}
+
+
+@pytest.fixture
+def directory(exported, tmp_path):
+    """An export that may be changed."""
+    return shutil.copytree(exported().directory, tmp_path / "made")
+
+
+@pytest.fixture
+def manifest(exported):
+    """As it would be with an engine's file."""
+    found = copy.deepcopy(read_manifest(exported().directory))
+    found["files"]["model.engine"] = {}
+    return found
+
+
+@pytest.fixture
+def dynamic(manifest):
+    """The manifest as it would be of a dynamic batch."""
+    manifest["spec"]["dynamic_batch"] = {"min": 1, "opt": 4, "max": 16}
+    for tensor in (*manifest["inputs"], *manifest["outputs"]):
+        tensor["shape"][0] = "batch"
+    return manifest
+
+
+def change(directory, edit):
+    path = directory / "manifest.json"
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def tree(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def refused(capsys, code, *arguments):
+    """The one line that a refused command says."""
+    assert main(["triton", *map(str, arguments)]) == code
+    out, said = capsys.readouterr()
+    assert out == ""
+    assert said.startswith("tsformer: ")
+    assert said.count("\n") == 1
+    return said
+
+
+def planned(manifest, *rows, **how):
+    return plan(manifest, {"parity": rows or (ON_CPU,)}, Serving("m", **how))
+
+
+# --- written
+
+
+def test_an_export_becomes_a_model_and_what_is_left_out_is_said(directory, tmp_path, capsys):
+    repository = tmp_path / "a" / "models"
+    assert main(["triton", str(directory), str(repository)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "made_trt is left out: no engine was built: --engine none" in said
+    assert "--dynamic-batch" in said
+
+    made = repository / "made_onnx"
+    assert tree(repository) == [
+        "made_onnx/1/model.onnx",
+        "made_onnx/config.pbtxt",
+        "made_onnx/tsformer.json",
+    ]
+    assert sha256(made / "1" / "model.onnx") == sha256(directory / "model.onnx")
+    assert (made / "tsformer.json").read_bytes() == (directory / "manifest.json").read_bytes()
+    config = (made / "config.pbtxt").read_text()
+    assert 'name: "made_onnx"' in config
+    assert "max_batch_size: 0" in config
+    assert "dims: [ 1, 3, 3, 32, 48 ]" in config
+    assert "label_filename" not in config
+    assert (made / "1" / "model.onnx").stat().st_mode & 0o444 == 0o444  # the server's user reads it
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "made"]
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["models"]
+
+
+def test_json_for_machines(directory, tmp_path, capsys):
+    command = ["triton", directory, tmp_path / "models", "--name", "x.1", "--ensemble", "--json"]
+    assert main(list(map(str, command))) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert [model["name"] for model in facts["models"]] == ["x.1_onnx", "x.1_preprocess", "x.1"]
+    assert [model["device"] for model in facts["models"]] == ["cpu", "cpu", None]
+    assert list(facts["left_out"]) == ["x.1_trt"]
+    assert {path.name for path in (tmp_path / "models").iterdir()} == {
+        model["name"] for model in facts["models"]
+    }
+
+
+def test_labels_are_lines_whatever_is_in_them(directory, tmp_path):
+    change(directory, lambda content: content.update(labels=["to the\nleft", "außen"]))
+    assert main(["triton", str(directory), str(tmp_path / "models")]) == 0
+    made = tmp_path / "models" / "made_onnx"
+    assert (made / "labels.txt").read_text(encoding="utf-8") == "to the left\naußen\n"
+    assert 'label_filename: "labels.txt"' in (made / "config.pbtxt").read_text()
+
+
+def test_nothing_heavy_is_imported(directory, tmp_path):
+    code = (
+        "import sys\nfrom exporter.cli import main\n"
+        f"assert main(['triton', {str(directory)!r}, {str(tmp_path / 'models')!r}]) == 0\n"
+        "print(*{'torch', 'onnx', 'onnxruntime', 'av', 'tensorrt_rtx'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == ""
+
+
+# --- planned
+
+
+def test_a_dynamic_batch_is_formed_up_to_its_largest(dynamic):
+    (model,) = planned(dynamic).models
+    assert model.max_batch_size == 16
+    assert model.preferred == (4, 16)
+    assert model.queue_delay == DEFAULT_QUEUE_DELAY
+    assert model.warm_up == (1, 4, 16)
+    assert model.inputs[0].dims == (3, 3, 32, 48)
+    assert model.outputs[0].dims == (2,)
+    assert planned(dynamic).notes == ()
+
+
+def test_sizes_that_are_the_same_are_named_once(dynamic):
+    dynamic["spec"]["dynamic_batch"] = {"min": 1, "opt": 1, "max": 1}
+    (model,) = planned(dynamic, queue_delay=0).models
+    assert (model.preferred, model.warm_up, model.queue_delay) == ((1,), (1,), 0)
+
+
+def test_a_fixed_batch_forms_none(manifest):
+    (model,) = planned(manifest).models
+    assert (model.max_batch_size, model.preferred, model.warm_up) == (0, (), (1,))
+    with pytest.raises(UsageError, match=r"batch of this export is fixed.*--dynamic"):
+        planned(manifest, queue_delay=100)
+
+
+def test_an_engine_of_tensorrt_is_served_beside_the_graph(dynamic):
+    dynamic["engine"] = ENGINE
+    deployment = planned(dynamic, ON_CPU, EXECUTED)
+    assert [(m.name, m.backend, m.device) for m in deployment.models] == [
+        ("m_onnx", "onnxruntime", "cpu"),
+        ("m_trt", "tensorrt", "cuda"),
+    ]
+    assert deployment.left_out == {}
+    assert "TensorRT 10.9.0" in deployment.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("engine", "least", "rows", "words"),
+    [
+        (ENGINE | {"flavour": "tensorrt_rtx"}, 1, (ON_CPU,), ("tensorrt_rtx", "--engine tensorrt")),
+        (ENGINE, 1, (ON_CPU,), ("not executed", "not proven")),
+        (
+            ENGINE,
+            1,
+            (ON_CPU, EXECUTED | {"verdict": "not-run", "reason": ""}),
+            ("not executed", "not proven"),
+        ),
+        (ENGINE, 2, (ON_CPU, EXECUTED), ("no batch below 2", "--dynamic-batch 1:")),
+        ({"status": "not built", "reason": "no GPU"}, 1, (ON_CPU,), ("no engine", "no GPU")),
+    ],
+    ids=["rtx", "never-run", "not-run", "minimum", "none"],
+)
+def test_an_engine_that_triton_cannot_serve_is_left_out(dynamic, engine, least, rows, words):
+    dynamic["engine"] = engine
+    dynamic["spec"]["dynamic_batch"]["min"] = least
+    deployment = planned(dynamic, *rows)
+    assert [model.name for model in deployment.models] == ["m_onnx"]
+    assert all(word in deployment.left_out["m_trt"] for word in words)
+
+
+def test_an_engine_whose_file_is_missing_is_left_out(dynamic):
+    dynamic["engine"] = ENGINE
+    del dynamic["files"]["model.engine"]
+    deployment = planned(dynamic, ON_CPU, EXECUTED)
+    assert deployment.left_out == {"m_trt": "the engine is not in the export"}
+
+
+def test_onnx_runtime_computes_where_it_was_proven(manifest):
+    assert planned(manifest, ON_CPU).models[0].device == "cpu"
+    on_gpu = planned(manifest, ON_CPU, ON_CUDA)
+    assert on_gpu.models[0].device == "cuda"
+    assert not any("not proven" in note for note in on_gpu.notes)
+    assert planned(manifest, ON_CPU, ON_CUDA, device="cpu").models[0].device == "cpu"
+    insisted = planned(manifest, ON_CPU, device="cuda")
+    assert insisted.models[0].device == "cuda"
+    assert any("not proven on cuda" in note for note in insisted.notes)
+
+
+def test_a_graph_that_onnx_runtime_cannot_run_is_not_served(manifest):
+    with pytest.raises(TritonError, match=r"no kernel for Conv.*--device cuda.*no eng") as caught:
+        planned(manifest, NOT_ON_CPU)
+    assert caught.value.exit_code == 4
+    assert planned(manifest, NOT_ON_CPU, device="cuda").models[0].device == "cuda"
+    manifest["engine"] = ENGINE
+    deployment = planned(manifest, NOT_ON_CPU, EXECUTED)
+    assert [model.name for model in deployment.models] == ["m_trt"]
+    assert "no kernel" in deployment.left_out["m_onnx"]
+
+
+def test_an_ensemble_feeds_the_engine_where_there_is_one(dynamic):
+    dynamic["engine"] = ENGINE
+    *_, preprocess, whole = planned(dynamic, ON_CPU, EXECUTED, ensemble=True).models
+    assert preprocess.inputs[0].dims == (3, 32, 48, 3)
+    assert [step.model for step in whole.steps] == ["m_preprocess", "m_trt"]
+    *_, whole = planned(dynamic, ON_CPU, ensemble=True).models
+    assert [step.model for step in whole.steps] == ["m_preprocess", "m_onnx"]
+
+
+def test_a_graph_that_takes_pixels_needs_no_ensemble(manifest):
+    manifest["inputs"][0]["dtype"] = "uint8"
+    assert planned(manifest).models[0].inputs[0].type == "TYPE_UINT8"
+    with pytest.raises(UsageError, match="takes pixels itself"):
+        planned(manifest, ensemble=True)
+
+
+def test_the_preprocessing_model_is_the_export_s_own_to_the_last_bit(monkeypatch):
+    how = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    stub = types.ModuleType("triton_python_backend_utils")
+    stub.Tensor = lambda name, array: (name, array)
+    stub.InferenceResponse = lambda tensors: tensors
+    stub.get_input_tensor_by_name = lambda request, name: types.SimpleNamespace(
+        as_numpy=lambda: request[name]
+    )
+    monkeypatch.setitem(sys.modules, stub.__name__, stub)
+    space = {}
+    exec(render("preprocess.py.jinja", mean=list(how.mean), std=list(how.std)), space)
+    frames = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5, 3), np.uint8)
+    answers = space["TritonPythonModel"]().execute([{"frames": frames}, {"frames": frames[:1]}])
+    expected = normalise(np.moveaxis(frames, -1, -3) / np.float32(255), how)
+    for answer, array in zip(answers, (expected, expected[:1]), strict=True):
+        ((name, video),) = answer
+        assert (name, video.dtype, video.shape) == ("video", np.float32, array.shape)
+        assert np.array_equal(video, array)
+
+
+# --- an existing repository
+
+
+def test_other_models_stay_and_one_of_the_same_name_is_replaced_as_a_whole(
+    directory, tmp_path, capsys
+):
+    repository = tmp_path / "models"
+    (repository / "other" / "1").mkdir(parents=True)
+    (repository / "other" / "config.pbtxt").write_text("theirs")
+    assert main(["triton", str(directory), str(repository), "--ensemble"]) == 0
+    before = tree(repository)
+    assert {"made/config.pbtxt", "made_preprocess/1/model.py"} < set(before)
+    capsys.readouterr()
+
+    assert "made_onnx exists; replace it with --force" in refused(capsys, 2, directory, repository)
+    assert tree(repository) == before
+    assert main(["triton", str(directory), str(repository), "--force", "--instances", "2"]) == 0
+    assert tree(repository) == [  # the old ensemble would have fed the new model
+        "made_onnx/1/model.onnx",
+        "made_onnx/config.pbtxt",
+        "made_onnx/tsformer.json",
+        "other/config.pbtxt",
+    ]
+    assert "count: 2" in (repository / "made_onnx" / "config.pbtxt").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "models"]
+
+
+def test_what_is_not_ours_is_never_replaced(directory, tmp_path, capsys):
+    repository = tmp_path / "models"
+    (repository / "made_onnx").mkdir(parents=True)
+    (repository / "made_onnx" / "config.pbtxt").write_text("theirs")
+    said = refused(capsys, 2, directory, repository, "--force")
+    assert "was not made by tsformer" in said
+    assert tree(repository) == ["made_onnx/config.pbtxt"]
+
+
+def test_an_export_in_the_repository_s_place_is_not_touched(directory, tmp_path, capsys):
+    before = tree(directory)
+    assert "is an export" in refused(capsys, 2, directory, directory, "--force")
+    # The ensemble would be called as the export beside it is.
+    said = refused(capsys, 2, directory, directory.parent, "--ensemble", "--force")
+    assert "was not made by tsformer" in said
+    assert main(["triton", str(directory), str(directory.parent), "--force"]) == 0
+    assert main(["triton", str(directory), str(directory.parent), "--force"]) == 0
+    assert tree(directory) == before
+
+
+def test_a_file_is_no_repository(directory, tmp_path, capsys):
+    (tmp_path / "models").write_text("")
+    assert "is a file; give another repository" in refused(
+        capsys, 2, directory, tmp_path / "models"
+    )
+
+
+def test_an_interrupt_leaves_nothing(directory, tmp_path, monkeypatch):
+    def interrupted(source, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "copyfile", interrupted)
+    assert main(["triton", str(directory), str(tmp_path / "a" / "models")]) == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_a_full_disk_leaves_nothing(directory, tmp_path, monkeypatch, capsys):
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    said = refused(capsys, 2, directory, tmp_path / "models", "--ensemble")
+    assert "No space left on device" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+# --- wrong inputs
+
+
+@pytest.mark.parametrize("name", ["", "a b", "-x", ".", "..", "a/b", "ü", 'a"b', "x" * 201])
+def test_a_name_that_is_none_for_triton_is_refused(directory, tmp_path, capsys, name):
+    said = refused(capsys, 2, directory, tmp_path / "models", f"--name={name}")
+    assert "--name" in said
+    assert not (tmp_path / "models").exists()
+
+
+def test_the_name_of_the_directory_is_checked_too(directory, tmp_path, capsys):
+    odd = directory.rename(tmp_path / "my model")
+    assert "'my model'" in refused(capsys, 2, odd, tmp_path / "models")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--instances", "0"),
+        ("--instances", "1001"),
+        ("--instances", "two"),
+        ("--queue-delay=-1",),
+        ("--queue-delay", "10000001"),
+        ("--queue-delay", "100"),  # the batch is fixed
+        ("--device", "tpu"),
+    ],
+    ids=" ".join,
+)
+def test_options_out_of_bounds_are_refused(directory, tmp_path, capsys, options):
+    assert options[0].split("=")[0] in refused(capsys, 2, directory, tmp_path / "m", *options)
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("verdict", ["fail", "ill-conditioned", "not-run", None])
+def test_what_is_not_proven_is_not_served(directory, tmp_path, capsys, verdict):
+    change(directory, lambda content: content.update(verdict=verdict))
+    said = refused(capsys, 5, directory, tmp_path / "models")
+    assert f"verdict {verdict}" in said
+    assert "report.html" in said
+    assert not (tmp_path / "models").exists()
+
+
+def test_an_ill_conditioned_model_is_served_if_that_was_accepted(directory, tmp_path, capsys):
+    def accept(content):
+        content["verdict"] = "ill-conditioned"
+        content["spec"]["allow_ill_conditioned"] = True
+
+    change(directory, accept)
+    assert main(["triton", str(directory), str(tmp_path / "models")]) == 0
+    assert "ill-conditioned" in capsys.readouterr().out
+
+
+def test_a_changed_or_missing_export_is_refused(directory, tmp_path, capsys):
+    refused(capsys, 3, tmp_path / "nothing", tmp_path / "models")
+    with (directory / "model.onnx").open("ab") as file:
+        file.write(b"x")
+    assert "was changed" in refused(capsys, 5, directory, tmp_path / "models")
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda content: content.pop("inputs"),
+        lambda content: content.update(labels=[3]),
+        lambda content: content.update(outputs={}.fromkeys(["logits"])),
+        lambda content: content["inputs"][0].update(dtype="complex64"),
+        lambda content: content["inputs"][0].update(shape=["batch", 3]),
+        lambda content: content["spec"].update(dynamic_batch={"min": 1}),
+        lambda content: content["inputs"][0].update(name='video"'),
+        lambda content: content.update(preprocessing={}),
+        lambda content: content["preprocessing"].update(std=[0.0, 0.0, 0.0]),
+        lambda content: content["preprocessing"].update(mean=["a", "b", "c"]),
+    ],
+)
+def test_a_manifest_that_makes_no_sense_is_refused(directory, tmp_path, capsys, edit):
+    change(directory, edit)
+    assert "manifest" in refused(capsys, 5, directory, tmp_path / "models")
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"parity": [{}]}', '{"parity": 3}'])
+def test_a_report_that_makes_no_sense_is_refused(directory, tmp_path, capsys, text):
+    (directory / "report.json").write_text(text)
+    change(directory, lambda content: content["files"].pop("report.json"))
+    assert "cannot be understood" in refused(capsys, 5, directory, tmp_path / "models")
+
+
+def test_the_commands_of_the_examples_have_the_options_they_show(capsys):
+    text = (Path(__file__).parents[3] / "examples" / "README.md").read_text(encoding="utf-8")
+    for command in ("export", "triton"):
+        assert main([command, "--help"]) == 0
+        known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+        lines = re.findall(rf"^tsformer {command} .*$", text, flags=re.MULTILINE)
+        assert lines
+        assert set(re.findall(r"--[a-z-]+", "".join(lines))) <= known
