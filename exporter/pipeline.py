@@ -27,7 +27,7 @@ from exporter.proof.ladder import climb
 from exporter.proof.prove import prove, rewrite_proven
 from exporter.report import write_report
 from exporter.results import Accuracy, Ladder, Parity, Report, Verdict, overall_verdict
-from exporter.rewrite import Fired
+from exporter.rewrite import Rewritten
 from exporter.run import Calibration, Job, Measuring, OnProgress, Stage, Stages, calibrate, gather
 from exporter.runners.base import Runner
 from exporter.runners.eager import EagerRunner
@@ -87,9 +87,9 @@ def export(
         with stages.run("inputs") as stage:
             job = gather(spec, resolved, model, staged.path, stages, stage, measuring)
         with stages.run("rewrite") as stage:
-            rewritten, fired = rewrite_proven(job, stage)
+            rewritten = rewrite_proven(job, stage)
         with ExitStack() as resources:
-            report = _produce(job, rewritten, fired, resources)
+            report = _produce(job, rewritten, resources)
         with stages.run("report"):
             write_report(report, staged.path)
         report = replace(report, stages=tuple(stages.done))
@@ -155,12 +155,10 @@ def verify(
     )
 
 
-def _produce(
-    job: Job, rewritten: VideoClassifier, fired: tuple[Fired, ...], resources: ExitStack
-) -> Report:
+def _produce(job: Job, rewritten: Rewritten, resources: ExitStack) -> Report:
     spec, stages = job.spec, job.stages
     with stages.run("onnx") as stage:
-        graphs = make_graphs(job, rewritten, resources)
+        graphs = make_graphs(job, rewritten.model, resources)
         candidates, absences = load_onnx(graphs.onnx, spec.precision, resources)
         if graphs.for_engine != graphs.onnx:
             candidates.append(load_symmetric(graphs.for_engine, spec.precision, resources))
@@ -176,7 +174,7 @@ def _produce(
     absences += [absence] if absence else []
     with stages.run("parity") as stage:
         parity = prove(spec, job.model, job.inputs, job.calibration, candidates, stage) + absences
-    ladder = _climb(job, rewritten, graphs.onnx, parity)
+    ladder = _climb(job, rewritten.model, graphs.onnx, parity)
     accuracy = _evaluate(job, candidates)
     with job.measuring(), stages.run("latency") as stage, Contention() as contention:
         latency = time_runners(job, candidates, graphs.fp32, stage)
@@ -196,7 +194,10 @@ def _produce(
         engine=_engine_facts(engine, stages, executed=engine_runner is not None),
         graph=_graph_facts(graph, graphs, job)
         | {"flops": cost.flops // spec.run_batch, "bytes": cost.bytes // spec.run_batch}
-        | {"rewrites": list(map(asdict, fired))},
+        | {
+            "rewrites": [asdict(entry) for entry in rewritten.fired],
+            "rewrites_refused": [asdict(entry) for entry in rewritten.refused],
+        },
         accuracy=tuple(accuracy),
         ladder=ladder,
     )

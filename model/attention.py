@@ -94,17 +94,21 @@ class HeadProjections(Rounded):
     def project_heads(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key (both scaled and rotated) and value by head, each `(..., h, n, e)`."""
         query, key, value = self.split_weights()
-        asked = None if rotation is None else Rotation(*map(self.asking, rotation))
-        projected = (
-            project_rotated(self.asking(x), query, asked, self.qk_factor),
-            project_rotated(x, key, rotation, self.qk_factor),
-            F.linear(x, *value),
-        )
-        q, k, v = map(self.split_heads, projected)
-        return q, k, v
+        query_rotation = rotation
+        if rotation is not None:
+            query_rotation = Rotation(
+                self.select_queries(rotation.cos), self.select_queries(rotation.sin)
+            )
+        q = project_rotated(self.select_queries(x), query, query_rotation, self.qk_factor)
+        k = project_rotated(x, key, rotation, self.qk_factor)
+        v = F.linear(x, *value)
+        return self.split_heads(q), self.split_heads(k), self.split_heads(v)
 
-    def asking(self, tokens: Tensor) -> Tensor:
-        """Of `(..., n, d)` the tokens whose outputs are wanted: all."""
+    def select_queries(self, tokens: Tensor) -> Tensor:
+        """The tokens `(..., n, d)` whose outputs are needed: all.
+
+        A hook for the exporter, which lets the last block compute the class token only.
+        """
         return tokens
 
     def split_weights(self) -> tuple[Projection, Projection, Projection]:
@@ -301,11 +305,16 @@ class FastAttention(Attention):
     def attend(self, x: Tensor, rotation: Rotation | None) -> Tensor:  # noqa: D102
         query, key, _ = self.split_weights()
         q, k = F.linear(x, *query), F.linear(x, *key)
-        turned = (q, k) if rotation is None else self.turn(x, q, k, rotation)
-        return self.give(x, q, self.find_global_key(*turned))
+        rotated = (q, k) if rotation is None else self.rotate_tokens(x, q, k, rotation)
+        return self.combine(x, q, self.find_global_key(*rotated))
 
-    def turn(self, x: Tensor, q: Tensor, k: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
-        """Rotate query and key of the tokens x, each `(..., n, c)`."""
+    def rotate_tokens(
+        self, x: Tensor, q: Tensor, k: Tensor, rotation: Rotation
+    ) -> tuple[Tensor, Tensor]:
+        """Rotate query and key of the tokens x, each `(..., n, c)`.
+
+        A hook for the exporter, which rotates the pooled query and key instead.
+        """
         query, key, _ = self.split_weights()
         return rotate(q, x, rotation, *query), rotate(k, x, rotation, *key)
 
@@ -315,11 +324,14 @@ class FastAttention(Attention):
         beta = self.weigh(k, global_query * self.per_head(self.Wk))  # ... h n
         return global_query * self.pool(beta, k)
 
-    def give(self, x: Tensor, q: Tensor, global_key: Tensor) -> Tensor:
-        """`W_o (k * v_i) + q_i` of the tokens x, their queries q and the global key."""
-        v = F.linear(self.asking(x), *self.split_weights()[2])
-        u = as_type_of(v, self.asking(global_key)) * v
-        return self.proj_drop(self.to_out(u)) + self.asking(q)
+    def combine(self, x: Tensor, q: Tensor, global_key: Tensor) -> Tensor:
+        """`W_o (k * v_i) + q_i` of the tokens x, their queries q and the global key.
+
+        A hook for the exporter, which multiplies the matrices first where there are many tokens.
+        """
+        v = F.linear(self.select_queries(x), *self.split_weights()[2])
+        u = as_type_of(v, self.select_queries(global_key)) * v
+        return self.proj_drop(self.to_out(u)) + self.select_queries(q)
 
     def per_head(self, weights: nn.Linear) -> Tensor:
         """One row of logit weights for each head, scaled: `(1, e) -> (h, c)`."""

@@ -134,7 +134,7 @@ class Block(nn.Module):
         """
         *early, last = self.steps
         for step in early:
-            x = x + self.get_submodule(f"fc_{step.name}")(self.attend_apart(step, x, rotary))
+            x = x + self.get_submodule(f"fc_{step.name}")(self.attend_patches(step, x, rotary))
 
         parts = last.group(x)  # of b g n d
         shared = cls.unsqueeze(2)  # b k 1 d
@@ -142,20 +142,29 @@ class Block(nn.Module):
             torch.cat((shared.expand(-1, part.shape[1], -1, -1), part), dim=2) for part in parts
         ]
         attended = self.attend(last, joined, rotary)
-        return self.conclude(cls, x, attended)
+        return self.combine(cls, x, attended)
 
-    def attend_apart(self, step: Step, x: Tensor, rotary: RotaryTables | None) -> Tensor:
-        """One step of the patch tokens alone: `(b, f h w, d) -> (b, f h w, d)`."""
+    def attend_patches(self, step: Step, x: Tensor, rotary: RotaryTables | None) -> Tensor:
+        """One step of the patch tokens alone: `(b, f h w, d) -> (b, f h w, d)`.
+
+        A hook for the exporter, which may make the groups after the projections.
+        """
         return step.ungroup(self.attend(step, step.group(x), rotary))
 
-    def conclude(self, cls: Tensor, x: Tensor, attended: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Add what the last step gives, `[(b, g, 1+n, d), ...]`, then the feed-forward."""
+    def combine(self, cls: Tensor, x: Tensor, attended: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Add the output of the last step, `[(b, g, 1+n, d), ...]`, then the feed-forward.
+
+        A hook for the exporter, which leaves the patch tokens out in the last block.
+        """
         cls = cls + merge_class_tokens([part[:, :, 0] for part in attended], cls)
         x = x + self.steps[-1].ungroup([part[:, :, 1:] for part in attended])
         return self.feed_forward(cls, x)
 
     def feed_forward(self, cls: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the feed-forward of the class tokens and of the patch tokens."""
+        """Add the feed-forward of the class tokens and of the patch tokens.
+
+        A hook for the exporter, which may take the patch tokens piece by piece.
+        """
         more_cls, more_x = self.drop_path.together(self.mlp(cls), self.mlp(x))
         return cls + more_cls, x + more_x
 

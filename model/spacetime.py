@@ -94,29 +94,37 @@ class Rearranged(Step):
 
     Args:
         name: As in `Step`.
-        pattern: The layout; the axes of a group stand together before `d`.
+        groups: Axes that tell the groups apart, as `"h w"`; empty for one group of all tokens.
+        tokens: Axes of the tokens of a group, as `"f"`.
         grid: The tokens.
     """
 
-    def __init__(self, name: str, pattern: str, grid: Grid) -> None:
+    def __init__(self, name: str, grid: Grid, *, groups: str, tokens: str) -> None:
         super().__init__(name, grid)
-        self.pattern = pattern
+        self.group_axes, self.token_axes = groups.split(), tokens.split()
+        self._layout = f"b ({groups}) ({tokens}) d"
+
+    @property
+    def is_one_patch_through_time(self) -> bool:
+        """Whether a group is the same patch of all frames."""
+        return self.token_axes == ["f"] and self.group_axes == ["h", "w"]
 
     def group(self, x: Tensor) -> list[Tensor]:  # noqa: D102
-        return [rearrange(x, f"b (f h w) d -> {self.pattern}", **self.grid.axes)]
+        return [rearrange(x, f"b (f h w) d -> {self._layout}", **self.grid.axes)]
 
     def ungroup(self, parts: list[Tensor]) -> Tensor:  # noqa: D102
-        (x,) = parts
-        return rearrange(x, f"{self.pattern} -> b (f h w) d", **self.grid.axes)
+        return rearrange(parts[0], f"{self._layout} -> b (f h w) d", **self.grid.axes)
 
     def angles(self, frame: FrameRotary, image: ImageRotary) -> list[Tensor]:
-        """Of the axes of a group alone: the others are the same for all its tokens."""
-        axes = self.pattern[self.pattern.rindex("(") : self.pattern.rindex(" d")]
+        """Angles along the axes of a group; its tokens do not differ along the other axes."""
+        axes = self.token_axes
         table = space_time_angles(
             frame, image, self.grid, time="f" in axes, down="h" in axes, across="w" in axes
         )
-        kept = [size if axis in axes else 1 for axis, size in self.grid.axes.items()]
-        return [table[: kept[0], : kept[1], : kept[2]].flatten(0, 2)]
+        frames, rows, columns = (
+            size if axis in axes else 1 for axis, size in self.grid.axes.items()
+        )
+        return [table[:frames, :rows, :columns].flatten(0, 2)]
 
 
 class Gathered(Step):
@@ -207,15 +215,18 @@ def _products(
 
 
 def _space(grid: Grid) -> tuple[Step, ...]:
-    return (Rearranged("s", "b (f) (h w) d", grid),)
+    return (Rearranged("s", grid, groups="f", tokens="h w"),)
 
 
 def _joint(grid: Grid) -> tuple[Step, ...]:
-    return (Rearranged("s", "b 1 (f h w) d", grid),)
+    return (Rearranged("s", grid, groups="", tokens="f h w"),)
 
 
 def _divided(grid: Grid) -> tuple[Step, ...]:
-    return Rearranged("t", "b (h w) (f) d", grid), Rearranged("s", "b (f) (h w) d", grid)
+    return (
+        Rearranged("t", grid, groups="h w", tokens="f"),
+        Rearranged("s", grid, groups="f", tokens="h w"),
+    )
 
 
 def _local_global(grid: Grid) -> tuple[Step, ...]:
@@ -227,9 +238,9 @@ def _local_global(grid: Grid) -> tuple[Step, ...]:
 
 def _axial(grid: Grid) -> tuple[Step, ...]:
     return (
-        Rearranged("t", "b (h w) (f) d", grid),
-        Rearranged("w", "b (f h) (w) d", grid),
-        Rearranged("h", "b (f w) (h) d", grid),
+        Rearranged("t", grid, groups="h w", tokens="f"),
+        Rearranged("w", grid, groups="f h", tokens="w"),
+        Rearranged("h", grid, groups="f w", tokens="h"),
     )
 
 

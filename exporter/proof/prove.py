@@ -16,7 +16,7 @@ from exporter.proof.judge import (
     with_lower_floor,
 )
 from exporter.results import Parity
-from exporter.rewrite import Fired, rewrite, rewrite_measured
+from exporter.rewrite import Refused, Rewritten, rewrite, rewrite_measured
 from exporter.rewrite.choose import rewrites_to_skip
 from exporter.run import Calibration, Job, Stage
 from exporter.runners.base import Runner
@@ -30,7 +30,7 @@ from model.classifier import VideoClassifier
 REWRITE_LIMIT = 1e-9
 
 
-def rewrite_proven(job: Job, stage: Stage) -> tuple[VideoClassifier, tuple[Fired, ...]]:
+def rewrite_proven(job: Job, stage: Stage) -> Rewritten:
     """Rewrite the model, and prove in float64 that it is still the same function.
 
     What is proven is the model rewritten in float64, where nothing is rounded. What the rounding of
@@ -38,7 +38,7 @@ def rewrite_proven(job: Job, stage: Stage) -> tuple[VideoClassifier, tuple[Fired
     """
     spec, clip = job.spec, job.inputs.batch(1)
     skip = rewrites_to_skip(spec, job.model)
-    rewritten, fired = rewrite_measured(job.model, skip, spec.run_batch)
+    rewritten = rewrite_measured(job.model, skip, spec.run_batch)
 
     def run(model: VideoClassifier, precision: str = "fp64") -> np.ndarray:
         with EagerRunner(model, job.inputs.shapes, precision) as runner:
@@ -57,9 +57,10 @@ def rewrite_proven(job: Job, stage: Stage) -> tuple[VideoClassifier, tuple[Fired
             expected=f"at most {REWRITE_LIMIT:.0e}",
             remedy="export with --rewrite none, and report this with the command used",
         )
-    names = ", ".join(entry.name for entry in fired) or "nothing to rewrite"
-    stage.detail = f"{names}; {error:.1e} in float64" if fired else names
-    return rewritten, fired
+    names = ", ".join(entry.name for entry in rewritten.fired) or "nothing to rewrite"
+    stage.detail = f"{names}; {error:.1e} in float64" if rewritten.fired else names
+    left_out = tuple(Refused(name, 0, reason) for name, reason in skip.items())
+    return rewritten._replace(refused=left_out + rewritten.refused)
 
 
 def prove(

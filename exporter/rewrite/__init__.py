@@ -1,19 +1,20 @@
-"""Rewrites at export: the same function, laid out for the runtimes. One per file.
+"""Rewrites: the same function, laid out for the runtimes. The table of the rules is here.
 
-A rewrite changes a model in place, before its precision is lowered and before it is traced, and
-gives the number of places it fired at. Modules keep their paths, so that whatever names them,
-`--keep-fp32` or the ladder, finds them.
+Each rule is in a file of its own in `rules/`. `choose` decides which rules an export takes.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 
 from exporter.rewrite.measure import measure
+from exporter.rewrite.rule import Rewrite
 from exporter.rewrite.rules.bias_apart import bias_apart
 from exporter.rewrite.rules.class_token import class_token
 from exporter.rewrite.rules.cut_attention import cut_attention
@@ -29,13 +30,14 @@ from exporter.rewrite.rules.pooled_rotation import pooled_rotation
 from model.classifier import VideoClassifier
 from model.config import nearest
 
-REWRITES: Mapping[str, Callable[..., int]] = {
-    change.__name__: change
-    for change in (
-        class_token,  # first: the others look whether one token is asked for
-        fold_norm,  # before those that make matrices of the projections
+# In the order in which they are applied.
+REWRITES: Mapping[str, Rewrite[Any]] = {
+    rule.name: rule
+    for rule in (
+        class_token,  # first: other rules ask whether an attention has one query only
+        fold_norm,  # before the rules that replace the projections
         fold_fc,
-        frame_weights,  # before those that rotate tokens
+        frame_weights,  # before the rules that rotate tokens
         heads_first,
         few_features,
         pooled_rotation,
@@ -47,13 +49,10 @@ REWRITES: Mapping[str, Callable[..., int]] = {
     )
 }
 
-# What suits the caches and threads of a CPU, and is work for nothing elsewhere.
-FOR_A_CPU = frozenset({"bias_apart", "fold_norm", "cut_attention", "cut_feed_forward"})
-
 
 @dataclass(frozen=True)
 class Fired:
-    """One rewrite, at how many places it fired, and what that saves for each clip."""
+    """A rewrite that was applied: at how many places, and what that saves for each clip."""
 
     name: str
     places: int
@@ -62,14 +61,31 @@ class Fired:
     bytes_saved: int
 
 
+@dataclass(frozen=True)
+class Refused:
+    """A rewrite that was not applied at a number of places, and why."""
+
+    name: str
+    places: int
+    reason: str
+
+
+class Rewritten(NamedTuple):
+    """A rewritten model, and what each rewrite did or did not do to it."""
+
+    model: VideoClassifier
+    fired: tuple[Fired, ...]
+    refused: tuple[Refused, ...]
+
+
 @torch.no_grad()
 def rewrite(model: VideoClassifier, skip: Collection[str] = (), clips: int = 1) -> VideoClassifier:
     """Rewrite a copy of a model.
 
     Args:
-        model: The model, in whole precision; it is left as it is.
+        model: The model, in whole precision; it is not changed.
         skip: Names of rewrites to leave out.
-        clips: Clips of a run, as far as that is known.
+        clips: Clips of a run.
 
     Returns:
         The copy, in evaluation mode.
@@ -78,39 +94,38 @@ def rewrite(model: VideoClassifier, skip: Collection[str] = (), clips: int = 1) 
         ValueError: if a name is unknown.
     """
     model = copy.deepcopy(model).eval()
-    for _ in _rewrite(model, skip, clips):
-        pass
+    for rule in _rules_without(skip):
+        rule(model, clips)
     return model
 
 
 @torch.no_grad()
 def rewrite_measured(
     model: VideoClassifier, skip: Collection[str] = (), clips: int = 1
-) -> tuple[VideoClassifier, tuple[Fired, ...]]:
+) -> Rewritten:
     """Rewrite a copy of a model as `rewrite` does, and measure what each rewrite saves.
 
     Returns:
-        The copy, and the rewrites that fired, in order.
+        The copy, the rewrites that were applied, in order, and the refusals by reason.
     """
     model = copy.deepcopy(model).eval()
-    fired, cost = [], measure(model)
-    for name, places in _rewrite(model, skip, clips):
-        before, cost = cost, measure(model)
-        fired.append(Fired(name, places, *(before - cost)))
-    return model, tuple(fired)
+    fired: list[Fired] = []
+    refused: list[Refused] = []
+    cost = measure(model)
+    for rule in _rules_without(skip):
+        refusals = list(rule.visit(model, clips))
+        reasons = Counter(refusal.reason for refusal in refusals if refusal)
+        refused += [Refused(rule.name, places, reason) for reason, places in reasons.items()]
+        if places := len(refusals) - reasons.total():
+            before, cost = cost, measure(model)
+            fired.append(Fired(rule.name, places, *(before - cost)))
+    return Rewritten(model, tuple(fired), tuple(refused))
 
 
-def _rewrite(
-    model: VideoClassifier, skip: Collection[str], clips: int
-) -> Iterator[tuple[str, int]]:
-    """Rewrite in place; gives each rewrite that fired, when it has, and at how many places."""
+def _rules_without(skip: Collection[str]) -> Iterator[Rewrite[Any]]:
     for name in skip:
         if name not in REWRITES:
             closest = nearest(name, list(REWRITES))
             hint = f"; the nearest is {closest!r}" if closest else ""
             raise ValueError(f"unknown rewrite {name!r}: there are {', '.join(REWRITES)}{hint}")
-    for name, change in REWRITES.items():
-        of_a_run = {"clips": clips} if change in {cut_attention, cut_feed_forward} else {}
-        places = 0 if name in skip else change(model, **of_a_run)
-        if places:
-            yield name, places
+    return (rule for name, rule in REWRITES.items() if name not in skip)

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from exporter.precision import kept_modules
-from exporter.rewrite import FOR_A_CPU, REWRITES, rewrite
+from exporter.rewrite import REWRITES, rewrite
 from exporter.rewrite.places import Folded
+from exporter.rewrite.rule import Rewrite
 from exporter.spec import ExportSpec
 from model.classifier import VideoClassifier
 from model.precision import rounded_modules
-
-# Rewrites that fold one module into another.
-_FOLDING = {"fold_fc", "frame_weights"}
-# Rewrites whose weights are made at run time, and those whose weights are stacked by head or frame:
-# runtimes have no integer product of either.
-_NOT_FOR_INT8 = {"fold_global_key"}
-# Each rounds once more than what it replaces.
-_NOT_BELOW_FP32 = {"bias_apart", "fold_norm"}
-_STACKING = {"heads_first", "frame_weights"}
-# Width of tokens from which integer products are ahead of stacked ones in float32 (ONNX Runtime).
-_WIDE = 384
 
 
 def rewrite_for_export(
@@ -31,27 +23,44 @@ def rewrite_for_export(
 
 def rewrites_to_skip(
     spec: ExportSpec, model: VideoClassifier, *, integer_products: bool = False
-) -> set[str]:
-    """The rewrites that an export is better without.
+) -> dict[str, str]:
+    """The rewrites that an export is better without, each with the reason.
 
-    What is to stay in float32 stays a module of its own: it is not folded into another. With
-    `integer_products`, an int8 graph has as many of those as it can, as TensorRT wants it.
+    Args:
+        spec: The export.
+        model: The model, as it was loaded.
+        integer_products: Choose for TensorRT's form of an int8 graph, which has as many integer
+            products as it can.
 
     Raises:
-        UsageError: if a module to keep is unknown.
+        UsageError: if a module to keep in float32 is unknown.
     """
     kept = kept_modules(model, spec.keep_fp32)
-    skip = set(REWRITES) if spec.rewrite == "none" else set(spec.no_rewrite)
-    if spec.optimize_for == "tensorrt":
-        skip |= FOR_A_CPU
-    if spec.precision in ("fp16", "bf16") or integer_products:
-        skip |= _NOT_BELOW_FP32
-    if spec.precision == "int8":
-        skip |= _NOT_FOR_INT8
-        if integer_products or getattr(model.config, "dim", 0) >= _WIDE:
-            skip |= _STACKING
+    if spec.rewrite == "none":
+        return dict.fromkeys(REWRITES, "--rewrite none")
+    precision = "int8-symmetric" if integer_products else spec.precision
+    dim = getattr(model.config, "dim", 0)
+    skip = {
+        name: reason
+        for name, rule in REWRITES.items()
+        if (reason := _unsuited(rule, spec.optimize_for, precision, dim))
+    }
+    skip |= dict.fromkeys(spec.no_rewrite, "--no-rewrite")
     if kept:
+        # A module that stays in float32 stays a module of its own.
         modules = rounded_modules(rewrite(model, skip, spec.run_batch))
         if any(isinstance(modules[path], Folded) for path in kept):
-            skip |= _FOLDING
+            folding = [name for name, rule in REWRITES.items() if rule.folds_modules]
+            skip |= dict.fromkeys(folding, "--keep-fp32 names a module that it folds into another")
     return skip
+
+
+def _unsuited(rule: Rewrite[Any], target: str, precision: str, dim: int) -> str:
+    """Why a rewrite does not suit the graph of an export; empty where it does."""
+    if target not in rule.targets:
+        return f"it does not suit {target}"
+    if precision not in rule.precisions:
+        return f"it does not suit {precision}"
+    if precision == "int8" and rule.int8_below_dim is not None and dim >= rule.int8_below_dim:
+        return f"it does not suit int8 from a token width of {rule.int8_below_dim} on"
+    return ""

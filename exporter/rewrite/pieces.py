@@ -1,15 +1,16 @@
-"""How many pieces an activation is cut into, so that what operations leave stays in a cache."""
+"""Into how many pieces an activation is cut, so that a piece stays in the cache of a core."""
 
 from __future__ import annotations
 
 import math
 
-# Of the widest activation of a piece in float32: two such and their products fit the 1 to 2 MiB of
-# second-level cache that a core has. Smaller pieces gain no more, and each is some nodes more.
+# Bytes of the widest activation of one piece, in float32. Two such activations and their products
+# fit into the 1 to 2 MiB of second-level cache of a core. Smaller pieces were not faster, and each
+# piece adds nodes to the graph.
 PIECE_BYTES = 2**21
-MOST_PIECES = 8  # each is traced on its own: large batches would take minutes
+MOST_PIECES = 8  # each piece is traced on its own: more would take minutes for a large batch
 
 
 def count_pieces(size: int) -> int:
-    """Pieces of an activation of `size` bytes."""
+    """The number of pieces of an activation of `size` bytes."""
     return min(math.ceil(size / PIECE_BYTES), MOST_PIECES)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
 from exporter.rewrite.places import become
+from exporter.rewrite.rule import Refusal, Rewrite
 from exporter.rewrite.rules.fold_global_key import FoldedGlobalKey
 from model.attention import HeadProjections
 from model.classifier import VideoClassifier
@@ -18,24 +21,39 @@ class BiasApart(nn.Linear):
         return input @ self.weight.T + self.bias.view(1, 1, -1)
 
 
-def bias_apart(model: VideoClassifier) -> int:
-    """Add the biases of what attention gives after the product, not in it.
+class BiasApartRewrite(Rewrite[HeadProjections]):
+    """Add the bias of an attention's output projection after the product, not in it.
 
         W u + b
 
-    of a bias with one axis becomes one `Gemm` in ONNX Runtime, which fills its whole output with
-    the bias, on one thread, and adds the product to that. A bias with as many axes as the tokens is
-    added by a pass of all threads instead. The numbers are the same. It does not fire where the
-    projection is part of another matrix.
-
-    Returns:
-        At how many places it fired.
+    ONNX Runtime computes a product with a bias of one axis as one `Gemm`: one thread fills the
+    whole output with the bias, and the product is added to that. A bias with as many axes as the
+    tokens is added by all threads in a pass of its own. The numbers are the same.
     """
-    fired = 0
-    for module in model.modules():
-        if isinstance(module, HeadProjections) and not isinstance(module, FoldedGlobalKey):
-            projection = next(one for one in module.to_out.modules() if isinstance(one, nn.Linear))
-            if projection.bias is not None and not isinstance(projection, BiasApart):
-                become(projection, BiasApart)
-                fired += 1
-    return fired
+
+    name = "bias_apart"
+    targets = frozenset({"onnxruntime"})
+    precisions = frozenset({"fp32", "int8"})  # below float32 the sum rounds once more
+
+    def find(self, model: VideoClassifier, clips: int) -> Iterator[HeadProjections]:  # noqa: D102
+        return (module for module in model.modules() if isinstance(module, HeadProjections))
+
+    def fits(self, place: HeadProjections) -> Refusal | None:  # noqa: D102
+        if isinstance(place, FoldedGlobalKey):
+            return Refusal("the projection is part of another matrix")
+        projection = _output_projection(place)
+        if projection.bias is None:
+            return Refusal("the projection has no bias")
+        if isinstance(projection, BiasApart):
+            return Refusal("the bias is a sum of its own already")
+        return None
+
+    def apply(self, place: HeadProjections) -> None:  # noqa: D102
+        become(_output_projection(place), BiasApart)
+
+
+def _output_projection(attention: HeadProjections) -> nn.Linear:
+    return next(module for module in attention.to_out.modules() if isinstance(module, nn.Linear))
+
+
+bias_apart = BiasApartRewrite()

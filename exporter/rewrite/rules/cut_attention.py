@@ -1,16 +1,17 @@
-"""Attention on a few groups at a time: the weights of their tokens stay in a cache."""
+"""Attention on a few groups at a time: the attention weights stay in the cache."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Iterator
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
 from exporter.rewrite.pieces import count_pieces
 from exporter.rewrite.places import Place, become, places
+from exporter.rewrite.rule import Refusal, Rewrite
 from exporter.rewrite.rules.class_token import ClassToken
 from exporter.rewrite.rules.frame_weights import FrameBlock, FrameWeights
 from model.attention import PerformerAttention, RegularAttention
@@ -19,15 +20,15 @@ from model.rotary import FrameRotary, ImageRotary
 from model.spacetime import Rearranged, Step
 from model.upstream import UpstreamPerformerAttention
 
-SMALL_SHARE = 100  # below it matrix products take the time: the base model gained nothing
+SMALL_SHARE = 100  # below this share matrix products take the time: the base model gained nothing
 
 
 class Pieces(Step):
     """A step whose groups come a few at a time.
 
     Args:
-        step: What lays the tokens out.
-        groups: How many come together.
+        step: The step that lays the tokens out.
+        groups: The number of groups in one piece.
     """
 
     def __init__(self, step: Rearranged, groups: int) -> None:
@@ -36,12 +37,11 @@ class Pieces(Step):
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """One rotation for all: groups of whole axes do not differ in it."""
+        """One rotation serves all pieces: groups of whole axes have the same angles."""
         return self.whole.keys * len(self.group(torch.zeros(1, self.grid.tokens, 1)))
 
     def group(self, x: Tensor) -> list[Tensor]:  # noqa: D102
-        (part,) = self.whole.group(x)
-        return list(part.split(self.groups, dim=1))
+        return list(self.whole.group(x)[0].split(self.groups, dim=1))
 
     def ungroup(self, parts: list[Tensor]) -> Tensor:  # noqa: D102
         return self.whole.ungroup([torch.cat(parts, dim=1)])
@@ -53,7 +53,7 @@ class Pieces(Step):
 class PiecewiseFrameBlock(FrameBlock):
     """A block whose step through time takes the patches of all frames piece by piece."""
 
-    patches: int  # of a frame
+    patches: int  # of a frame, in one piece
 
     def attend_frames(self, attention: nn.Module, frames: Tensor) -> Tensor:
         """`(b, f, g, d) -> (b, f, g, d)`."""
@@ -61,56 +61,75 @@ class PiecewiseFrameBlock(FrameBlock):
         return torch.cat(parts, dim=2)
 
 
-def cut_attention(model: VideoClassifier, clips: int = 1) -> int:
-    """Cut the groups of an attention step into pieces, and join what they give.
+class CutAttentionRewrite(Rewrite[Place]):
+    """Cut the groups of an attention step into pieces, and join the outputs.
 
-    Groups know nothing of one another. With all of them at once, the weights of tokens for tokens
-    (softmax) or for random features (FAVOR+), many times as large as the tokens, go to memory and
-    come back for each operation on them. It does not fire where they are small anyway, or less
-    than 1 / SMALL_SHARE of the d x d matrices that a token goes through; on the additive attention,
-    whose weights are few; nor on groups that differ in their rotation or have a class token each.
+        out = [A(x_1), A(x_2), ...]    for groups x = [x_1, x_2, ...]
 
-    Args:
-        model: Changed in place.
-        clips: Clips of a run.
-
-    Returns:
-        At how many places it fired.
+    Groups do not depend on one another. The attention weights (softmax) or the weights of the
+    random features (FAVOR+) are many times as large as the tokens. For all groups at once they go
+    to memory and come back for each operation.
     """
-    fired = 0
-    cut_step = cache(Pieces)  # one object serves all blocks
-    for place in list(places(model)):
-        if _fits(place, bool(model.class_tokens == 1)):
-            tokens, weights = min(place.tokens), _weights_of_token(place)
-            groups = place.step.grid.tokens // (tokens - (place.step is place.block.steps[-1]))
-            pieces = min(count_pieces(4 * clips * groups * tokens * weights), groups)
-            if pieces > 1 and SMALL_SHARE * weights >= place.attention.to_out.out_features**2:
-                _cut(place, cut_step, math.ceil(groups / pieces))
-                fired += 1
-    return fired
+
+    name = "cut_attention"
+    targets = frozenset({"onnxruntime"})
+
+    def find(self, model: VideoClassifier, clips: int) -> Iterator[Place]:  # noqa: D102
+        return places(model, clips)
+
+    def fits(self, place: Place) -> Refusal | None:  # noqa: D102
+        if refusal := _check_layout(place):
+            return refusal
+        weights = _weights_of_token(place)
+        if weights == 0:
+            return Refusal("the mechanism has few attention weights")
+        if SMALL_SHARE * weights < place.dim**2:
+            return Refusal("matrix products take the time: attention weights are few beside d x d")
+        if _count_pieces(place) == 1:
+            return Refusal("the attention weights of all groups fit the cache")
+        return None
+
+    def apply(self, place: Place) -> None:  # noqa: D102
+        block, groups = place.block, math.ceil(_count_groups(place) / _count_pieces(place))
+        if isinstance(place.attention, FrameWeights):
+            become(block, PiecewiseFrameBlock).patches = groups
+        elif isinstance(place.step, Rearranged):
+            cut = _cut(place.step, groups)
+            block.steps = tuple(cut if step is place.step else step for step in block.steps)
 
 
-def _fits(place: Place, one_class_token: bool) -> bool:
-    block, step = place.block, place.step
+@lru_cache(maxsize=8)
+def _cut(step: Rearranged, groups: int) -> Pieces:
+    """One object for all blocks that share a step, as the step itself is one."""
+    return Pieces(step, groups)
+
+
+def _check_layout(place: Place) -> Refusal | None:
     if isinstance(place.attention, FrameWeights):
-        return not isinstance(block, PiecewiseFrameBlock)
-    return isinstance(step, Rearranged) and (one_class_token or step is not block.steps[-1])
+        cut = isinstance(place.block, PiecewiseFrameBlock)
+        return Refusal("the step is cut already") if cut else None
+    if isinstance(place.step, Pieces):
+        return Refusal("the step is cut already")
+    if not isinstance(place.step, Rearranged):
+        return Refusal("the groups differ in their rotation")
+    if place.is_last and not place.one_class_token:
+        return Refusal("each group has a class token of its own")
+    return None
 
 
-def _cut(place: Place, cut_step: Callable[[Rearranged, int], Pieces], groups: int) -> None:
-    block = place.block
-    if isinstance(place.attention, FrameWeights):
-        become(block, PiecewiseFrameBlock)
-        assert isinstance(block, PiecewiseFrameBlock)
-        block.patches = groups
-    else:
-        assert isinstance(place.step, Rearranged)
-        cut = cut_step(place.step, groups)
-        block.steps = tuple(cut if step is place.step else step for step in block.steps)
+def _count_groups(place: Place) -> int:
+    patches = min(place.tokens) - place.is_last  # of a group: the class token is no patch
+    return place.step.grid.tokens // patches
+
+
+def _count_pieces(place: Place) -> int:
+    groups = _count_groups(place)
+    weights = groups * min(place.tokens) * _weights_of_token(place)
+    return min(count_pieces(4 * place.clips * weights), groups)
 
 
 def _weights_of_token(place: Place) -> int:
-    """Attention weights of one token of a group, those of all heads."""
+    """The attention weights of one token of a group, of all heads."""
     attention = place.attention
     if isinstance(attention, UpstreamPerformerAttention):
         return 0
@@ -119,3 +138,6 @@ def _weights_of_token(place: Place) -> int:
     if isinstance(attention, RegularAttention) and not isinstance(attention, ClassToken):
         return attention.heads * min(place.tokens)
     return 0
+
+
+cut_attention = CutAttentionRewrite()

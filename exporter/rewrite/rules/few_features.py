@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor
 
-from exporter.rewrite.places import become, places
+from exporter.rewrite.places import Place, become, places
+from exporter.rewrite.rule import Refusal, Rewrite
 from model.attention import PerformerAttention, half_square_norms
 from model.classifier import VideoClassifier
 from model.precision import as_type_of, at_least_float32
@@ -15,7 +18,7 @@ class FewFeatures(PerformerAttention):
     """FAVOR+ whose weights of tokens for tokens are divided by their own sums."""
 
     def mix_few(self, q_logits: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """As the mechanism's: all of `(..., h, n, e)`, q_logits of m."""
+        """As `PerformerAttention.mix_few`: k and v `(..., h, n, e)`, q_logits `(..., h, n, m)`."""
         k_logits = at_least_float32(k @ self.projection_matrix.T)  # ... h n m
         k_logits = k_logits - half_square_norms(k).unsqueeze(-1)
         largest = k_logits.amax(-2, keepdim=True)  # ... h 1 m
@@ -25,31 +28,40 @@ class FewFeatures(PerformerAttention):
         return as_type_of(v, shares / shares.sum(-1, keepdim=True)) @ v
 
 
-def few_features(model: VideoClassifier) -> int:
-    """Divide by sums of n numbers instead of sums of m, where n tokens are few.
+class FewFeaturesRewrite(Rewrite[Place]):
+    """Divide by sums over n tokens instead of sums over m features, where a group has few tokens.
 
     With l_j the largest logit of feature j, and the sums s_j = sum_n phi_j(k_n), the mechanism is
 
-        out = sum_j softmax_j(w_j q + l_j + log s_j) phi_j(k) / s_j  v,
+        out = sum_j softmax_j(w_j q + l_j + log s_j) phi_j(k) / s_j  v
 
-    whose s_j cancel but for the sum over j, which is the sum of the shares of all tokens:
+    The s_j cancel, except in the sum over j, which is the sum of the shares of all tokens:
 
-        a = softmax_j(w_j q + l_j) phi(k)^T,    out = a / (sum_n a) v.
+        a = softmax_j(w_j q + l_j) phi(k)^T,    out = a / (sum_n a) v
 
-    The largest softmax is at least 1/m, and phi is 1 there for some token, so that the sum of the
-    shares does not vanish either. It fires where n is at most e, as the mechanism does.
-
-    Returns:
-        At how many places it fired.
+    The largest softmax is at least 1/m, and phi is 1 there for some token. So the sum of the shares
+    does not vanish.
     """
-    fired = 0
-    for place in places(model):
+
+    name = "few_features"
+
+    def find(self, model: VideoClassifier, clips: int) -> Iterator[Place]:  # noqa: D102
+        return places(model, clips)
+
+    def fits(self, place: Place) -> Refusal | None:  # noqa: D102
         attention = place.attention
-        if (
-            isinstance(attention, PerformerAttention)
-            and not isinstance(attention, UpstreamPerformerAttention | FewFeatures)
-            and min(place.tokens) <= attention.dim_head
-        ):
-            become(attention, FewFeatures)
-            fired += 1
-    return fired
+        if not isinstance(attention, PerformerAttention):
+            return Refusal("the mechanism has no random features")
+        if isinstance(attention, UpstreamPerformerAttention):
+            return Refusal("the published performer does not use its random features")
+        if isinstance(attention, FewFeatures):
+            return Refusal("it is applied already")
+        if min(place.tokens) > attention.dim_head:  # then the mechanism itself mixes otherwise
+            return Refusal("a group has more tokens than a head has channels")
+        return None
+
+    def apply(self, place: Place) -> None:  # noqa: D102
+        become(place.attention, FewFeatures)
+
+
+few_features = FewFeaturesRewrite()

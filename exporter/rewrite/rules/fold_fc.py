@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 
-from exporter.rewrite.places import Folded, places
+from exporter.rewrite.places import Folded, Place, places
+from exporter.rewrite.rule import Refusal, Rewrite
 from model.attention import FastAttention
 from model.classifier import VideoClassifier
 
 
-def fold_fc(model: VideoClassifier) -> int:
-    """Fold the projection that follows an attention into the attention's own.
+class FoldFcRewrite(Rewrite[Place]):
+    """Fold the projection after an attention step into the attention's output projection.
 
         F (W_o u + b_o) + b_f = (F W_o) u + (F b_o + b_f)
 
-    Between the two only tokens change places, and dropout does nothing outside training. It does
-    not fire where the query is added in between (fastformer), nor after the last step of a block,
-    which has no such projection.
-
-    Returns:
-        At how many places it fired.
+    Between the two maps the tokens are only laid out in another order, and dropout does nothing
+    outside training.
     """
-    fired = 0
-    for place in places(model):
-        name = f"fc_{place.step.name}"
-        fc = place.block._modules.get(name)
-        if isinstance(fc, nn.Linear) and not isinstance(place.attention, FastAttention):
-            place.attention.to_out = _product(fc, place.attention.to_out)
-            place.block.add_module(name, Folded())
-            fired += 1
-    return fired
+
+    name = "fold_fc"
+    folds_modules = True
+
+    def find(self, model: VideoClassifier, clips: int) -> Iterator[Place]:  # noqa: D102
+        return places(model, clips)
+
+    def fits(self, place: Place) -> Refusal | None:  # noqa: D102
+        if not isinstance(place.block._modules.get(_path(place)), nn.Linear):
+            return Refusal("no linear map follows the step")
+        if isinstance(place.attention, FastAttention):
+            return Refusal("the additive attention adds its query between the two maps")
+        return None
+
+    def apply(self, place: Place) -> None:  # noqa: D102
+        after, attention = place.block.get_submodule(_path(place)), place.attention
+        assert isinstance(after, nn.Linear)
+        attention.to_out = _product(after, attention.to_out)
+        place.block.add_module(_path(place), Folded())
+
+
+def _path(place: Place) -> str:
+    return f"fc_{place.step.name}"
 
 
 @torch.no_grad()
@@ -42,3 +55,6 @@ def _product(after: nn.Linear, before: nn.Linear) -> nn.Linear:
     folded.weight.copy_(weight)
     folded.bias.copy_(bias)
     return folded
+
+
+fold_fc = FoldFcRewrite()

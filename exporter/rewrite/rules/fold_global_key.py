@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor
 
-from exporter.rewrite.places import become, places
+from exporter.rewrite.places import Place, become, places
+from exporter.rewrite.rule import Refusal, Rewrite
 from exporter.rewrite.rules.class_token import ClassToken
 from model.attention import FastAttention
 from model.classifier import VideoClassifier
@@ -15,8 +18,8 @@ from model.upstream import UpstreamFastAttention
 class FoldedGlobalKey(FastAttention):
     """Additive attention that multiplies its matrices before its tokens."""
 
-    def give(self, x: Tensor, q: Tensor, global_key: Tensor) -> Tensor:
-        """`(..., n, d), (..., n, c), (..., 1, c) -> (..., n, d)`; q is made anew."""
+    def combine(self, x: Tensor, q: Tensor, global_key: Tensor) -> Tensor:
+        """`(..., n, d), (..., n, c), (..., 1, c) -> (..., n, d)`; q is computed again."""
         query, _, value = self.split_weights()
         global_key = as_type_of(x, global_key)
         weight = (global_key * value.weight.T) @ self.to_out.weight.T + query.weight.T  # ... d d
@@ -26,26 +29,38 @@ class FoldedGlobalKey(FastAttention):
         return x @ weight + bias
 
 
-def fold_global_key(model: VideoClassifier) -> int:
+class FoldGlobalKeyRewrite(Rewrite[Place]):
     """Fold the global key into the projections around it where a group has more tokens than d.
 
         W_o (k * W_v x_i) + W_q x_i = (W_o diag(k) W_v + W_q) x_i
 
-    The matrix in brackets is one for all n tokens of a group: n products by it, and d to make it,
-    instead of 2 n. It does not fire on groups of at most d tokens, nor where the global key differs
-    from token to token (the published package), nor where one token is asked for.
-
-    Returns:
-        At how many places it fired.
+    The matrix in brackets is the same for all n tokens of a group. That costs n products of tokens
+    and d products to make the matrix, instead of 2 n.
     """
-    fired = 0
-    for place in places(model):
+
+    name = "fold_global_key"
+    # Its matrices are made at run time, and runtimes have no integer product of such matrices.
+    precisions = frozenset({"fp32", "fp16", "bf16"})
+
+    def find(self, model: VideoClassifier, clips: int) -> Iterator[Place]:  # noqa: D102
+        return places(model, clips)
+
+    def fits(self, place: Place) -> Refusal | None:  # noqa: D102
         attention = place.attention
-        if (
-            isinstance(attention, FastAttention)
-            and not isinstance(attention, UpstreamFastAttention | ClassToken | FoldedGlobalKey)
-            and min(place.tokens) > attention.to_out.out_features
-        ):
-            become(attention, FoldedGlobalKey)
-            fired += 1
-    return fired
+        if not isinstance(attention, FastAttention):
+            return Refusal("the mechanism has no global key")
+        if isinstance(attention, UpstreamFastAttention):
+            return Refusal("the global key of the published package differs from token to token")
+        if isinstance(attention, ClassToken):
+            return Refusal("the step has one query only")
+        if isinstance(attention, FoldedGlobalKey):
+            return Refusal("it is applied already")
+        if min(place.tokens) <= place.dim:
+            return Refusal("a group has at most as many tokens as a token has channels")
+        return None
+
+    def apply(self, place: Place) -> None:  # noqa: D102
+        become(place.attention, FoldedGlobalKey)
+
+
+fold_global_key = FoldGlobalKeyRewrite()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from exporter.rewrite.places import Folded, Place, become, places
+from exporter.rewrite.rule import PRECISIONS, Refusal, Rewrite
 from exporter.rewrite.rules.fold_norm import MeanOne, with_bias
 from model.attention import FastAttention, HeadProjections, Projection
 from model.block import Block
@@ -18,14 +20,14 @@ from model.rotary import RotaryTables, Rotation, swap_pairs
 from model.spacetime import Rearranged, Step
 from model.upstream import UpstreamFastAttention
 
-_THROUGH_TIME = "b (h w) (f) d"
-
 
 class FrameWeights(HeadProjections):
     """Query and key of `(b, f, g, d)`, by weights of each frame; groups are made afterwards."""
 
     rotated_query: Tensor
+    rotated_query_bias: Tensor | None
     rotated_key: Tensor
+    rotated_key_bias: Tensor | None
 
 
 class FrameHeads(FrameWeights):
@@ -54,14 +56,13 @@ class FrameHeads(FrameWeights):
     def project_heads(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value of `(b, f, g, d)`, each `(b, h g, f, e)`.
 
-        With heads and groups in one axis, what turns a key over stays a transposition of its own,
-        which a product does on its way. Merged into the one before, channel by channel, it is slow.
+        Heads and groups are in one axis. So the transposition of the key stays an operation of its
+        own, which a product does on its way. Merged into the transposition before it, channel by
+        channel, it is slow.
         """
         by_head = x.unsqueeze(2)  # b f 1 g d
-        q, k = (
-            _add(by_head @ getattr(self, name), getattr(self, f"{name}_bias"))
-            for name in ("rotated_query", "rotated_key")
-        )  # b f h g e
+        q = _add(by_head @ self.rotated_query, self.rotated_query_bias)  # b f h g e
+        k = _add(by_head @ self.rotated_key, self.rotated_key_bias)  # b f h g e
         v = _add(x.flatten(1, 2).unsqueeze(1) @ self.value_weight, self.value_bias)  # b h fg e
         v = v.unflatten(2, x.shape[1:3])
         q, k = q.permute(0, 2, 3, 1, 4), k.permute(0, 2, 3, 1, 4)  # b h g f e
@@ -81,7 +82,7 @@ class FrameAdditive(FrameWeights, FastAttention):
     def fold(self, rotation: Rotation, after: nn.Linear, *, mean_one: bool) -> None:
         """Make the weights for the angles of the frames, `(f, c)` in float64.
 
-        Tokens of mean one take the output's bias with the residual.
+        Where the tokens have the mean one, the residual's weight adds the bias of the output.
         """
         query, key, _ = self.split_weights()
         for name, projection in (("query", query), ("key", key)):
@@ -104,10 +105,8 @@ class FrameAdditive(FrameWeights, FastAttention):
 
     def attend(self, x: Tensor, rotation: Rotation | None) -> Tensor:
         """`(b, f, g, d) -> (b, f, g, d)`."""
-        q, k = (
-            _add(x @ getattr(self, name), getattr(self, f"{name}_bias"))
-            for name in ("rotated_query", "rotated_key")
-        )  # b f g c
+        q = _add(x @ self.rotated_query, self.rotated_query_bias)  # b f g c
+        k = _add(x @ self.rotated_key, self.rotated_key_bias)  # b f g c
         global_key = self.find_global_key_of_frames(q, k)  # b 1 g c, or b f g c
         v = F.linear(x, *self.split_weights()[2])
         residual = F.linear(x, self.residual_weight)
@@ -116,7 +115,7 @@ class FrameAdditive(FrameWeights, FastAttention):
     def find_global_key_of_frames(self, q: Tensor, k: Tensor) -> Tensor:
         """Equations (1) to (5) over the frames: `(b, f, g, c), (b, f, g, c) -> (b, 1, g, c)`.
 
-        Groups are not made: transposing so few logits of each takes longer than all else on them.
+        No groups are made: transposing the few logits of each group takes longer than the rest.
         """
         if isinstance(self, UpstreamFastAttention):
             return self.find_global_key(q.transpose(1, 2), k.transpose(1, 2)).transpose(1, 2)
@@ -134,13 +133,13 @@ class FrameAdditive(FrameWeights, FastAttention):
 
 
 class FrameBlock(Block):
-    """A block whose step through time makes its groups inside."""
+    """A block whose attention through time makes its groups itself."""
 
-    def attend_apart(self, step: Step, x: Tensor, rotary: RotaryTables | None) -> Tensor:
+    def attend_patches(self, step: Step, x: Tensor, rotary: RotaryTables | None) -> Tensor:
         """`(b, f h w, d) -> (b, f h w, d)`."""
         attention = self.get_submodule(f"attn_{step.name}")
         if not isinstance(attention.fn, FrameWeights):
-            return super().attend_apart(step, x, rotary)
+            return super().attend_patches(step, x, rotary)
         frames = x.unflatten(1, (step.grid.frames, -1))  # b f g d
         return self.attend_frames(attention, frames).flatten(1, 2)
 
@@ -149,61 +148,56 @@ class FrameBlock(Block):
         return attention(frames)
 
 
-def frame_weights(model: VideoClassifier) -> int:
+class FrameWeightsRewrite(Rewrite[Place]):
     """Fold the rotation through time into projections of query and key, one for each frame.
 
         R_f (W x_f) = (R_f W) x_f
 
-    All tokens of a frame are turned by the same angles, so that no token needs to be turned; the
-    groups of one patch through time are made of what is projected. What follows additive attention
-    is folded in too,
+    All tokens of a frame are rotated by the same angles. So no token needs to be rotated, and the
+    groups of one patch through time are made of projected tokens. The projection after additive
+    attention is folded in too:
 
-        F (W_o u + W_q x + b_o) + b_f = (F W_o) u + (F W_q) x + (F b_o + b_f).
+        F (W_o u + W_q x + b_o) + b_f = (F W_o) u + (F W_q) x + (F b_o + b_f)
 
-    It fires on steps of one patch through all frames, with rotary positions. The matrices are read
-    anew for each clip, so it does not fire where they are more than twice as large as the tokens:
-    where a frame has fewer than d / 2 patches.
-
-    Returns:
-        At how many places it fired.
+    The matrices are read again for each clip. They are worth it where they are at most twice as
+    large as the tokens: where a frame has at least d / 2 patches.
     """
-    found = [place for place in places(model) if _fits(place)]
-    if found:
-        tables = copy.deepcopy(model.get_submodule("rotary")).double()
-        assert isinstance(tables, RotaryTables)
-        for place in found:
-            _fold(place, tables[place.step.keys[0]])
-    return len(found)
 
+    name = "frame_weights"
+    folds_modules = True
+    # Its weights are stacked by frame, and runtimes have no integer product of stacked weights.
+    precisions = PRECISIONS - {"int8-symmetric"}
+    int8_below_dim = 384  # from there on integer products are ahead of it (ONNX Runtime)
 
-def _fits(place: Place) -> bool:
-    step = place.step
-    return (
-        place.rotated
-        and isinstance(step, Rearranged)
-        and step.pattern == _THROUGH_TIME
-        and step is not place.block.steps[-1]
-        and 2 * step.grid.height * step.grid.width >= place.attention.to_out.out_features
-        and not isinstance(place.attention, FrameWeights)
-    )
+    def find(self, model: VideoClassifier, clips: int) -> Iterator[Place]:  # noqa: D102
+        return places(model, clips)
 
+    def fits(self, place: Place) -> Refusal | None:  # noqa: D102
+        step = place.step
+        if place.rotary is None:
+            return Refusal("query and key are not rotated")
+        if isinstance(place.attention, FrameWeights):
+            return Refusal("it is applied already")
+        if place.is_last or not (isinstance(step, Rearranged) and step.is_one_patch_through_time):
+            return Refusal("the step is not one patch through all frames")
+        if 2 * step.grid.height * step.grid.width < place.dim:
+            return Refusal("a frame has fewer patches than half the token width")
+        return None
 
-def _fold(place: Place, rotation: Rotation) -> None:
-    attention, name = place.attention, f"fc_{place.step.name}"
-    if isinstance(attention, FastAttention):
-        become(attention, FrameAdditive)
-        assert isinstance(attention, FrameAdditive)
-        after = place.block.get_submodule(name)
-        assert isinstance(after, nn.Linear)
-        norm = place.block.get_submodule(f"attn_{place.step.name}.norm")
-        attention.fold(rotation, after, mean_one=isinstance(norm, MeanOne))
-        place.block.add_module(name, Folded())
-    else:
-        become(attention, FrameHeads)
-        assert isinstance(attention, FrameHeads)
-        attention.fold(rotation)
-    if not isinstance(place.block, FrameBlock):
-        become(place.block, FrameBlock)
+    def apply(self, place: Place) -> None:  # noqa: D102
+        attention, block, path = place.attention, place.block, f"fc_{place.step.name}"
+        assert place.rotary is not None
+        rotation = copy.deepcopy(place.rotary).double()[place.step.keys[0]]
+        if isinstance(attention, FastAttention):
+            after = block.get_submodule(path)
+            assert isinstance(after, nn.Linear)
+            mean_one = isinstance(block.get_submodule(f"attn_{place.step.name}.norm"), MeanOne)
+            become(attention, FrameAdditive).fold(rotation, after, mean_one=mean_one)
+            block.add_module(path, Folded())
+        else:
+            become(attention, FrameHeads).fold(rotation)
+        if not isinstance(block, FrameBlock):
+            become(block, FrameBlock)
 
 
 def _rotated(
@@ -227,3 +221,6 @@ def _sum_frames(x: Tensor) -> Tensor:
 
 def _add(x: Tensor, bias: Tensor | None) -> Tensor:
     return x if bias is None else x + bias
+
+
+frame_weights = FrameWeightsRewrite()

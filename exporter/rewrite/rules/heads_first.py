@@ -1,11 +1,14 @@
-"""Query, key and value projected head by head, and halves of channels apart for the rotation."""
+"""Query, key and value projected head by head; even and odd channels apart for the rotation."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from exporter.rewrite.places import become, places
+from exporter.rewrite.places import Place, become, places
+from exporter.rewrite.rule import PRECISIONS, Refusal, Rewrite
 from exporter.rewrite.rules.frame_weights import FrameWeights
 from model.attention import FastAttention, HeadProjections, PerformerAttention, Projection
 from model.classifier import VideoClassifier
@@ -13,67 +16,80 @@ from model.rotary import Rotation
 
 
 class HeadsFirst(HeadProjections):
-    """Projections of shape `(h, d, e)`, one matrix for each head: none splits its output.
+    """Projections of shape `(h, d, e)`, one matrix for each head: no output is split.
 
-    A rotated projection comes in two, of the even and the odd channels of each head.
+    A rotated query or key has two projections: 0 makes the even and 1 the odd channels of each
+    head. A projection that is not rotated has the first one only, which makes all channels.
     """
 
-    def split_projections(self, parts: int) -> None:
-        """Replace `to_qkv`; query and key are cut in `parts`."""
-        factors = {"query": self.qk_factor, "key": self.qk_factor, "value": 1.0}
-        projections = zip(factors.items(), self.split_weights(), strict=True)
-        self.parts: dict[str, int] = {}
-        for (name, factor), projection in projections:
-            self.parts[name] = 1 if name == "value" else parts
-            self._store(name, projection, factor)
+    halved: bool  # whether query and key are rotated
+    query_weight_0: Tensor
+    query_bias_0: Tensor | None
+    query_weight_1: Tensor
+    query_bias_1: Tensor | None
+    key_weight_0: Tensor
+    key_bias_0: Tensor | None
+    key_weight_1: Tensor
+    key_bias_1: Tensor | None
+    value_weight_0: Tensor
+    value_bias_0: Tensor | None
+
+    def split_projections(self, *, halved: bool) -> None:
+        """Replace `to_qkv`."""
+        self.halved = halved
+        query, key, value = self.split_weights()
+        self._store("query", query, self.qk_factor, parts=1 + halved)
+        self._store("key", key, self.qk_factor, parts=1 + halved)
+        self._store("value", value, 1.0, parts=1)
         del self.to_qkv
 
     def project_heads(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value of tokens `(b, ..., n, d)`, each `(b, h, ..., n, e)`."""
-        asked = self.asking(x)
-        asked_rotation = None if rotation is None else Rotation(*map(self.asking, rotation))
-        tokens = _in_a_row(x)  # once: each would be a node of its own
-        query = self._project("query", tokens if asked is x else _in_a_row(asked), asked.shape)
-        key = self._project("key", tokens, x.shape)
-        (value,) = self._project("value", tokens, x.shape)
-        return self._turn(query, asked_rotation), self._turn(key, rotation), value
+        asking = self.select_queries(x)
+        tokens = _in_a_row(x)  # once: each call is a node of its own
+        asking_tokens = tokens if asking is x else _in_a_row(asking)
+        query = [_project(asking_tokens, self.query_weight_0, self.query_bias_0, asking.shape)]
+        if self.halved:
+            query.append(
+                _project(asking_tokens, self.query_weight_1, self.query_bias_1, asking.shape)
+            )
+        key = [_project(tokens, self.key_weight_0, self.key_bias_0, x.shape)]
+        if self.halved:
+            key.append(_project(tokens, self.key_weight_1, self.key_bias_1, x.shape))
+        value = _project(tokens, self.value_weight_0, self.value_bias_0, x.shape)
+        if rotation is None:
+            return query[0], key[0], value
+        query_rotation = Rotation(
+            self.select_queries(rotation.cos), self.select_queries(rotation.sin)
+        )
+        return self._turn(query, query_rotation), self._turn(key, rotation), value
 
     def merge_heads(self, x: Tensor) -> Tensor:
         """`(b, h, ..., n, e) -> (b, ..., n, c)`."""
         return x.movedim(1, -2).flatten(-2)
 
     @torch.no_grad()
-    def _store(self, name: str, projection: Projection, factor: float) -> None:
-        for kind, tensor in projection._asdict().items():
-            for part in range(self.parts[name]):
-                value = None
-                if tensor is not None:
-                    rows = (tensor.double() * factor).reshape(
-                        self.heads, -1, self.parts[name], tensor[0].numel()
-                    )  # h e/parts parts d|1
-                    value = rows[:, :, part].transpose(1, 2).contiguous().to(tensor)
-                self.register_buffer(f"{name}_{kind}_{part}", value)
+    def _store(self, name: str, projection: Projection, factor: float, *, parts: int) -> None:
+        for part in range(parts):
+            weight = self._rows(projection.weight, factor, part, parts)
+            bias = projection.bias
+            bias = None if bias is None else self._rows(bias, factor, part, parts)
+            self.register_buffer(f"{name}_weight_{part}", weight)
+            self.register_buffer(f"{name}_bias_{part}", bias)
 
-    def _project(self, name: str, tokens: Tensor, shape: torch.Size) -> list[Tensor]:
-        """The parts of one projection of tokens that were of `shape` `(b, ..., n, d)`.
+    def _rows(self, rows: Tensor, factor: float, part: int, parts: int) -> Tensor:
+        """Every `parts`-th row from the row `part` on, by head: `(c, d) -> (h, d, e / parts)`.
 
-        `(b, 1, ... n, d) -> [(b, h, ..., n, e/parts), ...]`.
+        A bias `(c,)` becomes `(h, 1, e / parts)`.
         """
-        projected = []
-        for part in range(self.parts[name]):
-            made = tokens @ getattr(self, f"{name}_weight_{part}")  # b h gn e/parts
-            bias = getattr(self, f"{name}_bias_{part}")
-            made = made if bias is None else made + bias
-            projected.append(made.unflatten(2, shape[1:-1]))
-        return projected
+        by_head = (rows.double() * factor).reshape(self.heads, -1, parts, rows[0].numel())
+        return by_head[:, :, part].transpose(1, 2).contiguous().to(rows)
 
-    def _turn(self, parts: list[Tensor], rotation: Rotation | None) -> Tensor:
+    def _turn(self, parts: list[Tensor], rotation: Rotation) -> Tensor:
         """Rotate even and odd channels, and set them side by side: `(b, h, ..., n, e)`."""
-        if rotation is None:
-            (whole,) = parts
-            return whole
         even, odd = parts
-        cos, sin = (table.unflatten(-1, (self.heads, -1, 2))[..., 0, :, :] for table in rotation)
+        cos = rotation.cos.unflatten(-1, (self.heads, -1, 2))[..., 0, :, :]
+        sin = rotation.sin.unflatten(-1, (self.heads, -1, 2))[..., 0, :, :]
         return torch.cat(
             (
                 even * cos[..., 0] + odd * sin[..., 0],
@@ -83,40 +99,61 @@ class HeadsFirst(HeadProjections):
         )
 
 
+class HeadsFirstRewrite(Rewrite[Place]):
+    """Project query, key and value of softmax and FAVOR+ attention head by head.
+
+        q_h = x W_h,    W of shape (h, d, e)
+
+    is a product of h batches, and its result lies as the attention wants it. Where tokens are
+    rotated, the even channels a and the odd channels b of a head are projected apart:
+
+        R (a, b) = (a cos - b sin, b cos + a sin)
+
+    They stay apart: a product of query and key does not depend on the order of their channels if
+    both have the same order. So no projection is made twice to swap its channels. The random
+    features take the same order. The scale of the logits is folded into the weights.
+    """
+
+    name = "heads_first"
+    # Its weights are stacked by head, and runtimes have no integer product of stacked weights.
+    precisions = PRECISIONS - {"int8-symmetric"}
+    int8_below_dim = 384  # from there on integer products are ahead of it (ONNX Runtime)
+
+    def find(self, model: VideoClassifier, clips: int) -> Iterator[Place]:  # noqa: D102
+        return places(model, clips)
+
+    def fits(self, place: Place) -> Refusal | None:  # noqa: D102
+        attention = place.attention
+        if isinstance(attention, FastAttention):
+            return Refusal("the additive attention adds its query, in the order of its channels")
+        if isinstance(attention, FrameWeights):
+            return Refusal("the projections have weights of each frame")
+        if isinstance(attention, HeadsFirst):
+            return Refusal("it is applied already")
+        return None
+
+    def apply(self, place: Place) -> None:  # noqa: D102
+        attention, halved = place.attention, place.rotary is not None
+        become(attention, HeadsFirst).split_projections(halved=halved)
+        if halved and isinstance(attention, PerformerAttention):
+            features = attention.projection_matrix
+            features.copy_(features.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1))
+
+
 def _in_a_row(x: Tensor) -> Tensor:
     """`(b, ..., n, d) -> (b, 1, ... n, d)`."""
     return x.flatten(1, -2).unsqueeze(1)
 
 
-def heads_first(model: VideoClassifier) -> int:
-    """Project query, key and value of softmax and FAVOR+ attention head by head.
-
-        q_h = x W_h,    W of shape (h, d, e)
-
-    is a product of batches h whose result lies as the attention wants it. Where tokens are rotated,
-    the even channels a and the odd channels b of a head are projected apart,
-
-        R (a, b) = (a cos - b sin, b cos + a sin),
-
-    and stay so: a product of query and key does not mind the order of their channels if it is the
-    same. So no projection is made twice to swap its channels. Random features change their order
-    with them. The scale of the logits is folded into the weights.
-
-    It does not fire on the additive attention, whose query is added to its output.
+def _project(tokens: Tensor, weight: Tensor, bias: Tensor | None, shape: torch.Size) -> Tensor:
+    """Project tokens in a row, `(b, 1, ... n, d)`, that were of `shape` `(b, ..., n, d)`.
 
     Returns:
-        At how many places it fired.
+        `(b, h, ..., n, e)`, or half of the channels e.
     """
-    fired = 0
-    for place in places(model):
-        attention = place.attention
-        if isinstance(attention, FastAttention | FrameWeights | HeadsFirst):
-            continue
-        become(attention, HeadsFirst)
-        assert isinstance(attention, HeadsFirst)
-        attention.split_projections(2 if place.rotated else 1)
-        if place.rotated and isinstance(attention, PerformerAttention):
-            features = attention.projection_matrix
-            features.copy_(features.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1))
-        fired += 1
-    return fired
+    projected = tokens @ weight  # b h gn e
+    projected = projected if bias is None else projected + bias
+    return projected.unflatten(2, shape[1:-1])
+
+
+heads_first = HeadsFirstRewrite()

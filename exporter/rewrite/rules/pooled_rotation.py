@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from exporter.rewrite.places import become, places
+from exporter.rewrite.places import Place, become, places
+from exporter.rewrite.rule import Refusal, Rewrite
 from exporter.rewrite.rules.frame_weights import FrameWeights
 from model.attention import FastAttention
 from model.classifier import VideoClassifier
@@ -14,16 +17,19 @@ from model.rotary import Rotation, swap_pairs
 
 
 class PooledRotation(FastAttention):
-    """Additive attention on `[C q, S q]`, whose swap comes after the sums over the tokens."""
+    """Additive attention on `[C q, S q]`; channels are swapped after the sums over the tokens."""
 
     swap: Tensor
 
-    def turn(self, x: Tensor, q: Tensor, k: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
+    def rotate_tokens(
+        self, x: Tensor, q: Tensor, k: Tensor, rotation: Rotation
+    ) -> tuple[Tensor, Tensor]:
         """`[C q, S q]` and the same of the keys: each `(..., n, c) -> (..., n, 2c)`."""
-        # The sine belongs to the channel that is written; before the swap it is the other's.
+        # A sine belongs to the channel that is written. Before the swap that is the other channel.
         sin = swap_pairs(rotation.sin.movedim(-1, 0)).movedim(0, -1)
         tables = torch.stack((rotation.cos, sin), dim=-2)  # n 2 c
-        q, k = ((one.unsqueeze(-2) * tables).flatten(-2) for one in (q, k))
+        q = (q.unsqueeze(-2) * tables).flatten(-2)
+        k = (k.unsqueeze(-2) * tables).flatten(-2)
         return q, k
 
     def dot(self, x: Tensor, rows: Tensor) -> Tensor:
@@ -37,34 +43,44 @@ class PooledRotation(FastAttention):
         return pooled[..., :1, :] + self._swap(pooled[..., 1:, :])
 
     def _swap(self, x: Tensor) -> Tensor:
-        """Swap the channels of each pair; a product, since runtimes are slow at strides."""
+        """Swap the channels of each pair, as a product: runtimes are slow at strides."""
         return x @ as_type_of(x, self.swap)
 
 
-def pooled_rotation(model: VideoClassifier) -> int:
+class PooledRotationRewrite(Rewrite[Place]):
     """Let additive attention rotate what it has pooled.
 
     With the cosines C, the sines S and the swap P of the channels of each pair, a rotation is
-    `R q = C q + P (S q)`. All that is made of rotated tokens is linear in them:
+    `R q = C q + P (S q)`. All results of rotated tokens are linear in them:
 
-        sum_i a_i R_i q_i = sum_i a_i C_i q_i + P sum_i a_i S_i q_i,
-                w . R_i q_i = [w, P w] . [C_i q_i, S_i q_i],
+        sum_i a_i R_i q_i = sum_i a_i C_i q_i + P sum_i a_i S_i q_i
+                w . R_i q_i = [w, P w] . [C_i q_i, S_i q_i]
 
-    so P is applied to one vector of a group instead of all its tokens, for which query and key were
-    projected twice.
-
-    It fires on additive attention with rotary positions.
-
-    Returns:
-        At how many places it fired.
+    So P is applied to one vector of a group. Without the rewrite it is applied to all tokens, and
+    query and key are projected twice for that.
     """
-    fired = 0
-    for place in places(model):
+
+    name = "pooled_rotation"
+
+    def find(self, model: VideoClassifier, clips: int) -> Iterator[Place]:  # noqa: D102
+        return places(model, clips)
+
+    def fits(self, place: Place) -> Refusal | None:  # noqa: D102
         attention = place.attention
-        done = isinstance(attention, FrameWeights | PooledRotation)
-        if isinstance(attention, FastAttention) and place.rotated and not done:
-            become(attention, PooledRotation)
-            identity = torch.eye(attention.heads * attention.dim_head).to(attention.head_mask)
-            attention.register_buffer("swap", swap_pairs(identity), persistent=False)
-            fired += 1
-    return fired
+        if not isinstance(attention, FastAttention):
+            return Refusal("the mechanism does not pool its queries")
+        if place.rotary is None:
+            return Refusal("query and key are not rotated")
+        if isinstance(attention, FrameWeights):
+            return Refusal("the rotation is in the weights of each frame")
+        if isinstance(attention, PooledRotation):
+            return Refusal("it is applied already")
+        return None
+
+    def apply(self, place: Place) -> None:  # noqa: D102
+        attention = become(place.attention, PooledRotation)
+        identity = torch.eye(attention.heads * attention.dim_head).to(attention.head_mask)
+        attention.register_buffer("swap", swap_pairs(identity), persistent=False)
+
+
+pooled_rotation = PooledRotationRewrite()

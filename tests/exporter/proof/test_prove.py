@@ -9,6 +9,7 @@ from exporter import ExportSpec
 from exporter.errors import OnnxError
 from exporter.pipeline import export
 from exporter.rewrite import REWRITES
+from exporter.rewrite.rule import Rewrite
 
 
 @pytest.fixture
@@ -16,12 +17,20 @@ def wrong(monkeypatch):
     """`wrong(factor)`: a rewrite that multiplies one weight of the head."""
 
     def put(factor):
-        @torch.no_grad()
-        def fold_fc(model):
-            model.to_out.fn.weight[0, 0] *= factor
-            return 1
+        class Wrong(Rewrite):
+            name = "fold_fc"
 
-        monkeypatch.setitem(REWRITES, "fold_fc", fold_fc)
+            def find(self, model, clips):
+                return [model]
+
+            def fits(self, place):
+                return None
+
+            @torch.no_grad()
+            def apply(self, place):
+                place.to_out.fn.weight[0, 0] *= factor
+
+        monkeypatch.setitem(REWRITES, "fold_fc", Wrong())
 
     return put
 

@@ -174,7 +174,7 @@ class TestTheExport:
 
     @pytest.mark.slow
     def test_accuracy_is_measured_on_pixels(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("exporter.proof.accuracy.MOTION_CLIPS", 64)
+        monkeypatch.setattr("exporter.inputs.dataset.MOTION_CLIPS", 64)
         spec = ExportSpec(
             checkpoint=MOTION,
             embed_preprocess=True,

@@ -154,7 +154,7 @@ def free_axes(model):
 
 def test_pieces_of_attention_are_shared(monkeypatch, apart, tmp_path):
     monkeypatch.setattr(pieces, "PIECE_BYTES", 2**11)
-    model, fired = rewrite_measured(make("performer"))
+    model, fired, _ = rewrite_measured(make("performer"))
     assert {"cut_attention", "cut_feed_forward"} <= {one.name for one in fired}
     assert len({structure(block) for block in model.blocks[:-1]}) == 1
     once = write(tmp_path / "once.onnx", model, example(model))
