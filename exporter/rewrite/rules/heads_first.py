@@ -45,7 +45,11 @@ class HeadsFirst(HeadProjections):
 
     def project_heads(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value of tokens `(b, ..., n, d)`, each `(b, h, ..., n, e)`."""
-        asking = self.select_queries(x)
+        asking, query_rotation = self.select_queries(x), rotation
+        if rotation is not None:
+            query_rotation = Rotation(
+                self.select_queries(rotation.cos), self.select_queries(rotation.sin)
+            )
         tokens = _in_a_row(x)  # once: each call is a node of its own
         asking_tokens = tokens if asking is x else _in_a_row(asking)
         query = [_project(asking_tokens, self.query_weight_0, self.query_bias_0, asking.shape)]
@@ -57,11 +61,6 @@ class HeadsFirst(HeadProjections):
         if self.halved:
             key.append(_project(tokens, self.key_weight_1, self.key_bias_1, x.shape))
         value = _project(tokens, self.value_weight_0, self.value_bias_0, x.shape)
-        if rotation is None:
-            return query[0], key[0], value
-        query_rotation = Rotation(
-            self.select_queries(rotation.cos), self.select_queries(rotation.sin)
-        )
         return self._turn(query, query_rotation), self._turn(key, rotation), value
 
     def merge_heads(self, x: Tensor) -> Tensor:
@@ -85,8 +84,10 @@ class HeadsFirst(HeadProjections):
         by_head = (rows.double() * factor).reshape(self.heads, -1, parts, rows[0].numel())
         return by_head[:, :, part].transpose(1, 2).contiguous().to(rows)
 
-    def _turn(self, parts: list[Tensor], rotation: Rotation) -> Tensor:
+    def _turn(self, parts: list[Tensor], rotation: Rotation | None) -> Tensor:
         """Rotate even and odd channels, and set them side by side: `(b, h, ..., n, e)`."""
+        if rotation is None:
+            return parts[0]
         even, odd = parts
         cos = rotation.cos.unflatten(-1, (self.heads, -1, 2))[..., 0, :, :]
         sin = rotation.sin.unflatten(-1, (self.heads, -1, 2))[..., 0, :, :]

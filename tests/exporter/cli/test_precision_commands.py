@@ -203,7 +203,7 @@ def trained(tmp_path_factory):
     """A trained model in a precision, evaluated on a part of the built-in task."""
     done = {}
     patch = pytest.MonkeyPatch()
-    patch.setattr("exporter.proof.accuracy.MOTION_CLIPS", MOTION_CLIPS)
+    patch.setattr("exporter.inputs.dataset.MOTION_CLIPS", MOTION_CLIPS)
 
     def get(precision):
         if precision not in done:
