@@ -1,10 +1,11 @@
 """The attention mechanisms: how tokens attend. Each maps `(..., n, d)` to `(..., n, d)`.
 
-Axes: n tokens that attend together, d model width, h heads, e channels of a head, c = h x e,
-m random features. Leading axes are batch and groups: they never mix.
+Axes: n tokens of a group, d token width, h heads, e channels of a head, c = h x e, m random
+features. A token attends to its own group only. The leading axes are the batch and the groups.
 
-Written for the runtimes: one projection each for query, key and value (the published weight is
-split, not the activations), softmax over the last axis, logits of all heads as one matrix product.
+The code is written for the runtimes. Query, key and value have one projection each, and the
+published weight is split instead of the activations. Softmax is over the last axis. The logits of
+all heads are one matrix product.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class HeadProjections(Rounded):
 
     @property
     def qk_factor(self) -> float:
-        """What query and key are both multiplied with."""
+        """The factor of both query and key: their product has the scale of the logits."""
         return math.sqrt(self.scale)
 
     def project_heads(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -112,7 +113,7 @@ class HeadProjections(Rounded):
         return tokens
 
     def split_weights(self) -> tuple[Projection, Projection, Projection]:
-        """Weight and bias of query, key and value: views of the one published `to_qkv`."""
+        """Weight and bias of query, key and value: views of the published `to_qkv`."""
         weights, bias = self.to_qkv.weight.unflatten(0, (3, -1)), self.to_qkv.bias
         biases = (None, None, None) if bias is None else bias.unflatten(0, (3, -1))
         query, key, value = map(Projection, weights, biases)
@@ -128,17 +129,17 @@ class HeadProjections(Rounded):
 
 
 class Attention(HeadProjections, ABC):
-    """What the mechanisms share: all tokens of a group attend to one another."""
+    """The base of the mechanisms: all tokens of a group attend to each other."""
 
     def forward(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:
         """Attend.
 
         Args:
-            x: Tokens `(..., n, d)`, of any precision.
-            rotation: Rotary angles of the n tokens, or none.
+            x: Tokens `(..., n, d)` in any precision.
+            rotation: Rotary angles of the n tokens, or None.
 
         Returns:
-            Attended tokens `(..., n, d)`, of the precision of the weights.
+            Attended tokens `(..., n, d)` in the precision of the weights.
         """
         weight = self.to_out.weight
         if rotation is not None:
@@ -147,7 +148,7 @@ class Attention(HeadProjections, ABC):
 
     @abstractmethod
     def attend(self, x: Tensor, rotation: Rotation | None) -> Tensor:
-        """What `forward` does, in the precision of the weights: `(..., n, d) -> (..., n, d)`."""
+        """Attend in the precision of the weights: `(..., n, d) -> (..., n, d)`."""
 
 
 class RegularAttention(Attention):
@@ -171,20 +172,21 @@ class PerformerAttention(Attention):
         phi(x) = exp(w x - |x|^2 / 2) / sqrt(m),    exp(q k) = E[phi(q) . phi(k)],
         out = phi(q) (phi(k)^T v) / (phi(q) . sum_n phi(k)),
 
-    for q and k scaled by e^-1/4. With s_j = sum_n phi_j(k_n) this is the product of two averages,
+    for q and k scaled by e^-1/4. With s_j = sum_n phi_j(k_n) this is the product of two averages:
 
-        out = softmax_j(w_j q + log s_j) softmax_n(w_j k_n - |k_n|^2 / 2) v,
+        out = softmax_j(w_j q + log s_j) softmax_n(w_j k_n - |k_n|^2 / 2) v
 
-    which is how it is computed: no exponential overflows, no denominator vanishes, and no product
-    is larger than the values, in any precision. Each sample and head has its own maxima, so no
-    sample sees another.
+    The code computes these averages. So no exponential overflows, no denominator vanishes, and no
+    product is larger than the values, in any precision. Each sample and each head has its own
+    maxima, so a sample does not depend on the other samples of its batch.
 
     Args:
         nb_features: Random features m; `int(e * log(e))` unless given.
-        ortho_scaling: 0 draws the norms of the features as of Gaussian vectors, 1 fixes sqrt(e).
+        ortho_scaling: 0 draws the norms of the features like those of Gaussian vectors; 1 sets them
+            to sqrt(e).
         seed: Seed of the features; PyTorch's own generator unless given.
 
-    The features are a buffer of the state dict: a checkpoint is only the same function with them.
+    The features are a buffer of the state dict, because the function depends on them.
     """
 
     projection_matrix: Tensor
@@ -229,12 +231,12 @@ class PerformerAttention(Attention):
     def attend(self, x: Tensor, rotation: Rotation | None) -> Tensor:  # noqa: D102
         q, k, v = self.project_heads(x, rotation)
         q_logits = at_least_float32(q @ self.projection_matrix.T)  # ... h n m
-        few = k.shape[-2] <= self.dim_head  # then n x n weights are less work than m x e averages
+        few = k.shape[-2] <= self.dim_head  # then n x n weights cost less than m x e averages
         mix = self.mix_few if few else self.mix_many
         return self.proj_drop(self.to_out(self.merge_heads(mix(q_logits, k, v))))
 
     def mix_few(self, q_logits: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """`(Q K) v` with the two averages Q and K: all of `(..., h, n, e)`, q_logits of m."""
+        """`(Q K) v` with the averages Q and K: q_logits `(..., h, n, m)`, k, v `(..., h, n, e)`."""
         k_logits = at_least_float32(k @ self.projection_matrix.T)  # ... h n m
         k_logits = k_logits - half_square_norms(k).unsqueeze(-1)
         largest = k_logits.amax(-2, keepdim=True)  # ... h 1 m
@@ -245,11 +247,12 @@ class PerformerAttention(Attention):
         return as_type_of(v, q_weights) @ as_type_of(v, k_weights) @ v
 
     def mix_many(self, q_logits: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """`Q (K v)` with the two averages Q and K: all of `(..., h, n, e)`, q_logits of m."""
+        """`Q (K v)` with the averages Q and K: q_logits `(..., h, n, m)`, k, v `(..., h, n, e)`."""
         k_logits = at_least_float32(self.projection_matrix @ k.transpose(-1, -2))  # ... h m n
         k_logits = k_logits - half_square_norms(k).unsqueeze(-2)
         k_weights = k_logits.softmax(-1)  # ... h m n
-        # The largest of a softmax is one over its sum of exponentials: no second pass of those.
+        # The largest value of a softmax is one over its sum of exponentials. So the sums need no
+        # second pass of exponentials.
         log_sums = k_logits.amax(-1) - k_weights.amax(-1).log()  # ... h m
         q_weights = (q_logits + log_sums.unsqueeze(-2)).softmax(-1)  # ... h n m
         return as_type_of(v, q_weights) @ (as_type_of(v, k_weights) @ v)
@@ -266,8 +269,9 @@ class FastAttention(Attention):
         key-value       u_i = k * v_i
         output          W_o u_i + q_i
 
-    with `*` by element. As published, one w_q and one w_k serve all heads, and the query added to
-    the output is the one before rotation. The p_i are never made: `w_k . p_i = (q * w_k) . k_i`.
+    where `*` multiplies element by element. As published, all heads share one w_q and one w_k, and
+    the query in the output is the one before the rotation. The code does not make the p_i, because
+    `w_k . p_i = (q * w_k) . k_i`.
     """
 
     head_mask: Tensor
@@ -367,7 +371,7 @@ def half_square_norms(x: Tensor) -> Tensor:
 
 
 def default_features(dim_head: int) -> int:
-    """Random features that approximate softmax uniformly: order e log e (theorem 4)."""
+    """Number of random features that approximate softmax uniformly: e log e (theorem 4)."""
     return max(1, int(dim_head * math.log(dim_head)))
 
 
@@ -379,8 +383,8 @@ def orthogonal_features(
     blocks = math.ceil(features / dim_head)
     gaussian = torch.randn(blocks, dim_head, dim_head, generator=generator)
     q, r = torch.linalg.qr(gaussian)
-    # QR fixes the sign of each direction; with those of R's diagonal they are isotropic
-    # (Mezzadri 2007, arXiv:math-ph/0609050), which the estimator needs to be unbiased.
+    # QR fixes the sign of each direction. With the signs of R's diagonal the directions are
+    # isotropic (Mezzadri 2007, arXiv:math-ph/0609050), so the estimator is unbiased.
     q = q * r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
     directions = q.transpose(-1, -2).flatten(0, 1)[:features]
     if ortho_scaling == 1:

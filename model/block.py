@@ -31,7 +31,7 @@ class PatchEmbedding(RoundedLinear):
         self.patch_size = patch_size
 
     def forward(self, input: Tensor) -> Tensor:
-        """Pixels `(b, f, c, h, w)` to tokens `(b, f h w, d)`: a strided convolution."""
+        """Pixels `(b, f, c, h, w)` to tokens `(b, f h w, d)`, by a strided convolution."""
         p = self.patch_size
         filters = rearrange(self.weight, "d (p1 p2 c) -> d c p1 p2", p1=p, p2=p)
         images = as_type_of(filters, input).flatten(0, 1)
@@ -48,7 +48,7 @@ class PreNorm(nn.Module):
         self.fn = fn
 
     def forward(self, x: Tensor, *args: object) -> Tensor:
-        """Normalise the last axis, then apply `fn` with whatever else it takes."""
+        """Normalise the last axis, then apply `fn`, which also gets the other arguments."""
         return self.fn(self.norm(x), *args)
 
 
@@ -61,11 +61,10 @@ class DropPath(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(b, ...) -> (b, ...)`; the identity outside training."""
-        (x,) = self.together(x)
-        return x
+        return self.drop_together(x)[0]
 
-    def together(self, *parts: Tensor) -> tuple[Tensor, ...]:
-        """The parts of one branch: a sample loses all of them or none."""
+    def drop_together(self, *parts: Tensor) -> tuple[Tensor, ...]:
+        """Drop the parts of one branch, each `(b, ...)`: a sample loses all of them or none."""
         if self.rate == 0.0 or not self.training:
             return parts
         keep = parts[0].new_empty(len(parts[0])).bernoulli_(1 - self.rate) / (1 - self.rate)
@@ -77,7 +76,7 @@ class FeedForward(Rounded):
 
     def __init__(self, dim: int, mult: int = 4, dropout: float = 0.0) -> None:
         super().__init__()
-        # Places 1 and 2 hold the gate and the dropout in the published state dict.
+        # In the published state dict, 1 is the gate and 2 the dropout.
         self.net = nn.Sequential(
             nn.Linear(dim, dim * mult * 2),
             nn.Identity(),
@@ -86,7 +85,7 @@ class FeedForward(Rounded):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(..., d) -> (..., d)`; the weight is split, not the activations."""
+        """`(..., d) -> (..., d)`; the weight is split instead of the activations."""
         project_in, _, dropout, project_out = self.net
         assert isinstance(project_in, nn.Linear)
         x = as_type_of(project_in.weight, x)
@@ -97,11 +96,11 @@ class FeedForward(Rounded):
 
 
 class Block(nn.Module):
-    """One transformer block: the steps of a scheme, then the feed-forward, each with residual.
+    """One transformer block: the steps of a scheme, then the feed-forward, each with a residual.
 
     Args:
         dim: Token width d.
-        steps: The attention steps; one object serves all blocks of a model.
+        steps: The attention steps; all blocks of a model share the same objects.
         attention: Makes the attention of one step.
         mlp: Makes the feed-forward.
         drop_path: Stochastic depth rate in training.
@@ -128,9 +127,10 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, cls: Tensor, x: Tensor, rotary: RotaryTables | None) -> tuple[Tensor, Tensor]:
-        """Class tokens `(b, k, d)` and patch tokens `(b, f h w, d)`, kept apart throughout.
+        """Attend and feed forward: class tokens `(b, k, d)` and patch tokens `(b, f h w, d)`.
 
-        There is one class token for all groups (k = 1), or one for each (k = g).
+        The two stay in tensors of their own. All groups share one class token (k = 1), or each
+        group has its own (k = g).
         """
         *early, last = self.steps
         for step in early:
@@ -165,7 +165,7 @@ class Block(nn.Module):
 
         A hook for the exporter, which may take the patch tokens piece by piece.
         """
-        more_cls, more_x = self.drop_path.together(self.mlp(cls), self.mlp(x))
+        more_cls, more_x = self.drop_path.drop_together(self.mlp(cls), self.mlp(x))
         return cls + more_cls, x + more_x
 
     def attend(self, step: Step, parts: list[Tensor], rotary: RotaryTables | None) -> list[Tensor]:
@@ -175,10 +175,10 @@ class Block(nn.Module):
             attention(part, None if rotary is None else rotary[key])
             for part, key in zip(parts, step.keys, strict=True)
         )
-        return list(self.drop_path.together(*attended))
+        return list(self.drop_path.drop_together(*attended))
 
 
 def merge_class_tokens(parts: list[Tensor], cls: Tensor) -> Tensor:
-    """`[(b, g, d), ...] -> (b, k, d)` as `cls` is: one for each group as it is, or their mean."""
+    """Class tokens of the groups `[(b, g, d), ...]` to `(b, k, d)`: themselves, or their mean."""
     tokens = as_type_of(cls, parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
     return tokens if tokens.shape[1] == cls.shape[1] else tokens.mean(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""What every model of the field is to the exporter: a classifier of clips that describes itself."""
+"""The base of every model: a classifier of clips that describes itself to the exporter."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class VideoClassifier(nn.Module, ABC):
     """Maps clips `(b, f, c, h, w)` to logits `(b, classes)`.
 
     Attributes:
-        family: What its own checkpoints are called.
-        config: All that decides its function.
+        family: The name of its family of checkpoints.
+        config: All sizes and choices that decide its function.
         preprocessing: How clips become its input.
-        labels: Names of the classes, where known.
-        notes: What a reader of a report should know of how it was loaded.
-        input_names: What its forward can take, in order.
+        labels: Names of the classes, or None where they are unknown.
+        notes: Remarks for the report about how the model was loaded.
+        input_names: The inputs that its forward takes, in order.
     """
 
     family: ClassVar[str]
@@ -40,7 +40,7 @@ class VideoClassifier(nn.Module, ABC):
 
     @classmethod
     def from_config(cls, config: ClipConfig) -> Self:
-        """Build the model a configuration describes."""
+        """Build the model that a configuration describes."""
         return cls(**{field.name: getattr(config, field.name) for field in fields(config)})
 
     @abstractmethod
@@ -68,10 +68,10 @@ class VideoClassifier(nn.Module, ABC):
 def _sign_state_dict(
     model: nn.Module, _state: dict[str, Any], _prefix: str, metadata: dict[str, Any]
 ) -> None:
-    """Let the metadata of a state dict tell the configuration.
+    """Write the configuration into the metadata of a state dict.
 
-    Parameters may be named as in a published package but mean another function under another
-    semantics; a bare `torch.save(model.state_dict())` must not be taken for the published one.
+    Parameters may have the names of a published package and mean another function under other
+    semantics. So a bare `torch.save(model.state_dict())` must differ from a published file.
     """
     assert isinstance(model, VideoClassifier)
     metadata["family"] = model.family

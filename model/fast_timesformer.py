@@ -47,8 +47,8 @@ class FastTimeSformer(VideoClassifier):
         attn_mechanism: `fastformer`, `performer` or `regular`.
         attn_type: `space`, `joint`, `divided`, `local-global` or `axial`.
         frames_first: Clips come as `(b, f, c, h, w)`; else as `(b, c, f, h, w)`.
-        semantics: `paper` computes what the papers define; `upstream` what the published package
-            does, for checkpoints trained there.
+        semantics: `paper` computes the function of the papers; `upstream` computes the function
+            of the published package, for checkpoints trained there.
 
     Raises:
         ConfigError: if the sizes do not fit together or a name is unknown.
@@ -104,7 +104,7 @@ class FastTimeSformer(VideoClassifier):
         self.upstream = upstream = semantics == "upstream"
         grid = Grid(frames, *config.grid)
         steps = SCHEMES[attn_type](grid)
-        self.steps = nn.ModuleList(steps)  # shared by the blocks; their buffers move with the model
+        self.steps = nn.ModuleList(steps)  # here their buffers move with the model
 
         self.rotary = None
         if rotary_emb:

@@ -1,10 +1,10 @@
 """Lower precision: which modules may compute in it, and what stays in float32 inside them.
 
 A model of lower precision keeps its tokens (the residual stream), its normalisations, its positions
-and its head in float32. What takes most of the time, the `Rounded` modules (attention,
-feed-forward, the projections between them, patch embedding), turns its input to the type of its own
-weights, computes in it, and leaves it to the sum with the tokens to go back. Inside a module, what
-overflows or loses its digits stands in a float32 island: `at_least_float32`.
+and its head in float32. The `Rounded` modules take most of the time: attention, feed-forward, the
+projections between them, and the patch embedding. A `Rounded` module casts its input to the type of
+its weights and computes in that type. The sum with the tokens casts its output back. Operations
+inside a module that overflow or lose digits are computed in float32: see `at_least_float32`.
 """
 
 from __future__ import annotations
@@ -21,51 +21,51 @@ LOWER = (torch.float16, torch.bfloat16)
 
 
 class Rounded(nn.Module):
-    """Mixed into modules whose matrices and activations may be of lower precision."""
+    """A mixin for modules whose matrices and activations may be in lower precision."""
 
 
 class RoundedLinear(Rounded, nn.Linear):
-    """A linear map that takes tokens of any precision and computes in its own."""
+    """A linear map that takes tokens in any precision and computes in its own."""
 
     def forward(self, input: Tensor) -> Tensor:  # the name of the base class
-        """`(..., i) -> (..., o)` of the weight's type."""
+        """`(..., i) -> (..., o)` in the type of the weight."""
         return super().forward(as_type_of(self.weight, input))
 
 
 class RoundedConv2d(Rounded, nn.Conv2d):
-    """A convolution that takes images of any precision and computes in its own."""
+    """A convolution that takes images in any precision and computes in its own."""
 
     def forward(self, input: Tensor) -> Tensor:  # the name of the base class
-        """`(b, c, h, w) -> (b, d, h, w)` of the weight's type."""
+        """`(b, c, h, w) -> (b, d, h, w)` in the type of the weight."""
         return super().forward(as_type_of(self.weight, input))
 
 
 def as_type_of(weight: Tensor, x: Tensor) -> Tensor:
-    """`x` in the precision of `weight`; nothing happens where they agree."""
+    """`x` in the precision of `weight`; `x` itself where the precisions are equal."""
     return x.to(weight.dtype)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """`x` in float32 where it was of lower precision: the way onto an island."""
+    """`x` in float32 where it is in lower precision; else `x` itself."""
     return x.float() if x.dtype in LOWER else x
 
 
 def rounded_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules that may be of lower precision, by their path."""
+    """The modules that may be in lower precision, by their path."""
     return {path: module for path, module in model.named_modules() if isinstance(module, Rounded)}
 
 
 def lower_precision(model: nn.Module, dtype: torch.dtype, keep: Sequence[str] = ()) -> list[str]:
-    """Turn the `Rounded` modules of a model to `dtype`, in place, but for those to keep.
+    """Cast the `Rounded` modules of a model to `dtype`, in place, except the modules to keep.
 
     Args:
         model: A model in float32.
         dtype: `torch.float16` or `torch.bfloat16`.
-        keep: Regular expressions over module paths; one that matches the whole path of a module, or
-            of one it stands in, keeps it in float32.
+        keep: Regular expressions over module paths. An expression keeps a module in float32 where
+            it matches the whole path of the module, or of a module that contains it.
 
     Returns:
-        The paths of the modules kept.
+        The paths of the modules that are kept.
 
     Raises:
         ConfigError: if an expression is not valid, or matches no module.
@@ -100,7 +100,7 @@ def matching_paths(model: nn.Module, patterns: Iterable[str]) -> Iterator[str]:
 
 
 def _ancestry(path: str) -> Iterator[str]:
-    """A path and those of the modules it stands in: `a.b.c`, `a.b`, `a`."""
+    """A path and the paths of the modules that contain it: `a.b.c`, `a.b`, `a`."""
     while path:
         yield path
         path = path.rpartition(".")[0]

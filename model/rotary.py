@@ -1,8 +1,8 @@
-"""Rotary position embedding: tables built once, constants in the graph, and their application.
+"""Rotary position embedding: tables that are constants of the graph, and their application.
 
-RoFormer (Su et al. 2021, arXiv:2104.09864) turns each pair of channels of a query or key by an
+RoFormer (Su et al. 2021, arXiv:2104.09864) rotates each pair of channels of a query or key by an
 angle that grows with the position, so that their product depends on the distance alone. Time uses
-its frequencies (section 3.3); height and width share the channels half and half.
+the frequencies of section 3.3. Height and width use one half of the channels each.
 
 Axes: f frames, h w patches down and across, n tokens of a group, e channels of a head, c heads x e.
 """
@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 
 class Rotation(NamedTuple):
-    """Cosines and sines of the angles of the tokens that attend together, each `(n, c)`.
+    """Cosines and sines of the angles of the tokens of a group, each `(n, c)`.
 
-    The sine of the first channel of each pair is negated, as the turn of `rotate` needs it.
+    The sine of the first channel of each pair is negated, as `rotate` needs it.
     """
 
     cos: Tensor
@@ -30,7 +30,7 @@ class Rotation(NamedTuple):
 
 
 class _Frequencies(nn.Module):
-    """Keeps its buffer in float32, as published checkpoints do, whatever the model is cast to."""
+    """Keeps its buffer in float32, as published checkpoints do, also where the model is cast."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         kept = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
@@ -46,7 +46,8 @@ class FrameRotary(_Frequencies):
     Args:
         dim_head: Channels of a head, even.
         half_split: Lay the angles out as two equal halves instead of equal pairs. The published
-            package does so although it turns pairs: no rotation, but what its checkpoints mean.
+            package does so although it rotates pairs. The result is no rotation, but its
+            checkpoints were trained with it.
     """
 
     inv_freqs: Tensor
@@ -68,7 +69,7 @@ class FrameRotary(_Frequencies):
 class ImageRotary(_Frequencies):
     """Angles along height and width; the scales are the state of the published `image_rot_emb`.
 
-    Channels that do not fill a pair for both axes are not turned (angle zero).
+    Channels that do not fill a pair for both axes are not rotated (angle zero).
     """
 
     scales: Tensor
@@ -80,9 +81,9 @@ class ImageRotary(_Frequencies):
         self.register_buffer("scales", scales)
 
     def angles(self, height: int, width: int, *, down: bool = True, across: bool = True) -> Tensor:
-        """Radians in float64, `(h, w, e)`; zero along an axis that is not asked for."""
+        """Radians in float64, `(h, w, e)`; zero along an axis that is not chosen."""
         scales = self.scales.cpu().double() * math.pi
-        # The published positions are float32 values: float64 ones would be another model.
+        # The published positions are float32 values. Positions in float64 would be another model.
         rows = torch.linspace(-1.0, 1.0, height).double()[:, None] * scales * down
         columns = torch.linspace(-1.0, 1.0, width).double()[:, None] * scales * across
         angles = torch.cat(
@@ -94,17 +95,17 @@ class ImageRotary(_Frequencies):
 
 
 class RotaryTables(nn.Module):
-    """The rotations of the attention steps, shared by all blocks (one constant in the graph).
+    """The rotations of the attention steps. All blocks share them: one constant of the graph.
 
     Args:
         frame: Frequencies along time.
         image: Frequencies along height and width.
-        angles: For each part of a step a function of the two that gives its angles in float64,
-            `(n, e)`, or `(g, n, e)` where they differ from group to group.
+        angles: For each part of a step, a function of `frame` and `image` that gives its angles in
+            float64, `(n, e)`, or `(g, n, e)` where they differ from group to group.
         heads: Heads over which a table is repeated.
 
-    The tables are computed in float64 and rounded once: a cast of the model, or new frequencies
-    from a checkpoint, computes them again instead of casting rounded values.
+    The tables are computed in float64 and rounded once. A cast of the model, or new frequencies
+    from a checkpoint, computes them again; rounded values are never cast.
     """
 
     def __init__(
@@ -115,7 +116,8 @@ class RotaryTables(nn.Module):
         heads: int,
     ) -> None:
         super().__init__()
-        self._sources = (frame, image)  # a tuple, so that they are not submodules twice
+        # In a tuple, PyTorch does not register them: they are submodules of the model already.
+        self._sources = (frame, image)
         self._angles = dict(angles)
         self._heads = heads
         for key in angles:
@@ -154,10 +156,10 @@ def swap_pairs(weight: Tensor) -> Tensor:
 def rotate(
     projected: Tensor, x: Tensor, rotation: Rotation, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
-    """Turn `projected = x @ weight.T + bias` by the angles of its tokens, `(..., n, c)`.
+    """Rotate `projected = x @ weight.T + bias` by the angles of its tokens, `(..., n, c)`.
 
-    A pair (x, y) becomes `cos (x, y) + sin (-y, x)`. Swapping channels is strided and slow in every
-    runtime, so it is the rows of the weight that are swapped: `swap(W x) = swap(W) x`.
+    A pair (x, y) becomes `cos (x, y) + sin (-y, x)`. Swapping channels is strided, and slow in
+    every runtime. So the rows of the weight are swapped instead: `swap(W x) = swap(W) x`.
     """
     swapped = F.linear(x, swap_pairs(weight), None if bias is None else swap_pairs(bias))
     return projected * rotation.cos + swapped * rotation.sin

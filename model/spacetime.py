@@ -1,8 +1,8 @@
 """The schemes: which tokens attend together (Bertasius et al. 2021, arXiv:2102.05095, section 3).
 
-Tokens come as `b (f h w) d`: f frames of h x w patches. A scheme is a list of steps; each step lays
-the tokens out in groups, `b g n d`, and a token attends to its own group. Drawn for two frames of
-4 x 4 patches, with the group of the token `Q` as `o`:
+Tokens come as `b (f h w) d`: f frames of h x w patches. A scheme is a list of steps. Each step lays
+the tokens out in groups, `b g n d`, and a token attends to its own group. The drawing shows two
+frames of 4 x 4 patches; `o` is the group of the token `Q`:
 
     space (S)                joint (ST)               divided (T+S)
     s: one frame             s: all tokens            t: one patch through time, then s: one frame
@@ -19,8 +19,8 @@ the tokens out in groups, `b g n d`, and a token attends to its own group. Drawn
     . . . .   . . . .        . . . .   . . . .        . . . .   . . . .     . o . .   . . . .
     . . . .   . . . .        . o . o   . . . .        . . . .   . . . .     . o . .   . . . .
 
-The class token takes part in the last step only: as one more token of every group, its outputs
-averaged over the groups. In `space` each frame keeps a class token of its own.
+The class token takes part in the last step only, as one more token of every group. Its outputs are
+averaged over the groups. In `space` each frame has a class token of its own.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from model.rotary import FrameRotary, ImageRotary, RotaryTables
 
 @dataclass(frozen=True)
 class Grid:
-    """How many tokens stand along time, height and width."""
+    """The number of tokens along time, height and width."""
 
     frames: int
     height: int
@@ -48,19 +48,19 @@ class Grid:
 
     @property
     def axes(self) -> dict[str, int]:
-        """The sizes by the letters of the patterns."""
+        """The sizes by the letters of the einops patterns."""
         return {"f": self.frames, "h": self.height, "w": self.width}
 
     @property
     def tokens(self) -> int:
-        """All of them."""
+        """The number of all tokens."""
         return self.frames * self.height * self.width
 
 
 class Step(nn.Module, ABC):
     """One attention step of a block: lays tokens out in groups, and back.
 
-    Groups of one size stand together in one tensor; there are several where a grid does not divide.
+    One tensor holds all groups of one size. There are several tensors where a grid does not divide.
 
     Args:
         name: Suffix of its modules in the state dict, as `attn_t`.
@@ -128,11 +128,11 @@ class Rearranged(Step):
 
 
 class Gathered(Step):
-    """Groups given token by token.
+    """Groups that are lists of tokens.
 
     Args:
         name: As in `Step`.
-        groups: The tokens of each group, by their place in `(f h w)`.
+        groups: The tokens of each group, by their index in `(f h w)`.
         grid: The tokens.
     """
 
@@ -183,10 +183,9 @@ def space_time_angles(
     down: bool = True,
     across: bool = True,
 ) -> Tensor:
-    """Angles of every token, `(f, h, w, e)`: the sum of those of its time and its place.
+    """Angles of every token, `(f, h, w, e)`: the sum of the angles along the chosen axes.
 
-    A sum of angles is a rotation that depends on the distances along each axis. An axis that is not
-    asked for adds nothing.
+    The rotation by a sum of angles depends on the distances along each axis.
     """
     angles = image.angles(grid.height, grid.width, down=down, across=across).unsqueeze(0)
     if time:
@@ -200,14 +199,14 @@ def halves(size: int) -> list[Tensor]:
 
 
 def parities(size: int) -> list[Tensor]:
-    """The even and the odd places of an axis."""
+    """The even and the odd indices of an axis."""
     return [places for start in (0, 1) if len(places := torch.arange(start, size, 2))]
 
 
 def _products(
     frames: list[Tensor], rows: list[Tensor], columns: list[Tensor], grid: Grid
 ) -> list[Tensor]:
-    """One group for each choice of places along time, height and width."""
+    """One group for each choice of indices along time, height and width."""
     places = torch.arange(grid.tokens).view(grid.frames, grid.height, grid.width)
     return [
         places[f][:, h][:, :, w].flatten() for f, h, w in itertools.product(frames, rows, columns)
@@ -256,7 +255,7 @@ SCHEMES: Mapping[str, Callable[[Grid], tuple[Step, ...]]] = {
 def rotary_tables(
     steps: tuple[Step, ...], frame: FrameRotary, image: ImageRotary, heads: int
 ) -> RotaryTables:
-    """The rotation of every part, with a first row of angle zero where the class token stands."""
+    """The rotation of every part; the class token of the last step gets a first row of angle 0."""
     angles = {
         key: partial(_part_angles, step, part, step is steps[-1])
         for step in steps

@@ -2,12 +2,12 @@
 
 The constructor, the parameter names and their shapes are those of the published package
 (github.com/lucidrains/TimeSformer-pytorch, 0.4.1), so that its checkpoints load as they are. Each
-layer attends through time, then over space; in both steps, with R the rotation of a token,
+layer attends through time, then over space. In both steps, with R the rotation of a token:
 
     a patch attends to its group and the class token:   softmax(R q [k_cls, R k]^T) [v_cls, v]
     the class token attends to all tokens of the clip:  softmax(q_cls [k_cls, k]^T) [v_cls, v]
 
-so that rotary positions turn the patches only towards one another.
+So rotary positions rotate the patches only where they attend to other patches.
 
 Axes: b batch, f h w tokens along time, height and width, g groups of n tokens, d token width,
 c = heads x e channels.
@@ -41,7 +41,8 @@ class GroupAttention(HeadProjections):
         dim: Token width d.
         dim_head: Channels of a head e.
         heads: Heads.
-        dropout: Dropout rate of the output in training; the published package drops no weights.
+        dropout: Dropout rate of the output in training. No attention weights are dropped, as
+            in the published package.
     """
 
     head_mask: Tensor
@@ -67,9 +68,9 @@ class GroupAttention(HeadProjections):
             x: Patch tokens `(b, f h w, d)`.
             cls: Class token `(b, 1, d)`.
             step: Lays the patch tokens out in groups.
-            rotation: Rotary angles of the n tokens of a group, or none.
-            group_bias: Added to the logits of the patches, `(b, 1, 1, 1, 1+n)`, or none.
-            class_bias: Added to the logits of the class token, `(b, 1, 1 + g n)`, or none.
+            rotation: Rotary angles of the n tokens of a group, or None.
+            group_bias: Added to the logits of the patches, `(b, 1, 1, 1, 1+n)`, or None.
+            class_bias: Added to the logits of the class token, `(b, 1, 1 + g n)`, or None.
 
         Returns:
             Attended class token and patch tokens.
@@ -81,32 +82,28 @@ class GroupAttention(HeadProjections):
             rotation = Rotation(*(as_type_of(x, table) for table in rotation))
         cls_q = project_rotated(cls, query, None, self.scale)  # b 1 c
         cls_k, cls_v = F.linear(cls, *key), F.linear(cls, *value)
-        (x,) = step.group(x)  # b g n d
+        x = step.group(x)[0]  # b g n d
         q = project_rotated(x, query, rotation, self.scale)  # b g n c
         k, v = F.linear(x, *key), F.linear(x, *value)
 
-        all_k, all_v = (
-            torch.cat((own, rest.flatten(1, 2)), dim=1) for own, rest in ((cls_k, k), (cls_v, v))
-        )  # b 1+gn c
+        all_k = torch.cat((cls_k, k.flatten(1, 2)), dim=1)  # b 1+gn c
+        all_v = torch.cat((cls_v, v.flatten(1, 2)), dim=1)  # b 1+gn c
         weights = softmax_weights(cls_q * head_mask, all_k, class_bias)  # b heads 1+gn
         cls = ((weights @ all_v) * head_mask).sum(-2, keepdim=True)
 
         if rotation is not None:
             k = rotate(k, x, rotation, *key)
-        k, v = (
-            torch.cat((own.unsqueeze(1).expand(-1, rest.shape[1], -1, -1), rest), dim=2)
-            for own, rest in ((cls_k, k), (cls_v, v))
-        )  # b g 1+n c
-        q, k, v = map(self.split_heads, (q, k, v))
+        k, v = _prepend(cls_k, k), _prepend(cls_v, v)  # b g 1+n c
+        q, k, v = self.split_heads(q), self.split_heads(k), self.split_heads(v)
         x = self.merge_heads(softmax_weights(q, k, group_bias) @ v)
         return self.to_out(cls), self.to_out(step.ungroup([x]))
 
 
 class TokenShift(nn.Module):
-    """`fn` of tokens that take a third of their channels from the next frame, one from the last.
+    """Apply `fn` to tokens that take channels of the next and of the last frame.
 
-    The channels of a patch come as (next frame, this frame, last frame, this frame), the first
-    three `d // 3` wide; beyond the clip they are zero.
+    The channels of a patch are (next frame, this frame, last frame, this frame). The first three
+    parts are `d // 3` channels wide. Channels of frames beyond the clip are zero.
     """
 
     from_next: Tensor
@@ -121,23 +118,23 @@ class TokenShift(nn.Module):
         self.register_buffer("from_last", third == 2, persistent=False)
 
     def forward(self, x: Tensor, *args: object) -> Tensor:
-        """Patch tokens `(b, f h w, d)` and whatever else `fn` takes."""
+        """Shift the patch tokens `(b, f h w, d)`; `fn` also gets the other arguments."""
         n = self.per_frame
         padded = F.pad(x, (0, 0, n, n))  # a frame of zeros before and after
-        # A choice by channel: runtimes are slow at cutting and joining the last axis.
+        # Channels are chosen by a mask: runtimes are slow at cutting and joining the last axis.
         x = torch.where(self.from_last, padded[:, : -2 * n], x)
         return self.fn(torch.where(self.from_next, padded[:, 2 * n :], x), *args)
 
 
 class Layer(nn.ModuleList):
-    """The attention steps, then the feed-forward, each with residual: published names 0, 1, 2.
+    """The attention steps, then the feed-forward, each with a residual: published names 0, 1, 2.
 
     Args:
         dim: Token width d.
-        steps: The attention steps; one object serves all layers of a model.
+        steps: The attention steps; all layers of a model share the same objects.
         attention: Makes the attention of one step.
         feed_forward: Makes the feed-forward.
-        wrap: What stands between each of them and its norm.
+        wrap: Wraps each of these modules, behind its norm.
     """
 
     def __init__(
@@ -148,11 +145,10 @@ class Layer(nn.ModuleList):
         feed_forward: Callable[[], nn.Module],
         wrap: Callable[[nn.Module], nn.Module],
     ) -> None:
-        last = feed_forward()  # drawn first, as published: one seed gives one model
+        last = feed_forward()  # made first, as published, so that a seed gives the same weights
         branches = [*(attention() for _ in steps), last]
         super().__init__(PreNorm(dim, wrap(branch)) for branch in branches)
         self.steps = steps
-        self._feed_forward = (last,)  # a tuple, so that it is not a submodule twice
 
     def forward(
         self,
@@ -161,7 +157,7 @@ class Layer(nn.ModuleList):
         rotary: RotaryTables | None,
         biases: Mapping[str, Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """Class token `(b, 1, d)` and patch tokens `(b, f h w, d)`, kept apart throughout."""
+        """Attend and feed forward: class token `(b, 1, d)` and patch tokens `(b, f h w, d)`."""
         *attentions, feed_forward = cast("Iterable[PreNorm]", self)
         for step, attention in zip(self.steps, attentions, strict=True):
             more_cls, more_x = attention(
@@ -173,8 +169,10 @@ class Layer(nn.ModuleList):
                 biases.get(f"cls_{step.name}"),
             )
             cls, x = cls + more_cls, x + more_x
-        (of_class,) = self._feed_forward  # without the wrap: the class token is never shifted
-        return cls + of_class(feed_forward.norm(cls)), x + feed_forward(x)
+        # The class token is never shifted.
+        inner = feed_forward.fn
+        unshifted = inner.fn if isinstance(inner, TokenShift) else inner
+        return cls + unshifted(feed_forward.norm(cls)), x + feed_forward(x)
 
 
 class TimeSformer(VideoClassifier):
@@ -247,7 +245,7 @@ class TimeSformer(VideoClassifier):
 
         self.rotary = None
         if rotary_emb:
-            # Half-split angles on interleaved pairs: no rotation, but what checkpoints mean.
+            # Half-split angles on interleaved pairs are no rotation; checkpoints were trained so.
             self.frame_rot_emb = FrameRotary(dim_head, half_split=True)
             self.image_rot_emb = ImageRotary(dim_head)
             angles = {step.name: partial(_patch_angles, step) for step in steps}
@@ -265,7 +263,7 @@ class TimeSformer(VideoClassifier):
 
     @classmethod
     def from_config(cls, config: ClipConfig) -> Self:
-        """Build the model a configuration describes."""
+        """Build the model that a configuration describes."""
         values = {field.name: getattr(config, field.name) for field in fields(config)}
         values["num_frames"] = values.pop("frames")
         values["image_size"] = (values.pop("height"), values.pop("width"))
@@ -276,8 +274,8 @@ class TimeSformer(VideoClassifier):
 
         Args:
             video: Clips.
-            mask: Which frames there are, bool `(b, f)`: no token attends through time to a frame
-                that is not, nor does the class token; all by default.
+            mask: The frames to look at, bool `(b, f)`; all by default. Neither a patch, through
+                time, nor the class token attends to another frame.
 
         Raises:
             ValueError: if the shapes are not those the model was made for.
@@ -299,9 +297,9 @@ class TimeSformer(VideoClassifier):
         return cls.expand(x.shape[0], 1, -1), x
 
     def mask_biases(self, video: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """What a frame mask adds to the logits: of the patches' time step, and the class token.
+        """The biases that a frame mask adds to the logits, by step, for patches and class token.
 
-        The class token itself is never masked, so that no softmax is left without a token.
+        The class token is never masked as a key. So every softmax has at least one token.
         """
         if mask.shape != video.shape[:2] or mask.dtype != torch.bool:
             raise ValueError(
@@ -319,9 +317,13 @@ class TimeSformer(VideoClassifier):
         return {**biases, "t": F.pad(frames, (1, 0))[:, None, None, None]}
 
 
+def _prepend(own: Tensor, rest: Tensor) -> Tensor:
+    """Put the class token before each group: `(b, 1, c), (b, g, n, c) -> (b, g, 1+n, c)`."""
+    return torch.cat((own.unsqueeze(1).expand(-1, rest.shape[1], -1, -1), rest), dim=2)
+
+
 def _patch_angles(step: Step, frame: FrameRotary, image: ImageRotary) -> Tensor:
-    (angles,) = step.angles(frame, image)
-    return angles
+    return step.angles(frame, image)[0]
 
 
 def _as_it_is(fn: nn.Module) -> nn.Module:

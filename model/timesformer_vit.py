@@ -1,7 +1,7 @@
 """TimeSformerViT: the family of facebookresearch/TimeSformer and of Hugging Face transformers.
 
 A ViT whose blocks attend over space and time (Bertasius et al. 2021, arXiv:2102.05095), with
-learned positions of place and time. Any scheme goes with any mechanism; the published checkpoints
+learned positions in space and time. Any scheme can have any mechanism. The published checkpoints
 are `regular` with `divided`, `joint` or `space`.
 """
 
@@ -141,7 +141,7 @@ class TimeSformerViT(VideoClassifier):
         )
         mlp = partial(Mlp, dim, mlp_dim or 4 * dim, hidden_act, proj_dropout)
         steps = SCHEMES[scheme](grid)
-        self.steps = nn.ModuleList(steps)  # shared by the blocks; their buffers move with the model
+        self.steps = nn.ModuleList(steps)  # here their buffers move with the model
         self.blocks = nn.ModuleList(
             Block(dim, steps, attention, mlp, drop_path=rate, norm_eps=norm_eps)
             for rate in torch.linspace(0, drop_path, depth, device="cpu").tolist()

@@ -1,16 +1,16 @@
 """The published FastTimeSformer package (0.2.2) bug for bug, apart from the clean code.
 
-A checkpoint trained there means something only under what that package computes. It differs from
-the papers, and from the default semantics here, in these points:
+A checkpoint that was trained with that package is valid only with the function of that package. The
+function differs from the papers, and from the default semantics here, in these points:
 
-- Tokens are flattened frame by frame but read patch by patch (`upstream_token_order`), so a "time"
+- Tokens are flattened frame by frame, but read patch by patch (`upstream_token_order`). So a "time"
   group is f consecutive patches of the raster.
 - fastformer: the global key is summed over the channels instead of over the tokens.
-- performer: the random features go unused; it is linear attention without a kernel, whose
+- performer: the random features are not used. It is linear attention without a kernel, and its
   denominator changes sign.
-- joint: neither residual connections nor rotary embedding.
-- time rotary: half-split angles on interleaved pairs (`FrameRotary(half_split=True)`).
-- `heads` is ignored: there are `dim // dim_head`.
+- joint: it has neither residual connections nor a rotary embedding.
+- time rotary: it has half-split angles on interleaved pairs (`FrameRotary(half_split=True)`).
+- `heads` is ignored: the number of heads is `dim // dim_head`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from model.rotary import RotaryTables, Rotation
 
 
 def upstream_token_order(x: Tensor, frames: int) -> Tensor:
-    """Lay the tokens out so that frame and patch axes hold what the package takes them for.
+    """Lay the tokens `(b, f h w, d)` out in the order that the package reads them in.
 
-    Raster order `(f h w)` is read as `(h w) f`; from here on the clean code applies.
+    It reads the raster order `(f h w)` as `(h w) f`. After that the common code applies.
     """
     return rearrange(x, "b (s f) d -> b (f s) d", f=frames)
 
@@ -48,19 +48,19 @@ class UpstreamFastAttention(FastAttention):
 
 
 class UpstreamPerformerAttention(PerformerAttention):
-    """`q (k^T v) / (q . sum_n k)`: what is left when the random features go unused."""
+    """`q (k^T v) / (q . sum_n k)`: FAVOR+ without its random features."""
 
     @property
     def qk_factor(self) -> float:
-        """None: numerator and denominator would hold the same."""
+        """One: a factor would cancel between numerator and denominator."""
         return 1.0
 
     def attend(self, x: Tensor, rotation: Rotation | None) -> Tensor:  # noqa: D102
         q, k, v = self.project_heads(x, rotation)
         precision = v
-        q, k, v = map(at_least_float32, (q, k, v))  # the denominator cancels, and changes sign
+        q, k, v = at_least_float32(q), at_least_float32(k), at_least_float32(v)
         numerator = q @ (k.transpose(-1, -2) @ v)  # ... h n e
-        denominator = q @ k.sum(-2).unsqueeze(-1)  # ... h n 1
+        denominator = q @ k.sum(-2).unsqueeze(-1)  # ... h n 1; a sum that cancels
         return self.to_out(self.merge_heads(as_type_of(precision, numerator / denominator)))
 
 
@@ -70,10 +70,9 @@ class UpstreamJointBlock(Block):
     def forward(  # noqa: D102
         self, cls: Tensor, x: Tensor, rotary: RotaryTables | None
     ) -> tuple[Tensor, Tensor]:
-        (step,) = self.steps
         tokens = torch.cat((cls, x), dim=1)  # b 1+n d
-        (attended,) = self.attend(step, [tokens], rotary=None)
-        tokens = as_type_of(tokens, attended)  # no sum with the tokens turns them back
+        attended = self.attend(self.steps[0], [tokens], rotary=None)[0]
+        tokens = as_type_of(tokens, attended)  # here no sum with the tokens casts it back
         tokens = as_type_of(tokens, self.drop_path(self.mlp(tokens)))
         return tokens[:, :1], tokens[:, 1:]
 
