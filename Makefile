@@ -1,5 +1,5 @@
 # Two commands: `make demo` shows it, `make test` proves it. Both install into .venv first.
-# `make docs` writes the documentation of the packages from their docstrings to build/docs.
+# `make docs` builds the guide, docs/, to build/docs.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -22,6 +22,7 @@ check: .venv/installed
 
 docs: .venv/installed
 	$(BIN)/python scripts/docs.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 clean:
 	rm -rf .venv .venv-triton build

@@ -1,45 +1,115 @@
-"""Write the documentation of the Python packages, from their docstrings, to build/docs.
+"""Write the parts of the guide that the code tells: its commands, lint rules and rewrites.
 
-python scripts/docs.py [DIRECTORY]
+python scripts/docs.py    write the marked blocks of docs/*.md; `make docs` then builds the site
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-import sys
-import warnings
-from collections.abc import Iterator
-from pathlib import Path
+import re
+from collections.abc import Iterable
+from inspect import getdoc
+from typing import Any
 
-import pdoc
-import pdoc.render
+from pages import table, write
 
-ROOT = Path(__file__).resolve().parent.parent
+from exporter.cli import app
+from exporter.lint import RULES
+from exporter.rewrite import FOR_A_CPU, REWRITES
 
-
-def main(directory: Path) -> None:
-    """Document both packages and every module in them."""
-    names = [name for package in ("model", "exporter") for name in list_modules(package)]
-    # The constructor of a NamedTuple forgets in which module its annotations have a meaning.
-    warnings.filterwarnings("ignore", "Error parsing type annotation")
-    pdoc.render.configure(docformat="google")
-    pdoc.pdoc(*names, output_directory=directory)
+SCRIPT = "scripts/docs.py"
 
 
-def list_modules(name: str) -> Iterator[str]:
-    """A module, and those in it that pdoc leaves out because the package names what is public."""
-    yield name
-    package = importlib.import_module(name)
-    public = getattr(package, "__all__", None)
-    if public is None or not hasattr(package, "__path__"):
-        return
-    for attribute in public:  # loaded when asked for, and pdoc only looks
-        setattr(package, attribute, getattr(package, attribute))
-    for inside in pkgutil.iter_modules(package.__path__, f"{name}."):
-        if not inside.name.endswith("__main__"):
-            yield from list_modules(inside.name)
+def main() -> None:
+    """Write every block that the code tells."""
+    write(blocks(), SCRIPT)
+
+
+def blocks() -> dict[str, str]:
+    """Every block that this script writes, by its name."""
+    return {
+        "commands": describe_commands(),
+        "rules": describe_rules(),
+        "rewrites": describe_rewrites(),
+    }
+
+
+# --- commands
+
+
+def describe_commands() -> str:
+    """Every command with its arguments and options, as Markdown."""
+    return "\n".join(_describe(name) for name in app if not name.startswith("-"))
+
+
+def _describe(name: str) -> str:
+    command = app[name]
+    arguments = [
+        a for a in command.assemble_argument_collection(parse_docstring=True) if a.parameter.help
+    ]
+    positional = [a for a in arguments if not a.names[0].startswith("-")]
+    options = [a for a in arguments if a.names[0].startswith("-")]
+    shown = " ".join(a.names[0] if a.required else f"[{a.names[0]}]" for a in positional)
+    usage = " ".join(filter(None, ("tsformer", name, shown, "[OPTIONS]")))
+    description, examples = _read_docstring(command.default_command)
+    parts = [f"## {name}\n", f"```text\n{usage}\n```\n", f"{description}\n"]
+    if positional:
+        parts.append(table(["argument", "meaning"], map(_row, positional)))
+    parts.append(table(["option", "meaning"], map(_row, options)))
+    if examples:
+        parts.append(f"Examples:\n\n```sh\n{examples}\n```\n")
+    return "\n".join(parts)
+
+
+def _read_docstring(function: object) -> tuple[str, str]:
+    """What a command's docstring says before its sections, and its examples, one a line."""
+    text = getdoc(function) or ""
+    description = re.split(r"^(?:Examples|Args|Raises|Returns):", text, flags=re.MULTILINE)[0]
+    found = re.search(r"^Examples:\n(.*?)(?=^\w|\Z)", text, re.DOTALL | re.MULTILINE)
+    lines = found[1].split("\n") if found else []
+    return description.strip(), "\n".join(line.strip() for line in lines if line.strip())
+
+
+def _row(argument: Any) -> list[str]:  # noqa: ANN401  # cyclopts does not export its class
+    """Names and meaning of one argument, with its default where the help shows that."""
+    names = ", ".join(f"`{name}`" for name in argument.names)
+    meaning, default = argument.parameter.help, argument.field_info.default
+    if argument.show_default and default not in (None, False, ()):
+        meaning += f" Default: `{default}`."
+    return [names.replace("--[KEYWORD]", "--OPTION"), meaning]
+
+
+# --- rules of lint and of rewriting
+
+
+def describe_rules() -> str:
+    """Every lint rule with what it finds and what to do, as Markdown."""
+    parts = []
+    for title, severity in (("Errors", "error"), ("Warnings", "warning")):
+        rows = [
+            [f"`{name}`", _join(rule.runtimes), _first_line(rule.find), rule.remedy]
+            for name, rule in RULES.items()
+            if rule.severity == severity
+        ]
+        parts.append(f"### {title}\n\n{table(['rule', 'concerns', 'finds', 'what to do'], rows)}")
+    return "\n".join(parts)
+
+
+def describe_rewrites() -> str:
+    """Every rewrite in the order they are tried, as Markdown."""
+    rows = [
+        [f"`{name}`", _first_line(change), "yes" if name in FOR_A_CPU else ""]
+        for name, change in REWRITES.items()
+    ]
+    return table(["rewrite", "what it does", "CPU only"], rows)
+
+
+def _join(runtimes: Iterable[str]) -> str:
+    return ", ".join(runtimes)
+
+
+def _first_line(function: object) -> str:
+    return (getdoc(function) or "").partition("\n")[0].removesuffix(".")
 
 
 if __name__ == "__main__":
-    main(Path(*sys.argv[1:2]) if sys.argv[1:] else ROOT / "build" / "docs")
+    main()

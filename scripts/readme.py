@@ -1,8 +1,8 @@
-"""Put measured output into README.md: no figure there is typed by hand.
+"""Put measured output into README.md and the guide: no figure there is typed by hand.
 
 python scripts/readme.py --record    measure, write scripts/results/, then as below
                                      (accuracy.py, bench_peers.py and figure.py measure the rest)
-python scripts/readme.py             write the blocks of README.md from scripts/results/
+python scripts/readme.py             write the marked blocks from scripts/results/
 """
 
 from __future__ import annotations
@@ -17,26 +17,34 @@ from pathlib import Path
 from typing import Any
 
 from demo import ATTENTIONS, find_clip
+from pages import ROOT, fill, table, write
 
 from exporter.report import ms, ratio, sci
 
-ROOT = Path(__file__).resolve().parent.parent
-README, RESULTS = ROOT / "README.md", ROOT / "scripts" / "results"
+RESULTS, FIGURE = ROOT / "scripts" / "results", ROOT / "docs" / "images" / "figure.json"
+SCRIPT = "scripts/readme.py"
 COMMAND = ["tsformer", "export", "--attn", "fastformer", "--res", "512"]
 TABLE_RES = "224"
+RATIO, SHARE = "ratio (95 % interval)", "share (95 % interval)"
+ACCURACY = "accuracy (95 % interval)"
+COMPUTED = {  # what a type computes, and its cost in tokens
+    "fastformer": ("additive attention: one global query, one global key", "linear"),
+    "performer": ("softmax attention, approximated by FAVOR+ random features", "linear"),
+    "regular": ("softmax attention", "quadratic"),
+}
 
 
 def main() -> None:
     """Measure if asked to, then render."""
-    parser = argparse.ArgumentParser(description="Put measured output into README.md.")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--record", action="store_true", help="measure anew")
     if parser.parse_args().record:
         record()
-    README.write_text(render(README.read_text(encoding="utf-8")), encoding="utf-8")
+    write(blocks(), SCRIPT)
 
 
 def record() -> None:
-    """Run the README's command and the three attention types, and keep what they gave."""
+    """Run the README's command and the three attention types; keep what they print and report."""
     RESULTS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         shown = run(COMMAND, folder)
@@ -81,33 +89,30 @@ def summarize(path: Path) -> dict[str, Any]:
     }
 
 
-def render(readme: str) -> str:
-    """Replace the marked blocks of the README (pure, given the results)."""
+def render(page: str) -> str:
+    """Replace the marked blocks of a page (pure, given the results)."""
+    return fill(page, blocks(), SCRIPT)
+
+
+def blocks() -> dict[str, str]:
+    """Every block that this script writes, by its name."""
     shown = (RESULTS / "export.txt").read_text(encoding="utf-8")
-    measured = json.loads((RESULTS / "attention.json").read_text(encoding="utf-8"))
-    output = f"```console\n$ {' '.join(COMMAND)}\n{shown}```\n"
-    trained = json.loads((RESULTS / "accuracy.json").read_text(encoding="utf-8"))
-    blocks = {
-        "output": output,
-        "attention": attention_table(measured),
-        "accuracy": accuracy_table(trained),
+    return {
+        "output": f"```console\n$ {' '.join(COMMAND)}\n{shown}```\n",
+        "types": types_table(read("attention")),
+        "attention": attention_table(read("attention")),
+        "accuracy": accuracy_table(read("accuracy")),
         "published": published_table(read("published")),
-        "figure": figure(read("figure")),
+        "figure": figure(json.loads(FIGURE.read_text(encoding="utf-8"))),
         "mechanisms": mechanisms_table(read("mechanisms")),
         "peers": peers_table(read("peers")),
         "limit": limit_table(read("limit")),
         "base": base_table(read("base")),
     }
-    for name, block in blocks.items():
-        begin, end = f"<!-- {name}: written by scripts/readme.py -->\n", f"<!-- /{name} -->"
-        before, _, rest = readme.partition(begin)
-        _, _, after = rest.partition(end)
-        readme = f"{before}{begin}{block}{end}{after}"
-    return readme
 
 
-def read(name: str) -> dict[str, Any]:
-    """One of the files that `bench_peers.py` wrote."""
+def read(name: str) -> Any:  # noqa: ANN401  # JSON
+    """One of the committed result files."""
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
@@ -115,14 +120,11 @@ def published_table(measured: dict[str, Any]) -> str:
     """How many times as fast as the published package, as Markdown."""
     rows = {(r["mechanism"], r["resolution"], r["batch"]): r for r in measured["rows"]}
     places = sorted({key[1:] for key in rows})
-    lines = [
-        "| `--attn` | " + " | ".join(f"{side} px, {batch}" for side, batch in places) + " |",
-        "|---" * (1 + len(places)) + "|",
+    ratios = [
+        [f"{side} px, {batch}", *(ratio(rows[attn, side, batch]["ratio"]) for attn in ATTENTIONS)]
+        for side, batch in places
     ]
-    for attn in ATTENTIONS:
-        cells = (ratio(rows[attn, *place]["ratio"]) for place in places)
-        lines.append(f"| `{attn}` | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", where(measured)]) + "\n"
+    return table(["size, clips", *(f"`{attn}`" for attn in ATTENTIONS)], ratios) + where(measured)
 
 
 def figure(measured: dict[str, Any]) -> str:
@@ -133,7 +135,7 @@ def figure(measured: dict[str, Any]) -> str:
         for row in measured["attention_exponents"]
     )
     return (
-        f"![{measured['alt']}](scripts/results/figure.svg)\n\n"
+        f"![{measured['alt']}](images/{FIGURE.stem}.svg)\n\n"
         f"Time grows with the number of tokens to the power of {grown}: attention alone, in eager "
         f"mode, {tokens[0]} to {tokens[-1]} tokens.\n"
     )
@@ -141,76 +143,79 @@ def figure(measured: dict[str, Any]) -> str:
 
 def mechanisms_table(measured: dict[str, Any]) -> str:
     """One attention type against another, both as exported, as Markdown."""
-    lines = [
-        "| pixels | `--attn` | time | against | time | ratio (95 % interval) |",
-        "|---|---|---|---|---|---|",
+    rows = [
+        [
+            str(row["resolution"]),
+            f"`{row['mechanism']}`",
+            f"{ms(row['ours_p50_ms'])} ms",
+            f"`{row['peer'].partition('@')[2]}`",
+            f"{ms(row['peer_p50_ms'])} ms",
+            sure_ratio(row),
+        ]
+        for row in sorted(measured["rows"], key=lambda row: (row["mechanism"], row["resolution"]))
     ]
-    for row in sorted(measured["rows"], key=lambda row: (row["mechanism"], row["resolution"])):
-        _, _, other = row["peer"].partition("@")
-        lines.append(
-            f"| {row['resolution']} | `{row['mechanism']}` | {ms(row['ours_p50_ms'])} ms "
-            f"| `{other}` | {ms(row['peer_p50_ms'])} ms | {sure_ratio(row)} |"
-        )
-    return "\n".join([*lines, "", where(measured)]) + "\n"
+    headings = ["pixels", "`--attn`", "time", "against", "time", RATIO]
+    return table(headings, rows) + where(measured)
 
 
 def base_table(measured: dict[str, Any]) -> str:
     """The base model of Hugging Face against its peers, with errors, as Markdown."""
-    lines = [
-        "| ours | error | peer | error | ratio (95 % interval) |",
-        "|---|---|---|---|---|",
-    ]
     latest = {(row["ours"], row["precision"], row["peer"]): row for row in measured["rows"]}
-    for row in latest.values():
-        if row["status"] == "timed":
-            ours, peer = (
-                f"{ms(row[f'{side}_p50_ms'])} ms, {in_words(row[side])}"
-                for side in ("ours", "peer")
-            )
-            lines.append(
-                f"| {ours} {row['precision']} | {sci(row['ours_rel_l2'])} | {peer} "
-                f"| {sci(row['peer_rel_l2'])} | {sure_ratio(row)} |"
-            )
-    return "\n".join([*lines, "", where(measured)]) + "\n"
+    rows = [
+        [
+            f"{ms(row['ours_p50_ms'])} ms, {in_words(row['ours'])} {row['precision']}",
+            sci(row["ours_rel_l2"]),
+            f"{ms(row['peer_p50_ms'])} ms, {in_words(row['peer'])}",
+            sci(row["peer_rel_l2"]),
+            sure_ratio(row),
+        ]
+        for row in latest.values()
+        if row["status"] == "timed"
+    ]
+    return table(["tsformer", "error", "peer", "error", RATIO], rows) + where(measured)
 
 
 def in_words(side: str) -> str:
-    """`plain/openvino` as `plain, openvino`, and what is meant by `unmatched`."""
-    return side.replace("/", ", ").replace("unmatched", "torch.compile without its pattern matcher")
+    """`plain/openvino` as `plain, openvino`, and what is meant by `ours` and `unmatched`."""
+    side = side.removeprefix("ours/").replace("/", ", ")
+    return side.replace("unmatched", "torch.compile without its pattern matcher")
 
 
 def peers_table(measured: dict[str, Any]) -> str:
     """Our better graph against the best of its peers, as Markdown."""
-    lines = [
-        "| `--attn` | pixels | ours, in | best peer | ratio (95 % interval) |",
-        "|---|---|---|---|---|",
-    ]
+    rows = []
     for row in sorted(measured["closest"], key=lambda row: row["resolution"]):
         source, _, runtime = row["ours"].partition("/")
         runtime += ", `--optimize-for tensorrt`" if source == "uncut" else ""
         peer = row["peer"].replace("plain/", "plain export, ").replace("export, compile", "compile")
-        ours, theirs = f"{ms(row['ours_p50_ms'])} ms", f"{ms(row['peer_p50_ms'])} ms"
-        lines.append(
-            f"| `{row['mechanism']}` | {row['resolution']} | {ours}, {runtime} "
-            f"| {theirs}, {peer} | {sure_ratio(row)} |"
+        rows.append(
+            [
+                f"`{row['mechanism']}`",
+                str(row["resolution"]),
+                f"{ms(row['ours_p50_ms'])} ms, {runtime}",
+                f"{ms(row['peer_p50_ms'])} ms, {peer}",
+                sure_ratio(row),
+            ]
         )
-    return "\n".join([*lines, "", where(measured)]) + "\n"
+    headings = ["`--attn`", "pixels", "tsformer, in", "best peer", RATIO]
+    return table(headings, rows) + where(measured)
 
 
 def limit_table(measured: dict[str, Any]) -> str:
     """How near the graphs are to their matrix products alone, as Markdown."""
-    lines = [
-        "| `--attn` | pixels | in | a run | its products alone | share (95 % interval) |",
-        "|---|---|---|---|---|---|",
+    rows = [
+        [
+            f"`{row['mechanism']}`",
+            str(row["resolution"]),
+            row["side"].partition("/")[2],
+            f"{ms(row['p50_ms'])} ms",
+            f"{ms(row['products_ms'])} ms, {row['products_gflop_per_s']:.0f} GFLOP/s",
+            f"{row['share']:.2f} ({row['low']:.2f} to {row['high']:.2f})",
+        ]
+        for row in measured["rows"]
     ]
-    for row in measured["rows"]:
-        _, _, runtime = row["side"].partition("/")
-        share = f"{row['share']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
-        lines.append(
-            f"| `{row['mechanism']}` | {row['resolution']} | {runtime} | {ms(row['p50_ms'])} ms "
-            f"| {ms(row['products_ms'])} ms, {row['products_gflop_per_s']:.0f} GFLOP/s | {share} |"
-        )
-    return "\n".join([*lines, "", where(measured)]) + "\n"
+    headings = ["`--attn`", "pixels", "in", "a run", "its products alone", SHARE]
+    return table(headings, rows) + where(measured)
 
 
 def sure_ratio(row: dict[str, Any]) -> str:
@@ -219,72 +224,87 @@ def sure_ratio(row: dict[str, Any]) -> str:
 
 
 def where(measured: dict[str, Any]) -> str:
-    """What a table was measured on, in a sentence."""
+    """What a table was measured on: a paragraph to stand below it."""
     facts, threads = measured["environment"], measured["rows"][0]["threads"]
     packages = facts["packages"]
     days = sorted({row.get("date", facts["date"])[:10] for row in measured["rows"]})
     return (
-        f"Medians of paired ratios, measured {' and '.join(days)} on {facts['cpu']} ({threads} "
+        f"\nMedians of paired ratios, measured {' and '.join(days)} on {facts['cpu']} ({threads} "
         f"threads), torch {packages['torch']}, onnxruntime {packages['onnxruntime']}, openvino "
-        f"{packages['openvino']}."
+        f"{packages['openvino']}.\n"
     )
 
 
-def attention_table(measured: dict[str, Any]) -> str:
-    """The measured half of the table of attention types, as Markdown."""
-    lines = [
-        f"| at {measured['res']} px, one clip | error (allowed) | ONNX Runtime p50 | against eager "
-        "| model.onnx | model.engine |",
-        "|---|---|---|---|---|---|",
+def types_table(measured: dict[str, Any]) -> str:
+    """The attention types in short, with the main figures of each, as Markdown."""
+    rows = [
+        [
+            f"`{row['attn']}`" + (" (default)" if row["attn"] == ATTENTIONS[0] else ""),
+            *COMPUTED[row["attn"]],
+            f"{sci(row['parity']['rel_l2'])} ({sci(row['parity']['tolerance'])})",
+            f"{ms(row['latency']['p50_ms'])} ms",
+            ratio(row["latency"]["ratio_to_eager"]),
+        ]
+        for row in measured["rows"]
     ]
-    for row in measured["rows"]:
-        parity, latency = row["parity"], row["latency"]
-        lines.append(
-            f"| `{row['attn']}` | {sci(parity['rel_l2'])} ({sci(parity['tolerance'])}) "
-            f"| {ms(latency['p50_ms'])} ms | {ratio(latency['ratio_to_eager'])} "
-            f"| {row['onnx_bytes'] / 1e6:.1f} MB | {(row['engine']['bytes'] or 0) / 1e6:.1f} MB |"
-        )
+    headings = ["`--attn`", "computes", "cost", "error (allowed)", "p50", "speed"]
+    return table(headings, rows) + measured_on(measured)
+
+
+def attention_table(measured: dict[str, Any]) -> str:
+    """The figures of the attention types, as Markdown."""
+    rows = [
+        [
+            f"`{row['attn']}`",
+            f"{sci(row['parity']['rel_l2'])} ({sci(row['parity']['tolerance'])})",
+            f"{ms(row['latency']['p50_ms'])} ms",
+            ratio(row["latency"]["ratio_to_eager"]),
+            f"{row['onnx_bytes'] / 1e6:.1f} MB",
+            f"{(row['engine']['bytes'] or 0) / 1e6:.1f} MB",
+        ]
+        for row in measured["rows"]
+    ]
+    headings = ["`--attn`", "error (allowed)", "p50", "speed", "model.onnx", "model.engine"]
+    return table(headings, rows) + measured_on(measured)
+
+
+def measured_on(measured: dict[str, Any]) -> str:
+    """What the attention types were measured on: a paragraph to stand below their table."""
     runs = sorted({row["latency"]["runs"] for row in measured["rows"]})
     shown = str(runs[0]) if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
     environment, latency = measured["rows"][0]["environment"], measured["rows"][0]["latency"]
     packages = environment["packages"]
-    lines += [
-        "",
-        f"Measured {environment['date'][:10]} on {environment['cpu']} ({latency['threads']} "
-        f"threads), torch {packages['torch']}, onnxruntime {packages['onnxruntime']}; "
-        f"{shown} interleaved runs.",
-    ]
-    return "\n".join(lines) + "\n"
+    return (
+        f"\nONNX Runtime, {measured['res']} px, one clip. Measured {environment['date'][:10]} on "
+        f"{environment['cpu']} ({latency['threads']} threads), torch {packages['torch']}, "
+        f"onnxruntime {packages['onnxruntime']}; {shown} interleaved runs.\n"
+    )
 
 
-def accuracy_table(rows: list[dict[str, Any]]) -> str:
+def accuracy_table(measured: list[dict[str, Any]]) -> str:
     """What each precision costs a trained model, as Markdown."""
-    lines = [
-        "| trained model | precision | error (allowed) | judged in | accuracy (95 % interval) "
-        "| model.onnx | ONNX Runtime against fp32 |",
-        "|---|---|---|---|---|---|---|",
+    whole = {row["attn"]: row for row in measured if row["precision"] == "fp32"}
+    rows = [
+        [
+            f"`{row['attn']}`",
+            row["precision"],
+            f"{sci(row['rel_l2'])} ({sci(row['tolerance'])})",
+            row["judge"],
+            f"{100 * row['accuracy']:.1f} % ({100 * row['low']:.1f} to {100 * row['high']:.1f})",
+            f"{row['bytes'] / whole[row['attn']]['bytes']:.2f}x",
+            ratio(row["ratio_to_fp32"]),
+        ]
+        for row in measured
     ]
-    for row in rows:
-        interval = f"{100 * row['low']:.1f} to {100 * row['high']:.1f}"
-        whole = next(r for r in rows if (r["attn"], r["precision"]) == (row["attn"], "fp32"))
-        lines.append(
-            f"| `{row['attn']}` | {row['precision']} | {sci(row['rel_l2'])} "
-            f"({sci(row['tolerance'])}) | {row['judge']} | {100 * row['accuracy']:.1f} % "
-            f"({interval}) | {row['bytes'] / whole['bytes']:.2f}x | {ratio(row['ratio_to_fp32'])} |"
-        )
-    first = rows[0]
-    lines += [
-        "",
-        f"{first['clips']} clips; measured {first['date'][:10]} on {first['cpu']} "
-        f"({first['threads']} threads). The eager models reach "
-        + ", ".join(
-            f"{100 * row['eager_accuracy']:.1f} % ({row['attn']})"
-            for row in rows
-            if row["precision"] == "fp32"
-        )
-        + ".",
-    ]
-    return "\n".join(lines) + "\n"
+    headings = ["model", "precision", "error (allowed)", "judged in", ACCURACY, "size", "speed"]
+    first = measured[0]
+    eager = ", ".join(
+        f"{100 * row['eager_accuracy']:.1f} % ({attn})" for attn, row in whole.items()
+    )
+    return table(headings, rows) + (
+        f"\n{first['clips']} clips; measured {first['date'][:10]} on {first['cpu']} "
+        f"({first['threads']} threads). The eager models reach {eager}.\n"
+    )
 
 
 if __name__ == "__main__":

@@ -205,7 +205,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--limit", type=float, default=1800.0, help="seconds of one process")
     for name in ("--frames", "--dim", "--depth"):
         parser.add_argument(name, type=int)
-    default = bench_peers.ROOT / "scripts" / "results" / "figure"
+    default = bench_peers.ROOT / "docs" / "images" / "figure"  # the guide shows it
     parser.add_argument("--out", type=Path, default=default, help="without its suffix")
     return parser.parse_args(arguments)
 

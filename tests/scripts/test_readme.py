@@ -1,41 +1,98 @@
-import importlib.util
+"""README.md and the measured tables of the guide."""
+
 import re
-import sys
+import shutil
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+API = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
 
 
-def load_script(name, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, name, module)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module")
+def pages(script):
+    return script("pages")
 
 
-def test_measured_blocks_are_those_of_the_committed_results(monkeypatch):
-    readme = load_script("readme", monkeypatch)
+def python_blocks(page):
+    return re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+
+
+def without_timing(block):
+    """The export of a block, with the least number of timed runs."""
+    return block.replace('engine="none"', 'engine="none", bench_seconds=0')
+
+
+def test_readme_is_short():
+    assert len(README.encode()) <= 8000
+
+
+def test_readme_shows_no_image_that_another_place_would_lack():
+    assert "![" not in README
+    assert "<img" not in README
+
+
+def test_measured_blocks_are_those_of_the_committed_results(script, pages):
+    readme = script("readme")
 
     assert readme.render(README) == README
     assert "Pass." in README
+    texts = {path.name: path.read_text(encoding="utf-8") for path in pages.list_pages()}
+    assert [name for name, text in texts.items() if readme.render(text) != text] == []
+    together = "".join(texts.values())
+    assert [name for name in readme.blocks() if f"<!-- /{name} -->" not in together] == []
 
 
-def test_python_examples_run_as_written(tmp_path, monkeypatch):
+def test_a_changed_figure_is_written_again(script):
+    readme = script("readme")
+    assert readme.render(README.replace("4.5e-07", "1.0e-09")) == README
+
+
+def test_a_block_that_is_not_ended_is_an_error(pages):
+    page = "<!-- a: written by x.py -->\nold\n"
+    with pytest.raises(ValueError, match="begun and not ended"):
+        pages.fill(page, {"a": "new"}, "x.py")
+    assert pages.fill(page + "<!-- /a -->\n", {"a": "new"}, "y.py").count("old") == 1
+
+
+def test_a_table_keeps_its_columns_whatever_its_cells_hold(pages):
+    shown = pages.table(["a", "b"], [["|y|", "two\nlines"]])
+    assert shown == "| a | b |\n| --- | --- |\n| \\|y\\| | two lines |\n"
+
+
+@pytest.mark.slow
+def test_python_example_of_the_readme_runs_as_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 2
+    (block,) = python_blocks(README)
+    assert len(block.splitlines()) <= 10
+
+    namespace = {}
+    exec(without_timing(block), namespace)
+
+    assert namespace["result"].verdict == "pass"
+    assert (tmp_path / "build" / "trained" / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_python_examples_run_as_written(tmp_path, monkeypatch, real_clips, capsys):
+    monkeypatch.chdir(tmp_path)
+    blocks = python_blocks(API)
+    assert len(blocks) == 3
 
     namespace = {}
     exec(blocks[0], namespace)
     assert namespace["out"].shape == (2, 2)
     assert namespace["attended_fastformer"].shape == (16, 32, 64)
-    exec(blocks[1].replace('engine="none"', 'engine="none", bench_seconds=0'), namespace)
+    exec(without_timing(blocks[1]), namespace)
 
     assert namespace["result"].verdict == "pass"
     assert (tmp_path / "build" / "trained" / "report.html").is_file()
+
+    shutil.copy(real_clips["bikes"], "clip.mp4")
+    exec(blocks[2], namespace)
+    assert "clip.mp4" in capsys.readouterr().out
 
 
 def test_every_command_shown_names_options_that_exist(capsys):
