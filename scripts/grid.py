@@ -1,4 +1,4 @@
-"""Export every scheme with every attention type, and print what came of each.
+"""Export every scheme with every attention type, and print the verdict of each.
 
     python scripts/grid.py [--res 64] [--depth 12] [--model fast_timesformer] [--out build/grid]
 
@@ -18,7 +18,7 @@ from model.config import MECHANISM_NAMES, SCHEME_NAMES
 
 
 def main() -> int:
-    """Run the grid; give 0 if all cells passed."""
+    """Run the grid; return 0 if all cells passed."""
     parser = argparse.ArgumentParser(description="Export every scheme with every attention type.")
     parser.add_argument("--res", default="64")
     parser.add_argument("--depth", default="12")
@@ -41,7 +41,7 @@ def main() -> int:
 
 
 def describe(out: Path) -> str:
-    """The verdict of one cell, its error, and what its engine begins with."""
+    """Give the verdict of one cell, its error, and the first bytes of its engine."""
     if not (out / "report.json").exists():
         return "no report"
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))

@@ -242,12 +242,12 @@ def types_table(measured: dict[str, Any]) -> str:
             f"`{row['attn']}`" + (" (default)" if row["attn"] == ATTENTIONS[0] else ""),
             *COMPUTED[row["attn"]],
             f"{sci(row['parity']['rel_l2'])} ({sci(row['parity']['tolerance'])})",
-            f"{ms(row['latency']['p50_ms'])} ms",
+            ms(row["latency"]["p50_ms"]),
             ratio(row["latency"]["ratio_to_eager"]),
         ]
         for row in measured["rows"]
     ]
-    headings = ["`--attn`", "computes", "cost", "error (allowed)", "p50", "speed"]
+    headings = ["`--attn`", "computes", "cost", "error (allowed)", "p50 ms", "speed"]
     return table(headings, rows) + measured_on(measured)
 
 
@@ -257,14 +257,14 @@ def attention_table(measured: dict[str, Any]) -> str:
         [
             f"`{row['attn']}`",
             f"{sci(row['parity']['rel_l2'])} ({sci(row['parity']['tolerance'])})",
-            f"{ms(row['latency']['p50_ms'])} ms",
+            ms(row["latency"]["p50_ms"]),
             ratio(row["latency"]["ratio_to_eager"]),
             f"{row['onnx_bytes'] / 1e6:.1f} MB",
             f"{(row['engine']['bytes'] or 0) / 1e6:.1f} MB",
         ]
         for row in measured["rows"]
     ]
-    headings = ["`--attn`", "error (allowed)", "p50", "speed", "model.onnx", "model.engine"]
+    headings = ["`--attn`", "error (allowed)", "p50 ms", "speed", "model.onnx", "model.engine"]
     return table(headings, rows) + measured_on(measured)
 
 
