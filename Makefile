@@ -22,7 +22,7 @@ check: .venv/installed
 
 docs: .venv/installed
 	$(BIN)/python scripts/docs.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf .venv .venv-triton build
