@@ -14,7 +14,9 @@ from pages import table, write
 
 from exporter.cli import app
 from exporter.lint import RULES
-from exporter.rewrite import FOR_A_CPU, REWRITES
+from exporter.rewrite import REWRITES
+from exporter.rewrite.rule import Rewrite
+from exporter.spec import PRECISIONS
 
 SCRIPT = "scripts/docs.py"
 
@@ -97,10 +99,18 @@ def describe_rules() -> str:
 def describe_rewrites() -> str:
     """Every rewrite in the order they are tried, as Markdown."""
     rows = [
-        [f"`{name}`", _first_line(change), "yes" if name in FOR_A_CPU else ""]
-        for name, change in REWRITES.items()
+        [f"`{name}`", _first_line(rule), _join(sorted(rule.targets)), _precisions(rule)]
+        for name, rule in REWRITES.items()
     ]
-    return table(["rewrite", "what it does", "CPU only"], rows)
+    return table(["rewrite", "what it does", "runtimes", "precisions"], rows)
+
+
+def _precisions(rule: Rewrite[Any]) -> str:
+    """The precisions that a rewrite suits, with the token width up to which it suits int8."""
+    suited = [name for name in PRECISIONS if name in rule.precisions]
+    if rule.int8_below_dim:
+        suited[suited.index("int8")] += f" (below width {rule.int8_below_dim})"
+    return "all" if suited == [*PRECISIONS] else _join(suited)
 
 
 def _join(runtimes: Iterable[str]) -> str:
