@@ -50,3 +50,11 @@ def test_the_report_says_how_exact_the_rewritten_model_is(exported):
     error, _, where = proof.partition(" ")
     assert where == "in float64"
     assert float(error) < 1e-12  # nothing was rounded to float32
+
+
+def test_the_report_lists_the_rewrites_and_why_others_were_not_applied(exported):
+    graph = json.loads((exported().directory / "report.json").read_text())["graph"]
+    assert "pooled_rotation" in {one["name"] for one in graph["rewrites"]}
+    refused = {one["name"]: (one["places"], one["reason"]) for one in graph["rewrites_refused"]}
+    assert refused["frame_weights"][1] == "the step is not one patch through all frames"
+    assert refused["fold_fc"][0] == 1

@@ -11,6 +11,7 @@ import torch
 from exporter.graph.modules import read_module_outputs
 from exporter.rewrite import REWRITES, rewrite, rewrite_measured
 from exporter.rewrite.measure import measure
+from exporter.rewrite.rule import PRECISIONS, RUNTIMES
 from exporter.spec import BF16_OPSET, DEFAULT_OPSET, BatchProfile
 from exporter.to_onnx.export import export_onnx
 from model.config import MECHANISM_NAMES, SCHEME_NAMES
@@ -228,3 +229,42 @@ def test_the_graph(make, clips, rel_l2, attn, tmp_path):
     found = {name for name, values in read_module_outputs(onnx.load(path)).items() if values}
     modules = {"blocks.0", "blocks.0.attn_t.fn", "blocks.0.attn_s.fn", "blocks.0.mlp.fn"}
     assert modules | {"project_in", "to_out"} <= found
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize("attn", MECHANISM_NAMES)
+def test_every_place_is_changed_or_refused_with_a_reason(make, attn):
+    model = make(attn)
+    rewritten = rewrite_measured(model)
+    attention_steps = 2 * len(model.blocks)
+    for name in ("fold_fc", "frame_weights", "heads_first", "few_features", "pooled_rotation"):
+        changed = sum(one.places for one in rewritten.fired if one.name == name)
+        refused = [one for one in rewritten.refused if one.name == name]
+        assert changed + sum(one.places for one in refused) == attention_steps
+        assert all(one.reason for one in refused)
+
+
+def test_a_refusal_says_why(make):
+    reasons = {(one.name, one.reason): one.places for one in rewrite_measured(make()).refused}
+    assert reasons["fold_fc", "no linear map follows the step"] == 2
+    assert reasons["few_features", "the mechanism has no random features"] == 4
+    assert reasons["cut_attention", "the attention weights of all groups fit the cache"] == 3
+
+
+def test_a_rewrite_that_was_applied_refuses_to_be_applied_again(make):
+    again = rewrite_measured(rewrite(make("performer")))
+    reasons = {(one.name, one.reason) for one in again.refused}
+    assert ("few_features", "it is applied already") in reasons
+    assert ("heads_first", "it is applied already") in reasons
+
+
+@pytest.mark.parametrize("rule", REWRITES.values(), ids=REWRITES)
+def test_a_rule_tells_its_name_its_equation_and_what_it_suits(rule):
+    assert REWRITES[rule.name] is rule
+    assert len(type(rule).__doc__.splitlines()) > 3
+    assert rule.targets <= RUNTIMES
+    assert rule.precisions <= PRECISIONS
+    assert rule.targets
+    assert rule.precisions
