@@ -1,6 +1,6 @@
-"""Video transformers of the TimeSformer family, written to be trained and to be exported.
+"""Video transformers of the TimeSformer family, for training and for export.
 
-The names are loaded when first used: `model.config` serves programs that need no torch.
+Each name is imported at its first use, so that a program without torch can import `model.config`.
 """
 
 import importlib
@@ -31,7 +31,8 @@ _HOMES = {
     "load_checkpoint": "checkpoint",
     "save_checkpoint": "checkpoint",
 }
-_ALIASES = {"FastformerAttention": "FastAttention"}  # the published class; its README's name
+# Name in the README of the published package -> name of its class.
+_ALIASES = {"FastformerAttention": "FastAttention"}
 
 __all__ = [
     "CheckpointError",

@@ -1,7 +1,8 @@
-"""Checkpoints to models: what the file tells is inferred, the rest comes from `config`.
+"""Load checkpoints into models and save models as checkpoints.
 
-Our own files are safetensors with the configuration in their metadata, and need nothing else. The
-published families are read as `model/families/` says, one family per file.
+Values that the file contains are inferred; `config` supplies the others. Our own files are
+safetensors with the configuration in their metadata, so they need no `config`. Each file of
+`model/families/` reads the checkpoints of one published family.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ MODELS: Mapping[str, type[VideoClassifier]] = {
     family.model.family: family.model for family in FAMILIES.values()
 }
 
-_SIZES = ("frames", "channels", "height", "width", "patch_size")  # what inference reckons with
+_SIZES = ("frames", "channels", "height", "width", "patch_size")  # inference computes with these
 _PREPROCESSING = ("mean", "std", "short_side")
-_DESCRIBED = ("preprocessing", "labels")  # what a config may hold beside constructor arguments
+_DESCRIBED = ("preprocessing", "labels")  # config entries, but not constructor arguments
 
 
 def load_checkpoint(
@@ -54,20 +55,20 @@ def load_checkpoint(
     """Load a trained model, in evaluation mode and float32.
 
     Args:
-        path: A `.pth`, `.pyth`, `.pt` or `.safetensors` file, or a directory of Hugging Face.
-        family: Whose checkpoint it is; told by its keys unless given.
-        config: Arguments of that family's constructor which the file does not tell; beside them
-            `preprocessing` (`{"mean": [...], "std": [...]}`, perhaps `short_side`) and `labels`.
-        semantics: `upstream` (default) or `paper` for a checkpoint of the published
-            FastTimeSformer; no other family has the choice.
+        path: A `.pth`, `.pyth`, `.pt` or `.safetensors` file, or a Hugging Face directory.
+        family: The family of the checkpoint. By default, its keys decide.
+        config: Constructor arguments of the family that the file does not contain. It may also hold
+            `preprocessing` (`{"mean": [...], "std": [...]}`, optional `short_side`) and `labels`.
+        semantics: `upstream` (default) or `paper`, for a checkpoint of the published
+            FastTimeSformer. No other family has this choice.
 
     Returns:
-        A model that takes `(b, f, c, h, w)`, whatever layout its family uses, and gives
-        `(b, classes)`; its `preprocessing`, `labels` and `notes` are set.
+        A model that maps `(b, f, c, h, w)` to `(b, classes)`, whatever layout its family uses. Its
+        `preprocessing`, `labels` and `notes` are set.
 
     Raises:
-        CheckpointError: if the file cannot be read, is of another family, tells other values than
-            `config`, or leaves something untold. A file that would have to run code is refused.
+        CheckpointError: if the file cannot be read, belongs to another family, contradicts
+            `config`, or leaves a value unknown. Also if reading the file would run code from it.
     """
     path = Path(path)
     weights = read_directory(path) if is_directory(path) else read_weights(path)
@@ -94,7 +95,7 @@ def load_checkpoint(
 def save_checkpoint(model: VideoClassifier, path: str | Path) -> None:
     """Write weights, configuration, preprocessing and labels as one safetensors file.
 
-    The file appears whole or not at all.
+    The write is atomic: if it fails, no partial file remains and an old file stays unchanged.
 
     Raises:
         ConfigError: if the model's preprocessing or labels do not fit its channels or classes.
@@ -124,7 +125,7 @@ def _find_family(name: str | None, weights: WeightsFile) -> Family:
         check_choice("checkpoint family", name, FAMILIES)
         family = FAMILIES[name]
     if weights.sidecars and family is not HUGGINGFACE:
-        raise ConfigError(f"is a directory of {HUGGINGFACE.name}, but its family is {family.name}")
+        raise ConfigError(f"is a directory of {HUGGINGFACE.name}, but the family is {family.name}")
     return family
 
 
@@ -137,20 +138,20 @@ def _recognise(state: Mapping[str, Tensor]) -> Family:
         names = " and ".join(family.name for family in found)
         raise ConfigError(f"keys of {names} are mixed: {keys}")
     examples = ", ".join(f"{family.example} of {family.name}" for family in FAMILIES.values())
-    raise ConfigError(f"of no known family: {keys}; expected, for example, {examples}")
+    raise ConfigError(f"belongs to no known family: {keys}; expected, for example, {examples}")
 
 
 def _build_own(
     weights: WeightsFile, family: str | None, given: Mapping[str, Any]
 ) -> tuple[VideoClassifier, Mapping[str, Tensor]]:
-    """The model that the metadata of one of our own files describes."""
+    """Build the model that the metadata of our own file describes."""
     kind = weights.description.get("family", FAST_TIMESFORMER.model.family)
     check_choice("model family in its metadata", kind, MODELS)
     reader = next(entry for entry in FAMILIES.values() if entry.model.family == kind)
     if family is not None:
         check_choice("checkpoint family", family, FAMILIES)
         if FAMILIES[family].model is not reader.model:
-            raise ConfigError(f"family is {kind!r} by its metadata, but {family!r} was given")
+            raise ConfigError(f"the metadata names family {kind!r}, but {family!r} was given")
         reader = FAMILIES[family]
     stored = weights.description.get("config", {})
     _check_config(stored, reader)
@@ -165,7 +166,7 @@ def _build_own(
 def _build_published(
     family: Family, weights: WeightsFile, given: Mapping[str, Any]
 ) -> tuple[VideoClassifier, Mapping[str, Tensor]]:
-    """The model that the names and shapes of a published state dict describe."""
+    """Build the model that the names and shapes of a published state dict describe."""
     given = family.translate(given)
     _check_config(given, family)
     if "semantics" in _config_names(family):
@@ -198,7 +199,7 @@ def _merge(
     free: frozenset[str],
     needed: frozenset[str],
 ) -> dict[str, Any]:
-    """What the file tells, completed by the config; a contradiction names both."""
+    """Merge the values of the file with the config; an error names both values of an entry."""
     values = {name: entry.value for name, entry in told.items()}
     for name, value in given.items():
         if name in _DESCRIBED:
@@ -216,8 +217,8 @@ def _merge(
     if missing:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
         raise ConfigError(
-            f"does not tell {', '.join(missing)}; give what it was trained with (config entries; "
-            f"on the command line {options}, with --res for height and width)"
+            f"does not tell {', '.join(missing)}; give the values of its training: config "
+            f"entries, or on the command line {options}, with --res for height and width"
         )
     return values
 

@@ -1,4 +1,7 @@
-"""Frozen configurations, their validation and the names of the choices (standard library only)."""
+"""Frozen configurations, their validation and the names of the choices.
+
+This file imports the standard library only, so that programs without torch can use it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ ActivationName = Literal["gelu", "relu", "selu", "gelu_new"]
 
 MECHANISM_NAMES: tuple[str, ...] = ("regular", "performer", "fastformer")
 SCHEME_NAMES: tuple[str, ...] = ("space", "joint", "divided", "local-global", "axial")
-UPSTREAM_SCHEMES: tuple[str, ...] = ("joint", "divided")  # what the published package has
+UPSTREAM_SCHEMES: tuple[str, ...] = ("joint", "divided")  # schemes of the published package
 SEMANTICS: tuple[str, ...] = ("paper", "upstream")
 FAMILY_NAMES: tuple[str, ...] = (
     "fast_timesformer",
@@ -28,11 +31,11 @@ ACTIVATION_NAMES: tuple[str, ...] = ("gelu", "relu", "selu", "gelu_new")
 
 
 class ConfigError(ValueError):
-    """A model configuration that cannot be built; the message says what would be valid."""
+    """A model configuration is invalid; the message states the valid values."""
 
 
 def check_choice(what: str, name: object, options: Iterable[str]) -> None:
-    """Raise `ConfigError` listing the options, and the nearest one, unless `name` is among them."""
+    """Raise `ConfigError` unless `name` is an option; list the options and the nearest one."""
     options = tuple(options)
     if name in options:
         return
@@ -42,24 +45,25 @@ def check_choice(what: str, name: object, options: Iterable[str]) -> None:
 
 
 def nearest(name: str, options: Iterable[str]) -> str | None:
-    """The option a misspelt name was probably meant to be."""
+    """Return the option most similar to a misspelt name, or `None` if no option is similar."""
     found = difflib.get_close_matches(name, list(options), n=1, cutoff=0.5)
     return found[0] if found else None
 
 
 def image_sides(size: Any) -> tuple[Any, Any]:  # noqa: ANN401  # the configuration checks it
-    """Height and width, from `(height, width)` or the side of a square."""
+    """Return height and width, given `(height, width)` or the side of a square."""
     height, width = size if isinstance(size, (list, tuple)) and len(size) == 2 else (size, size)
     return height, width
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How decoded frames become the model's input: `(pixel / 255 - mean) / std` per channel.
+    """Preprocessing of decoded frames: `(pixel / 255 - mean) / std` per channel.
 
-    Before, frames are resized until they just cover the model's height and width, then cropped to
-    the centre; with `short_side`, until their shorter side has that many pixels. An `embedded`
-    equation is computed inside the model, which takes pixels: uint8 `(b, f, h, w, c)`.
+    Frames are first resized, then cropped to the centre. Without `short_side`, the resized frame
+    just covers the model's height and width. With `short_side`, its shorter side has that many
+    pixels. With `embedded`, the model computes the equation itself and takes pixels: uint8
+    `(b, f, h, w, c)`.
     """
 
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
@@ -69,7 +73,7 @@ class Preprocessing:
 
     @classmethod
     def unit(cls, channels: int) -> Preprocessing:
-        """Pixels in [0, 1] as they are: what holds when a checkpoint names nothing else."""
+        """Return the default of a checkpoint without preprocessing: pixels in [0, 1], unchanged."""
         return cls((0.0,) * channels, (1.0,) * channels)
 
     def __post_init__(self) -> None:
@@ -92,7 +96,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """What every family's configuration holds: the clip, in pixels, and the classes."""
+    """Base of every family's configuration: the clip size in pixels and the number of classes."""
 
     frames: int
     channels: int
@@ -104,14 +108,16 @@ class ClipConfig:
 
     def _check_sizes(self, *more: str) -> None:
         sizes = ("frames", "channels", "height", "width", "num_classes", "patch_size")
-        for name in (*sizes, *more):
+        for name in sizes + more:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"{name} must be a whole number of at least 1: got {value!r}")
         for name in ("height", "width"):
-            value, patch = getattr(self, name), self.patch_size
+            value = getattr(self, name)
+            patch = self.patch_size
             if value % patch:
-                below, above = value // patch * patch, (value // patch + 1) * patch
+                below = value // patch * patch
+                above = below + patch
                 fits = f"{below} or {above}" if below else f"{above}"
                 raise ConfigError(
                     f"{name} must be a multiple of patch_size {patch}: got {value}, nearest {fits}"
@@ -125,13 +131,13 @@ class ClipConfig:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Patches along height and width."""
+        """Number of patches along height and width."""
         return self.height // self.patch_size, self.width // self.patch_size
 
 
 @dataclass(frozen=True)
 class FastTimeSformerConfig(ClipConfig):
-    """All that decides the function of a `FastTimeSformer`, with the published names.
+    """Complete configuration of a `FastTimeSformer`, with the published argument names.
 
     Sizes in pixels: `height`, `width`, `patch_size`. Rates in [0, 1): `drop_path`,
     `attn_dropout`, `proj_dropout`. `heads=None` means `dim // dim_head`.
@@ -166,7 +172,8 @@ class FastTimeSformerConfig(ClipConfig):
     def _check_heads(self) -> None:
         if self.rotary_emb and self.dim_head % 2:
             raise ConfigError(f"rotary embedding needs an even dim_head: got {self.dim_head}")
-        if self.heads is None or self.semantics == "upstream":  # the published package ignores it
+        # The published package ignores `heads`.
+        if self.heads is None or self.semantics == "upstream":
             if self.dim % self.dim_head:
                 raise ConfigError(
                     f"dim must be a multiple of dim_head {self.dim_head}: got {self.dim}"
@@ -182,17 +189,17 @@ class FastTimeSformerConfig(ClipConfig):
 
     @property
     def attn(self) -> str:
-        """The mechanism, by the name that all families share."""
+        """Attention mechanism, under the name that all families share."""
         return self.attn_mechanism
 
     @property
     def scheme(self) -> str:
-        """The scheme, by the name that all families share."""
+        """Attention scheme, under the name that all families share."""
         return self.attn_type
 
     @property
     def num_heads(self) -> int:
-        """Attention heads in force: `heads`, or `dim // dim_head` where that decides."""
+        """Number of heads in use: `heads`, or `dim // dim_head` if `heads` is `None` or ignored."""
         if self.heads is None or self.semantics == "upstream":
             return self.dim // self.dim_head
         return self.heads
@@ -200,9 +207,10 @@ class FastTimeSformerConfig(ClipConfig):
 
 @dataclass(frozen=True)
 class ViTConfig(ClipConfig):
-    """All that decides the function of a `TimeSformerViT`.
+    """Complete configuration of a `TimeSformerViT`.
 
-    `heads` divide `dim`; the feed-forward is `mlp_dim` wide (4 x `dim` unless given).
+    `heads` must divide `dim`. `mlp_dim` is the width of the feed-forward layer; its default is
+    4 x `dim`.
 
     Raises:
         ConfigError: if a value is out of range or two values do not fit together.
@@ -225,7 +233,9 @@ class ViTConfig(ClipConfig):
         check_choice("attention mechanism", self.attn, MECHANISM_NAMES)
         check_choice("attention scheme", self.scheme, SCHEME_NAMES)
         check_choice("activation", self.hidden_act, ACTIVATION_NAMES)
-        self._check_sizes("dim", "depth", "heads", *(("mlp_dim",) if self.mlp_dim else ()))
+        self._check_sizes("dim", "depth", "heads")
+        if self.mlp_dim:
+            self._check_sizes("mlp_dim")
         self._check_rates("drop_path", "attn_dropout", "proj_dropout")
         if self.dim % self.heads:
             raise ConfigError(f"dim must be a multiple of heads {self.heads}: got {self.dim}")
@@ -235,9 +245,9 @@ class ViTConfig(ClipConfig):
 
 @dataclass(frozen=True)
 class TimeSformerConfig(ClipConfig):
-    """All that decides the function of a `TimeSformer`.
+    """Complete configuration of a `TimeSformer`.
 
-    `heads` and `dim_head` need not make up `dim`. Rates in [0, 1): `attn_dropout`, `ff_dropout`.
+    `heads` x `dim_head` may differ from `dim`. Rates in [0, 1): `attn_dropout`, `ff_dropout`.
 
     Raises:
         ConfigError: if a value is out of range or two values do not fit together.
@@ -258,16 +268,18 @@ class TimeSformerConfig(ClipConfig):
         if self.rotary_emb and self.dim_head % 2:
             raise ConfigError(f"rotary embedding needs an even dim_head: got {self.dim_head}")
         if self.shift_tokens and self.dim < 3:
-            raise ConfigError(f"shift_tokens moves thirds of dim, at least 3: got {self.dim}")
+            raise ConfigError(
+                f"shift_tokens moves thirds of dim, so dim must be at least 3: got {self.dim}"
+            )
 
     @property
     def attn(self) -> str:
-        """The one mechanism of this family."""
+        """The only attention mechanism of this family."""
         return "regular"
 
     @property
     def scheme(self) -> str:
-        """The one scheme of this family."""
+        """The only attention scheme of this family."""
         return "divided"
 
 

@@ -1,6 +1,6 @@
-"""Reads files of weights without ever running code from them.
+"""Read files of weights, and never run code from them.
 
-PyTorch files are opened with `weights_only=True` alone, safetensors by their own library.
+PyTorch files are opened only with `weights_only=True`; the safetensors library opens its files.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from torch import Tensor
 METADATA_KEY = "tsformer"
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "module")
-# Left by DistributedDataParallel, torch.compile and Lightning.
+# DistributedDataParallel, torch.compile and Lightning add these prefixes.
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read, or is not the model it is said to be."""
+    """A checkpoint cannot be read, or does not match the requested model."""
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """Tensors by name, and what says what they are.
+    """Tensors by name, and the metadata that describes them.
 
-    `description` is what our own files carry; `sidecars` are the JSON files that stand beside the
-    weights in a directory, by name. Both are empty for bare state dicts.
+    `description` is the metadata of our own files. `sidecars` maps the names of the JSON files
+    in the directory of the weights to their content. Both are empty for a bare state dict.
     """
 
     state: Mapping[str, Tensor]
@@ -41,10 +41,11 @@ class WeightsFile:
 
 
 def read_weights(path: Path) -> WeightsFile:
-    """Read a `.pth`, `.pt` or `.safetensors` file; the content decides, not the name.
+    """Read a `.pth`, `.pt` or `.safetensors` file; its content, not its name, decides the format.
 
     Raises:
-        CheckpointError: if it is missing, damaged, holds no weights, or would have to run code.
+        CheckpointError: if the file is missing or damaged, holds no weights, or can only be read by
+            running code from it.
     """
     _check_is_file(path)
     with path.open("rb") as file:
@@ -58,7 +59,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file that holds one object.
 
     Raises:
-        CheckpointError: if it cannot be read, is damaged, or holds anything else.
+        CheckpointError: if the file cannot be read, is damaged, or holds no JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -72,10 +73,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def is_directory(path: Path) -> bool:
-    """Whether a path is a directory.
+    """Return whether a path is a directory.
 
     Raises:
-        CheckpointError: if that cannot be found out.
+        CheckpointError: if the path cannot be examined.
     """
     try:
         return path.is_dir()
@@ -86,7 +87,9 @@ def is_directory(path: Path) -> bool:
 def _check_is_file(path: Path) -> None:
     try:
         if path.is_dir():
-            raise CheckpointError(f"{path} is a directory, expected a .pth, .pt or .safetensors")
+            raise CheckpointError(
+                f"{path} is a directory, expected a .pth, .pt or .safetensors file"
+            )
         with path.open("rb") as file:
             if not file.read(1):
                 raise CheckpointError(f"{path} is empty, expected weights")
@@ -99,7 +102,7 @@ def _read_safetensors(path: Path) -> WeightsFile:
         with safetensors.safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
-    except Exception as error:  # the library's own error class is not the only one it raises
+    except Exception as error:  # the library also raises errors of other classes than its own
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
     try:
         description = json.loads(metadata.get(METADATA_KEY, "{}"))
@@ -110,18 +113,18 @@ def _read_safetensors(path: Path) -> WeightsFile:
 
 def _read_torch(path: Path) -> WeightsFile:
     try:
-        # An open file, because a path named .safetensors would be read as one; a refusal is one
-        # line, so that PyTorch's warnings of foreign pickles are not wanted beside it.
+        # Pass an open file: given a path that ends in .safetensors, PyTorch would read that format.
+        # Ignore PyTorch's warnings about pickles of other programs: an error must be one line.
         with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
             content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes raise whatever they happen to hit
+    except Exception as error:  # damaged bytes can raise an error of any class
         raise CheckpointError(_explain_torch_failure(path, error)) from error
     state = _unwrap(path, content)
     return WeightsFile(_strip_prefixes(path, state), _read_signature(path, state))
 
 
 def _read_signature(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration that our own state dicts carry, also under the prefixes of wrappers."""
+    """Read the configuration from our own state dict, with or without the prefixes of wrappers."""
     metadata = getattr(state, "_metadata", None)
     for name, entry in metadata.items() if isinstance(metadata, Mapping) else ():
         wrappers_only = all(f"{part}." in _PREFIXES for part in str(name).split(".") if part)
@@ -141,7 +144,10 @@ def _check_description(path: Path, description: Any) -> dict[str, Any]:  # noqa:
 
 def _explain_torch_failure(path: Path, error: Exception) -> str:
     with path.open("rb") as file:
-        may_be_pickle = file.read(2) in (b"PK", *(bytes((128, protocol)) for protocol in range(9)))
+        head = file.read(2)
+    # "PK" begins a zip archive; byte 128 and a protocol number from 0 to 8 begin a pickle.
+    is_pickle = len(head) == 2 and head[0] == 128 and head[1] < 9
+    may_be_pickle = head == b"PK" or is_pickle
     refused = ("Unsupported global", "Unsupported operand", "Unsupported class")
     if may_be_pickle and any(reason in str(error) for reason in refused):
         return (
@@ -171,11 +177,11 @@ def _unwrap(path: Path, content: object) -> Mapping[str, Any]:
 
 def _strip_prefixes(path: Path, state: Mapping[str, Any]) -> dict[str, Tensor]:
     tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
-    for prefix in _PREFIXES * 2:  # each may stand inside another
+    for prefix in _PREFIXES * 2:  # twice, because a prefix can be inside another prefix
         if tensors and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     if not tensors:
-        raise CheckpointError(f"{path} holds no weights: it is empty of tensors")
+        raise CheckpointError(f"{path} holds no weights: it contains no tensors")
     return tensors
 
 

@@ -1,1 +1,1 @@
-"""How each published family names its weights, and what its files tell; one family per file."""
+"""The published families: names of their weights and content of their files, a file a family."""

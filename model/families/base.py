@@ -1,4 +1,4 @@
-"""What a family of checkpoints tells its reader: the protocol behind `load_checkpoint`."""
+"""`Family`, the interface between `load_checkpoint` and each published family of checkpoints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from model.weights_file import WeightsFile
 
 @dataclass(frozen=True)
 class Told:
-    """A configuration value the file tells, and where it says so."""
+    """A configuration value that the file contains, and the place in the file, for messages."""
 
     value: Any
     where: str
@@ -24,23 +24,27 @@ class Told:
 
 @dataclass(frozen=True)
 class Family:
-    """One family of checkpoints, in the configuration names of its model.
+    """One family of checkpoints.
+
+    All functions and sets use the configuration names of the family's model.
 
     Args:
-        name: What the user calls it.
-        model: The class that computes it.
-        example: A key that every checkpoint of it has, for messages.
-        recognises: Whether the keys of a state dict are its.
-        translate: Gives its constructor's arguments the names of the model's configuration.
-        infer: What the weights and their sidecars tell, given what the user says; raises
-            `ConfigError`.
-        describe: `preprocessing`, `labels` and `notes`, as far as the sidecars tell, given what
-            the user says and the configuration; raises `ConfigError`.
-        adapt: Renames, and where sizes differ resizes, a state dict for a configuration; gives
-            notes of what was changed.
-        free: Entries in which the user may differ from the file.
-        needed: Entries without which no model can be built.
-        preprocessing: What its own data loader did, where its files never tell.
+        name: The name of the family on the command line and in Python.
+        model: The class of the family's model.
+        example: A key that every checkpoint of the family has, for messages.
+        recognises: Returns whether the keys of a state dict belong to the family.
+        translate: Renames the arguments of the family's constructor to the names of the model's
+            configuration.
+        infer: Returns the values that the weights and their sidecars contain, given the config of
+            the user; raises `ConfigError`.
+        describe: Returns the `preprocessing`, `labels` and `notes` that the sidecars contain, given
+            the config of the user and the configuration; raises `ConfigError`.
+        adapt: Renames the weights of a state dict, and resizes them where the configuration has
+            other sizes; also returns notes about the changes.
+        free: Entries for which the config of the user overrides the file.
+        needed: Entries that the model requires.
+        preprocessing: The preprocessing of the family's data loader, if its files never contain
+            any.
     """
 
     name: str
@@ -59,15 +63,15 @@ class Family:
 
 
 def shape_of(key: str, tensor: Tensor) -> str:
-    """Where a value was read, for messages."""
+    """Describe a tensor by its key and its shape, for messages."""
     return f"{key} of shape {tuple(tensor.shape)}"
 
 
 def rename(given: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Give some entries other names.
+    """Rename the entries that `names` maps, and keep the others.
 
     Raises:
-        ConfigError: if two entries mean the same and differ.
+        ConfigError: if two entries get the same name and have different values.
     """
     renamed: dict[str, Any] = {}
     for name, value in given.items():
@@ -78,12 +82,12 @@ def rename(given: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]
 
 
 def keep(state: Mapping[str, Tensor], _config: object) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Adapt nothing."""
+    """Return the state dict unchanged, without notes."""
     return dict(state), ()
 
 
 def count_blocks(name: str, state: Mapping[str, Tensor]) -> Told:
-    """Depth, from keys `name.0. ... name.N-1.`."""
+    """Infer the depth N from the keys `name.0.` to `name.N-1.`."""
     prefix = f"{name}."
     numbers = {
         key.removeprefix(prefix).partition(".")[0] for key in state if key.startswith(prefix)
@@ -94,9 +98,10 @@ def count_blocks(name: str, state: Mapping[str, Tensor]) -> Told:
 
 
 def infer_patches(key: str, weight: Tensor, given: Mapping[str, Any]) -> dict[str, Told]:
-    """Channels c and patch size p, of which the patch embedding tells the product c p p.
+    """Infer channels c and patch size p from the input width c x p x p of the patch embedding.
 
-    Without either given, c is 3 or 1: no number is both 3 p p and p p.
+    If the user gives neither, c is 3 or 1. The result is unique: no integer equals both 3 x p x p
+    and q x q for integers p and q.
     """
     where, product = shape_of(key, weight), weight.shape[-1]
     candidates = [3, 1]
@@ -109,19 +114,19 @@ def infer_patches(key: str, weight: Tensor, given: Mapping[str, Any]) -> dict[st
         if channels * patch**2 == product:
             return {"channels": Told(channels, where), "patch_size": Told(patch, where)}
     raise ConfigError(
-        f"{where} is not channels x patch_size x patch_size for channels "
-        f"{' or '.join(map(str, candidates))}; give the channels and patch_size it has"
+        f"{where}: its input width is not channels x patch_size x patch_size for channels "
+        f"{' or '.join(map(str, candidates))}; give the channels and patch_size of the model"
     )
 
 
 def infer_frames(positions: Tensor, given: Mapping[str, Any], patch: int) -> dict[str, Told]:
-    """Frames, from one learned position for each patch and one for the class token."""
+    """Infer the frames from the learned positions: one for each patch, one for the class token."""
     size = f"{given['height']} x {given['width']}"
     per_frame = (given["height"] // patch) * (given["width"] // patch)
     where = shape_of("pos_emb.weight", positions)
     if not per_frame or (len(positions) - 1) % per_frame:
         raise ConfigError(
             f"{where} holds no whole number of frames of {size} with patches of {patch}; "
-            "give the height and width it was trained with"
+            "give the height and width of its training"
         )
     return {"frames": Told((len(positions) - 1) // per_frame, f"{where} at {size}")}

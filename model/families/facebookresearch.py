@@ -1,4 +1,4 @@
-"""State dicts of facebookresearch/TimeSformer (`.pyth`), and their positions at other sizes."""
+"""State dicts of facebookresearch/TimeSformer (`.pyth`), and the resizing of their positions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ ATTENTION_TYPES = {
     "joint_space_time": "joint",
     "space_only": "space",
 }
-# Their names of one block's modules -> ours; attention over space is the last step everywhere.
+# Original module names of a block -> our names.
+# In every scheme, `attn_s` is our name of the last attention step.
 _BLOCK = {
     "norm1": "attn_s.norm",
     "attn.qkv": "attn_s.fn.to_qkv",
@@ -47,19 +48,19 @@ _ARGUMENTS = {
 
 
 def recognises(keys: Collection[str]) -> bool:
-    """A ViT's names, with the attention's projections in one `qkv`."""
+    """Return whether the keys are those of a ViT whose attention has one `qkv` projection."""
     return "patch_embed.proj.weight" in keys and any(
         key.endswith(".attn.qkv.weight") for key in keys
     )
 
 
 def translate(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Names of the original constructor: `img_size`, `embed_dim`, `attention_type`, ..."""
+    """Translate the arguments of the original constructor: `img_size`, `embed_dim`, ..."""
     return translate_names(given, _ARGUMENTS)
 
 
 def translate_names(given: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Rename entries, and give sizes and attention types as this package has them."""
+    """Rename entries, and convert image sizes and attention types to those of this package."""
     translated = rename(given, names)
     for name in ("image_size", "img_size"):
         if name in translated:
@@ -83,7 +84,7 @@ def _sides(size: object, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def infer(weights: WeightsFile, given: Mapping[str, Any]) -> dict[str, Told]:
-    """Read the configuration off names and shapes; the heads, no shape tells."""
+    """Infer the configuration from names and shapes; no shape depends on the number of heads."""
     del given
     state = weights.state
     told = {
@@ -103,18 +104,19 @@ def infer(weights: WeightsFile, given: Mapping[str, Any]) -> dict[str, Told]:
         if key in state and state[key].ndim > max(axis, 0):
             told[name] = Told(state[key].shape[axis], shape_of(key, state[key]))
     if any(".temporal_attn." in key for key in state):
-        told["scheme"] = Told("divided", "having temporal_attn")
+        told["scheme"] = Told("divided", "the presence of temporal_attn")
     elif "time_embed" in state:
-        told["scheme"] = Told("joint", "having time_embed and no temporal_attn")
+        told["scheme"] = Told("joint", "the presence of time_embed without temporal_attn")
     else:
-        told["scheme"] = Told("space", "having no time_embed")
+        told["scheme"] = Told("space", "the absence of time_embed")
+    # Every published checkpoint is a ViT-B, which has 12 heads.
     if {"dim", "depth"} <= told.keys() and (told["dim"].value, told["depth"].value) == (768, 12):
-        told["heads"] = Told(12, "being a ViT-B, as all that were published")
+        told["heads"] = Told(12, "its dim and depth, which are those of a ViT-B")
     return told | _infer_resolution(state, told)
 
 
 def _infer_resolution(state: Mapping[str, Tensor], told: Mapping[str, Told]) -> dict[str, Told]:
-    """Height and width, where the learned positions fill a square."""
+    """Infer height and width from the learned positions, if they fill a square."""
     positions, patch = state.get("pos_embed"), told.get("patch_size")
     if positions is None or positions.ndim != 3 or patch is None:
         return {}
@@ -128,17 +130,18 @@ def _infer_resolution(state: Mapping[str, Tensor], told: Mapping[str, Told]) -> 
 def adapt(
     state: Mapping[str, Tensor], config: ViTConfig
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Give the weights our names, and resize the learned positions where the clip differs."""
+    """Rename the weights, and resize the learned positions if the clip has another size."""
     return resize_positions({_our_name(name): tensor for name, tensor in state.items()}, config)
 
 
 def resize_positions(
     state: Mapping[str, Tensor], config: ViTConfig
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Fit `pos_embed` and `time_embed` to a configuration; also says what was resized.
+    """Resize `pos_embed` and `time_embed` to a configuration; also return a note on each resize.
 
-    As the originals do when they are run at another size: nearest neighbour, in two dimensions for
-    places (the stored ones fill a square) and in one for times.
+    The original code does the same if it runs at another size: it interpolates by nearest
+    neighbour, in two dimensions for places and in one dimension for times. The stored places must
+    fill a square.
     """
     resized, notes = dict(state), []
     places, wanted = state.get("pos_embed"), config.grid
@@ -146,8 +149,8 @@ def resize_positions(
         side = math.isqrt(max(places.shape[1] - 1, 0))
         if side == 0 or side**2 != places.shape[1] - 1:
             raise ConfigError(
-                f"positions for {places.shape[1] - 1} places fill no square: they cannot be "
-                f"resized to {wanted[0]} x {wanted[1]}"
+                f"positions for {places.shape[1] - 1} places do not fill a square, so they "
+                f"cannot be resized to {wanted[0]} x {wanted[1]}"
             )
         grid = places[:, 1:].transpose(1, 2).unflatten(2, (side, side))  # 1 d h w
         fitted = F.interpolate(grid.float(), size=wanted, mode="nearest").flatten(2)
@@ -180,6 +183,6 @@ FACEBOOKRESEARCH = Family(
         {"frames", "height", "width", "heads", "drop_path", "attn_dropout", "proj_dropout"}
     ),
     needed=frozenset({"frames", "channels", "height", "width", "num_classes", "dim", "heads"}),
-    # Of its data loader; the file itself does not tell.
+    # From the data loader of the original; the file does not contain it.
     preprocessing=Preprocessing((0.45, 0.45, 0.45), (0.225, 0.225, 0.225)),
 )

@@ -1,4 +1,4 @@
-"""State dicts of the published FastTimeSformer: names, shapes, and what they do not tell."""
+"""State dicts of the published FastTimeSformer: infer the configuration from names and shapes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from model.weights_file import WeightsFile
 
 
 def recognises(keys: Collection[str]) -> bool:
-    """Attention and norm of a block stand under `attn_s.fn` and `attn_s.norm`."""
+    """Return whether a block has its space attention under `attn_s.fn`."""
     return any(key.startswith("blocks.") and ".attn_s.fn." in key for key in keys)
 
 
 def infer(weights: WeightsFile, given: Mapping[str, Any]) -> dict[str, Told]:
-    """Read the configuration off the names and shapes of a published state dict."""
+    """Infer the configuration from the names and shapes of a published state dict."""
     state = weights.state
     told = _infer_blocks(state)
     for key, name, axis in (("cls_token", "dim", -1), ("to_out.fn.weight", "num_classes", 0)):
@@ -47,11 +47,11 @@ def infer(weights: WeightsFile, given: Mapping[str, Any]) -> dict[str, Told]:
 
 
 def _infer_blocks(state: Mapping[str, Tensor]) -> dict[str, Told]:
-    """Depth, mechanism, scheme, and the channels of a head where a mechanism has such weights."""
+    """Infer depth, mechanism, scheme and, for two of the mechanisms, `dim_head`."""
     told = {
         "depth": count_blocks("blocks", state),
-        "attn_mechanism": Told("regular", "having neither Wq nor projection_matrix"),
-        "attn_type": Told("joint", "having no attn_t"),
+        "attn_mechanism": Told("regular", "the absence of Wq and projection_matrix"),
+        "attn_type": Told("joint", "the absence of attn_t"),
     }
     for key, tensor in state.items():
         for ending, mechanism in (

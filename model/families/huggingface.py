@@ -1,4 +1,4 @@
-"""TimeSformer of Hugging Face transformers: what its config.json tells, and its weights' names."""
+"""TimeSformer of Hugging Face transformers: read its config.json and rename its weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from model.timesformer_vit import TimeSformerViT
 from model.weights_file import WeightsFile
 
 _PREFIX = "timesformer."
-# Their names of one layer's modules -> ours; attention over space is the last step everywhere.
+# Module names of a layer in transformers -> our names.
+# In every scheme, `attn_s` is our name of the last attention step.
 _LAYER = {
     "layernorm_before": "attn_s.norm",
     "attention.attention.qkv": "attn_s.fn.to_qkv",
@@ -58,7 +59,7 @@ _ARGUMENTS = {
     "attention_probs_dropout_prob": "attn_dropout",
     "hidden_dropout_prob": "proj_dropout",
 }
-# Entries of config.json that change the function or its training, and what holds without them.
+# Entries of config.json that change the function or its training, with their default values.
 _DEFAULTS: Mapping[str, Any] = {
     "image_size": 224,
     "patch_size": 16,
@@ -76,7 +77,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "attention_type": "divided_space_time",
     "drop_path_rate": 0.0,
 }
-# Which axis of which weights shows an entry of config.json.
+# Entry of config.json -> name of a weight and the axis whose size must equal the entry.
 _SHOWN = {
     "hidden_size": ("embeddings.cls_token", -1),
     "num_frames": ("embeddings.time_embeddings", 1),
@@ -87,20 +88,20 @@ _SHOWN = {
 
 
 def recognises(keys: Collection[str]) -> bool:
-    """Layers of an encoder, with the attention's projections in one `qkv`."""
+    """Return whether the keys are those of an encoder whose attention has one `qkv` projection."""
     return any("encoder.layer." in key and ".attention.attention.qkv." in key for key in keys)
 
 
 def translate(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Names of `TimesformerConfig`: `image_size`, `hidden_size`, `attention_type`, ..."""
+    """Translate the entries of `TimesformerConfig`: `image_size`, `hidden_size`, ..."""
     return translate_names(given, _ARGUMENTS)
 
 
 def infer(weights: WeightsFile, given: Mapping[str, Any]) -> dict[str, Told]:
-    """The configuration that config.json tells, which the weights must not contradict."""
+    """Infer the configuration from config.json, and check it against the weights."""
     if CONFIG not in weights.sidecars:
         raise ConfigError(
-            f"is Hugging Face weights without their {CONFIG}; give the directory that holds both"
+            f"holds Hugging Face weights without their {CONFIG}; give the directory that holds both"
         )
     state = {name.removeprefix(_PREFIX): tensor for name, tensor in weights.state.items()}
     if not recognises(state.keys()):
@@ -130,7 +131,7 @@ def infer(weights: WeightsFile, given: Mapping[str, Any]) -> dict[str, Told]:
 
 
 def _read_entries(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What config.json says, with the defaults for what it leaves out."""
+    """Return the checked entries of config.json; missing entries get their default."""
     entries = {
         name: default if config.get(name) is None else config[name]
         for name, default in _DEFAULTS.items()
@@ -152,26 +153,27 @@ def _read_entries(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_weights(entries: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
-    """Raise `ConfigError` where the weights show another value than config.json says."""
+    """Raise `ConfigError` if the weights contradict an entry of config.json."""
     shown = {
         name: Told(state[key].shape[axis], shape_of(key, state[key]))
         for name, (key, axis) in _SHOWN.items()
         if key in state and state[key].ndim > max(axis, 0)
     }
     kind = entries["attention_type"]
+    times = "embeddings.time_embeddings"
     temporal = next((key for key in state if ".temporal_attention." in key), None)
     if (kind == "divided_space_time") != (temporal is not None):
         shown["attention_type"] = (
             Told("divided_space_time", temporal)
             if temporal
-            else Told("joint_space_time or space_only", "having no temporal_attention")
+            else Told("joint_space_time or space_only", "the absence of temporal_attention")
         )
-    elif (kind == "space_only") == ("embeddings.time_embeddings" in state):
+    elif (kind == "space_only") == (times in state):
         other = "space_only" if kind == "joint_space_time" else "joint_space_time"
-        shown["attention_type"] = Told(other, "whether it has embeddings.time_embeddings")
+        shown["attention_type"] = Told(other, _presence(times, state))
     shown["num_hidden_layers"] = count_blocks("encoder.layer", state)
     bias = "encoder.layer.0.attention.attention.qkv.bias"
-    shown["qkv_bias"] = Told(bias in state, f"whether it has {bias}")
+    shown["qkv_bias"] = Told(bias in state, _presence(bias, state))
     for name, entry in shown.items():
         if entries[name] != entry.value:
             raise ConfigError(
@@ -181,7 +183,13 @@ def _check_weights(entries: Mapping[str, Any], state: Mapping[str, Tensor]) -> N
     _check_places(entries, state)
 
 
+def _presence(key: str, state: Mapping[str, Tensor]) -> str:
+    """Say whether the weights have a key, for messages."""
+    return f"the {'presence' if key in state else 'absence'} of {key}"
+
+
 def _check_places(entries: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Raise `ConfigError` if the number of learned positions contradicts `image_size`."""
     places = state.get("embeddings.position_embeddings")
     if places is None or places.ndim != 3:
         return
@@ -191,29 +199,29 @@ def _check_places(entries: Mapping[str, Any], state: Mapping[str, Tensor]) -> No
     if places.shape[1] != wanted:
         raise ConfigError(
             f"contradicts the weights: image_size {size} in patches of {patch} has {wanted} "
-            f"positions, but got {shape_of('embeddings.position_embeddings', places)}"
+            f"positions, but the weights have {shape_of('embeddings.position_embeddings', places)}"
         )
 
 
 def _infer_resolution(
     weights: WeightsFile, given: Mapping[str, Any], patch: int
 ) -> dict[str, Told]:
-    """Height and width of what the processor gives, where it always gives the same."""
+    """Infer height and width from the output size of the processor, if that size is fixed."""
     processor = read_processor(weights.sidecars)
     if processor is None or processor.output is None or {"height", "width"} <= given.keys():
         return {}
     height, width = processor.output
     if height % patch or width % patch:
         raise ConfigError(
-            f"{processor.name} gives frames of {height} x {width}, which is no multiple of "
-            f"patch_size {patch}; say at what height and width to run"
+            f"{processor.name} gives frames of {height} x {width}, but height and width must be "
+            f"multiples of patch_size {patch}; give the height and width to run at"
         )
     where = f"the frames of {processor.name}"
     return {"height": Told(height, where), "width": Told(width, where)}
 
 
 def describe(weights: WeightsFile, given: Mapping[str, Any], config: ViTConfig) -> dict[str, Any]:
-    """Labels and preprocessing, where the user gives none, and what differs from the original."""
+    """Return labels and preprocessing unless the user gives them, and notes on all differences."""
     described: dict[str, Any] = {}
     notes: tuple[str, ...] = ()
     processor = read_processor(weights.sidecars)
@@ -233,7 +241,7 @@ def describe(weights: WeightsFile, given: Mapping[str, Any], config: ViTConfig) 
 
 
 def _read_labels(config: Mapping[str, Any], classes: int) -> list[str]:
-    """The values of id2label by their numbers; without it, the names their library gives."""
+    """Return the labels of id2label in order, or the library's default names without id2label."""
     names = config.get("id2label")
     if names is None:
         return [f"LABEL_{number}" for number in range(classes)]
@@ -241,7 +249,7 @@ def _read_labels(config: Mapping[str, Any], classes: int) -> list[str]:
         by_number = {int(number): str(name) for number, name in names.items()}
     except (AttributeError, ValueError) as error:
         raise ConfigError(
-            f"{CONFIG}: id2label is no names by number: got {str(names)[:80]}"
+            f"{CONFIG}: id2label must hold names by number: got {str(names)[:80]}"
         ) from error
     if len(names) != classes:
         raise ConfigError(
@@ -256,7 +264,7 @@ def _read_labels(config: Mapping[str, Any], classes: int) -> list[str]:
 def adapt(
     state: Mapping[str, Tensor], config: ViTConfig
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Give the weights our names, and resize the learned positions where the frames differ."""
+    """Rename the weights, and resize the learned positions if the frames have another size."""
     bare = {name.removeprefix(_PREFIX): tensor for name, tensor in state.items()}
     ours, notes = resize_positions(
         {_our_name(name): tensor for name, tensor in bare.items()}, config
@@ -264,7 +272,7 @@ def adapt(
     if config.scheme == "space":
         notes += (
             "space_only: the tokens are averaged over the frames before the last norm, as the "
-            "original does; Hugging Face gives the logits of every frame instead",
+            "original does; Hugging Face instead gives separate logits for every frame",
         )
     return ours, notes
 

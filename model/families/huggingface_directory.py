@@ -1,7 +1,7 @@
-"""Directories of Hugging Face transformers' TimeSformer, read without that library.
+"""Read directories of Hugging Face transformers' TimeSformer, without that library.
 
-`config.json` tells the model, `preprocessor_config.json` how clips become its input, and the
-weights stand in one file or in shards with an index.
+`config.json` describes the model, and `preprocessor_config.json` describes its preprocessing. The
+weights are in one file, or in several shards with an index.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from model.weights_file import CheckpointError, WeightsFile, read_json, read_wei
 CONFIG = "config.json"
 MODEL_TYPE = "timesformer"
 _INDEX = ".index.json"
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # each may be an index of shards instead
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # or an index of shards in place of either
 
 
 def read_directory(path: Path) -> WeightsFile:
     """Read the weights of a directory and the JSON files beside them.
 
     Raises:
-        CheckpointError: if a file is missing or damaged, or the model is of another architecture.
+        CheckpointError: if a file is missing or damaged, or the model has another architecture.
     """
     if not (path / CONFIG).is_file():
         raise CheckpointError(
-            f"{path} is a directory without {CONFIG}, expected one of Hugging Face: {CONFIG}, "
-            f"{PROCESSOR_NAMES[0]} and {' or '.join(_WEIGHTS)}"
+            f"{path} is a directory without {CONFIG}; expected a Hugging Face directory with "
+            f"{CONFIG}, {PROCESSOR_NAMES[0]} and {' or '.join(_WEIGHTS)}"
         )
     config = read_json(path / CONFIG)
     if config.get("model_type") != MODEL_TYPE:
         raise CheckpointError(
-            f"{path / CONFIG} is of another architecture: got model_type "
+            f"{path / CONFIG} describes another architecture: got model_type "
             f"{config.get('model_type')!r}, expected {MODEL_TYPE!r}"
         )
     sidecars = {CONFIG: config}

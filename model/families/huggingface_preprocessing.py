@@ -1,7 +1,8 @@
-"""`preprocessor_config.json` of a Hugging Face directory, as our `Preprocessing`.
+"""Convert the `preprocessor_config.json` of a Hugging Face directory to our `Preprocessing`.
 
-Their processor resizes the shorter side of a frame to `size`, crops the centre to `crop_size`, then
-computes `(pixel * rescale_factor - image_mean) / image_std`; each of these can be switched off.
+The Hugging Face processor resizes the shorter side of a frame to `size`, crops the centre to
+`crop_size`, then computes `(pixel * rescale_factor - image_mean) / image_std`. The file can disable
+each of these steps.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from typing import Any
 
 from model.config import ConfigError, ViTConfig
 
-PROCESSOR_NAMES = ("preprocessor_config.json", "video_preprocessor_config.json")  # first found wins
-_DEFAULTS: Mapping[str, Any] = {  # of TimesformerVideoProcessor
+# The first of these files that exists is read.
+PROCESSOR_NAMES = ("preprocessor_config.json", "video_preprocessor_config.json")
+_DEFAULTS: Mapping[str, Any] = {  # defaults of TimesformerVideoProcessor
     "do_resize": True,
     "size": {"shortest_edge": 224},
     "resample": 2,
@@ -25,7 +27,8 @@ _DEFAULTS: Mapping[str, Any] = {  # of TimesformerVideoProcessor
     "image_mean": [0.485, 0.456, 0.406],
     "image_std": [0.229, 0.224, 0.225],
 }
-_VIDEOMAE = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # VideoMAEImageProcessor differs
+# Defaults of VideoMAEImageProcessor that differ.
+_VIDEOMAE = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 _TYPES = ("image_processor_type", "video_processor_type", "feature_extractor_type")
 _BILINEAR = 2
 
@@ -34,11 +37,11 @@ class Processor:
     """One `preprocessor_config.json`, with the defaults of its class filled in.
 
     Args:
-        name: Of the file, for messages.
-        entries: What it holds.
+        name: The name of the file, for messages.
+        entries: The content of the file.
 
     Raises:
-        ConfigError: if a size is none.
+        ConfigError: if `size` or `crop_size` is invalid.
     """
 
     def __init__(self, name: str, entries: Mapping[str, Any]) -> None:
@@ -54,14 +57,14 @@ class Processor:
 
     @property
     def output(self) -> tuple[int, int] | None:
-        """Height and width of what it gives; `None` where that depends on the clip."""
+        """Height and width of the processed frames; `None` if they depend on the clip."""
         if self.cropped is not None:
             assert not isinstance(self.cropped, int)
             return self.cropped
         return self.resized if isinstance(self.resized, tuple) else None
 
     def preprocessing(self, config: ViTConfig) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """Entries of `Preprocessing` for a model, and notes of where the two differ."""
+        """Return the entries of `Preprocessing` for a model, and notes on all differences."""
         mean, std = self._fold(config.channels)
         short_side, notes = self._place(config)
         if self.type and not self.type.startswith(("VideoMAE", "Timesformer")):
@@ -74,11 +77,11 @@ class Processor:
         return {"mean": mean, "std": std, "short_side": short_side}, tuple(notes)
 
     def _fold(self, channels: int) -> tuple[list[float], list[float]]:
-        """`(pixel * r - mean) / std` as `(pixel / 255 - mean / u) / (std / u)`, u = 255 r."""
+        """Write `(pixel * r - mean) / std` as `(pixel / 255 - mean / u) / (std / u)`, u = 255 r."""
         entries = self.entries
         unit = 255.0
         if entries["do_rescale"]:
-            (factor,) = self._numbers("rescale_factor", 1)
+            factor = self._numbers("rescale_factor", 1)[0]
             if factor <= 0:
                 raise ConfigError(f"{self.name}: rescale_factor must be positive: got {factor}")
             unit *= factor
@@ -89,21 +92,25 @@ class Processor:
         return [value / unit for value in mean], [value / unit for value in std]
 
     def _place(self, config: ViTConfig) -> tuple[int | None, list[str]]:
-        """The shorter side to resize frames to, and what differs from the original."""
+        """Return the shorter side of the resized frames, and notes on all differences."""
         wanted = config.height, config.width
         shown = f"{wanted[0]} x {wanted[1]}"
         if self.resized is None:
-            return None, [f"{self.name} resizes no frames; here they are resized to cover {shown}"]
+            note = f"{self.name} resizes no frames; this package resizes them to cover {shown}"
+            return None, [note]
         notes = []
         if isinstance(self.resized, int):
             short = self.resized
             if self.cropped is None:
-                notes.append(f"{self.name} crops no frames; here their centre is cut to {shown}")
+                notes.append(
+                    f"{self.name} crops no frames; this package crops their centre to {shown}"
+                )
         else:
             short = min(self.resized)
             height, width = self.resized
             notes.append(
-                f"{self.name} squashes frames to {height} x {width}; here they keep their aspect"
+                f"{self.name} squashes frames to {height} x {width}; this package keeps their "
+                "aspect ratio"
             )
         if self.output not in (None, wanted):
             assert self.output is not None
@@ -116,8 +123,8 @@ class Processor:
             short = scaled
         if short < min(wanted):
             notes.append(
-                f"{self.name} resizes the shorter side to {short} and pads with black; here "
-                f"frames are resized to cover {shown}"
+                f"{self.name} resizes the shorter side to {short} and pads with black; this "
+                f"package resizes frames to cover {shown}"
             )
             return None, notes
         return short, notes
@@ -132,7 +139,7 @@ class Processor:
         return list(values)
 
     def _size(self, key: str) -> int | tuple[int, int]:
-        """One number for the shorter side (or of a square), or height and width."""
+        """Read a size: one number for the shorter side or for a square, or height and width."""
         size = self.entries[key]
         match size:
             case {"shortest_edge": side, **rest} if not rest:
@@ -152,13 +159,13 @@ class Processor:
 
 
 def read_processor(sidecars: Mapping[str, Mapping[str, Any]]) -> Processor | None:
-    """The processor of a directory, if it has one."""
+    """Return the processor of a directory, or `None` if it has none."""
     name = next((name for name in PROCESSOR_NAMES if name in sidecars), None)
     return None if name is None else Processor(name, sidecars[name])
 
 
 def assumed_preprocessing(channels: int) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """What a directory without a processor is taken to mean, and the note that says so."""
+    """Return the preprocessing for a directory without a processor, and a note that says so."""
     missing = f"no {PROCESSOR_NAMES[0]}"
     mean, std = _DEFAULTS["image_mean"], _DEFAULTS["image_std"]
     if channels != len(mean):

@@ -1,4 +1,4 @@
-"""State dicts of the published timesformer-pytorch: names, shapes, and what they do not tell."""
+"""State dicts of timesformer-pytorch: infer the configuration from names and shapes."""
 
 from __future__ import annotations
 
@@ -21,21 +21,23 @@ from model.families.base import (
 from model.timesformer import TimeSformer
 from model.weights_file import WeightsFile
 
-_PATCHES, _QKV, _CLASSES = "to_patch_embedding.weight", "fn.to_qkv.weight", "to_out.1.weight"
+_PATCHES = "to_patch_embedding.weight"
+_QKV = "fn.to_qkv.weight"
+_CLASSES = "to_out.1.weight"
 _ARGUMENTS = {"num_frames": "frames", "image height": "height", "image width": "width"}
 
 
 def recognises(keys: Collection[str]) -> bool:
-    """The attention of a layer stands under its number, as `layers.0.1.fn`."""
+    """Return whether a layer has its attention under its number, as in `layers.0.1.fn`."""
     return any(key.startswith("layers.") and key.endswith(f".{_QKV}") for key in keys)
 
 
 def translate(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Names of the published constructor: `num_frames`, `image_size`."""
+    """Translate the arguments of the published constructor: `num_frames`, `image_size`."""
     entries = dict(given)
     for name, only in (("attn", "regular"), ("scheme", "divided")):
         if (value := entries.pop(name, only)) != only:
-            raise ConfigError(f"timesformer_pytorch has {name} {only!r} alone: got {value!r}")
+            raise ConfigError(f"timesformer_pytorch has only {name} {only!r}: got {value!r}")
     if "image_size" in entries:
         height, width = image_sides(entries.pop("image_size"))
         entries |= {"image height": height, "image width": width}
@@ -43,7 +45,7 @@ def translate(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def infer(weights: WeightsFile, given: Mapping[str, Any]) -> dict[str, Told]:
-    """Read the configuration off the names and shapes of a published state dict."""
+    """Infer the configuration from the names and shapes of a published state dict."""
     state = weights.state
     told = {"depth": count_blocks("layers", state)}
     for key, name, axis in (("cls_token", "dim", -1), (_CLASSES, "num_classes", 0)):
@@ -55,7 +57,8 @@ def infer(weights: WeightsFile, given: Mapping[str, Any]) -> dict[str, Told]:
         told["dim_head"] = Told(2 * len(state[rotary]), shape_of(rotary, state[rotary]))
     elif positions in state:
         told["rotary_emb"] = Told(False, positions)
-    told |= _infer_heads(state, {**given, **{name: told[name].value for name in told}})
+    known = dict(given) | {name: entry.value for name, entry in told.items()}
+    told |= _infer_heads(state, known)
     if _PATCHES in state:
         told |= infer_patches(_PATCHES, state[_PATCHES], given)
     if positions in state and {"height", "width"} <= given.keys() and "patch_size" in told:
@@ -64,20 +67,25 @@ def infer(weights: WeightsFile, given: Mapping[str, Any]) -> dict[str, Told]:
 
 
 def _infer_heads(state: Mapping[str, Tensor], known: Mapping[str, Any]) -> dict[str, Told]:
-    """Heads or their channels, of which the weights tell the product; and what stands between."""
+    """Infer `shift_tokens`, and `heads` from `dim_head` or the reverse.
+
+    The weights contain only the product `heads` x `dim_head`, so one of the two must be known.
+    """
     shifted = f"layers.0.0.fn.{_QKV}"
     shifts = shifted in state
-    told = {"shift_tokens": Told(shifts, f"having {'' if shifts else 'no '}{shifted}")}
+    told = {"shift_tokens": Told(shifts, f"its keys, having {'' if shifts else 'no '}{shifted}")}
     key = shifted if shifts else f"layers.0.0.{_QKV}"
     if key not in state:
         return told
-    inner, where = state[key].shape[0] // 3, shape_of(key, state[key])
+    inner = state[key].shape[0] // 3
+    where = shape_of(key, state[key])
     for name, other in (("dim_head", "heads"), ("heads", "dim_head")):
         value = known.get(name)
         if isinstance(value, int) and value > 0:
             if inner % value:
                 raise ConfigError(
-                    f"{where} has {inner} channels for queries, no multiple of {name} {value}"
+                    f"{where} has {inner} channels for queries, which is not a multiple of "
+                    f"{name} {value}"
                 )
             return {**told, other: Told(inner // value, f"{where} with {name} {value}")}
     return told
