@@ -8,6 +8,6 @@ import torch
 
 @pytest.fixture
 def no_grad() -> Iterator[None]:
-    """The test computes without gradients."""
+    """Disable gradients during the test."""
     with torch.no_grad():
         yield

@@ -1,4 +1,4 @@
-"""Each mechanism against its paper, written out plainly, one sample and one head at a time."""
+"""Compare each mechanism with the equations of its paper, one sample and head at a time."""
 
 import math
 
@@ -23,7 +23,8 @@ SIZES = [
     ((3,), 7, 30, 3, 10),
     ((2, 3), 4, 16, 4, 4),
 ]
-# Heads that do not fill the width: fastformer adds its query to its output, so it cannot.
+# Here heads x dim_head differs from dim. Fastformer adds its query to its output, so it needs
+# equal widths.
 NARROW_SIZES = [((2,), 5, 14, 3, 10), ((1, 2), 3, 9, 1, 4)]
 
 
@@ -47,7 +48,7 @@ def some_angles(n: int, dim_head: int) -> Tensor:
 
 
 def as_rotation(angles: Tensor, heads: int) -> Rotation:
-    """Per-pair angles in the layout that the modules take."""
+    """Convert angles of pairs to the layout that the modules take."""
     cos, sin = angles.cos(), angles.sin()
     return Rotation(
         torch.stack((cos, cos), -1).flatten(-2).repeat(1, heads),
@@ -73,7 +74,7 @@ def regular_head(_: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def favor_head(attention: Performer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The estimator as in the paper, without any stabiliser."""
+    """Compute the estimator of the paper, without a stabiliser."""
     omega, root = attention.projection_matrix, q.shape[-1] ** 0.25
 
     def phi(x: Tensor) -> Tensor:
@@ -124,7 +125,7 @@ GRID = [(name, size) for name in MECHANISMS for size in SIZES] + [
 @pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
 @pytest.mark.parametrize("rotated", [False, True], ids=["plain", "rotated"])
 @pytest.mark.parametrize(("name", "size"), GRID)
-def test_is_what_the_paper_defines(name, size, rotated, bias):
+def test_attention_equals_the_equations_of_the_paper(name, size, rotated, bias):
     leading, n, dim, heads, dim_head = size
     attention = build(MECHANISMS[name], dim, heads, dim_head, qkv_bias=bias)
     x = tokens(leading, n, dim)
@@ -136,7 +137,7 @@ def test_is_what_the_paper_defines(name, size, rotated, bias):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", MECHANISMS)
-def test_rotation_changes_the_function(name):
+def test_rotation_changes_the_output(name):
     attention, x = build(MECHANISMS[name], 16, 2, 8), tokens((2,), 6, 16)
     rotation = as_rotation(some_angles(6, 8), 2)
     assert rel_l2(attention(x, rotation), attention(x)) > 1e-4
@@ -144,7 +145,7 @@ def test_rotation_changes_the_function(name):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", MECHANISMS)
-def test_tokens_without_positions_have_no_order(name):
+def test_attention_without_positions_is_permutation_equivariant(name):
     attention, x = build(MECHANISMS[name], 16, 2, 8), tokens((2,), 6, 16)
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     assert rel_l2(attention(x[:, order]), attention(x)[:, order]) <= EXACT
@@ -152,7 +153,7 @@ def test_tokens_without_positions_have_no_order(name):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["regular", "fastformer"])
-def test_scale_of_the_logits_can_be_given(name):
+def test_qk_scale_sets_the_scale_of_the_logits(name):
     options = {"dim": 16, "heads": 2, "dim_head": 8}
     x = tokens((2,), 6, 16)
     same = build(MECHANISMS[name], **options, qk_scale=8**-0.5)(x)
@@ -165,7 +166,7 @@ def test_scale_of_the_logits_can_be_given(name):
 @torch.no_grad()
 @pytest.mark.parametrize("name", MECHANISMS)
 @pytest.mark.parametrize("magnitude", [1.0, 100.0])
-def test_a_sample_does_not_see_the_others(name, magnitude):
+def test_output_of_a_sample_is_independent_of_the_others(name, magnitude):
     attention = build(MECHANISMS[name], 24, 3, 8)
     x = tokens((3, 2), 5, 24)
     x[1:] *= magnitude
@@ -175,7 +176,7 @@ def test_a_sample_does_not_see_the_others(name, magnitude):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["regular", "fastformer", "performer"])
-def test_an_upstream_sample_does_not_see_the_others(name):
+def test_upstream_output_of_a_sample_is_independent_of_the_others(name):
     attention, x = build(UPSTREAM_MECHANISMS[name], 24, 3, 8), tokens((3, 2), 5, 24)
     assert rel_l2(attention(x)[:1], attention(x[:1])) <= 1e-9  # performer is ill-conditioned
 
@@ -183,7 +184,7 @@ def test_an_upstream_sample_does_not_see_the_others(name):
 @torch.no_grad()
 @pytest.mark.parametrize("name", MECHANISMS)
 @pytest.mark.parametrize("magnitude", [0.0, 1.0, 100.0, 1e4])
-def test_large_inputs_do_not_overflow(name, magnitude):
+def test_large_inputs_give_finite_outputs(name, magnitude):
     attention = build(MECHANISMS[name], 32, 2, 16).float()
     x = tokens((2,), 9, 32).float() * magnitude
     assert torch.isfinite(attention(x)).all()
@@ -192,8 +193,8 @@ def test_large_inputs_do_not_overflow(name, magnitude):
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["regular", "performer"])
 @pytest.mark.parametrize("magnitude", [1.0, 100.0])
-def test_output_is_an_average_of_the_values(name, magnitude):
-    """Weights that are positive and sum to one keep it between the least and the largest value."""
+def test_output_is_a_weighted_average_of_the_values(name, magnitude):
+    """Positive weights that sum to one keep the output between the least and the largest value."""
     attention = build(MECHANISMS[name], 16, 2, 8)
     attention.to_out.weight.copy_(torch.eye(16))
     attention.to_out.bias.zero_()
@@ -202,12 +203,12 @@ def test_output_is_an_average_of_the_values(name, magnitude):
     got, slack = attention(x), 1e-12 * magnitude
     assert (got >= values.amin(1, keepdim=True) - slack).all()
     assert (got <= values.amax(1, keepdim=True) + slack).all()
-    if magnitude == 1.0:  # larger ones single out one value for all
+    if magnitude == 1.0:  # for larger inputs, all queries select the same value
         assert got.std(dim=1).min() > 0
 
 
 @pytest.mark.parametrize("name", MECHANISMS)
-def test_gradients_are_those_of_the_function(name):
+def test_gradients_equal_numerical_gradients(name):
     attention = build(MECHANISMS[name], 8, 2, 4)
     x = tokens((2,), 3, 8).requires_grad_()
     rotation = as_rotation(some_angles(3, 4), 2)
@@ -218,7 +219,7 @@ def test_gradients_are_those_of_the_function(name):
 
 
 @pytest.mark.parametrize("name", MECHANISMS)
-def test_output_dropout_is_for_training_only(name):
+def test_output_dropout_acts_in_training_only(name):
     attention, x = build(MECHANISMS[name], 16, 2, 8, proj_drop=0.5), tokens((2,), 6, 16)
     assert torch.equal(attention(x), attention(x))
     assert torch.equal(attention(x), build(MECHANISMS[name], 16, 2, 8)(x))
@@ -227,7 +228,7 @@ def test_output_dropout_is_for_training_only(name):
 
 
 @pytest.mark.parametrize("name", ["regular", "fastformer"])
-def test_attention_dropout_is_for_training_only(name):
+def test_attention_dropout_acts_in_training_only(name):
     attention, x = build(MECHANISMS[name], 16, 2, 8, attn_drop=0.5), tokens((2,), 6, 16)
     assert torch.equal(attention(x), attention(x))
     assert torch.equal(attention(x), build(MECHANISMS[name], 16, 2, 8)(x))
@@ -236,34 +237,34 @@ def test_attention_dropout_is_for_training_only(name):
 
 
 class TestSizes:
-    def test_default_is_one_head_of_64_as_published(self):
+    def test_default_dim_head_is_64_as_published(self):
         attention = FastAttention(dim=128)
         assert (attention.heads, attention.dim_head) == (2, 64)
         assert FastformerAttention is FastAttention
 
     @pytest.mark.parametrize("name", MECHANISMS)
-    def test_width_that_is_no_multiple_of_a_head(self, name):
+    def test_dim_that_is_not_a_multiple_of_dim_head_is_refused(self, name):
         with pytest.raises(ConfigError, match=r"dim_head 64: got 48"):
             MECHANISMS[name](dim=48)
 
-    def test_fastformer_heads_must_fill_the_width(self):
+    def test_fastformer_with_heads_that_do_not_fill_dim_is_refused(self):
         with pytest.raises(ConfigError, match=r"got 3 x 8 and 16"):
             FastAttention(16, 8, 3)
 
-    def test_one_weight_vector_serves_all_heads(self):
+    def test_fastformer_heads_share_one_weight_vector(self):
         shapes = {name: tuple(p.shape) for name, p in FastAttention(32, 8).named_parameters()}
         assert shapes["Wq.weight"] == shapes["Wk.weight"] == (1, 8)
 
 
 class TestFavor:
-    """FAVOR+ (Choromanski et al. 2021): the features, and that they approximate softmax."""
+    """FAVOR+ (Choromanski et al. 2021): test the features and their approximation of softmax."""
 
     FEATURES = (32, 64, 128, 256, 512, 1024, 2048)
     SEEDS = 24
     SLOPE = (-0.65, -0.35)  # of log error over log m; independent features give -1/2
 
     @torch.no_grad()
-    def test_error_falls_as_one_over_the_root_of_the_features(self):
+    def test_error_is_proportional_to_one_over_the_root_of_the_features(self):
         dim, heads, dim_head = 32, 2, 16
         regular = build(Regular, dim, heads, dim_head)
         x = tokens((2,), 9, dim, seed=3) / 4
@@ -276,21 +277,22 @@ class TestFavor:
                 performer.to(torch.float64).load_state_dict(regular.state_dict(), strict=False)
                 squares.append(rel_l2(performer(x) - regular.to_out.bias, truth) ** 2)
             errors.append(math.sqrt(np.mean(squares)))
-        for part in (slice(None), slice(3, None)):  # the latter finds an error that levels off
+        # The second part detects an error that stops falling.
+        for part in (slice(None), slice(3, None)):
             slope = np.polyfit(np.log(self.FEATURES[part]), np.log(errors[part]), 1)[0]
             assert self.SLOPE[0] < slope < self.SLOPE[1]
 
     @torch.no_grad()
     @pytest.mark.parametrize("name", ["regular", "fastformer"])
-    def test_other_mechanisms_are_not_mistaken_for_it(self, name):
-        """What the slope is measured on is above the noise: without features it does not fall."""
+    def test_error_is_zero_for_regular_attention_only(self, name):
+        """The error measure is valid: it is zero for softmax attention only."""
         regular, other = build(Regular, 32, 2, 16), build(MECHANISMS[name], 32, 2, 16)
         other.load_state_dict(regular.state_dict(), strict=False)
         error = rel_l2(other(tokens((2,), 9, 32)), regular(tokens((2,), 9, 32)))
         assert (error <= EXACT) == (name == "regular")
 
     @torch.no_grad()
-    def test_is_unbiased_for_the_softmax_kernel(self):
+    def test_features_estimate_the_softmax_kernel_without_bias(self):
         dim_head = 8
         q, k = tokens((), 2, dim_head) / 4
         omega = orthogonal_features(20_000 * dim_head, dim_head, seed=1).double()
@@ -302,7 +304,7 @@ class TestFavor:
 
     @torch.no_grad()
     @pytest.mark.parametrize("tokens_of_a_group", [3, 8, 9, 40])
-    def test_both_orders_of_the_product_are_one_function(self, tokens_of_a_group):
+    def test_both_orders_of_the_product_give_the_same_output(self, tokens_of_a_group):
         performer = build(Performer, 16, 2, 8)
         q, k, v = torch.randn(3, 2, tokens_of_a_group, 8, dtype=torch.float64)
         q_logits = q @ performer.projection_matrix.T
@@ -322,8 +324,8 @@ class TestFavor:
             expected = torch.full((features,), math.sqrt(dim_head))
             torch.testing.assert_close(omega.norm(dim=1), expected, rtol=1e-5, atol=0)
 
-    def test_features_point_everywhere_alike(self):
-        """Every place of a block is isotropic: QR alone would fix the signs of its directions."""
+    def test_features_are_isotropic(self):
+        """Each row of a block must be isotropic. QR alone would fix the signs of the directions."""
         blocks, dim_head = 4000, 8
         omega = orthogonal_features(blocks * dim_head, dim_head, 1, seed=0)
         mean = omega.unflatten(0, (blocks, dim_head)).mean(0)
@@ -333,22 +335,22 @@ class TestFavor:
         omega = orthogonal_features(32, 16, seed=0)
         assert (omega[:16] @ omega[16:].T).abs().max().item() > 0.1
 
-    def test_norms_are_those_of_gaussian_vectors(self):
+    def test_norms_have_mean_and_variance_of_gaussian_vectors(self):
         squares = orthogonal_features(16 * 4000, 16, seed=0).square().sum(1)
         assert squares.mean().item() == pytest.approx(16, rel=0.01)
         assert squares.var().item() == pytest.approx(2 * 16, rel=0.05)
 
-    def test_seed_decides_the_features(self):
+    def test_same_seed_gives_the_same_features(self):
         first, same, other = (Performer(32, 16, seed=seed).projection_matrix for seed in (1, 1, 2))
         assert torch.equal(first, same)
         assert not torch.equal(first, other)
 
-    def test_seed_leaves_the_global_generator_alone(self):
+    def test_seed_does_not_change_the_global_generator(self):
         before = torch.random.get_rng_state()
         orthogonal_features(8, 4, seed=1)
         assert torch.equal(torch.random.get_rng_state(), before)
 
-    def test_without_a_seed_the_global_generator_decides(self):
+    def test_features_without_a_seed_come_from_the_global_generator(self):
         torch.manual_seed(5)
         first = Performer(32, 16).projection_matrix
         torch.manual_seed(5)
@@ -369,16 +371,16 @@ class TestFavor:
         performer.redraw_projection_matrix(seed=9)
         assert torch.equal(performer(x), after)
 
-    def test_features_travel_with_the_weights(self):
+    def test_features_are_part_of_the_state_dict(self):
         saved = Performer(32, 16, seed=1)
         other = Performer(32, 16, seed=2)
         other.load_state_dict(saved.state_dict())
         assert torch.equal(other.projection_matrix, saved.projection_matrix)
 
-    def test_number_of_features(self):
+    def test_default_number_of_features_is_dim_head_log_dim_head(self):
         assert Performer(128).projection_matrix.shape == (int(64 * math.log(64)), 64)
         assert Performer(32, 16, nb_features=10).projection_matrix.shape == (10, 16)
 
-    def test_unknown_scaling_is_refused(self):
+    def test_unknown_ortho_scaling_is_refused(self):
         with pytest.raises(ConfigError, match=r"0 or 1: got 2"):
             Performer(32, 16, ortho_scaling=2)

@@ -1,4 +1,4 @@
-"""The model as a user meets it: the published calls, training, and clear refusals."""
+"""Test the public interface of FastTimeSformer: the published calls, training and errors."""
 
 import copy
 import inspect
@@ -33,7 +33,7 @@ def rel_l2(got: torch.Tensor, truth: torch.Tensor) -> float:
 
 
 class TestPublishedUse:
-    def test_readme_example(self):
+    def test_readme_example_gives_finite_logits(self):
         b, f, c, h, w = 1, 5, 3, 512, 512
         x = torch.randn(b, f, c, h, w)
         model = FastTimeSformer(f, c, h, w, num_classes = 2, attn_mechanism = 'fastformer')  # fmt: skip  # noqa: E501
@@ -44,7 +44,7 @@ class TestPublishedUse:
         assert out.shape == (b, 2)
         assert torch.isfinite(out).all()
 
-    def test_readme_example_of_the_layers(self):
+    def test_readme_example_of_the_layers_keeps_the_shape(self):
         from model import FastAttention, PerformerAttention, RegularAttention
 
         b, n, d = 16, 32, 64
@@ -58,7 +58,7 @@ class TestPublishedUse:
         assert [out.shape for out in attended] == [(b, n, d)] * 3
         assert all(torch.isfinite(out).all() for out in attended)
 
-    def test_constructor_takes_the_published_arguments_in_their_order(self):
+    def test_constructor_takes_the_published_arguments_in_the_published_order(self):
         published = {
             "dim": 128, "patch_size": 16, "depth": 12, "heads": None, "dim_head": 64,
             "drop_path": 0.1, "attn_dropout": 0.0, "proj_dropout": 0.0, "rotary_emb": True,
@@ -69,7 +69,7 @@ class TestPublishedUse:
         assert positional == [*NAMES, *published]
         assert {name: parameters[name].default for name in published} == published
 
-    def test_constructor_by_position(self):
+    def test_constructor_takes_positional_arguments(self):
         arguments = (*SIZES, 32, 4, 2, 2, 16, 0.1, 0.0, 0.0, True, "regular", "joint", True)
         model = FastTimeSformer(*arguments)
         config = model.config
@@ -78,7 +78,7 @@ class TestPublishedUse:
         assert model(clips()).shape == (2, 4)
 
     @pytest.mark.parametrize(("mechanism", "scheme"), GRID)
-    def test_frames_second_is_the_same_function(self, mechanism, scheme):
+    def test_frames_second_gives_the_same_logits(self, mechanism, scheme):
         first = make(attn_mechanism=mechanism, attn_type=scheme).eval()
         second = make(attn_mechanism=mechanism, attn_type=scheme, frames_first=False).eval()
         assert torch.equal(second(clips().transpose(1, 2)), first(clips()))
@@ -86,7 +86,9 @@ class TestPublishedUse:
     @pytest.mark.parametrize(("mechanism", "scheme"), GRID)
     @pytest.mark.parametrize("rotary", [True, False], ids=["rotary", "learned"])
     @pytest.mark.parametrize("frames", [1, 3])
-    def test_every_pair_is_a_model(self, mechanism, scheme, rotary, frames):
+    def test_every_mechanism_with_every_scheme_gives_finite_logits(
+        self, mechanism, scheme, rotary, frames
+    ):
         model = FastTimeSformer(
             frames, 1, 12, 4, 5, **SMALL, attn_mechanism=mechanism, attn_type=scheme,
             rotary_emb=rotary,
@@ -96,7 +98,7 @@ class TestPublishedUse:
         assert torch.isfinite(out).all()
 
     @pytest.mark.parametrize("mechanism", ["regular", "performer"])
-    def test_heads_may_widen_the_attention(self, mechanism):
+    def test_heads_times_dim_head_may_exceed_dim(self, mechanism):
         model = make(attn_mechanism=mechanism, heads=3)
         assert model.blocks[0].attn_t.fn.to_qkv.weight.shape == (3 * 3 * 16, 32)
         assert model(clips()).shape == (2, 4)
@@ -109,14 +111,14 @@ class TestPublishedUse:
 @pytest.mark.usefixtures("no_grad")
 class TestFunction:
     @pytest.mark.parametrize(("mechanism", "scheme"), GRID)
-    def test_seed_decides_the_model(self, mechanism, scheme):
+    def test_same_seed_gives_the_same_model(self, mechanism, scheme):
         options = {"attn_mechanism": mechanism, "attn_type": scheme}
         first, same, other = (make(seed, **options).eval()(clips()) for seed in (0, 0, 1))
         assert torch.equal(first, same)
         assert rel_l2(other, first) > 1e-2
 
     @pytest.mark.parametrize(("mechanism", "scheme"), GRID)
-    def test_upstream_is_another_function_of_the_same_weights(self, mechanism, scheme):
+    def test_upstream_and_paper_semantics_give_different_logits(self, mechanism, scheme):
         options = {"attn_mechanism": mechanism, "attn_type": scheme}
         paper = make(**options).double().eval()
         upstream = make(seed=1, **options, semantics="upstream").double().eval()
@@ -124,7 +126,7 @@ class TestFunction:
         assert rel_l2(upstream(clips().double()), paper(clips().double())) > 1e-3
 
     @pytest.mark.parametrize(("mechanism", "scheme"), GRID)
-    def test_clip_does_not_see_the_rest_of_its_batch(self, mechanism, scheme):
+    def test_logits_of_a_clip_are_independent_of_its_batch(self, mechanism, scheme):
         model = make(attn_mechanism=mechanism, attn_type=scheme).double().eval()
         video = clips(3).double()
         video[1:] *= 100
@@ -132,8 +134,8 @@ class TestFunction:
 
     @pytest.mark.parametrize(("mechanism", "scheme"), GRID)
     @pytest.mark.parametrize("rotary", [True, False], ids=["rotary", "learned"])
-    def test_positions_matter(self, mechanism, scheme, rotary):
-        """Frames in another order are another clip, and so are patches."""
+    def test_logits_depend_on_frame_order_and_patch_position(self, mechanism, scheme, rotary):
+        """A clip with frames or patches in another order gives other logits."""
         model = make(attn_mechanism=mechanism, attn_type=scheme, rotary_emb=rotary).double().eval()
         video = clips().double()
         reordered = video[:, [2, 0, 1]]
@@ -143,21 +145,21 @@ class TestFunction:
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
     @pytest.mark.parametrize("mechanism", MECHANISMS)
-    def test_other_precisions(self, mechanism, dtype):
+    def test_logits_in_other_precisions_are_near_float64(self, mechanism, dtype):
         model = make(attn_mechanism=mechanism).eval()
         truth = copy.deepcopy(model).double()(clips().double())
         logits = model.to(dtype)(clips().to(dtype))
         assert logits.dtype == dtype
         assert rel_l2(logits, truth) <= {torch.float64: 0.0, torch.bfloat16: 5e-2}[dtype]
 
-    def test_forward_changes_nothing_in_the_model(self):
+    def test_forward_does_not_change_the_model(self):
         model = make().eval()
         before = copy.deepcopy(model.state_dict())
         assert torch.equal(model(clips()), model(clips()))
         assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
 
-    def test_model_can_be_pickled(self):
-        """As torch.save(model) does, and DataLoader or spawned workers."""
+    def test_pickled_model_gives_the_same_logits(self):
+        """`torch.save(model)`, DataLoader and spawned workers pickle the model."""
         model = make().eval()
         twin = pickle.loads(pickle.dumps(model))
         assert torch.equal(twin(clips()), model(clips()))
@@ -203,7 +205,7 @@ class TestTraining:
         ],
     )
     @pytest.mark.parametrize("scheme", UPSTREAM_SCHEMES)
-    def test_rate_acts_in_training_only(self, rate, mechanism, scheme):
+    def test_dropout_rate_acts_in_training_only(self, rate, mechanism, scheme):
         options = {"attn_mechanism": mechanism, "attn_type": scheme, "drop_path": 0.0}
         model = make(**{**options, rate: 0.5})
         torch.manual_seed(3)
@@ -224,7 +226,7 @@ class TestTraining:
     @torch.no_grad()
     def test_drop_path_drops_class_and_patch_tokens_of_a_sample_together(self):
         block = make(attn_mechanism="regular", drop_path=0.5, depth=1).blocks[0].train()
-        for linear in (block.attn_s.fn.to_out, block.fc_t):  # leaves the feed-forward
+        for linear in (block.attn_s.fn.to_out, block.fc_t):  # only the feed-forward stays active
             linear.weight.zero_()
             linear.bias.zero_()
         cls, x = torch.randn(64, 1, 32), torch.randn(64, 3 * 2 * 3, 32)
@@ -240,21 +242,21 @@ class TestRefusals:
         "shape",
         [(2, 4, 3, 8, 12), (2, 3, 1, 8, 12), (2, 3, 3, 12, 8), (3, 3, 8, 12), (2, 3, 3, 8, 12, 1)],
     )
-    def test_wrong_shape_names_got_and_expected(self, shape):
+    def test_error_of_a_wrong_shape_names_got_and_expected(self, shape):
         with pytest.raises(ValueError, match="shape") as caught:
             make()(torch.zeros(shape))
         assert str(shape) in str(caught.value)
         assert "(3, 3, 8, 12)" in str(caught.value)
         assert "(b, f, c, h, w)" in str(caught.value)
 
-    def test_wrong_shape_with_frames_second_speaks_of_what_was_given(self):
+    def test_error_of_a_wrong_shape_with_frames_second_names_the_given_layout(self):
         with pytest.raises(ValueError, match="shape") as caught:
             make(frames_first=False)(torch.zeros(2, 3, 4, 8, 12))
         assert "(2, 3, 4, 8, 12)" in str(caught.value)
         assert "(b, c, f, h, w)" in str(caught.value)
 
     @pytest.mark.parametrize("frames_first", [True, False])
-    def test_too_few_axes(self, frames_first):
+    def test_input_with_too_few_axes_is_refused(self, frames_first):
         with pytest.raises(ValueError, match=r"got \(12,\)"):
             make(frames_first=frames_first)(torch.zeros(12))
 
@@ -282,7 +284,7 @@ class TestRefusals:
         ],
         ids=str,
     )
-    def test_configuration_names_got_and_expected(self, options, parts):
+    def test_error_of_an_invalid_configuration_names_got_and_expected(self, options, parts):
         with pytest.raises(ConfigError) as caught:
             make(**options)
         assert [part for part in parts if part not in str(caught.value)] == []
@@ -290,7 +292,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("name", NAMES)
     @pytest.mark.parametrize("value", [0, -1, 1.5, "3", None])
-    def test_sizes_are_whole_and_positive(self, name, value):
+    def test_size_that_is_not_a_positive_whole_number_is_refused(self, name, value):
         sizes = dict(zip(NAMES, SIZES, strict=True))
         with pytest.raises(ConfigError, match=rf"{name} must be a whole number.*got {value!r}"):
             FastTimeSformer(**{**sizes, name: value}, **SMALL)

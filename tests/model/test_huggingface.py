@@ -1,4 +1,4 @@
-"""Directories of Hugging Face: what they tell, and that every bad one is refused in one line."""
+"""Test Hugging Face directories: the inferred model, and one-line errors for bad directories."""
 
 import json
 import pickle
@@ -47,7 +47,7 @@ LONGEST_MESSAGE = 600
 
 
 def weights(kind: str = "divided_space_time", bias: bool = True, channels: int = 3) -> dict:
-    """Random weights of `CONFIG` by their published names."""
+    """Return random weights of `CONFIG`, by their published names."""
     generator = torch.Generator().manual_seed(0)
     state: dict[str, Tensor] = {}
 
@@ -96,7 +96,7 @@ def write(
     processor: dict | None = PROCESSOR,
     state: dict[str, Tensor] | None = None,
 ) -> Path:
-    """A directory as transformers saves it; entries that are `...` are left out."""
+    """Write a directory as transformers saves it, without the entries that are `...`."""
     entries = {**CONFIG, **(config or {})}
     kept = {name: value for name, value in entries.items() if value is not ...}
     (path / "config.json").write_text(json.dumps(kept), encoding="utf-8")
@@ -118,7 +118,7 @@ def load(path: Path, **arguments: object) -> TimeSformerViT:
 
 
 def refusal(path: Path, **arguments: object) -> str:
-    """The message of the refusal, which must be one line that names the directory."""
+    """Return the error message, which must be one line that names the directory."""
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(path, **arguments)
     message = str(caught.value)
@@ -139,8 +139,8 @@ def assert_parts(message: str, *parts: str) -> None:
     assert [part for part in parts if part not in message] == []
 
 
-class TestWhatADirectoryTells:
-    def test_all_of_it(self, tmp_path):
+class TestInference:
+    def test_configuration_labels_and_preprocessing_are_read(self, tmp_path):
         changed = {"hidden_act": "relu", "layer_norm_eps": 1e-3, "drop_path_rate": 0.25,
                    "attention_probs_dropout_prob": 0.1, "hidden_dropout_prob": 0.2}  # fmt: skip
         model = load(write(tmp_path, changed))
@@ -159,14 +159,14 @@ class TestWhatADirectoryTells:
         [("divided_space_time", "divided"), ("joint_space_time", "joint"), ("space_only", "space")],
     )
     @pytest.mark.parametrize("bias", [True, False])
-    def test_attention_type_and_bias(self, tmp_path, kind, scheme, bias):
+    def test_attention_type_and_qkv_bias_are_read(self, tmp_path, kind, scheme, bias):
         entries = {"attention_type": kind, "qkv_bias": bias}
         model = load(write(tmp_path, entries, state=weights(kind, bias)))
         assert (model.config.scheme, model.config.qkv_bias) == (scheme, bias)
         assert any("space_only" in note for note in model.notes) == (scheme == "space")
         assert run(model).shape == (2, CLASSES)
 
-    def test_every_weight_has_its_place(self, tmp_path):
+    def test_every_weight_is_mapped_to_our_name(self, tmp_path):
         state = weights()
         ours = load(write(tmp_path)).state_dict()
         assert len(ours) == len(state)
@@ -194,20 +194,20 @@ class TestWhatADirectoryTells:
         ],
         ids=str,
     )
-    def test_other_ways_to_say_the_same(self, tmp_path, entries, changed):
+    def test_equivalent_entries_give_the_same_configuration(self, tmp_path, entries, changed):
         plain, other = tmp_path / "plain", tmp_path / "other"
         plain.mkdir(), other.mkdir()
         assert load(write(other, entries)).config == load(write(plain)).config
 
-    def test_names_of_the_library_where_it_names_none(self, tmp_path):
+    def test_labels_without_id2label_are_the_library_defaults(self, tmp_path):
         model = load(write(tmp_path, {"id2label": ...}))
         assert model.labels == ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3")
 
-    def test_labels_go_by_their_numbers(self, tmp_path):
+    def test_labels_are_ordered_by_their_numbers(self, tmp_path):
         model = load(write(tmp_path, {"id2label": {"3": "d", "1": "b", "0": "a", "2": "c"}}))
         assert model.labels == ("a", "b", "c", "d")
 
-    def test_without_transformers(self, tmp_path):
+    def test_loading_does_not_import_transformers(self, tmp_path):
         write(tmp_path)
         code = (
             "import sys, model\n"
@@ -229,7 +229,7 @@ class TestWeightFiles:
         return path
 
     def shards(self, path: Path, suffix: str = "safetensors") -> dict:
-        """Three shards of the weights, and the index that was written."""
+        """Write three shards of the weights; return their index."""
         write(path)
         (path / "model.safetensors").unlink()
         state, places = weights(), {}
@@ -246,13 +246,13 @@ class TestWeightFiles:
         (path / f"{stem}.{suffix}.index.json").write_text(json.dumps(index))
         return index
 
-    def test_pytorch_model_bin(self, tmp_path):
+    def test_pytorch_model_bin_gives_the_same_logits(self, tmp_path):
         a, b = tmp_path / "a", tmp_path / "b"
         a.mkdir(), b.mkdir()
         assert torch.equal(run(load(self.torch_file(a, weights()))), run(load(write(b))))
 
     @pytest.mark.parametrize("suffix", ["safetensors", "bin"])
-    def test_shards(self, tmp_path, suffix):
+    def test_shards_give_the_same_logits(self, tmp_path, suffix):
         a, b = tmp_path / "a", tmp_path / "b"
         a.mkdir(), b.mkdir()
         self.shards(a, suffix)
@@ -263,23 +263,23 @@ class TestWeightFiles:
         (path / "pytorch_model.bin").write_bytes(pickle.dumps({"a": print}))
         assert "could run code: nothing was run" in refusal(path)
 
-    def test_no_weights(self, tmp_path):
+    def test_directory_without_weights_is_refused(self, tmp_path):
         (write(tmp_path) / "model.safetensors").unlink()
         assert_parts(refusal(tmp_path), "no weights", "model.safetensors", "pytorch_model.bin")
 
-    def test_a_shard_is_missing(self, tmp_path):
+    def test_missing_shard_is_refused(self, tmp_path):
         self.shards(tmp_path)
         (tmp_path / "model-00002-of-00003.safetensors").unlink()
         assert_parts(refusal(tmp_path), "shard model-00002-of-00003.safetensors", "missing")
 
-    def test_a_key_is_not_in_its_shard(self, tmp_path):
+    def test_key_missing_from_its_shard_is_refused(self, tmp_path):
         index = self.shards(tmp_path)
         places = {**index["weight_map"], "timesformer.x": "model-00001-of-00003.safetensors"}
         (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
         assert_parts(refusal(tmp_path), "model-00001-of-00003", "lacks timesformer.x", "index.json")
 
-    def test_the_index_misses_a_key(self, tmp_path):
-        """What the shards hold counts: nothing is dropped."""
+    def test_key_missing_from_the_index_is_loaded(self, tmp_path):
+        """The shards decide, not the index: no weight is dropped."""
         index = self.shards(tmp_path)
         places = index["weight_map"]
         del places["classifier.bias"]
@@ -287,20 +287,20 @@ class TestWeightFiles:
         assert run(load(tmp_path)).shape == (2, CLASSES)
 
     @pytest.mark.parametrize("shard", ["../model.safetensors", "/etc/passwd", "a/b"])
-    def test_the_index_leads_out_of_the_directory(self, tmp_path, shard):
+    def test_shard_outside_the_directory_is_refused(self, tmp_path, shard):
         index = self.shards(tmp_path)
         index["weight_map"]["classifier.bias"] = shard
         (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
         assert_parts(refusal(tmp_path), repr(shard), "not a file beside it")
 
     @pytest.mark.parametrize("content", ["{}", '{"weight_map": []}', '{"weight_map": {}}'])
-    def test_the_index_has_no_map(self, tmp_path, content):
+    def test_index_without_weight_map_is_refused(self, tmp_path, content):
         self.shards(tmp_path)
         (tmp_path / "model.safetensors.index.json").write_text(content)
         assert "no weight_map" in refusal(tmp_path)
 
     @pytest.mark.parametrize("name", ["model.safetensors", "model-00003-of-00003.safetensors"])
-    def test_a_damaged_file(self, tmp_path, name):
+    def test_damaged_weights_file_is_refused(self, tmp_path, name):
         if name == "model.safetensors":
             write(tmp_path)
         else:
@@ -309,14 +309,14 @@ class TestWeightFiles:
         (tmp_path / name).write_bytes(whole[: len(whole) // 2])
         assert_parts(refusal(tmp_path), name, "not a whole safetensors file")
 
-    def test_weights_that_are_no_numbers(self, tmp_path):
+    def test_nan_weights_are_refused(self, tmp_path):
         state = weights()
         state["classifier.weight"][1, 2] = float("nan")
         assert_parts(refusal(write(tmp_path, state=state)), "NaN", "classifier.weight")
 
 
 class TestJson:
-    def test_missing_config(self, tmp_path):
+    def test_missing_config_is_refused(self, tmp_path):
         (write(tmp_path) / "config.json").unlink()
         assert_parts(refusal(tmp_path), "directory without config.json", "model.safetensors")
 
@@ -326,19 +326,19 @@ class TestJson:
     @pytest.mark.parametrize(
         "content", [b"", b'{"a": 1', b"\xff\xfe{}", b"[" * 100_000], ids=["", "cut", "utf", "deep"]
     )
-    def test_damaged(self, tmp_path, name, content):
+    def test_damaged_json_is_refused(self, tmp_path, name, content):
         write(tmp_path)
         (tmp_path / "model.safetensors").unlink()
         (tmp_path / name).write_bytes(content)
         assert_parts(refusal(tmp_path), name, "damaged JSON")
 
     @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
-    def test_no_object(self, tmp_path, name):
+    def test_json_without_an_object_is_refused(self, tmp_path, name):
         (write(tmp_path) / name).write_text("[1, 2]")
         assert_parts(refusal(tmp_path), name, "holds list", "JSON object")
 
     @pytest.mark.parametrize("kind", ["videomae", "vivit", None, ...])
-    def test_another_architecture_is_named(self, tmp_path, kind):
+    def test_error_of_another_architecture_names_it(self, tmp_path, kind):
         message = refusal(write(tmp_path, {"model_type": kind}))
         shown = repr(None if kind is ... else kind)
         assert_parts(message, "config.json", f"model_type {shown}", "'timesformer'")
@@ -373,7 +373,7 @@ class TestJson:
         ],
         ids=str,
     )
-    def test_config_that_cannot_be(self, tmp_path, entries, parts):
+    def test_invalid_config_is_refused(self, tmp_path, entries, parts):
         assert_parts(refusal(write(tmp_path, entries, processor=None)), *parts)
 
     @pytest.mark.parametrize(
@@ -393,7 +393,7 @@ class TestJson:
         ],
         ids=str,
     )
-    def test_config_that_contradicts_the_weights(self, tmp_path, entries, parts):
+    def test_config_that_contradicts_the_weights_is_refused(self, tmp_path, entries, parts):
         message = refusal(write(tmp_path, entries))
         assert_parts(message, "config.json", "contradicts the weights", *parts)
 
@@ -406,13 +406,13 @@ class TestJson:
             ("space_only", "divided_space_time"),
         ],
     )
-    def test_attention_type_that_contradicts_the_weights(self, tmp_path, kind, said):
+    def test_attention_type_that_contradicts_the_weights_is_refused(self, tmp_path, kind, said):
         message = refusal(write(tmp_path, {"attention_type": said}, state=weights(kind)))
         assert_parts(message, f"attention_type is '{said}'", kind)
 
 
 class TestKeys:
-    def test_no_classification_head(self, tmp_path):
+    def test_weights_without_classification_head_are_refused(self, tmp_path):
         bare = {
             name.removeprefix("timesformer."): tensor
             for name, tensor in weights().items()
@@ -421,7 +421,7 @@ class TestKeys:
         message = refusal(write(tmp_path, state=bare))
         assert_parts(message, "no classification head", "classifier.weight", "TimesformerModel")
 
-    def test_two_families_mixed(self, tmp_path):
+    def test_mixed_keys_of_two_families_are_refused(self, tmp_path):
         mixed = {
             **weights(),
             "blocks.0.attn.qkv.weight": torch.zeros(72, 24),
@@ -430,7 +430,7 @@ class TestKeys:
         message = refusal(write(tmp_path, state=mixed))
         assert_parts(message, "facebookresearch and huggingface", "mixed")
 
-    def test_another_family_s_weights(self, tmp_path):
+    def test_weights_of_another_family_are_refused(self, tmp_path):
         other = {
             "blocks.0.attn.qkv.weight": torch.zeros(72, 24),
             "patch_embed.proj.weight": torch.zeros(24, 3, 4, 4),
@@ -439,38 +439,38 @@ class TestKeys:
         assert_parts(refusal(tmp_path), "directory of huggingface", "facebookresearch")
         assert_parts(refusal(tmp_path, family="huggingface"), "no layers", "blocks.0")
 
-    def test_unknown_weights(self, tmp_path):
+    def test_unknown_weights_are_refused(self, tmp_path):
         assert "no known family" in refusal(write(tmp_path, state={"a": torch.zeros(1)}))
         extra = {**weights(), "pooler.weight": torch.zeros(2)}
         assert "unknown weights: pooler.weight" in refusal(write(tmp_path, state=extra))
 
     @pytest.mark.parametrize("name", weights())
-    def test_lacking_weights(self, tmp_path, name):
+    def test_any_missing_weight_is_refused(self, tmp_path, name):
         state = weights()
         del state[name]
         assert refusal(write(tmp_path, state=state))
 
     @pytest.mark.parametrize("name", [name for name in weights() if "layer.1" not in name])
     @pytest.mark.parametrize("shape", [(), (5,), (1, 0, 24)], ids=str)
-    def test_any_shape_anywhere(self, tmp_path, name, shape):
+    def test_any_wrong_shape_is_refused(self, tmp_path, name, shape):
         assert refusal(write(tmp_path, state={**weights(), name: torch.zeros(shape)}))
 
-    def test_a_file_alone_is_not_enough(self, tmp_path):
+    def test_weights_file_without_its_directory_is_refused(self, tmp_path):
         message = refusal(write(tmp_path) / "model.safetensors")
         assert_parts(message, "without their config.json", "give the directory")
 
     @pytest.mark.parametrize("family", ["facebookresearch", "fast_timesformer"])
-    def test_a_directory_of_another_family(self, tmp_path, family):
+    def test_directory_with_another_given_family_is_refused(self, tmp_path, family):
         message = refusal(write(tmp_path), family=family)
         assert_parts(message, "directory of huggingface", family)
 
 
-class TestWhatTheUserSays:
-    def test_the_family(self, tmp_path):
+class TestConfig:
+    def test_given_family_gives_the_same_logits(self, tmp_path):
         model = load(write(tmp_path), family="huggingface")
         assert torch.equal(run(model), run(load(tmp_path)))
 
-    def test_the_same_in_their_names(self, tmp_path):
+    def test_config_with_published_names_gives_the_same_logits(self, tmp_path):
         config = {name: CONFIG[name] for name in CONFIG if "_" in name and name != "model_type"}
         del config["transformers_version"]
         model = load(write(tmp_path), config=config | {"attention_type": "divided_space_time"})
@@ -490,13 +490,13 @@ class TestWhatTheUserSays:
             ("hidden_sizes", 24, ["'hidden_sizes'"]),
         ],
     )
-    def test_a_contradiction_is_refused(self, tmp_path, name, value, parts):
+    def test_config_that_contradicts_the_directory_is_refused(self, tmp_path, name, value, parts):
         assert_parts(refusal(write(tmp_path), config={name: value}), *parts)
 
     @pytest.mark.parametrize(
         "config", [{"image_size": 32}, {"height": 32, "width": 32}, {"image_size": [32, 32]}]
     )
-    def test_another_resolution_resizes_the_positions_and_the_view(self, tmp_path, config):
+    def test_another_resolution_resizes_the_positions_and_the_short_side(self, tmp_path, config):
         write(tmp_path, processor=processor(size={"shortest_edge": 20}))
         model = load(tmp_path, config=config)
         assert (model.config.height, model.config.width) == (32, 32)
@@ -505,11 +505,11 @@ class TestWhatTheUserSays:
         stored = weights()["timesformer.embeddings.position_embeddings"]
         assert torch.equal(model.pos_embed[:, 1:], stored[:, chosen])
         assert torch.equal(model.pos_embed[:, :1], stored[:, :1])
-        assert model.preprocessing.short_side == 40  # 20 of 16 are 40 of 32
+        assert model.preprocessing.short_side == 40  # 20 at a height of 16 scales to 40 at 32
         assert "positions resized from 4 x 4 to 8 x 8 patches" in model.notes
         assert any("for 16 x 16" in note and "40, not 20" in note for note in model.notes)
 
-    def test_labels_and_preprocessing(self, tmp_path):
+    def test_config_replaces_labels_and_preprocessing(self, tmp_path):
         write(tmp_path, {"id2label": {"0": "a"}}, processor(image_mean="none"))
         given = {
             "labels": ["e", "f", "g", "h"],
@@ -520,7 +520,7 @@ class TestWhatTheUserSays:
         assert model.preprocessing == Preprocessing((0.1,) * 3, (0.2,) * 3, 20)
 
     @pytest.mark.parametrize("side", [0, -1, 2.5, "20", True])
-    def test_a_short_side_that_cannot_be(self, tmp_path, side):
+    def test_invalid_short_side_is_refused(self, tmp_path, side):
         given = {"preprocessing": {"mean": [0.1] * 3, "std": [0.2] * 3, "short_side": side}}
         assert_parts(refusal(write(tmp_path), config=given), "short_side", repr(side))
 
@@ -583,7 +583,9 @@ class TestPreprocessing:
         ],
         ids=str,
     )
-    def test_geometry(self, tmp_path, entries, short_side, notes):
+    def test_resize_and_crop_give_the_short_side_and_notes(
+        self, tmp_path, entries, short_side, notes
+    ):
         model = self.loaded(tmp_path, processor(**entries))
         assert (model.config.height, model.config.width) == (16, 16)
         assert model.preprocessing.short_side == short_side
@@ -606,25 +608,25 @@ class TestPreprocessing:
         assert any("24 x 32 of preprocessor_config.json" in note for note in model.notes)
         assert run(model).shape == (2, CLASSES)
 
-    def test_frames_that_do_not_fit_the_patches(self, tmp_path):
+    def test_frames_that_do_not_fit_the_patches_are_refused(self, tmp_path):
         write(tmp_path, processor=processor(crop_size=18))
         assert_parts(refusal(tmp_path), "preprocessor_config.json", "18 x 18", "patch_size 4")
         assert load(tmp_path, config={"image_size": 16}).config.height == 16
 
-    def test_a_missing_file_is_said(self, tmp_path):
+    def test_missing_processor_gives_the_library_defaults_and_a_note(self, tmp_path):
         model = self.loaded(tmp_path, None)
         assert model.preprocessing.mean == (0.485, 0.456, 0.406)
         assert model.preprocessing.short_side is None
         (note,) = model.notes
         assert_parts(note, "no preprocessor_config.json", "0.485", "0.225")
 
-    def test_a_missing_file_for_other_channels(self, tmp_path):
+    def test_missing_processor_for_other_channels_gives_unit_preprocessing(self, tmp_path):
         state = weights(channels=1)
         model = load(write(tmp_path, {"num_channels": 1}, processor=None, state=state))
         assert model.preprocessing == Preprocessing.unit(1)
         assert_parts(model.notes[0], "no preprocessor_config.json", "1 channels")
 
-    def test_the_file_of_a_video_processor(self, tmp_path):
+    def test_video_preprocessor_config_is_read(self, tmp_path):
         write(tmp_path, processor=None)
         entries = {**PROCESSOR, "image_mean": [0.1] * 3}
         (tmp_path / "video_preprocessor_config.json").write_text(json.dumps(entries))
@@ -650,12 +652,12 @@ class TestPreprocessing:
         ],
         ids=str,
     )
-    def test_what_cannot_be(self, tmp_path, entries, parts):
+    def test_invalid_processor_is_refused(self, tmp_path, entries, parts):
         assert_parts(refusal(write(tmp_path, processor=processor(**entries))), *parts)
 
 
 @pytest.mark.parametrize("family", [None, "huggingface", "facebookresearch"])
-def test_round_trip_through_our_own_form(tmp_path, family):
+def test_model_saved_in_our_own_format_is_restored(tmp_path, family):
     write(tmp_path, {"layer_norm_eps": 1e-3}, processor(size={"shortest_edge": 20}))
     model = load(tmp_path)
     save_checkpoint(model, tmp_path / "own.safetensors")

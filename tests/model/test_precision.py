@@ -1,4 +1,4 @@
-"""Lower precision: which modules are turned, what they give, and that nothing overflows."""
+"""Test lower precision: the converted modules, their outputs, and that nothing overflows."""
 
 import math
 from typing import Any
@@ -26,7 +26,7 @@ from model.upstream import UPSTREAM_MECHANISMS
 pytestmark = pytest.mark.usefixtures("no_grad")
 
 FRAMES, HEIGHT, WIDTH = 3, 32, 48
-CONTRAST = 10.0  # times the normal
+CONTRAST = 10.0  # factor on clips of unit variance
 
 
 def small(attn="fastformer", scheme="divided", *, depth=1, seed=0, **options):
@@ -51,7 +51,7 @@ def clips(count=2, contrast=1.0, seed=0):
 
 
 def kinds(model):
-    """The dtype of every parameter and buffer of real numbers, by its name."""
+    """Return the dtype of every floating-point parameter and buffer, by its name."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return {name: t.dtype for name, t in tensors.items() if t.is_floating_point()}
 
@@ -63,7 +63,7 @@ def rel_l2(got, truth):
 # --- which modules
 
 
-def test_the_modules_that_may_be_rounded_are_those_with_the_work():
+def test_rounded_modules_are_patches_attention_and_feed_forward():
     block = ("attn_t.fn", "attn_s.fn", "fc_t", "mlp.fn")
     expected = {"project_in", *(f"blocks.{i}.{name}" for i in range(2) for name in block)}
     assert set(rounded_modules(small(depth=2))) == expected
@@ -88,7 +88,7 @@ def test_every_family_rounds_its_attention_feed_forward_and_patches(family):
 
 @pytest.mark.parametrize("dtype", LOWER)
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
-def test_what_is_turned_and_what_is_not(attn, dtype):
+def test_only_rounded_modules_get_the_lower_dtype(attn, dtype):
     model = small(attn)
     assert lower_precision(model, dtype) == []
     rounded = tuple(f"{path}." for path in rounded_modules(model))
@@ -107,7 +107,7 @@ def test_what_is_turned_and_what_is_not(attn, dtype):
 
 @pytest.mark.parametrize("dtype", LOWER)
 @pytest.mark.parametrize("family", ["timesformer_pytorch", "facebookresearch"])
-def test_positions_norms_and_head_of_every_family_stay(family, dtype):
+def test_positions_norms_and_head_of_every_family_stay_float32(family, dtype):
     model = of_family(family)
     lower_precision(model, dtype)
     rounded = tuple(f"{path}." for path in rounded_modules(model))
@@ -116,7 +116,7 @@ def test_positions_norms_and_head_of_every_family_stay(family, dtype):
     assert model(clips()).dtype == torch.float32
 
 
-# --- what to keep
+# --- patterns of modules to keep
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_positions_norms_and_head_of_every_family_stay(family, dtype):
         (".*", {"project_in", "blocks"}),
     ],
 )
-def test_a_pattern_keeps_exactly_what_it_matches_whole(pattern, kept):
+def test_a_pattern_keeps_exactly_the_modules_with_a_full_match(pattern, kept):
     model = small(depth=11)
     paths = lower_precision(model, torch.float16, [pattern])
     under = [p for p in rounded_modules(model) if any(f"{p}.".startswith(f"{k}.") for k in kept)]
@@ -147,7 +147,7 @@ def test_a_pattern_keeps_exactly_what_it_matches_whole(pattern, kept):
             assert kind == torch.float16, name
 
 
-def test_several_patterns_keep_what_any_of_them_matches():
+def test_several_patterns_keep_every_module_that_one_of_them_matches():
     model = small(depth=2)
     kept = lower_precision(model, torch.float16, ["project_in", "blocks.1.mlp", "blocks.1.mlp.fn"])
     assert kept == ["blocks.1.mlp.fn", "project_in"]
@@ -159,16 +159,16 @@ def test_several_patterns_keep_what_any_of_them_matches():
         ("blocks.0.mpl", "the nearest is 'blocks.0.mlp'"),
         ("block.0", "the nearest is 'blocks.0'"),
         ("project_on", "the nearest is 'project_in'"),
-        ("blocks.0.attn_t.norm", "matches no module"),  # there, but always float32
+        ("blocks.0.attn_t.norm", "matches no module"),  # it exists, but is always float32
         ("to_out", "matches no module"),
-        ("locks.0", "matches no module"),  # a part of a name is none
+        ("locks.0", "matches no module"),  # only a part of a name
         ("blocks.0.", "matches no module"),
         ("", "matches no module"),
         ("(", "not a regular expression"),
         ("blocks.[", "not a regular expression"),
     ],
 )
-def test_a_pattern_that_means_nothing_is_refused_before_anything_is_turned(pattern, words):
+def test_an_invalid_pattern_is_refused_before_any_module_is_converted(pattern, words):
     model = small()
     with pytest.raises(ConfigError, match=r".+") as caught:
         lower_precision(model, torch.float16, ["blocks.0.mlp", pattern])
@@ -177,28 +177,28 @@ def test_a_pattern_that_means_nothing_is_refused_before_anything_is_turned(patte
     assert set(kinds(model).values()) == {torch.float32}
 
 
-def test_no_pattern_matches_nothing():
+def test_an_empty_list_of_patterns_matches_no_module():
     assert list(matching_paths(small(), [])) == []
 
 
-def test_all_kept_is_the_model_in_float32():
+def test_a_model_with_all_modules_kept_equals_the_float32_model():
     model, whole = small(), small()
     lower_precision(model, torch.float16, [".*"])
     torch.testing.assert_close(model(clips()), whole(clips()), rtol=0, atol=0)
 
 
-# --- what they give
+# --- outputs and dtypes
 
 
 @pytest.mark.parametrize("dtype", LOWER)
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
-def test_logits_are_float32_and_near_those_of_float64(attn, dtype):
+def test_logits_are_float32_and_near_the_float64_logits(attn, dtype):
     model = small(attn)
     truth = small(attn).double()(clips().double())
     lower_precision(model, dtype)
     logits = model(clips())
     assert logits.dtype == torch.float32
-    # Above the rounding of the type, or it was not computed in it; below what would be a defect.
+    # A smaller error means that the dtype was not used. A larger error means a defect.
     epsilon = torch.finfo(dtype).eps
     assert epsilon / 100 < rel_l2(logits, truth) < 30 * epsilon
 
@@ -218,14 +218,14 @@ def test_one_kept_module_computes_in_float32():
 
 
 @pytest.mark.parametrize("dtype", [*LOWER, torch.float32, torch.float64])
-def test_rounded_layers_take_any_precision_and_give_their_own(dtype):
+def test_rounded_layers_take_any_dtype_and_return_their_own_dtype(dtype):
     linear, conv = RoundedLinear(4, 3).to(dtype), RoundedConv2d(2, 3, 2).to(dtype)
     for given in (*LOWER, torch.float32, torch.float64):
         assert linear(torch.randn(2, 4).to(given)).dtype == dtype
         assert conv(torch.randn(1, 2, 4, 4).to(given)).dtype == dtype
 
 
-def test_islands_lift_what_is_lower_and_nothing_else():
+def test_at_least_float32_casts_lower_precision_only():
     for dtype in LOWER:
         assert at_least_float32(torch.ones(2, dtype=dtype)).dtype == torch.float32
     for dtype in (torch.float32, torch.float64):
@@ -235,7 +235,7 @@ def test_islands_lift_what_is_lower_and_nothing_else():
 
 
 class Islands(TorchDispatchMode):
-    """Notes the precision in which operators that overflow or lose digits are computed."""
+    """Record the dtype of the operators that overflow or lose digits in lower precision."""
 
     WATCHED = ("_softmax", "native_layer_norm", "exp", "log", "amax", "sum")
 
@@ -252,7 +252,7 @@ class Islands(TorchDispatchMode):
 
 @pytest.mark.parametrize("dtype", LOWER)
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
-def test_what_overflows_is_computed_in_float32(attn, dtype):
+def test_operators_that_overflow_compute_in_float32(attn, dtype):
     model = small(attn)
     lower_precision(model, dtype)
     with Islands() as islands:
@@ -270,11 +270,11 @@ def test_what_overflows_is_computed_in_float32(attn, dtype):
 
 
 @pytest.mark.parametrize("dtype", LOWER)
-@pytest.mark.parametrize("tokens", [1, 7, 65, 300])  # fewer and more than a head is wide
+@pytest.mark.parametrize("tokens", [1, 7, 65, 300])  # fewer and more tokens than dim_head
 @pytest.mark.parametrize("name", MECHANISMS)
-def test_a_single_attention_is_finite_in_lower_precision(name, tokens, dtype):
+def test_output_of_a_single_attention_is_finite_in_lower_precision(name, tokens, dtype):
     for seed in range(3):
-        # Fastformer multiplies three projections: at 4.0 its very outputs are above float16.
+        # Fastformer multiplies three projections: at 4.0 even its outputs overflow float16.
         for scale in (0.1, 1.0, 2.0):
             torch.manual_seed(seed)
             attention = MECHANISMS[name](64).eval()
@@ -287,7 +287,7 @@ def test_a_single_attention_is_finite_in_lower_precision(name, tokens, dtype):
             assert got.isfinite().all(), (seed, scale)
 
 
-def test_the_published_call_of_a_performer_works_in_half_precision():
+def test_published_call_of_a_performer_is_finite_in_half_precision():
     x = torch.randn(1, 10, 64)
     got = PerformerAttention(64).half()(x.half())
     assert got.dtype == torch.float16
@@ -297,7 +297,7 @@ def test_the_published_call_of_a_performer_works_in_half_precision():
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("tokens", [5, 100])
 @pytest.mark.parametrize("name", MECHANISMS)
-def test_a_single_attention_in_half_precision_is_near_float64(name, tokens, heads):
+def test_output_of_a_single_attention_in_half_precision_is_near_float64(name, tokens, heads):
     torch.manual_seed(0)
     attention = MECHANISMS[name](64, 64 // heads, heads).eval()
     x = torch.randn(2, tokens, 64).half()
@@ -309,7 +309,7 @@ def test_a_single_attention_in_half_precision_is_near_float64(name, tokens, head
 @pytest.mark.parametrize("scale", [0.3, 1.0, 3.0])
 @pytest.mark.parametrize("scheme", SCHEME_NAMES)
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
-def test_a_whole_model_is_finite_in_half_precision(attn, scheme, scale):
+def test_logits_of_a_whole_model_are_finite_in_half_precision(attn, scheme, scale):
     for seed in range(3):
         model = small(attn, scheme, depth=2, seed=seed)
         for name, parameter in model.named_parameters():
@@ -323,14 +323,14 @@ def test_a_whole_model_is_finite_in_half_precision(attn, scheme, scale):
 
 
 @pytest.mark.parametrize("name", UPSTREAM_MECHANISMS)
-def test_the_published_mechanisms_are_finite_in_half_precision(name):
+def test_logits_of_the_published_mechanisms_are_finite_in_half_precision(name):
     model = small(name, semantics="upstream")
     lower_precision(model, torch.float16)
     assert model(clips(contrast=CONTRAST)).isfinite().all()
 
 
-def test_a_large_norm_of_the_keys_does_not_end_a_performer():
-    """`|k|^2 / 2` of these is above all that float16 holds, and `exp` of it above float32."""
+def test_performer_output_is_finite_for_keys_of_large_norm():
+    """Here `|k|^2 / 2` exceeds the range of float16, and its `exp` exceeds the range of float32."""
     torch.manual_seed(0)
     attention = PerformerAttention(64).eval()
     attention.to_qkv.weight[64:128].mul_(20)
@@ -342,7 +342,7 @@ def test_a_large_norm_of_the_keys_does_not_end_a_performer():
 
 @pytest.mark.parametrize("dtype", LOWER)
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
-def test_a_clip_does_not_feel_its_neighbours_in_lower_precision(attn, dtype):
+def test_logits_of_a_clip_are_independent_of_its_batch_in_lower_precision(attn, dtype):
     model = small(attn)
     lower_precision(model, dtype)
     video = clips(3)

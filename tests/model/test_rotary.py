@@ -1,4 +1,4 @@
-"""Rotary tables against a formula written out number by number, and what they must survive."""
+"""Compare rotary tables with a formula in plain numbers, also after casts, copies and loads."""
 
 import copy
 import math
@@ -10,7 +10,7 @@ from model import FastTimeSformer
 from model.rotary import FrameRotary, ImageRotary, Rotation, rotate
 
 FRAMES, HEIGHT, WIDTH, PATCH = 4, 3, 5, 4  # positions -1, 0, 1 and -1, -.5, ..., 1 are exact
-EXACT = 1e-14  # float64 tables; a table that went through float32 is off by 1e-8
+EXACT = 1e-14  # float64 tables; a table computed in float32 has errors of 1e-8
 MAX_FREQ = 10.0
 
 
@@ -28,7 +28,7 @@ def position(index: int, count: int) -> float:
 
 
 def expected_angle(model: FastTimeSformer, token: tuple[int, int, int] | None, step: str, e: int):
-    """Angle of channel e of a token (f, h, w) in a step, written out from the papers."""
+    """Compute the angle of channel e of a token (f, h, w) in a step, as in the papers."""
     if token is None:  # the class token
         return 0.0
     frame, down, across = token
@@ -68,7 +68,7 @@ def assert_tables(model: FastTimeSformer, step: str, kind: str, tolerance: float
 
 
 def turn(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
-    """Turn tokens `(n, e)` by angles `(n, e)` through the code under test."""
+    """Rotate tokens `(n, e)` by angles `(n, e)` with the code under test."""
     sin = angles.sin()
     sin[:, 0::2] *= -1
     identity = torch.eye(x.shape[-1], dtype=x.dtype)
@@ -76,7 +76,7 @@ def turn(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
 
 
 def angles_of(kind: str, dim_head: int = 8, *, half_split: bool = False) -> torch.Tensor:
-    """Angles `(f, h, w, e)` of one kind, or of time and place together."""
+    """Return angles `(f, h, w, e)` of time, of space, or their sum."""
     frame = FrameRotary(dim_head, half_split=half_split).angles(FRAMES)[:, None, None, :]
     image = ImageRotary(dim_head).angles(HEIGHT, WIDTH)[None]
     shape = (FRAMES, HEIGHT, WIDTH, dim_head)
@@ -85,7 +85,7 @@ def angles_of(kind: str, dim_head: int = 8, *, half_split: bool = False) -> torc
 
 class TestRotation:
     @pytest.mark.parametrize("kind", ["time", "space", "both"])
-    def test_keeps_the_length_of_every_pair(self, kind):
+    def test_rotation_keeps_the_length_of_every_pair(self, kind):
         torch.manual_seed(0)
         angles = angles_of(kind).flatten(0, 2)
         x = torch.randn(angles.shape, dtype=torch.float64)
@@ -93,7 +93,7 @@ class TestRotation:
         torch.testing.assert_close(after, before, rtol=0, atol=1e-13)
 
     @pytest.mark.parametrize("kind", ["time", "space", "both"])
-    def test_products_depend_on_the_distance_alone(self, kind):
+    def test_products_of_rotated_tokens_depend_only_on_distance(self, kind):
         torch.manual_seed(1)
         angles = angles_of(kind).flatten(0, 2)
         query, key = torch.randn(2, angles.shape[-1], dtype=torch.float64)
@@ -106,16 +106,16 @@ class TestRotation:
                 by_distance.setdefault(distance, []).append(products[i, j].item())
         assert max(max(same) - min(same) for same in by_distance.values()) < 1e-12
         values = [same[0] for same in by_distance.values()]
-        assert max(values) - min(values) > 0.1  # and they do depend on it
+        assert max(values) - min(values) > 0.1  # products at different distances differ
 
-    def test_half_split_angles_are_not_a_rotation(self):
+    def test_half_split_angles_change_the_length_of_tokens(self):
         angles = angles_of("time", half_split=True)[:, 0, 0]
         x = torch.ones(angles.shape, dtype=torch.float64)
         change = (turn(x, angles).norm(dim=-1) / x.norm(dim=-1) - 1).abs()
-        assert change[0].item() < 1e-14  # no time, no turn
+        assert change[0].item() < 1e-14  # the angles of frame 0 are zero
         assert change[1:].min().item() > 1e-2
 
-    def test_of_a_biased_projection_turns_the_biased_result(self):
+    def test_rotation_of_a_biased_projection_includes_the_bias(self):
         torch.manual_seed(2)
         x, weight, bias = torch.randn(5, 6), torch.randn(8, 6), torch.randn(8)
         x, weight, bias = x.double(), weight.double(), bias.double()
@@ -126,27 +126,27 @@ class TestRotation:
         got = rotate(projected, x, Rotation(angles.cos(), sin), weight, bias)
         torch.testing.assert_close(got, turn(projected, angles), rtol=0, atol=1e-13)
 
-    def test_goes_counter_clockwise(self):
+    def test_rotation_is_counter_clockwise(self):
         quarter = torch.full((1, 2), math.pi / 2, dtype=torch.float64)
         turned = turn(torch.tensor([[1.0, 0.0]], dtype=torch.float64), quarter)
         torch.testing.assert_close(turned, torch.tensor([[0.0, 1.0]]).double(), rtol=0, atol=1e-15)
 
 
 class TestFrequencies:
-    def test_of_time_are_those_of_roformer(self):
+    def test_time_frequencies_equal_the_roformer_frequencies(self):
         got = FrameRotary(16).inv_freqs
         expected = torch.tensor([10000 ** (-2 * j / 16) for j in range(8)], dtype=torch.float64)
         assert got.dtype == torch.float32
         torch.testing.assert_close(got.double(), expected, rtol=1e-6, atol=0)
 
-    def test_of_space_run_from_one_to_half_the_maximum(self):
+    def test_space_frequencies_go_from_one_to_half_the_maximum(self):
         got = ImageRotary(20, max_freq=MAX_FREQ).scales
         expected = torch.tensor([(MAX_FREQ / 2) ** (j / 4) for j in range(5)], dtype=torch.float64)
         assert got.dtype == torch.float32
         torch.testing.assert_close(got.double(), expected, rtol=1e-6, atol=0)
 
     @pytest.mark.parametrize("cast", ["double", "float", "half", "bfloat16"])
-    def test_stay_float32_and_the_same_under_a_cast(self, cast):
+    def test_frequencies_stay_float32_and_unchanged_under_a_cast(self, cast):
         model = make()
         before = [model.frame_rot_emb.inv_freqs.clone(), model.image_rot_emb.scales.clone()]
         getattr(model, cast)()
@@ -155,7 +155,7 @@ class TestFrequencies:
         assert all(map(torch.equal, before, after))
 
     @pytest.mark.parametrize("dim_head", [2, 6, 10])
-    def test_channels_beyond_a_multiple_of_four_pass_through_space(self, dim_head):
+    def test_channels_beyond_a_multiple_of_four_are_not_rotated_in_space(self, dim_head):
         angles = angles_of("space", dim_head)[0]  # h w e
         turned = dim_head // 4 * 4
         assert turned < dim_head
@@ -165,7 +165,7 @@ class TestFrequencies:
         after = turn(x, angles.flatten(0, 1))
         assert torch.equal(after[:, turned:], x[:, turned:])
 
-    def test_one_row_stands_at_minus_one(self):
+    def test_position_of_a_single_row_is_minus_one(self):
         angles = ImageRotary(4).angles(1, 1)
         assert torch.equal(angles, torch.full((1, 1, 4), -math.pi, dtype=torch.float64))
 
@@ -185,13 +185,13 @@ ROUNDING = {"float": 2**-24, "half": 2**-11, "bfloat16": 2**-8}
 @pytest.mark.parametrize(("attn_type", "step", "kind"), STEPS)
 class TestTables:
     @pytest.mark.parametrize("cast", CASTS)
-    def test_are_exact_in_float64_whatever_the_model_was_before(self, attn_type, step, kind, cast):
+    def test_float64_tables_are_exact_after_any_cast(self, attn_type, step, kind, cast):
         model = CASTS[cast](make(attn_type))
         assert model.rotary[step].cos.dtype == torch.float64
         assert_tables(model, step, kind, EXACT)
 
     @pytest.mark.parametrize("cast", ROUNDING)
-    def test_are_rounded_to_nearest(self, attn_type, step, kind, cast):
+    def test_tables_are_rounded_to_nearest(self, attn_type, step, kind, cast):
         model = getattr(make(attn_type), cast)()
         assert_tables(model, step, kind, ROUNDING[cast])
         double = getattr(make(attn_type).double(), cast)()
@@ -200,10 +200,12 @@ class TestTables:
             assert torch.equal(got, expected)
 
     @pytest.mark.parametrize("dim_head", [2, 6, 10])
-    def test_of_heads_not_a_multiple_of_four(self, attn_type, step, kind, dim_head):
+    def test_tables_are_exact_for_dim_head_not_a_multiple_of_four(
+        self, attn_type, step, kind, dim_head
+    ):
         assert_tables(make(attn_type, dim_head).double(), step, kind, EXACT)
 
-    def test_follow_frequencies_that_are_loaded(self, attn_type, step, kind):
+    def test_tables_follow_loaded_frequencies(self, attn_type, step, kind):
         trained, model = make(attn_type), make(attn_type).double()
         trained.frame_rot_emb.inv_freqs.mul_(1.25)
         trained.image_rot_emb.scales.mul_(0.75)
@@ -213,7 +215,7 @@ class TestTables:
         assert (model.rotary[step].cos - before).abs().max() > 0.1
         assert_tables(model, step, kind, EXACT)
 
-    def test_of_a_copy_follow_the_copy(self, attn_type, step, kind):
+    def test_tables_of_a_copy_follow_the_frequencies_of_the_copy(self, attn_type, step, kind):
         model = make(attn_type).double()
         twin = copy.deepcopy(model)
         changed = model.state_dict()
@@ -225,7 +227,7 @@ class TestTables:
         assert (model.rotary[step].cos - twin.rotary[step].cos).abs().max() > 0.1
 
 
-def test_tables_are_not_weights():
+def test_tables_are_not_in_the_state_dict():
     model = make()
     names = set(model.state_dict()) | {name for name, _ in model.named_parameters()}
     assert {name for name in names if "rot" in name} == {

@@ -1,4 +1,4 @@
-"""Which tokens a change reaches in one block, for every scheme with every mechanism."""
+"""Test which tokens a change reaches in one block, for every scheme with every mechanism."""
 
 import itertools
 
@@ -12,8 +12,8 @@ from model.spacetime import SCHEMES, Gathered, Grid, halves, parities
 PATCH, DIM, HEADS = 4, 12, 2
 GRIDS = [(4, 4, 4), (3, 5, 3), (1, 2, 3)]
 
-# Written from section 3 of the paper, apart from the code: two tokens attend to each other when
-# these agree. A token is (frame, row, column); the sizes are those of the grid.
+# Written from section 3 of the paper, independently of the code. Two tokens attend to each other
+# if their keys are equal. A token t is (frame, row, column); n holds the sizes of the grid.
 TOGETHER = {
     "time": lambda t, _: t[1:],
     "frame": lambda t, _: t[0],
@@ -33,7 +33,7 @@ STEPS = {
 
 
 def reached_from(token, scheme, grid):
-    """The tokens that a change of one token can reach: through each step in turn."""
+    """Return for each token whether a change of `token` can reach it in one block."""
     tokens = list(itertools.product(*map(range, grid)))
     reached = {token}
     for step in STEPS[scheme]:
@@ -57,7 +57,7 @@ def build(family, scheme, mechanism, grid):
             patch_size=PATCH, scheme=scheme, attn=mechanism,
         )  # fmt: skip
     model = model.eval().double()
-    for parameter in model.parameters():  # far from zero, so that nothing that is reached hides
+    for parameter in model.parameters():  # far from zero, so that every change is visible
         torch.nn.init.normal_(parameter, std=0.5)
     return model
 
@@ -78,7 +78,7 @@ def test_a_change_reaches_exactly_the_tokens_that_attend_together(family, mechan
 
     for place, token in enumerate(itertools.product(*map(range, grid))):
         if place % 5 and place != count - 1:
-            continue  # every fifth token is enough, and the last
+            continue  # test every fifth token and the last one
         changed = x.clone()
         changed[0, place] += torch.randn(DIM).double()
         cls_after, after = block(cls, changed, rotary)
@@ -92,7 +92,7 @@ def test_a_change_reaches_exactly_the_tokens_that_attend_together(family, mechan
 
 @pytest.mark.parametrize("scheme", SCHEME_NAMES)
 @pytest.mark.parametrize("grid", GRIDS)
-def test_ungrouping_undoes_grouping_and_no_token_is_lost(scheme, grid):
+def test_ungroup_inverts_group_and_keeps_every_token(scheme, grid):
     tokens = torch.arange(grid[0] * grid[1] * grid[2]).view(1, -1, 1).double()
     for step in SCHEMES[scheme](Grid(*grid)):
         parts = step.group(tokens)
@@ -114,7 +114,7 @@ def test_groups_of_one_size_share_a_tensor():
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 8])
-def test_halves_and_parities_split_an_axis(size):
+def test_halves_and_parities_contain_each_index_once(size):
     for parts in (halves(size), parities(size)):
         assert sorted(torch.cat(parts).tolist()) == list(range(size))
         assert all(len(part) for part in parts)
@@ -122,8 +122,8 @@ def test_halves_and_parities_split_an_axis(size):
 
 
 @pytest.mark.parametrize("scheme", SCHEME_NAMES)
-def test_softmax_attention_depends_on_distance_alone(scheme):
-    """Rotary positions: it does not change when all angles grow alike."""
+def test_softmax_attention_depends_only_on_distance(scheme):
+    """With rotary positions, adding one angle to all angles does not change the output."""
     model = build(FastTimeSformer, scheme, "regular", (3, 4, 4))
     x = torch.randn(1, 48, DIM).double()
     for step in model.blocks[0].steps:
@@ -138,7 +138,7 @@ def test_softmax_attention_depends_on_distance_alone(scheme):
 
 
 def shift(rotation, angle):
-    """All angles of a table, grown by one angle: sin has its first channel of a pair negated."""
+    """Add one angle to all angles of a table; `sin` is negated in the first channel of a pair."""
     sign = torch.tensor([-1.0, 1.0]).double().repeat(rotation.sin.shape[-1] // 2)
     cos, sin = rotation.cos, rotation.sin * sign
     c, s = torch.tensor(angle).double().cos(), torch.tensor(angle).double().sin()
@@ -146,7 +146,7 @@ def shift(rotation, angle):
 
 
 @pytest.mark.parametrize("family", [FastTimeSformer, TimeSformerViT])
-def test_the_order_of_gathered_tokens_moves_with_the_model(family):
+def test_order_of_gathered_tokens_is_a_buffer_outside_the_state_dict(family):
     model = build(family, "local-global", "regular", (3, 5, 3))
 
     assert "steps.0.order" in dict(model.named_buffers())

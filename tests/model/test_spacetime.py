@@ -1,4 +1,4 @@
-"""Which tokens reach which: one token is changed, and exactly those it should reach change."""
+"""Change one token, and test that exactly the expected tokens change."""
 
 import pytest
 import torch
@@ -14,7 +14,8 @@ PLACES = [
     (f, h, w) for f in range(GRID.frames) for h in range(GRID.height) for w in range(GRID.width)
 ]
 DIM, PATCH = 16, 4
-CHANGED, SAME = 1e-8, 1e-12  # a token counts as changed above the first, as the same below the last
+# A token changed if its change is above CHANGED; it did not change if below SAME.
+CHANGED, SAME = 1e-8, 1e-12
 CLS = "class token"
 PROBES = [(0, 0, 0), (1, 0, 2), (2, 1, 3)]
 
@@ -38,7 +39,7 @@ def silence(linear: torch.nn.Linear) -> None:
 
 
 def moved(before: Tensor, after: Tensor) -> list[bool]:
-    """For each token `(n, d)` whether it changed; something between the limits is an error."""
+    """Return whether each token `(n, d)` changed; a change between the limits is an error."""
     change = (after - before).abs().amax(-1)
     assert ((change > CHANGED) | (change < SAME)).all(), change
     return (change > CHANGED).tolist()
@@ -46,7 +47,7 @@ def moved(before: Tensor, after: Tensor) -> list[bool]:
 
 @torch.no_grad()
 def reach(model: FastTimeSformer, token: object) -> set:
-    """The tokens that one changed token reaches through the first block, by their places."""
+    """Return the places of the tokens that a change of one token reaches in the first block."""
     generator = torch.Generator().manual_seed(1)
     cls = torch.randn(2, 1, DIM, dtype=torch.float64, generator=generator)
     x = torch.randn(2, len(PLACES), DIM, dtype=torch.float64, generator=generator)
@@ -70,26 +71,26 @@ def reach(model: FastTimeSformer, token: object) -> set:
 class TestReach:
     @pytest.mark.parametrize("attn_type", UPSTREAM_SCHEMES)
     @pytest.mark.parametrize("token", [CLS, *PROBES])
-    def test_of_a_whole_block_is_everything(self, mechanism, attn_type, token):
+    def test_reach_of_a_block_is_every_token(self, mechanism, attn_type, token):
         assert reach(make(mechanism, attn_type), token) == {CLS, *PLACES}
 
     @torch.no_grad()
     @pytest.mark.parametrize("token", PROBES)
-    def test_of_the_time_step_is_the_patch_through_time(self, mechanism, token):
+    def test_reach_of_the_time_step_is_the_same_patch_in_every_frame(self, mechanism, token):
         model = make(mechanism, "divided")
         silence(model.blocks[0].attn_s.fn.to_out)
         _, h, w = token
         assert reach(model, token) == {(f, h, w) for f in range(GRID.frames)}
 
     @torch.no_grad()
-    def test_of_the_time_step_leaves_the_class_token_out(self, mechanism):
+    def test_reach_of_the_class_token_in_the_time_step_is_itself(self, mechanism):
         model = make(mechanism, "divided")
         silence(model.blocks[0].attn_s.fn.to_out)
         assert reach(model, CLS) == {CLS}
 
     @torch.no_grad()
     @pytest.mark.parametrize("token", PROBES)
-    def test_of_the_space_step_is_the_frame_and_the_class_token(self, mechanism, token):
+    def test_reach_of_the_space_step_is_the_frame_and_the_class_token(self, mechanism, token):
         model = make(mechanism, "divided")
         silence(model.blocks[0].fc_t)
         f, _, _ = token
@@ -97,7 +98,7 @@ class TestReach:
         assert reach(model, token) == frame | {CLS}
 
     @torch.no_grad()
-    def test_of_the_class_token_in_the_space_step_is_every_frame(self, mechanism):
+    def test_reach_of_the_class_token_in_the_space_step_is_every_token(self, mechanism):
         model = make(mechanism, "divided")
         silence(model.blocks[0].fc_t)
         assert reach(model, CLS) == {CLS, *PLACES}
@@ -105,7 +106,7 @@ class TestReach:
     @torch.no_grad()
     @pytest.mark.parametrize("attn_type", UPSTREAM_SCHEMES)
     @pytest.mark.parametrize("token", [CLS, *PROBES])
-    def test_of_the_feed_forward_is_the_token_itself(self, mechanism, attn_type, token):
+    def test_reach_of_the_feed_forward_is_the_token_itself(self, mechanism, attn_type, token):
         model = make(mechanism, attn_type)
         silence(model.blocks[0].attn_s.fn.to_out)
         if attn_type == "divided":
@@ -115,8 +116,8 @@ class TestReach:
 
 @torch.no_grad()
 @pytest.mark.parametrize("mechanism", MECHANISMS)
-def test_class_token_takes_the_mean_over_the_frames(mechanism):
-    """Its update in the space step is the average of what it gets from each frame alone."""
+def test_class_token_update_is_the_mean_over_the_frames(mechanism):
+    """In the space step, its update is the average of its updates from each single frame."""
     model, single = make(mechanism, "divided"), make(mechanism, "divided", frames=1)
     single.load_state_dict(model.state_dict())
     for each in (model, single):
@@ -149,7 +150,7 @@ class TestStep:
 
 
 def numbered_patches(model: FastTimeSformer) -> Tensor:
-    """The raster numbers of the patches, in the order in which the blocks get them."""
+    """Return the raster numbers of the patches, in the order of the input of the blocks."""
     grid = model.config
     tokens = grid.frames * GRID.height * GRID.width
     video = torch.arange(tokens, dtype=torch.float64)
@@ -162,15 +163,15 @@ def numbered_patches(model: FastTimeSformer) -> Tensor:
 
 
 class TestUpstream:
-    """The published package reads raster order as patch by patch: see FACTS of the issue."""
+    """The published package reads raster order as patch-by-patch order (FACTS of the issue)."""
 
-    def test_paper_semantics_keep_the_raster(self):
+    def test_paper_semantics_keep_the_raster_order(self):
         assert numbered_patches(make("regular", "divided")).tolist() == list(range(len(PLACES)))
 
     @torch.no_grad()
     @pytest.mark.parametrize("mechanism", MECHANISMS)
     @pytest.mark.parametrize("frames", [2, 3, 5])
-    def test_time_groups_are_consecutive_patches(self, mechanism, frames):
+    def test_upstream_time_groups_are_consecutive_patches(self, mechanism, frames):
         model = make(mechanism, "divided", "upstream", frames)
         order = numbered_patches(model)
         assert sorted(order.tolist()) == list(range(len(order)))
@@ -182,7 +183,7 @@ class TestUpstream:
     @torch.no_grad()
     @pytest.mark.parametrize("mechanism", MECHANISMS)
     @pytest.mark.parametrize("token", PROBES)
-    def test_a_patch_reaches_its_neighbours_instead_of_other_frames(self, mechanism, token):
+    def test_upstream_patch_reaches_its_neighbours_instead_of_other_frames(self, mechanism, token):
         model = make(mechanism, "divided", "upstream")
         order = numbered_patches(make(mechanism, "divided", "upstream")).tolist()
         silence(model.blocks[0].attn_s.fn.to_out)

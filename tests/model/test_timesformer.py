@@ -1,4 +1,4 @@
-"""TimeSformer as a user meets it: the published call, training, masks, and clear refusals."""
+"""Test the public interface of TimeSformer: the published call, training, masks and errors."""
 
 import copy
 import inspect
@@ -24,7 +24,7 @@ from model.timesformer import TokenShift
 SMALL = {"dim": 20, "num_frames": 3, "num_classes": 4, "image_size": (8, 12), "patch_size": 4,
          "depth": 2, "heads": 2, "dim_head": 6}  # fmt: skip
 CLIP = (3, 3, 8, 12)
-UNTOLD = {"num_frames": 3, "image_size": (8, 12)}  # what no file with rotary embedding tells
+UNTOLD = {"num_frames": 3, "image_size": (8, 12)}  # a file with rotary embedding lacks these
 KINDS = [
     pytest.param({"rotary_emb": rotary, "shift_tokens": shift}, id=f"{name}-{how}")
     for rotary, name in ((True, "rotary"), (False, "learned"))
@@ -46,7 +46,7 @@ def rel_l2(got: Tensor, truth: Tensor) -> float:
 
 
 class TestPublishedUse:
-    def test_constructor_takes_the_published_arguments_by_name_alone(self):
+    def test_constructor_takes_the_published_arguments_by_keyword_only(self):
         published = {
             "image_size": 224, "patch_size": 16, "channels": 3, "depth": 12, "heads": 8,
             "dim_head": 64, "attn_dropout": 0.0, "ff_dropout": 0.0, "rotary_emb": True,
@@ -60,7 +60,7 @@ class TestPublishedUse:
         assert {name: parameters[name].default for name in published} == published
 
     @torch.no_grad()
-    def test_readme_example(self):
+    def test_readme_example_gives_logits(self):
         model = TimeSformer(
             dim=512, image_size=224, patch_size=16, num_frames=8, num_classes=10, depth=12,
             heads=8, dim_head=64, attn_dropout=0.1, ff_dropout=0.1,
@@ -69,16 +69,16 @@ class TestPublishedUse:
         mask = torch.ones(2, 8).bool()
         assert model(video, mask=mask).shape == (2, 10)
 
-    def test_one_side_is_a_square(self):
+    def test_one_number_as_image_size_means_a_square(self):
         assert make(image_size=8).config == make(image_size=(8, 8)).config
 
-    def test_heads_need_not_make_up_the_width(self):
+    def test_heads_times_dim_head_may_differ_from_dim(self):
         model = make(heads=5, dim_head=8)
         assert model.layers[0][0].fn.to_qkv.weight.shape == (3 * 5 * 8, 20)
         assert model(clips()).shape == (2, 4)
 
     @pytest.mark.parametrize("options", KINDS)
-    def test_configuration_builds_the_same_model(self, options):
+    def test_from_config_keeps_the_configuration(self, options):
         model = make(**options, attn_dropout=0.1, ff_dropout=0.2, channels=1)
         assert TimeSformer.from_config(model.config).config == model.config
 
@@ -86,7 +86,7 @@ class TestPublishedUse:
 @pytest.mark.usefixtures("no_grad")
 class TestFunction:
     @pytest.mark.parametrize("options", KINDS)
-    def test_clip_does_not_see_the_rest_of_its_batch(self, options):
+    def test_logits_of_a_clip_are_independent_of_its_batch(self, options):
         model, video = make(**options).double(), clips(3).double()
         video[1:] *= 100
         mask = torch.tensor([[True, False, True], [True] * 3, [False] * 3])
@@ -94,14 +94,14 @@ class TestFunction:
         assert rel_l2(model(video, mask)[:1], model(video[:1], mask[:1])) <= 1e-12
 
     @pytest.mark.parametrize("options", KINDS)
-    def test_positions_matter(self, options):
+    def test_logits_depend_on_frame_order_and_patch_position(self, options):
         model, video = make(**options).double(), clips().double()
         assert rel_l2(model(video[:, [2, 0, 1]]), model(video)) > 1e-6
         assert rel_l2(model(video.roll(4, dims=-1)), model(video)) > 1e-6  # by one patch
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
     @pytest.mark.parametrize("options", KINDS)
-    def test_other_precisions(self, options, dtype):
+    def test_logits_in_other_precisions_are_near_float64(self, options, dtype):
         model, mask = make(**options), torch.tensor([[True, False, True], [False] * 3])
         truth = copy.deepcopy(model).double()(clips().double(), mask)
         logits = model.to(dtype)(clips().to(dtype), mask)
@@ -110,7 +110,7 @@ class TestFunction:
         assert rel_l2(logits, truth) <= limit
 
     @pytest.mark.parametrize("options", KINDS)
-    def test_forward_changes_nothing(self, options):
+    def test_forward_changes_neither_weights_nor_inputs(self, options):
         model, video = make(**options), clips()
         mask = torch.tensor([[True, False, True], [False] * 3])
         before = copy.deepcopy(model.state_dict()), video.clone(), mask.clone()
@@ -123,13 +123,13 @@ class TestFunction:
 @pytest.mark.usefixtures("no_grad")
 class TestMask:
     @pytest.mark.parametrize("options", KINDS)
-    def test_of_all_frames_changes_nothing(self, options):
+    def test_mask_of_all_frames_changes_nothing(self, options):
         model = make(**options).double()
         full = model(clips().double(), torch.ones(2, 3, dtype=torch.bool))
         assert rel_l2(full, model(clips().double())) <= 1e-12
 
     @pytest.mark.parametrize("rotary", [True, False], ids=["rotary", "learned"])
-    def test_hides_what_is_in_a_frame(self, rotary):
+    def test_masked_frame_does_not_change_the_logits(self, rotary):
         model, video = make(rotary_emb=rotary).double(), clips().double()
         mask = torch.tensor([[True, True, False]] * 2)
         other = video.clone()
@@ -137,12 +137,12 @@ class TestMask:
         assert rel_l2(model(other, mask), model(video, mask)) <= 1e-12
         assert rel_l2(model(other), model(video)) > 1e-3
 
-    def test_of_no_frame_leaves_the_class_token_to_itself(self):
+    def test_logits_with_all_frames_masked_are_independent_of_the_clip(self):
         model = make()
         nothing = torch.zeros(2, 3, dtype=torch.bool)
         assert torch.equal(model(clips(seed=1), nothing), model(clips(seed=2), nothing))
 
-    def test_hides_however_large_the_logits_are(self):
+    def test_mask_with_large_attention_logits_gives_finite_outputs(self):
         model = make(dim_head=2)
         for layer in model.layers:
             for attention in (layer[0], layer[1]):
@@ -161,7 +161,7 @@ class TestMask:
         ],
         ids=str,
     )
-    def test_that_does_not_fit_names_got_and_expected(self, mask, got):
+    def test_error_of_a_wrong_mask_names_got_and_expected(self, mask, got):
         with pytest.raises(ValueError, match="mask has the wrong shape") as caught:
             make()(clips(), mask)
         assert got in str(caught.value)
@@ -171,7 +171,7 @@ class TestMask:
 class TestTokenShift:
     @pytest.mark.parametrize("dim", [3, 4, 5, 6, 7, 11])
     @pytest.mark.parametrize("frames", [1, 2, 4])
-    def test_moves_thirds_of_the_channels_by_a_frame(self, dim, frames):
+    def test_token_shift_moves_thirds_of_the_channels_by_one_frame(self, dim, frames):
         grid = Grid(frames, 2, 3)
         x = torch.randn(2, grid.tokens, dim)
         out = TokenShift(grid, dim, torch.nn.Identity())(x).unflatten(1, (frames, 6))
@@ -188,7 +188,7 @@ class TestTokenShift:
 
 class TestTraining:
     @pytest.mark.parametrize("options", KINDS)
-    def test_loss_falls_and_every_parameter_learns(self, options):
+    def test_loss_falls_and_every_parameter_gets_a_gradient(self, options):
         model = make(**options).train()
         video, target = clips(8), torch.arange(8) % 4
         optimizer = torch.optim.Adam(model.parameters(), 3e-3)
@@ -205,7 +205,7 @@ class TestTraining:
     @pytest.mark.parametrize("rate", ["attn_dropout", "ff_dropout"])
     @pytest.mark.parametrize("options", KINDS)
     @torch.no_grad()
-    def test_rate_acts_in_training_only(self, options, rate):
+    def test_dropout_rate_acts_in_training_only(self, options, rate):
         model, without = make(**options, **{rate: 0.5}), make(**options)
         torch.manual_seed(3)
         assert rel_l2(model.train()(clips()), model(clips())) > 1e-3
@@ -217,7 +217,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         "shape", [(2, 4, 3, 8, 12), (2, 3, 1, 8, 12), (2, 3, 3, 12, 8), (3, 3, 8, 12), (12,)]
     )
-    def test_wrong_shape_names_got_and_expected(self, shape):
+    def test_error_of_a_wrong_shape_names_got_and_expected(self, shape):
         with pytest.raises(ValueError, match="shape") as caught:
             make()(torch.zeros(shape))
         assert str(shape) in str(caught.value)
@@ -239,7 +239,7 @@ class TestRefusals:
         ],
         ids=str,
     )
-    def test_configuration_names_got_and_expected(self, options, parts):
+    def test_error_of_an_invalid_configuration_names_got_and_expected(self, options, parts):
         with pytest.raises(ConfigError) as caught:
             make(**options)
         assert [part for part in parts if part not in str(caught.value)] == []
@@ -247,7 +247,7 @@ class TestRefusals:
 
 
 def bare(**options: object) -> dict[str, Tensor]:
-    """Names and tensors alone, as the published package leaves them."""
+    """Return a state dict of names and tensors only, as the published package saves it."""
     return dict(make(**options).state_dict())
 
 
@@ -257,7 +257,7 @@ def save(folder: Path, state: dict[str, Tensor]) -> Path:
 
 
 def refusal(path: Path, **config: object) -> str:
-    """The message of the refusal, which must be one line that names the file."""
+    """Return the error message, which must be one line that names the file."""
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(path, config=config)
     message = str(caught.value)
@@ -269,7 +269,7 @@ def refusal(path: Path, **config: object) -> str:
 @pytest.mark.usefixtures("no_grad")
 class TestCheckpoints:
     @pytest.mark.parametrize("options", KINDS)
-    def test_round_trip_needs_no_argument(self, tmp_path, options):
+    def test_saved_model_loads_without_arguments(self, tmp_path, options):
         saved = make(**options, attn_dropout=0.1)
         saved.labels = ("a", "b", "c", "d")
         save_checkpoint(saved, tmp_path / "m.safetensors")
@@ -279,33 +279,33 @@ class TestCheckpoints:
         assert loaded.labels == saved.labels
         assert torch.equal(loaded(clips()), saved(clips()))
 
-    def test_own_state_dict_needs_no_argument(self, tmp_path):
+    def test_own_state_dict_loads_without_arguments(self, tmp_path):
         torch.save(make().state_dict(), tmp_path / "m.pth")
         assert load_checkpoint(tmp_path / "m.pth").config == make().config
 
     @pytest.mark.parametrize("options", KINDS)
     @pytest.mark.parametrize("names", ["published", "ours"])
-    def test_bare_state_dict_tells_the_rest(self, tmp_path, options, names):
+    def test_configuration_is_inferred_from_a_bare_state_dict(self, tmp_path, options, names):
         config = {"published": UNTOLD, "ours": {"frames": 3, "height": 8, "width": 12}}[names]
         path = save(tmp_path, bare(**options))
         loaded = load_checkpoint(path, config={**config, "dim_head": 6})
         assert loaded.config == make(**options).config
         assert torch.equal(loaded(clips()), make(**options)(clips()))
 
-    def test_rotary_tells_the_heads(self, tmp_path):
+    def test_heads_are_inferred_from_a_rotary_file(self, tmp_path):
         loaded = load_checkpoint(save(tmp_path, bare()), config=UNTOLD)
         assert (loaded.config.heads, loaded.config.dim_head) == (2, 6)
 
     @pytest.mark.parametrize("given", [{"heads": 2}, {"dim_head": 6}], ids=str)
-    def test_learned_tells_frames_and_one_of_the_two_of_the_heads(self, tmp_path, given):
+    def test_frames_and_heads_are_inferred_from_learned_positions(self, tmp_path, given):
         path = save(tmp_path, bare(rotary_emb=False))
         loaded = load_checkpoint(path, config={"image_size": (8, 12), **given})
         assert (loaded.config.frames, loaded.config.heads, loaded.config.dim_head) == (3, 2, 6)
 
-    def test_learned_needs_one_of_them(self, tmp_path):
+    def test_learned_positions_without_heads_and_dim_head_are_refused(self, tmp_path):
         assert "does not tell dim_head" in refusal(save(tmp_path, bare(rotary_emb=False)), **UNTOLD)
 
-    def test_rotary_needs_the_clip(self, tmp_path):
+    def test_rotary_file_without_the_clip_size_is_refused(self, tmp_path):
         message = refusal(save(tmp_path, bare()))
         assert "does not tell frames, height, width" in message
 
@@ -335,24 +335,24 @@ class TestCheckpoints:
         ],
         ids=str,
     )
-    def test_contradictions_name_both(self, tmp_path, options, changed, parts):
+    def test_error_of_a_contradiction_names_both_values(self, tmp_path, options, changed, parts):
         message = refusal(save(tmp_path, bare(**options)), **{**UNTOLD, **changed})
         assert [part for part in parts if part not in message] == []
 
     @pytest.mark.parametrize("other", [FastTimeSformer(3, 3, 8, 12, 4, dim=64, patch_size=4)])
-    def test_keys_of_two_families_mixed(self, tmp_path, other):
+    def test_mixed_keys_of_two_families_are_refused(self, tmp_path, other):
         message = refusal(save(tmp_path, {**bare(), **other.state_dict()}), **UNTOLD)
         assert "keys of " in message
         assert "timesformer_pytorch" in message
         assert "mixed" in message
 
-    def test_foreign_weights_beside_them(self, tmp_path):
+    def test_additional_foreign_weights_are_refused(self, tmp_path):
         state = {**bare(), "blocks.0.mlp.norm.weight": torch.zeros(20)}
         message = refusal(save(tmp_path, state), **UNTOLD)
         assert "unknown weights: blocks.0.mlp.norm.weight" in message
 
     @pytest.mark.parametrize("options", KINDS)
-    def test_any_weight_missing(self, tmp_path, options):
+    def test_any_missing_weight_is_refused(self, tmp_path, options):
         for name in bare(**options):
             state = bare(**options)
             del state[name]
@@ -360,10 +360,10 @@ class TestCheckpoints:
 
     @pytest.mark.parametrize("name", [name for name in bare() if not name.startswith("layers.1")])
     @pytest.mark.parametrize("shape", [(), (0,), (5,), (1, 2, 3)], ids=str)
-    def test_any_shape_anywhere(self, tmp_path, name, shape):
+    def test_any_wrong_shape_is_refused(self, tmp_path, name, shape):
         assert refusal(save(tmp_path, {**bare(), name: torch.zeros(shape)}), **UNTOLD)
 
-    def test_example_is_a_key_of_it(self):
+    def test_family_recognises_its_keys_and_its_example_exists(self):
         assert TIMESFORMER_PYTORCH.example in bare()
         assert TIMESFORMER_PYTORCH.recognises(bare().keys())
         assert TIMESFORMER_PYTORCH.recognises(bare(shift_tokens=True).keys())

@@ -1,6 +1,6 @@
-"""The outputs that the published package gave on its own checkpoints, against ours.
+"""Compare our outputs with those of the published package on its own checkpoints.
 
-Only the package's outputs are stored here (`tests/data/reference`): nothing of it is run.
+`tests/data/reference` stores outputs of the package. No code of the package runs here.
 """
 
 import json
@@ -16,10 +16,10 @@ REFERENCE = Path(__file__).parents[1] / "data" / "reference" / "fast_timesformer
 CASES = sorted(path.parent for path in REFERENCE.glob("*/case.json"))
 LAYOUTS = {"b f c h w": (0, 1, 2, 3, 4), "b c f h w": (0, 2, 1, 3, 4)}
 
-# Relative L2 of the logits to the package's own float64 ones.
+# Relative L2 distance of the logits to the package's own float64 logits.
 FP32_LIMIT = 1e-5
 FP64_LIMIT = {"fastformer": 1e-9, "regular": 1e-9, "performer": 1e-6}
-# The published performer is ill-conditioned: its limit is in units of its own rounding.
+# The published performer is ill-conditioned: its limit is a multiple of its own rounding error.
 PERFORMER_UNITS_OF_OWN_ROUNDING = 20
 
 
@@ -34,7 +34,7 @@ def rel_l2(got: torch.Tensor, truth: torch.Tensor) -> float:
 
 
 def read(folder: Path) -> tuple[dict, torch.Tensor, torch.Tensor]:
-    """The case, its video as `(b, f, c, h, w)` and the logits in float64."""
+    """Return the case, its video as `(b, f, c, h, w)` and the logits in float64."""
     case = json.loads((folder / "case.json").read_text())
     with np.load(folder / "io.npz") as arrays:
         video = torch.from_numpy(arrays["video"]).permute(LAYOUTS[case["input_layout"]])
@@ -46,7 +46,7 @@ def load(folder: Path, case: dict, **changed: object) -> FastTimeSformer:
     return load_checkpoint(folder / "checkpoint.pth", family=case["family"], config=config)
 
 
-def test_all_ten_cases_are_here():
+def test_reference_covers_all_ten_cases():
     assert len(CASES) == 10
     configs = [json.loads((folder / "case.json").read_text())["config"] for folder in CASES]
     assert {config["attn_mechanism"] for config in configs} == set(FP64_LIMIT)
@@ -54,7 +54,7 @@ def test_all_ten_cases_are_here():
 
 
 @pytest.mark.parametrize("folder", CASES, ids=lambda folder: folder.name)
-def test_float32_is_the_published_function(folder):
+def test_float32_logits_equal_the_published_logits(folder):
     case, video, truth = read(folder)
     with torch.no_grad():
         logits = load(folder, case)(video.float())
@@ -64,7 +64,7 @@ def test_float32_is_the_published_function(folder):
 
 
 @pytest.mark.parametrize("folder", CASES, ids=lambda folder: folder.name)
-def test_float64_is_the_published_function(folder):
+def test_float64_logits_equal_the_published_logits(folder):
     case, video, truth = read(folder)
     with torch.no_grad():
         logits = load(folder, case).double()(video.double())
@@ -73,7 +73,7 @@ def test_float64_is_the_published_function(folder):
 
 
 @pytest.mark.parametrize("folder", CASES, ids=lambda folder: folder.name)
-def test_what_the_file_tells_may_be_left_out(folder):
+def test_config_may_omit_the_values_in_the_file(folder):
     case, video, _ = read(folder)
     untold = {name: case["config"][name] for name in ("frames", "height", "width", "dim_head")}
     model = load_checkpoint(folder / "checkpoint.pth", config=untold)
@@ -82,12 +82,12 @@ def test_what_the_file_tells_may_be_left_out(folder):
 
 
 @pytest.mark.parametrize("folder", CASES, ids=lambda folder: folder.name)
-def test_one_changed_weight_is_noticed(folder):
-    """The comparison can fail: a small change of one attention weight goes past the limits."""
+def test_one_changed_weight_exceeds_the_limit(folder):
+    """The comparison can fail: a small change of one attention weight exceeds the limits."""
     case, video, truth = read(folder)
     model = load(folder, case).double()
     with torch.no_grad():
-        model.blocks[0].attn_s.fn.to_qkv.weight[-1, 0] += 0.1  # of the values
+        model.blocks[0].attn_s.fn.to_qkv.weight[-1, 0] += 0.1  # a weight of the value projection
         error = rel_l2(model(video.double()), truth)
     assert error > FP64_LIMIT[case["config"]["attn_mechanism"]] * 10
 
@@ -95,7 +95,7 @@ def test_one_changed_weight_is_noticed(folder):
 @pytest.mark.parametrize(
     "folder", [folder for folder in CASES if "performer" not in folder.name], ids=lambda f: f.name
 )
-def test_paper_semantics_are_another_function(folder):
+def test_paper_semantics_give_different_logits(folder):
     case, video, truth = read(folder)
     with torch.no_grad():
         logits = load(folder, case, semantics="paper").double()(video.double())

@@ -1,6 +1,6 @@
-"""Directories that Hugging Face transformers saved itself, run there and here.
+"""Save directories with Hugging Face transformers, run them in both packages, and compare.
 
-transformers is a test dependency alone: the package reads its directories without it.
+transformers is only a test dependency: our package reads its directories without it.
 """
 
 import json
@@ -17,7 +17,7 @@ from torch import Tensor
 from exporter.inputs.video import CONVERSION, read_clip
 from model import TimeSformerViT, load_checkpoint
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # read when it is imported
+os.environ["HF_HUB_OFFLINE"] = "1"  # transformers reads it at import
 
 from transformers import TimesformerConfig, TimesformerForVideoClassification
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
@@ -25,7 +25,7 @@ from transformers.utils import logging
 
 logging.disable_progress_bar()
 
-# Relative L2 of the logits to transformers in float64.
+# Relative L2 distance of the logits to those of transformers in float64.
 FP32_LIMIT = 1e-5
 FP64_LIMIT = 1e-9
 
@@ -34,7 +34,7 @@ DIVIDED, JOINT, SPACE = "divided_space_time", "joint_space_time", "space_only"
 
 
 def configuration(number: int, **options: object) -> dict:
-    """A small model with sizes drawn from `number`; every activation and kind comes by turns."""
+    """Return a small config with sizes drawn from `number`; activations and kinds alternate."""
     draw = random.Random(number)
     heads, patch = draw.choice((1, 2, 3, 5)), draw.choice((3, 4, 5, 8))
     hidden = heads * draw.choice((4, 6, 7, 11))
@@ -60,9 +60,9 @@ CASES = {f"{number}-{DIVIDED if number // 4 % 2 == 0 else JOINT}": number for nu
 
 
 def make(entries: dict) -> TimesformerForVideoClassification:
-    """A model whose every parameter counts: none is zero or one, as fresh ones are."""
+    """Build a model whose every parameter has an effect: none keeps its initial zero or one."""
     torch.manual_seed(0)
-    # Their documentation promises selu, their table of activations lacks it.
+    # The documentation of transformers lists selu, but its table of activations lacks it.
     known = entries if entries.get("hidden_act") != "selu" else {**entries, "hidden_act": "gelu"}
     theirs = TimesformerForVideoClassification(TimesformerConfig(**known)).eval()
     if known is not entries:
@@ -77,7 +77,7 @@ def make(entries: dict) -> TimesformerForVideoClassification:
 
 
 def both(path: Path, entries: dict, **config: object) -> tuple:
-    """Their model in float64, and ours of the directory they saved."""
+    """Return the transformers model in float64, and our model of its saved directory."""
     theirs = make(entries)
     theirs.save_pretrained(path)
     ours = load_checkpoint(path, config=config)
@@ -101,7 +101,7 @@ def _no_grad():
         yield
 
 
-def test_the_cases_cover_what_they_should():
+def test_cases_cover_all_kinds():
     drawn = [configuration(number) for number in CASES.values()]
     assert len(drawn) >= 12
     combinations = {(entry["hidden_act"], entry["attention_type"]) for entry in drawn}
@@ -114,7 +114,7 @@ def test_the_cases_cover_what_they_should():
 
 
 @pytest.mark.parametrize("number", CASES.values(), ids=CASES)
-def test_the_logits_are_theirs(tmp_path, number):
+def test_logits_equal_the_transformers_logits(tmp_path, number):
     theirs, ours = both(tmp_path, configuration(number))
     video = clips(ours)
     truth = theirs(video.double()).logits
@@ -126,8 +126,8 @@ def test_the_logits_are_theirs(tmp_path, number):
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_space_only_is_their_encoder_with_the_original_s_average(tmp_path, number):
-    """Theirs gives a row for every frame; the original averages over them before the last norm."""
+def test_space_only_averages_the_frames_of_the_transformers_encoder(tmp_path, number):
+    """The original averages the frames before the last norm; transformers keeps a row a frame."""
     entries = configuration(number, attention_type=SPACE, num_frames=3)
     theirs, ours = both(tmp_path, entries)
     video = clips(ours)
@@ -142,7 +142,7 @@ def test_space_only_is_their_encoder_with_the_original_s_average(tmp_path, numbe
 
 @pytest.mark.parametrize("kind", [DIVIDED, JOINT])
 @pytest.mark.parametrize("grid", [(6, 6), (3, 3), (2, 3), (5, 9), (7, 3)])
-def test_positions_are_resized_as_theirs_are(tmp_path, kind, grid):
+def test_resized_positions_give_the_transformers_logits(tmp_path, kind, grid):
     entries = configuration(1, attention_type=kind, image_size=15, patch_size=5)
     height, width = 5 * grid[0], 5 * grid[1]
     theirs, ours = both(tmp_path, entries, height=height, width=width)
@@ -156,7 +156,7 @@ def test_positions_are_resized_as_theirs_are(tmp_path, kind, grid):
 
 
 @pytest.mark.parametrize("options", [{"max_shard_size": "2KB"}, {"max_shard_size": "5GB"}])
-def test_shards_make_no_difference(tmp_path, options):
+def test_shards_give_the_transformers_logits(tmp_path, options):
     theirs = make(configuration(2))
     theirs.save_pretrained(tmp_path, **options)
     assert len(list(tmp_path.glob("*.safetensors"))) > 1 or options["max_shard_size"] == "5GB"
@@ -166,7 +166,7 @@ def test_shards_make_no_difference(tmp_path, options):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_weights_are_used_as_they_are(tmp_path, dtype):
+def test_half_precision_weights_give_the_transformers_logits(tmp_path, dtype):
     theirs = make(configuration(3)).to(dtype)
     theirs.save_pretrained(tmp_path)
     ours = load_checkpoint(tmp_path)
@@ -174,8 +174,8 @@ def test_half_precision_weights_are_used_as_they_are(tmp_path, dtype):
     assert rel_l2(ours(video), theirs.double()(video.double()).logits) <= FP32_LIMIT
 
 
-def test_defaults_are_theirs(tmp_path):
-    """What config.json leaves out is what their class holds, and labels are named as there."""
+def test_defaults_equal_the_transformers_defaults(tmp_path):
+    """Entries and labels that config.json lacks get the defaults of the transformers class."""
     small = {
         "image_size": 16, "patch_size": 8, "hidden_size": 12, "num_hidden_layers": 1,
         "num_attention_heads": 3, "intermediate_size": 20,
@@ -189,7 +189,7 @@ def test_defaults_are_theirs(tmp_path):
     assert rel_l2(ours(video), theirs(video.double()).logits) <= FP32_LIMIT
 
 
-def test_labels_are_theirs(tmp_path):
+def test_labels_equal_the_transformers_labels(tmp_path):
     names = {number: f"act {number}" for number in (3, 11, 0, 10, 1, 2, 9, 4, 5, 6, 7, 8)}
     theirs, ours = both(tmp_path, configuration(5, num_labels=12, id2label=names))
     assert ours.labels == tuple(theirs.config.id2label[number] for number in range(12))
@@ -200,7 +200,8 @@ def test_labels_are_theirs(tmp_path):
 MEAN, STD = [0.45, 0.4, 0.35], [0.225, 0.25, 0.2]
 PROCESSORS = {
     "crop of the short side": {"size": {"shortest_edge": 32}},
-    "crop of 32 out of 36": {"size": {"shortest_edge": 36}},  # 84.7 of width: rounded down there
+    # The width is 84.7 here, and transformers rounds it down.
+    "crop of 32 out of 36": {"size": {"shortest_edge": 36}},
     "crop of 32 out of 57": {"size": {"shortest_edge": 57}},
     "of other range": {"size": {"shortest_edge": 36}, "rescale_factor": 1 / 127.5},
     "unscaled": {"size": {"shortest_edge": 36}, "do_rescale": False},
@@ -224,7 +225,7 @@ def frames_of(path: Path, indices: tuple[int, ...]) -> list[np.ndarray]:
     [("bikes", list(PROCESSORS.values())[1]), *(("carphone", e) for e in PROCESSORS.values())],
     ids=["bikes", *PROCESSORS],
 )
-def test_a_real_clip_is_prepared_and_classified_as_there(real_clips, tmp_path, clip, entries):
+def test_real_clip_gives_the_transformers_pixels_and_logits(real_clips, tmp_path, clip, entries):
     processor = VideoMAEImageProcessorPil(
         crop_size={"height": 32, "width": 32}, image_mean=MEAN, image_std=STD, **entries
     )
@@ -243,7 +244,7 @@ def test_a_real_clip_is_prepared_and_classified_as_there(real_clips, tmp_path, c
     given = processor(frames_of(real_clips[clip], read.indices), return_tensors="np")
     pixels = np.asarray(given["pixel_values"])
     assert pixels.shape == read.array.shape
-    # Theirs rounds to whole gray levels after each of the two passes of its resize.
+    # transformers rounds to whole gray levels after each of the two passes of its resize.
     level = np.array(ours.preprocessing.std).reshape(3, 1, 1) * 255
     assert np.abs((read.array - pixels) * level).max() <= 1.5
     assert np.abs((read.array - pixels) * level).mean() <= 0.35

@@ -1,4 +1,4 @@
-"""The package timesformer-pytorch itself, a test dependency, beside ours on the same weights."""
+"""Run timesformer-pytorch, a test dependency, and our model on the same weights, and compare."""
 
 import random
 import warnings
@@ -10,24 +10,25 @@ from torch import Tensor, nn
 
 from model import TimeSformer, load_checkpoint
 
-with warnings.catch_warnings(action="ignore", category=SyntaxWarning):  # its `amt is 0`
+with warnings.catch_warnings(action="ignore", category=SyntaxWarning):  # from its `amt is 0`
     from timesformer_pytorch import TimeSformer as Published
 
-# Relative L2 of the logits to the package's own float64 ones.
+# Relative L2 distance of the logits to the package's own float64 logits.
 FP32_LIMIT = 1e-5
 FP64_LIMIT = 1e-9
 GRADIENT_LIMIT = 1e-9  # float64
 
-HEIGHT_WIDTH = ((1, 1), (1, 3), (2, 2), (3, 2), (5, 4), (3, 7))  # patches, rotary
-SAME_COUNT = {(1, 4): 2, (3, 3): 3, (2, 8): 4, (1, 1): 1, (4, 1): 2, (9, 1): 3}  # and side, learned
+HEIGHT_WIDTH = ((1, 1), (1, 3), (2, 2), (3, 2), (5, 4), (3, 7))  # in patches, for rotary positions
+# Grid in patches -> side of the square with as many patches, for learned positions.
+SAME_COUNT = {(1, 4): 2, (3, 3): 3, (2, 8): 4, (1, 1): 1, (4, 1): 2, (9, 1): 3}
 
 
 def configuration(number: int) -> tuple[dict, tuple[int, int]]:
-    """Published arguments with sizes drawn from `number`, and the size of a frame in pixels.
+    """Return published arguments with sizes drawn from `number`, and the frame size in pixels.
 
-    Positions and token shift come by turns, and so do frames that are not square. The package says
-    only `image_size`, but computes at any size with rotary positions, and with learned ones at any
-    that has as many patches.
+    Kinds of positions, token shift and non-square frames alternate. The package takes only
+    `image_size`. With rotary positions, it still computes at any size. With learned positions, it
+    computes at any size with as many patches.
     """
     draw = random.Random(number)
     rotary, patch = number % 2 == 0, draw.choice((1, 3, 4, 5))
@@ -54,7 +55,7 @@ def configuration(number: int) -> tuple[dict, tuple[int, int]]:
 
 
 def pair(number: int, **options: object) -> tuple[nn.Module, TimeSformer, Tensor]:
-    """The published model and ours with its weights, in float64, and two clips."""
+    """Return the published model and our model with its weights, in float64, and two clips."""
     config, size = configuration(number)
     torch.manual_seed(number)
     theirs = Published(**config, **options).eval()
@@ -65,7 +66,7 @@ def pair(number: int, **options: object) -> tuple[nn.Module, TimeSformer, Tensor
 
 
 def masks(frames: int) -> list[Tensor | None]:
-    """None, all frames, none of one clip, and whichever."""
+    """Return no mask, a mask of all frames, one that hides a whole clip, and a random one."""
     generator = torch.Generator().manual_seed(frames)
     some = torch.rand(2, frames, generator=generator) < 0.5
     nothing = torch.tensor([[False] * frames, [True] * frames])
@@ -76,7 +77,7 @@ def rel_l2(got: Tensor, truth: Tensor) -> float:
     return ((got.double() - truth).norm() / truth.norm()).item()
 
 
-def test_the_configurations_are_of_all_kinds():
+def test_configurations_cover_all_kinds():
     drawn = [configuration(number) for number in range(24)]
     kinds = {(config["rotary_emb"], config["shift_tokens"]) for config, _ in drawn}
     assert len(kinds) == 4
@@ -90,7 +91,7 @@ def test_the_configurations_are_of_all_kinds():
 @pytest.mark.parametrize("number", range(24))
 class TestSameWeights:
     @torch.no_grad()
-    def test_give_the_same_logits_with_every_mask(self, number):
+    def test_logits_equal_the_published_logits_with_every_mask(self, number):
         theirs, ours, video = pair(number)
         for mask in masks(video.shape[1]):
             truth = theirs(video, mask=mask)
@@ -100,7 +101,7 @@ class TestSameWeights:
             assert rel_l2(logits, truth) <= FP32_LIMIT
             ours.double()
 
-    def test_give_the_same_gradients(self, number):
+    def test_gradients_equal_the_published_gradients(self, number):
         theirs, ours, video = pair(number)
         mask = masks(video.shape[1])[-1]
         weights = torch.randn_like(theirs(video))
@@ -111,7 +112,7 @@ class TestSameWeights:
         for name, parameter in ours.named_parameters():
             assert (parameter.grad - expected[name]).norm() <= GRADIENT_LIMIT * largest, name
 
-    def test_come_from_the_same_seed(self, number):
+    def test_same_seed_gives_the_published_weights(self, number):
         config, _ = configuration(number)
         if not config["rotary_emb"]:
             config["image_size"] = config["patch_size"]
@@ -124,7 +125,7 @@ class TestSameWeights:
         assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
 
     @torch.no_grad()
-    def test_load_from_the_file_and_tell_the_rest(self, number, tmp_path: Path):
+    def test_configuration_is_inferred_from_the_saved_file(self, number, tmp_path: Path):
         theirs, ours, video = pair(number)
         torch.save(theirs.float().state_dict(), tmp_path / "m.pth")
         config, size = configuration(number)
@@ -135,7 +136,7 @@ class TestSameWeights:
 
 
 @torch.no_grad()
-def test_defaults_are_the_published_ones():
+def test_defaults_equal_the_published_defaults():
     size = {"dim": 12, "num_frames": 1, "num_classes": 2}
     torch.manual_seed(0)
     theirs = Published(**size, depth=1)
@@ -147,8 +148,8 @@ def test_defaults_are_the_published_ones():
 
 
 @torch.no_grad()
-def test_a_mask_is_noticed():
-    """The comparison can fail: another mask is another function."""
+def test_another_mask_changes_the_logits():
+    """The comparison can fail: another mask gives other logits."""
     theirs, ours, video = pair(16)
     some = torch.tensor([[True, False, True], [False, True, True]])
     assert rel_l2(ours(video), theirs(video, mask=some)) > 1e-4
@@ -158,7 +159,7 @@ def test_a_mask_is_noticed():
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["frame_rot_emb.inv_freqs", "image_rot_emb.scales"])
 def test_changed_frequencies_are_used(name):
-    """They are buffers of the file: what counts is what it holds, not what they began as."""
+    """Frequencies are buffers of the file: its values replace the initial values."""
     theirs, ours, video = pair(16)
     before = theirs(video)
     state = theirs.state_dict()
