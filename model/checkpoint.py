@@ -188,7 +188,7 @@ def _config_names(family: Family) -> tuple[str, ...]:
 
 def _check_config(given: Mapping[str, Any], family: Family) -> None:
     for name, value in given.items():
-        check_choice("config entry", name, (*_config_names(family), *_DESCRIBED))
+        check_choice("config entry", name, _config_names(family) + _DESCRIBED)
         if name in _SIZES and (not isinstance(value, int) or value < 1):
             raise ConfigError(f"{name} must be a whole number of at least 1: got {value!r}")
 
