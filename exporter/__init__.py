@@ -2,8 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
-from exporter.errors import TsformerError
-from exporter.spec import BatchProfile, ExportSpec
+from exporter.install import is_ours, missing_package, refuse_shadow
+
+refuse_shadow()  # before the first import of `model`
+
+from exporter.errors import TsformerError  # noqa: E402
+from exporter.spec import BatchProfile, ExportSpec  # noqa: E402
 
 if TYPE_CHECKING:
     from exporter.pipeline import ExportResult, export
@@ -15,6 +19,10 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401
     """Load the pipeline, and torch with it, only when it is used."""
     if name not in ("ExportResult", "export"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from exporter import pipeline
-
+    try:
+        from exporter import pipeline
+    except ModuleNotFoundError as error:
+        if is_ours(error.name):
+            raise
+        raise missing_package(str(error.name), f"exporter.{name}") from error
     return getattr(pipeline, name)

@@ -1,14 +1,12 @@
-"""One error class per stage of the line; every message says what, got, expected, what to do."""
+"""One error class for each stage; every message says what, got, expected and what to do."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-INSTALL = "pip install 'tsformer[cpu]' (or [gpu])"  # all that exports need
-
 
 class TsformerError(Exception):
-    """Base of all errors a user can cause or mend.
+    """Base of all errors that a user can cause or cure.
 
     Args:
         what: What went wrong and where, in one clause.
@@ -38,8 +36,15 @@ class TsformerError(Exception):
         super().__init__(" ".join(message.split()))  # one line, whatever a library put into it
 
 
-class MissingPackageError(TsformerError):
-    """A package that this command needs is not installed."""
+class MissingPackageError(TsformerError, ImportError):
+    """A package that is needed is not installed."""
+
+    stage = "install"
+    exit_code = 4
+
+
+class ShadowedError(TsformerError, ImportError):
+    """A file of the user's is imported instead of a package of this project."""
 
     stage = "install"
     exit_code = 4
@@ -60,7 +65,7 @@ class OutputError(TsformerError):
 
 
 class CheckpointInputError(TsformerError):
-    """A checkpoint could not be read, or is not the model it is said to be."""
+    """A checkpoint could not be read, or does not hold the model that was named."""
 
     stage = "checkpoint"
     exit_code = 3
@@ -81,7 +86,7 @@ class NoExportError(TsformerError):
 
 
 class ManifestError(TsformerError):
-    """A directory is no whole export, or was changed since: nothing in it is proven any more."""
+    """A directory is not a complete export, or was changed after it: it is no longer proven."""
 
     stage = "manifest"
     exit_code = 5
@@ -95,14 +100,14 @@ class GraphInputError(TsformerError):
 
 
 class OnnxError(TsformerError):
-    """The ONNX graph could not be made, or is not fit for the runtimes."""
+    """The ONNX graph could not be made, or the runtimes cannot run it."""
 
     stage = "onnx"
     exit_code = 4
 
 
 class LintFailure(TsformerError):  # noqa: N818  # a finding, like a failed parity
-    """A graph holds what a runtime will refuse."""
+    """A graph contains what a runtime will refuse."""
 
     stage = "lint"
     exit_code = 4
@@ -165,14 +170,14 @@ class AdviceError(TsformerError):
 
 
 class TritonError(TsformerError):
-    """Nothing of an export can be served by Triton."""
+    """Triton can serve nothing of an export."""
 
     stage = "triton"
     exit_code = 4
 
 
 class ParityError(TsformerError):
-    """The exported model is not proven to be the same function."""
+    """The exported model is not proven to compute the same function."""
 
     stage = "parity"
     exit_code = 5

@@ -21,6 +21,7 @@ MOST_ARROWS = 150
 ORDER = (
     "model",
     "exporter.errors",
+    "exporter.install",
     "exporter.spec",
     "exporter.results",
     "exporter.files",

@@ -32,8 +32,9 @@ from exporter.cli import (
     tune_precision,
     verify,
 )
-from exporter.cli.terminal import say, show_trace
-from exporter.errors import INSTALL, MissingPackageError, TsformerError, UsageError
+from exporter.cli.terminal import Output, say, show_trace
+from exporter.errors import TsformerError, UsageError
+from exporter.install import is_ours, missing_package
 
 INTERNAL_EXIT = 4
 ENDINGS = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}
@@ -47,6 +48,7 @@ app = App(
     f"current directory, or {config_file.OPTION} PATH. It has a table for each command;\n"
     "what the command line says wins.",
     version=lambda: importlib.metadata.version("tsformer"),
+    console=Output(),
     result_action="return_value",
     suppress_keyboard_interrupt=False,  # `main` gives its exit code
 )
@@ -129,18 +131,13 @@ def _fail(error: Exception, argv: Sequence[str]) -> int:
         show_trace(error)
     if isinstance(error, CycloptsError):
         error = UsageError(_one_line(error), remedy="see tsformer --help")
-    if isinstance(error, ModuleNotFoundError) and not _of_ours(error):
-        what = f"this command needs {error.name}, which is not installed"
-        error = MissingPackageError(what, remedy=INSTALL)
+    if isinstance(error, ModuleNotFoundError) and not is_ours(error.name):
+        error = missing_package(str(error.name), "this command")
     if isinstance(error, TsformerError):
         return say(f"{error.stage}: {error}", error.exit_code)
     # A defect of ours, or a machine out of memory.
     what = f"internal: {type(error).__name__}: {_one_line(error)[:300]}"
     return say(f"{what}; run with --debug for the trace", INTERNAL_EXIT)
-
-
-def _of_ours(error: ModuleNotFoundError) -> bool:
-    return (error.name or "exporter").partition(".")[0] in ("exporter", "model")
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""What commands show: results on stdout, progress and messages on stderr. Nothing else prints."""
+"""What commands print: results to stdout, progress and messages to stderr. Only this prints."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress(*, shown: bool) -> Iterator[OnProgress]:
-    """A bar on a terminal's stderr; nothing where nobody looks."""
+    """Show a bar on stderr, if that is a terminal."""
     console = Console(stderr=True)
     if not (shown and console.is_terminal):
         yield lambda _stage, _fraction, _what: None
@@ -60,7 +60,7 @@ def progress(*, shown: bool) -> Iterator[OnProgress]:
 
 @contextmanager
 def sweep_progress(*, shown: bool) -> Iterator[Callable[[SweepProgress], None]]:
-    """A bar over the cells of a sweep, with the time left and what runs, on a terminal's stderr."""
+    """Show on stderr, if that is a terminal, the cells done, the time left and what runs."""
     console = Console(stderr=True)
     if not (shown and console.is_terminal):
         yield lambda _progress: None
@@ -89,27 +89,44 @@ def sweep_progress(*, shown: bool) -> Iterator[Callable[[SweepProgress], None]]:
         yield on_progress
 
 
-class _Output(Console):
-    """Standard output; rich's own would end the process with exit code 1 where a pipe breaks."""
+class Output(Console):
+    """Standard output; rich's own class ends the process with exit code 1 where a pipe breaks."""
 
     def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
+        """Go on: the reader has left, and the command's exit code does not depend on readers."""
+        _drop(sys.stdout)
+
+
+@contextmanager
+def reader_may_leave(stream: TextIO) -> Iterator[None]:
+    """Print to a pipe that its reader may close, as `head` does: the rest goes nowhere.
+
+    The exit code tells what was done and proven. A reader that leaves does not change it.
+    """
+    try:
+        yield
+        stream.flush()  # else Python does it when it ends, complains, and gives exit code 120
+    except BrokenPipeError:
+        _drop(stream)
+
+
+def _drop(stream: TextIO) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def show(what: RenderableType) -> None:
-    """Print to a reader who may have left: that changes no verdict and no exit code."""
-    try:
+    """Print a result to stdout."""
+    with reader_may_leave(sys.stdout):
         if isinstance(what, str):
             print(what)
         else:
-            _Output().print(what)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            Output().print(what)
 
 
 def plain(text: str) -> Text:
-    """Make terminal text of foreign text: no markup, no control characters, nothing unprintable."""
+    """Make terminal text of foreign text: without markup, control or unprintable characters."""
     shown = (c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
     return Text("".join(shown))
 
@@ -121,5 +138,6 @@ def show_trace(error: BaseException) -> None:
 
 def say(message: str, code: int) -> int:
     """Print a message to stderr, and give the exit code."""
-    print(f"tsformer: {message}", file=sys.stderr)
+    with reader_may_leave(sys.stderr):
+        print(f"tsformer: {message}", file=sys.stderr)
     return code

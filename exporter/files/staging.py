@@ -1,9 +1,8 @@
-"""The output directory: whole or absent, whatever happens meanwhile."""
+"""The output directory appears complete or not at all, whatever happens meanwhile."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import glob
 import os
 import shutil
@@ -14,16 +13,18 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from exporter.errors import OutputError
+from exporter.files.lock import Lock, have_locks
 
 MANIFEST = "manifest.json"
-ENTRY_MARK = "tsformer.json"  # not the name of an export's own: an export is no entry
+ENTRY_MARK = "tsformer.json"  # not the manifest's name, or an entry would pass for an export
 
 
 class StagedDirectory:
     """Fill `path` in a hidden directory beside `out`; `publish` renames it into place.
 
-    Leaving the context without `publish` removes everything. What a killed run left behind is
-    removed by the next one: a staging directory is locked for as long as its process lives.
+    Leaving the context without `publish` removes everything. The next run removes what a killed
+    run left behind: a staging directory is locked for as long as its process lives. Where the
+    system has no locks, nobody can know which run was killed, and its directory stays.
 
     Raises:
         OutputError: if `out` exists and may not be replaced, or cannot be written.
@@ -63,10 +64,10 @@ class StagedDirectory:
         if not self._published:
             shutil.rmtree(self.path, ignore_errors=True)
             self._remove_made_parents()
-        os.close(self._lock)
+        self._lock.close()
 
     def publish(self) -> None:
-        """Put the directory into place; an older export there is replaced, never mixed with."""
+        """Rename the directory into place; it replaces an older export, and mixes with none."""
         self._check_out()
         try:
             if self.out.exists():
@@ -88,22 +89,22 @@ class StagedDirectory:
                 raise
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-            os.close(lock)
+            lock.close()
 
-    def _make_hidden(self) -> tuple[Path, int]:
-        """Make a directory beside `out`, locked; until it is, another run may take it for stale."""
+    def _make_hidden(self) -> tuple[Path, Lock]:
+        """Make a directory beside `out` and lock it; before that another run may remove it."""
         while True:
             path = Path(tempfile.mkdtemp(".partial", self._prefix, self._place))
             with contextlib.suppress(FileNotFoundError):
-                lock = os.open(path, os.O_RDONLY)
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                lock = Lock(path)
+                lock.exclusive()
                 if path.exists():
                     return path, lock
-                os.close(lock)
+                lock.close()
 
     @property
     def _place(self) -> Path:
-        """Where to make hidden directories: what is renamed must not cross a file system."""
+        """Where to make hidden directories: a rename cannot cross file systems."""
         return self.out.parent
 
     @property
@@ -111,7 +112,7 @@ class StagedDirectory:
         return f".{self.out.name}."
 
     def _check_out(self) -> None:
-        if not os.path.lexists(self.out):  # a link to nowhere is something too
+        if not os.path.lexists(self.out):  # true also for a link whose target is missing
             return
         if not self.out.is_dir():
             raise OutputError(f"{self.out} is a file", remedy=self.elsewhere)
@@ -126,18 +127,17 @@ class StagedDirectory:
             )
 
     def _remove_stale(self) -> None:
+        if not have_locks():
+            return
         for path in self._place.glob(f"{glob.escape(self._prefix)}*.partial"):
-            with contextlib.suppress(OSError):  # another process may be removing it too
-                handle = os.open(path, os.O_RDONLY)
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(path)
-                finally:
-                    os.close(handle)
+            # Another process may be removing it too.
+            with contextlib.suppress(OSError), Lock(path) as lock:
+                lock.exclusive(wait=False)
+                shutil.rmtree(path)
 
     def _remove_made_parents(self) -> None:
         for path in self._made_parents:
-            with contextlib.suppress(OSError):  # not empty: others use it by now
+            with contextlib.suppress(OSError):  # not empty: another process uses it
                 path.rmdir()
 
 
@@ -146,9 +146,9 @@ class StagedEntries(StagedDirectory):
 
     Args:
         out: The directory that they are for.
-        names: The entries that will be made; each holds `ENTRY_MARK`, which makes it ours.
-        family: Names of which one version is there as a whole: with `force`, ours among them make
-            room, also for nothing.
+        names: The entries that will be made; each contains `ENTRY_MARK`, which marks it as ours.
+        family: The names that belong together: with `force`, all of them that are ours are
+            removed, also those that are not made again.
         force: Replace those of an earlier call.
 
     Raises:
@@ -164,7 +164,7 @@ class StagedEntries(StagedDirectory):
         self._names, self._family = tuple(names), tuple(family)
 
     def publish(self) -> None:
-        """Put the entries into place: all of them, or those of before come back."""
+        """Move the entries into place: all of them, or the older ones come back."""
         self._check_out()
         made = not self.out.exists()
         try:
@@ -194,10 +194,10 @@ class StagedEntries(StagedDirectory):
                 raise
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-            os.close(lock)
+            lock.close()
 
     def _in_the_way(self) -> list[Path]:
-        """Entries that the new ones take the place of, and ours that would go stale beside them."""
+        """Entries with a new one's name, and ours of the family, which would be out of date."""
         entries = [self.out / name for name in self._family]
         return [
             entry
@@ -208,10 +208,12 @@ class StagedEntries(StagedDirectory):
 
     @property
     def _place(self) -> Path:
-        """Beside `out`, since a server may look for entries in it; in it where that cannot be."""
+        """Beside `out`, which a server may read; inside it where beside is not possible."""
         parent = self.out.parent
-        closed = not os.access(parent, os.W_OK, effective_ids=True)
-        return self.out if self.out.is_dir() and (closed or self.out.is_mount()) else parent
+        effective = os.access in os.supports_effective_ids  # not on Windows
+        closed = not os.access(parent, os.W_OK, effective_ids=effective)
+        is_mount = os.path.ismount(self.out)  # that of pathlib fails on Windows before Python 3.12
+        return self.out if self.out.is_dir() and (closed or is_mount) else parent
 
     def _check_out(self) -> None:
         if os.path.lexists(self.out) and not self.out.is_dir():

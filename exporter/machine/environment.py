@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from exporter.errors import INSTALL, RuntimeFailure
+from exporter.errors import RuntimeFailure
+from exporter.install import how_to_install
 from exporter.runners.onnxruntime import available_devices
 from exporter.to_engine.build import available_flavours
 
@@ -64,7 +65,7 @@ def examine() -> list[Finding]:
 def _examine_torch(torch: Any) -> Finding:  # noqa: ANN401  # a module, or none
     if torch is None:
         found = "not installed: nothing can be exported or proven here, but predict works"
-        return Finding("PyTorch", False, found, INSTALL)
+        return Finding("PyTorch", False, found, how_to_install("torch"))
     return Finding("PyTorch", True, f"{torch.__version__}, {torch.get_num_threads()} threads")
 
 

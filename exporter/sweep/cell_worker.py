@@ -1,13 +1,12 @@
-"""One cell of a sweep in a process of its own: a crash is its end, not the sweep's.
+"""One cell of a sweep in its own process: a crash ends the cell, not the sweep.
 
 Run by `cell_process`. A line of JSON on stdin says what to export; lines of JSON on stdout
-say how far it is. It ends when stdin does.
+say how far it is. It ends when stdin ends.
 """
 
 from __future__ import annotations
 
 import _thread
-import fcntl
 import json
 import os
 import threading
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import TsformerError
+from exporter.files.lock import Lock
 from exporter.spec import ExportSpec
 from exporter.to_engine.child import die_with, end_after_grace, wait_for_end_of_input
 
@@ -27,7 +27,7 @@ Tell = Callable[..., None]
 def main() -> None:
     """Export what stdin asks for."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print goes where stderr goes, not into the protocol
+    os.dup2(2, 1)  # libraries print to stdout: that must not reach the protocol
 
     def tell(kind: str, **facts: object) -> None:
         out.write(json.dumps({"kind": kind, **facts}) + "\n")
@@ -48,8 +48,8 @@ def main() -> None:
 
 
 def _export(request: dict[str, Any], tell: Tell) -> None:
-    with open(request["lock"], "wb") as lock:  # noqa: PTH123  # its descriptor is what is needed
-        fcntl.flock(lock, fcntl.LOCK_SH)  # before torch is imported: that is work too
+    with Lock(Path(request["lock"]), create=True) as lock:
+        lock.shared()  # before torch is imported: that is work too
         import torch
 
         from exporter.pipeline import export
@@ -59,13 +59,13 @@ def _export(request: dict[str, Any], tell: Tell) -> None:
         @contextmanager
         def measuring() -> Iterator[None]:
             tell("stage", stage="waiting", what="for the other cells, to be timed alone")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock.exclusive()
             torch.set_num_threads(request["threads"])
             yield
-            fcntl.flock(lock, fcntl.LOCK_SH)
+            lock.shared()
 
         export(
-            # The threads of the whole line are ours to divide.
+            # The sweep divides the threads.
             replace(ExportSpec.from_dict(request["spec"]), threads=None),
             Path(request["out"]),
             force=True,

@@ -6,8 +6,6 @@ for each; `sweep.log` has one line for each start and end of a cell, and is only
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import OutputError, UsageError
+from exporter.files.lock import Lock, have_locks
 from exporter.spec import ExportSpec
 from exporter.sweep.cell_key import Keys
 from exporter.sweep.cell_process import CellProcesses, Order
@@ -55,9 +54,15 @@ def sweep(
         on_progress: Told how far it is, from several threads.
 
     Raises:
-        UsageError: if two cells are the same export.
+        UsageError: if two cells are the same export, or cells cannot wait for each other.
         OutputError: if the directory cannot be used.
     """
+    if jobs > 1 and not have_locks():
+        raise UsageError(
+            "--jobs needs locks between processes, which this system lacks",
+            got=jobs,
+            expected="1: else a cell would be timed while others work",
+        )
     with _hold(directory):
         import torch  # only who makes cells waits for it
 
@@ -153,19 +158,17 @@ def _hold(directory: Path) -> Iterator[None]:
                 remedy="give another place with -o",
             )
         directory.mkdir(parents=True, exist_ok=True)
-        handle = os.open(directory / ".lock", os.O_CREAT | os.O_RDWR, 0o666)  # before all else
+        lock = Lock(directory / ".lock", create=True)  # before all else
         (directory / CELLS).mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError(
             f"cannot write {directory}: {error.strerror}", remedy="give another place with -o"
         ) from error
-    try:
+    with lock:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.exclusive(wait=False)
         except OSError as error:
             raise OutputError(
                 f"another sweep is at work in {directory}", remedy="wait for it, or stop it"
             ) from error
         yield
-    finally:
-        os.close(handle)

@@ -401,7 +401,7 @@ def test_entries_are_staged_in_a_directory_beside_which_they_cannot_be(tmp_path,
     out = tmp_path / "x"
     out.mkdir()
     if why == "mounted":  # a rename would cross file systems
-        monkeypatch.setattr(Path, "is_mount", lambda path: path == out)
+        monkeypatch.setattr(os.path, "ismount", lambda path: path == out)
     else:
         monkeypatch.setattr(os, "access", lambda path, *_mode, **_how: path != tmp_path)
     with StagedEntries(out, ["a"], family=["a"]) as staged:

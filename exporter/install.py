@@ -1,0 +1,124 @@
+"""What an installation lacks or hides: the extra that brings a package, a file that shadows ours.
+
+Standard library only, and nothing of `model`: this runs before anything else of the package.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from exporter.errors import MissingPackageError, ShadowedError
+
+NAME = "tsformer"
+EXTRAS = ("runtime", "cpu", "gpu")  # those that users choose from, the smallest first
+COMMANDS = ("tsformer", "export")
+# Modules whose distribution has another name; `-` instead of `_` is no other name.
+_DISTRIBUTIONS = {"google": "protobuf", "tensorrt_rtx": "tensorrt-rtx-cu13"}
+
+
+def how_to_install(module: str) -> str:
+    """The command that installs what brings a module, for an installed wheel and for a checkout."""
+    extras = _extras_with(module.partition(".")[0])
+    if not extras:
+        return f"pip install {NAME} (in a checkout: pip install .)"
+    first, *others = extras
+    more = f" (or {', '.join(f'[{name}]' for name in others)})" if others else ""
+    return f"pip install '{NAME}[{first}]'{more}, in a checkout: pip install '.[{first}]'"
+
+
+def missing_package(module: str, user: str) -> MissingPackageError:
+    """The error for a module that is not installed; `user` says what needs it."""
+    return MissingPackageError(
+        f"{user} needs {module}, which is not installed", remedy=how_to_install(module)
+    )
+
+
+def is_ours(module: str | None) -> bool:
+    """Whether a module that cannot be found is part of this project, or of Python: a defect."""
+    top = (module or "exporter").partition(".")[0]
+    return top in ("exporter", "model") or top in sys.stdlib_module_names
+
+
+def _extras_with(module: str) -> list[str]:
+    """The extras that bring a module; none where every installation has it."""
+    try:
+        lines = metadata.requires(NAME) or []
+    except metadata.PackageNotFoundError:  # a checkout that is not installed: nothing is known
+        return list(EXTRAS[1:])
+    requirements = [_parse(line) for line in lines]
+    package = _normalised(_DISTRIBUTIONS.get(module, module))
+    if any(name == package and not extra for name, _, extra in requirements):
+        return []
+    found = [extra for extra in EXTRAS if package in _closure(extra, requirements)]
+    return found or list(EXTRAS[1:])  # a package that another package needs
+
+
+def _closure(extra: str, requirements: list[tuple[str, list[str], str]]) -> set[str]:
+    """The packages of an extra and of the extras that it is made of."""
+    found: set[str] = set()
+    for name, of, needed_by in requirements:
+        if needed_by != extra:
+            continue
+        if name == NAME:
+            found.update(*(_closure(other, requirements) for other in of))
+        found.add(name)
+    return found
+
+
+def _parse(line: str) -> tuple[str, list[str], str]:
+    """`name[a,b]>=1; extra == "c"` -> name, [a, b], c."""
+    parts = re.match(r"([\w.-]+)\s*(?:\[([^]]*)\])?", line)
+    assert parts, line
+    extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", line)
+    of = [name.strip() for name in (parts[2] or "").split(",") if name.strip()]
+    return _normalised(parts[1]), of, extra[1] if extra else ""
+
+
+def _normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def refuse_shadow() -> None:
+    """Refuse to go on where `import model` finds a file of the user's instead of our package.
+
+    A command ends with one line; a program gets the error.
+
+    Raises:
+        ShadowedError: names the file, and what to do.
+    """
+    ours = Path(__file__).resolve().parent.parent / "model" / "__init__.py"
+    found = _find_model()
+    if found is None or found.resolve() == ours:
+        return
+    folder = found.parent.parent if found.name == "__init__.py" else found.parent
+    error = ShadowedError(
+        f"{found} hides the package `model` of tsformer",
+        remedy=f"rename it, or keep {folder} off Python's path (python -P, no PYTHONPATH)",
+    )
+    if _is_command():
+        # `exporter.cli` cannot be imported here, so Python prints the line.
+        raise SystemExit(f"tsformer: {error.stage}: {error}")
+    raise error
+
+
+def _find_model() -> Path | None:
+    """The file that `import model` loads, or has loaded; none where nothing is found."""
+    loaded = sys.modules.get("model")
+    if loaded is not None:
+        origin = getattr(loaded, "__file__", None)
+    else:
+        spec = importlib.util.find_spec("model")
+        origin = spec.origin if spec else None
+    return Path(origin) if origin else None
+
+
+def _is_command() -> bool:
+    """Whether a console script runs, or Python looks for the module of `python -m exporter`."""
+    program = sys.argv[0] if sys.argv else ""
+    if program == "-m":
+        return "exporter" in sys.orig_argv
+    return Path(program).name.removesuffix(".exe") in COMMANDS
