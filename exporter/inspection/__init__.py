@@ -6,14 +6,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from exporter.errors import GraphInputError, TsformerError
 from exporter.files.manifest import GRAPH, read_manifest, sha256
 from exporter.files.staging import MANIFEST
-from exporter.graph.file import read_graph
 from exporter.inspection.engine import EngineFacts, inspect_engine, is_engine
-from exporter.inspection.graph import GraphFacts, inspect_graph
+
+if TYPE_CHECKING:
+    from exporter.inspection.graph import GraphFacts
 
 ENGINE = "model.engine"
 
@@ -66,6 +67,10 @@ def inspect(path: Path) -> Inspection:
 
 
 def _graph(path: Path) -> GraphFacts:
+    # These import onnx, which an engine does not need.
+    from exporter.graph.file import read_graph
+    from exporter.inspection.graph import inspect_graph
+
     return inspect_graph(read_graph(path), path)
 
 

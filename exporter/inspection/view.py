@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.constrain import Constrain
 
-from exporter.graph.view import GraphTensor
 from exporter.inspection import ExportFacts, Inspection
 from exporter.inspection.engine import EngineFacts
-from exporter.inspection.graph import Fusion, GraphFacts, ModuleFacts
 from exporter.report import human
 from exporter.report.table import cell, table
+
+if TYPE_CHECKING:  # these import onnx, which an engine does not need
+    from exporter.graph.view import GraphTensor, Shape
+    from exporter.inspection.graph import Fusion, GraphFacts, ModuleFacts
 
 _OPERATORS = 12  # the most frequent; --json has all
 _OF_A_SPEC = ("attn", "scheme", "frames", "res", "depth", "dim", "semantics")
@@ -62,7 +65,7 @@ def _graph_view(graph: GraphFacts) -> Iterator[RenderableType]:
         yield cell(f"The content of {graph.missing_weights} weights is not there", "bold red")
     yield cell(_cost_line(graph))
     yield cell(f"Values: {_listed(graph.values, human)}; casts: {_listed(graph.casts, human)}")
-    yield _tensors(graph.inputs, graph.outputs)
+    yield _tensors(_rows(graph.inputs), _rows(graph.outputs))
     yield _operators(graph)
     yield _modules(graph.modules)
     yield from _fusion_view(graph)
@@ -78,12 +81,18 @@ def _cost_line(graph: GraphFacts) -> str:
     )
 
 
-def _tensors(inputs: Iterable[GraphTensor], outputs: Iterable[GraphTensor]) -> RenderableType:
+def _rows(tensors: Iterable[GraphTensor]) -> list[tuple[str, str, Shape]]:
+    return [(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors]
+
+
+def _tensors(
+    inputs: Iterable[tuple[str, str, Shape]], outputs: Iterable[tuple[str, str, Shape]]
+) -> RenderableType:
     made = table(("", "Name", "Type", "Shape"))
     for side, tensors in (("in", inputs), ("out", outputs)):
-        for tensor in tensors:
-            shape = " x ".join("?" if axis is None else str(axis) for axis in tensor.shape)
-            made.add_row(side, cell(tensor.name), tensor.dtype, cell(shape or "scalar"))
+        for name, dtype, axes in tensors:
+            shape = " x ".join("?" if axis is None else str(axis) for axis in axes)
+            made.add_row(side, cell(name), dtype, cell(shape or "scalar"))
     return made
 
 
@@ -165,11 +174,14 @@ def _engine_view(engine: EngineFacts) -> Iterator[RenderableType]:
         return
     targets = human(built.get("targets")) if built.get("targets") else "the builder's default"
     yield cell(f"Built for: {targets}; {human(built.get('layers'))} layers; {built.get('status')}")
-    tensors = [
-        tuple(GraphTensor(t["name"], t["dtype"], tuple(t["shape"])) for t in built.get(side) or ())
+    inputs, outputs = (
+        [
+            (tensor["name"], tensor["dtype"], tuple(tensor["shape"]))
+            for tensor in built.get(side) or ()
+        ]
         for side in ("inputs", "outputs")
-    ]
-    yield _tensors(*tensors)
+    )
+    yield _tensors(inputs, outputs)
 
 
 def _listed(figures: Mapping[str, int], write: object) -> str:
