@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.errors import RuntimeFailure
+from exporter.install import how_to_install
 from exporter.runners.base import Arrays, Closing, check_inputs
 
 if TYPE_CHECKING:  # an edge image runs files, and has no onnx
@@ -134,6 +135,6 @@ def _import_onnxruntime() -> Any:  # noqa: ANN401  # a module
     except ImportError as error:
         raise RuntimeFailure(
             f"ONNX Runtime cannot be imported ({error}), and nothing is proven without it",
-            remedy="pip install onnxruntime (or onnxruntime-gpu)",
+            remedy=how_to_install("onnxruntime"),
         ) from error
     return onnxruntime

@@ -1,0 +1,30 @@
+"""`make package`: the extra `cpu` in a fresh environment. It installs torch: too long for CI."""
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cpu(environment, wheel, source):
+    made = environment("cpu")
+    made.install(f"{wheel}[cpu]", constraints=source / "constraints.txt")
+    return made
+
+
+def test_every_command_runs(
+    cpu, without_a_runtime, with_a_runtime, with_onnx, an_export, real_clips, tmp_path
+):
+    small = "--depth 1 --dim 32 --dim-head 16 --frames 3 --res 32x48 --bench-seconds 0".split()
+    (tmp_path / "grid.toml").write_text('[axes]\nattn = ["fastformer"]\n')
+    commands = without_a_runtime | with_a_runtime | with_onnx
+    commands |= {
+        "export": ("export", *small, "-o", "made", "--quiet"),
+        "verify": ("verify", "made"),
+        "ladder": ("ladder", "made"),
+        "tune-precision": ("tune-precision", "made", "--budget", "1"),
+    }
+    for name, arguments in commands.items():
+        done = cpu.tsformer(*arguments, cwd=tmp_path)
+        assert done.returncode == 0, (name, done.stdout, done.stderr)
+        assert "install" not in done.stderr, name

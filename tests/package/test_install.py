@@ -1,0 +1,117 @@
+"""The wheel alone in fresh environments: every command that an extra promises runs there."""
+
+import json
+import re
+import shlex
+import subprocess
+
+import pytest
+
+from exporter.install import EXTRAS
+
+pytestmark = pytest.mark.slow
+
+HEAVY = ("torch", "onnx", "matplotlib", "einops", "tensorrt_rtx")
+
+
+@pytest.fixture(scope="module")
+def constraints(source):
+    return source / "constraints.txt"
+
+
+@pytest.fixture(scope="module")
+def base(environment, wheel, constraints):
+    """Without any extra."""
+    made = environment("base")
+    made.install(wheel, constraints=constraints)
+    return made
+
+
+def succeed(environment, commands, folder):
+    for name, arguments in commands.items():
+        done = environment.tsformer(*arguments, cwd=folder)
+        assert done.returncode == 0, (name, done.stderr)
+        assert done.stdout, name
+        assert done.stderr == "", name
+
+
+def test_without_an_extra_all_runs_that_needs_no_runtime(base, without_a_runtime, tmp_path):
+    succeed(base, without_a_runtime, tmp_path)
+    assert not any(map(base.imports, (*HEAVY, "onnxruntime")))
+
+
+@pytest.mark.parametrize(
+    ("command", "package"),
+    [
+        ("export", "torch"),
+        ("verify", "torch"),
+        ("lint", "onnx"),
+        ("inspect", "onnx"),
+    ],
+)
+def test_what_it_lacks_is_named_with_the_extra_that_brings_it(
+    base, an_export, tmp_path, command, package
+):
+    done = base.tsformer(command, *([an_export] if command != "export" else []), cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr.startswith(f"tsformer: install: this command needs {package}, which is not")
+    assert "pip install 'tsformer[cpu]'" in done.stderr
+    assert "pip install '.[cpu]'" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_python_is_told_the_same(base, tmp_path):
+    done = subprocess.run(
+        [base.python, "-c", "from exporter import export"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    last = done.stderr.splitlines()[-1]
+    assert "exporter.export needs torch, which is not installed; pip install 'tsformer[" in last
+
+
+def test_the_command_that_it_tells_brings_the_runtime(
+    base, constraints, with_a_runtime, without_a_runtime, tmp_path
+):
+    """`pip install 'tsformer[runtime]'` as it is told: no index has to know this project."""
+    (arguments,) = with_a_runtime.values()
+    done = base.tsformer(*arguments, cwd=tmp_path)
+    assert done.returncode == 4
+    told = re.search(r"pip install ('tsformer\[\w+]')", done.stderr)
+    assert told, done.stderr
+    (requirement,) = shlex.split(told[1])
+    assert requirement == "tsformer[runtime]"
+    base.install(requirement, constraints=constraints)
+    succeed(base, with_a_runtime, tmp_path)
+    succeed(base, without_a_runtime, tmp_path)
+    assert not any(map(base.imports, HEAVY))
+
+
+def test_the_lowest_versions_of_the_runtime_do(
+    environment, wheel, source, with_a_runtime, without_a_runtime, real_clips, an_export, tmp_path
+):
+    lowest = environment("lowest")
+    lowest.install(f"{wheel}[runtime]", constraints=source / "tests" / "package" / "lowest.txt")
+    succeed(lowest, without_a_runtime, tmp_path)
+    succeed(lowest, with_a_runtime, tmp_path)
+    (tmp_path / "tsformer.toml").write_text("[predict]\njson = true\ntop = 1\n")
+    done = lowest.tsformer("predict", an_export, real_clips["carphone"], cwd=tmp_path)
+    (prediction,) = json.loads(done.stdout)["predictions"]
+    assert len(prediction["classes"]) == 1
+    assert not any(map(lowest.imports, HEAVY))
+
+
+def test_the_lowest_versions_are_those_of_the_metadata(source):
+    """What is pinned is what `pyproject.toml` allows, and each requirement is pinned."""
+    import tomllib
+
+    project = tomllib.loads((source / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["runtime"]]
+    lines = (source / "tests" / "package" / "lowest.txt").read_text().splitlines()
+    pinned = dict(line.lower().split("==") for line in lines if not line.startswith("#"))
+    for requirement in wanted:
+        name, floor = requirement.split(">=")
+        assert (pinned[name] + ".0").startswith(floor + "."), requirement
+    assert set(EXTRAS) <= set(project["optional-dependencies"])
