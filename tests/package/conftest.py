@@ -95,8 +95,7 @@ class Environment:
     def install(self, *requirements, constraints):
         """Install; where no package index can be reached, skip, but fail on CI."""
         pip = [sys.executable, "-m", "pip", "--python", self.python, "--disable-pip-version-check"]
-        quick = ("--quiet", "--only-binary", ":all:", "--no-compile")
-        command = [*pip, "install", *quick, "-c", constraints, *requirements]
+        command = [*pip, "install", "--quiet", "--no-compile", "-c", constraints, *requirements]
         done = run_pip(command, self.folder)
         if done.returncode:
             probe = [*pip, "download", "--no-deps", "--dest", self.folder / "probe", "pip"]

@@ -1,0 +1,117 @@
+"""A file of the user's with the name of our package: one clear line says which file it is."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.executable).parent
+SCRIPT = "from exporter import ExportSpec\nprint(ExportSpec(attn='fastformer').attn)\n"
+
+
+def shadow(folder, kind):
+    """A `model` of the user's: a module or a package; gives the file that Python would load."""
+    path = folder / ("model.py" if kind == "module" else "model/__init__.py")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("class MyModel:\n    pass\n")
+    return path
+
+
+def assert_one_line(text, path):
+    assert text.count("\n") == 1, text
+    assert text.startswith(f"tsformer: install: {path} hides the package `model` of tsformer; ")
+    folder = path.parent.parent if path.name == "__init__.py" else path.parent
+    assert f"rename it, or keep {folder} off Python's path" in text
+
+
+@pytest.mark.parametrize("kind", ["module", "package"])
+def test_python_m_exporter_names_the_file(tmp_path, run_alone, kind):
+    path = shadow(tmp_path, kind)
+    done = run_alone([sys.executable, "-m", "exporter", "--help"], cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert_one_line(done.stderr, path)
+
+
+@pytest.mark.parametrize("script", ["tsformer", "export"])
+def test_the_console_scripts_name_the_file_where_it_comes_first(tmp_path, run_alone, script):
+    path = shadow(tmp_path, "module")
+    done = run_alone([BIN / script, "--help"], cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert_one_line(done.stderr, path)
+
+
+@pytest.mark.parametrize("names", [["model.py"], ["exporter.py"], ["model.py", "exporter.py"]])
+def test_the_console_script_does_not_look_into_the_current_directory(tmp_path, run_alone, names):
+    for name in names:
+        (tmp_path / name).write_text("raise SystemExit('not this one')\n")
+    done = run_alone([BIN / "tsformer", "predict", "x"], cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no clip is given" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        SCRIPT,
+        f"import model\n{SCRIPT}",
+        "from exporter import export",
+        "from exporter.predict import Predictor",
+        "from exporter.cli import main",
+    ],
+)
+def test_a_script_beside_it_names_the_file(tmp_path, run_alone, code):
+    path = shadow(tmp_path, "module")
+    (tmp_path / "train.py").write_text(code)
+    done = run_alone([sys.executable, "train.py"], cwd=tmp_path)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("exporter.errors.ShadowedError: ")
+    assert str(path) in last
+    assert "rename it" in last
+
+
+def test_a_script_of_that_name_names_itself(tmp_path, run_alone):
+    (tmp_path / "model.py").write_text(SCRIPT)
+    done = run_alone([sys.executable, "model.py"], cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"{tmp_path / 'model.py'} hides the package" in done.stderr.splitlines()[-1]
+
+
+def test_the_remedy_works(tmp_path, run_alone):
+    shadow(tmp_path, "module")
+    done = run_alone([sys.executable, "-P", "-m", "exporter", "--version"], cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_exporter_of_the_users_own_is_named_by_python(tmp_path, run_alone):
+    """Nothing of ours runs then."""
+    (tmp_path / "exporter.py").touch()
+    (tmp_path / "train.py").write_text("from exporter import export")
+    done = run_alone([sys.executable, "train.py"], cwd=tmp_path)
+    assert str(tmp_path / "exporter.py") in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("first", ["import model", "import model.config", ""])
+def test_a_folder_that_is_no_package_hides_nothing(tmp_path, run_alone, first):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "train.py").write_text(f"{first}\n{SCRIPT}")
+    done = run_alone([sys.executable, "train.py"], cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "fastformer\n", "")
+
+
+def test_a_link_to_ours_hides_nothing(tmp_path, run_alone):
+    import model
+
+    (tmp_path / "model").symlink_to(Path(model.__file__).parent)
+    (tmp_path / "train.py").write_text(SCRIPT)
+    done = run_alone([sys.executable, "train.py"], cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "fastformer\n")
+
+
+def test_the_check_costs_little(tmp_path, run_alone):
+    code = (
+        "import time; from exporter.install import refuse_shadow; start = time.perf_counter()\n"
+        "refuse_shadow(); print(time.perf_counter() - start)"
+    )
+    done = run_alone([sys.executable, "-c", code], cwd=tmp_path)
+    assert float(done.stdout) < 0.02
