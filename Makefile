@@ -6,7 +6,7 @@ BIN := .venv/bin
 # Processes of the tests, of one thread each.
 WORKERS ?= 2
 
-.PHONY: demo test check docs clean
+.PHONY: demo test check docs package clean
 
 demo: .venv/installed
 	$(BIN)/python scripts/demo.py
@@ -23,6 +23,10 @@ check: .venv/installed
 docs: .venv/installed
 	$(BIN)/python scripts/docs.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# Before a release: the distributions, and the wheel in fresh environments, with torch in one.
+package: .venv/installed
+	$(BIN)/python -m pytest tests/package tests/package/check_cpu.py
 
 clean:
 	rm -rf .venv .venv-triton build

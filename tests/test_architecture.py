@@ -47,6 +47,7 @@ OWNERS = {
 # Rooms and modules that run where there is no torch.
 WITHOUT_TORCH = (
     "exporter.errors",
+    "exporter.install",
     "exporter.spec",
     "exporter.results",
     "exporter.files",

@@ -44,9 +44,9 @@ app = App(
     help="Take a video transformer to ONNX and TensorRT, proven to be the same model.",
     version_flags=["--version"],
     help_format="plaintext",
-    help_epilogue=f"Options may stand in a file too: {config_file.FILE}, where it is found in the\n"
-    f"current directory, or {config_file.OPTION} PATH. It has a table for each command;\n"
-    "what the command line says wins.",
+    help_epilogue=f"A file can give options too: {config_file.FILE} in the current directory, or\n"
+    f"{config_file.OPTION} PATH. It has a table for each command. The command line\n"
+    "overrides it.",
     version=lambda: importlib.metadata.version("tsformer"),
     console=Output(),
     result_action="return_value",
@@ -89,10 +89,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 say(used, 0)
             return app(argv, exit_on_error=False, print_error=False) or 0
     except (Exception, KeyboardInterrupt) as error:
-        # An import or a trace that is interrupted raises anything: the signal is what counts.
+        # An interrupted import or trace can raise any error: the signal decides.
         if received or isinstance(error, KeyboardInterrupt):
             how, code = ENDINGS[signal.Signals(received[0]) if received else signal.SIGINT]
-            told = isinstance(error, KeyboardInterrupt) and str(error)  # by who keeps something
+            told = isinstance(error, KeyboardInterrupt) and str(
+                error
+            )  # from code that keeps something
             return say(f"{how}: {told or 'nothing was left behind'}", code)
         return _fail(error, argv)
 
@@ -104,11 +106,11 @@ def export_main() -> int:
 
 @contextmanager
 def _noting_signals(received: list[int]) -> Iterator[None]:
-    """Let SIGTERM clean up as Ctrl-C does, and note which of them came."""
+    """Let SIGTERM clean up as Ctrl-C does, and note which signal came."""
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
         if received:
-            return  # one is enough: what it set off, the cleaning up, is not to be cut short
+            return  # a second signal must not interrupt the clean-up
         received.append(number)
         raise KeyboardInterrupt
 
@@ -135,7 +137,7 @@ def _fail(error: Exception, argv: Sequence[str]) -> int:
         error = missing_package(str(error.name), "this command")
     if isinstance(error, TsformerError):
         return say(f"{error.stage}: {error}", error.exit_code)
-    # A defect of ours, or a machine out of memory.
+    # Our defect, or a machine without memory.
     what = f"internal: {type(error).__name__}: {_one_line(error)[:300]}"
     return say(f"{what}; run with --debug for the trace", INTERNAL_EXIT)
 

@@ -1,4 +1,4 @@
-"""`tsformer advise`: which of the cells of a sweep to deploy."""
+"""`tsformer advise`: which cell of a sweep to deploy."""
 
 from __future__ import annotations
 
@@ -59,19 +59,18 @@ def advise(
 ) -> int:
     """Say which cell of a sweep to deploy: the Pareto front, and the pick.
 
-    Only what is proven counts. With --min-accuracy the pick is the fastest that
-    keeps the limits, else the most accurate. If nothing keeps them the exit
-    code is 5, and the closest is named.
+    Only proven cells count. With --min-accuracy the pick is the fastest cell
+    within the limits, else the most accurate. If no cell is within them, the
+    exit code is 5 and the closest cell is named.
 
     Examples:
         tsformer advise build/sweep --max-latency 50ms --min-accuracy 0.95
 
     Args:
-        directory: What `tsformer sweep` made, or a single export.
+        directory: The directory of a sweep, or of a single export.
         max_latency: Median time of one run: 50ms or 0.05s.
         min_accuracy: Accuracy on the labelled clips of --eval: 0.95 or 95%.
-        max_memory: Peak memory of the process that timed it, PyTorch included: 500MB or
-            1.5GiB.
+        max_memory: Peak memory of the process that measured it, with PyTorch: 500MB or 1.5GiB.
         runtime: Count this runtime only, as onnxruntime.
         json_: Print JSON instead of a table.
         debug: Show the trace of an error.

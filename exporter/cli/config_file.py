@@ -1,4 +1,4 @@
-"""`tsformer.toml`: the options of every command, as a file; what the command line says wins."""
+"""`tsformer.toml`: options of every command in a file; the command line overrides them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FILE, OPTION = Path("tsformer.toml"), "--config-file"
 
 
 def take_option(argv: Sequence[str]) -> tuple[list[str], Path | None]:
-    """Split `--config-file PATH`, of whatever command, from the other arguments.
+    """Separate `--config-file PATH` from the other arguments of a command.
 
     Raises:
         UsageError: if it has no path.
@@ -42,13 +42,13 @@ def take_option(argv: Sequence[str]) -> tuple[list[str], Path | None]:
 
 
 def use_options(app: App, argv: Sequence[str]) -> tuple[list[str], str | None]:
-    """Give the command that is called its options of the file, where one is named or found.
+    """Give the called command its options from the file that is named or found.
 
     Returns:
-        The arguments to call it with, and the line that tells of the file, if it is to be told.
+        The arguments to call it with, and a line that names the file, unless it is quiet.
 
     Raises:
-        UsageError: if the file cannot be read, or holds what no command knows.
+        UsageError: if the file cannot be read, or contains a name that no command knows.
     """
     argv, path = take_option(argv)
     app.config = ()
@@ -64,7 +64,7 @@ def use_options(app: App, argv: Sequence[str]) -> tuple[list[str], str | None]:
     named, _ = _names(app[argv[0]])
     known = {name: value for name, value in table.items() if name in named}
     app.config = (Dict({argv[0]: known}, source=str(path)),)
-    # Of options that a command does not name, cyclopts would drop all where one is given.
+    # If one option that a command does not name is given, cyclopts drops all others of the file.
     given = {word.partition("=")[0] for word in argv}
     others = {n: v for n, v in table.items() if n not in named and f"--{n}" not in given}
     quiet = "--quiet" in argv or table.get("quiet") is True

@@ -35,8 +35,8 @@ def triton(
 ) -> int:
     """Write an exported directory as models of a Triton Inference Server repository.
 
-    NAME_onnx runs model.onnx in ONNX Runtime, NAME_trt the engine in TensorRT. Only what is proven
-    is written; what is left out is said, and why.
+    NAME_onnx runs model.onnx in ONNX Runtime, NAME_trt the engine in TensorRT. Only proven models
+    are written. The output names those that are left out, and why.
 
     Examples:
         tsformer triton build/fastformer-divided-224x224-fp32 models
@@ -44,7 +44,7 @@ def triton(
         tsformer triton build/mine models --name gestures --queue-delay 5000 --ensemble
 
     Args:
-        directory: What `tsformer export` made; its files must be unchanged and proven.
+        directory: The exported directory; its files must be unchanged and proven.
         repository: The model repository; models of other names stay as they are.
         name: What the models' names begin with (default: the name of the directory).
         queue_delay: Microseconds that a request waits for others to fill its batch (default 2000).

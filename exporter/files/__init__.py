@@ -1,1 +1,1 @@
-"""Files of an export: a directory that appears whole or not at all, and its manifest."""
+"""Files of an export: a directory that appears complete or not at all, and its manifest."""

@@ -1,4 +1,4 @@
-"""manifest.json: what a program needs to use an export, and what proves its files unchanged."""
+"""manifest.json: what a program needs to use an export, and hashes that prove it unchanged."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def write_manifest(
     preprocessing: Preprocessing,
     labels: tuple[str, ...] | None,
 ) -> None:
-    """Describe the files of a finished export; written last.
+    """Describe the files of a finished export; must be written last.
 
     Args:
-        directory: Holds the files of the export.
-        report: What the stages gave.
+        directory: The directory with the files of the export.
+        report: The results of the stages.
         model: Family and configuration.
         preprocessing: How clips become the model's input.
-        labels: Names of the classes, where known.
+        labels: Names of the classes, if known.
     """
     files = sorted(path for path in directory.iterdir() if path.name != MANIFEST)
     manifest = {
@@ -64,7 +64,7 @@ def read_manifest(directory: Path, *, unchanged: bool = True) -> dict[str, Any]:
 
     Args:
         directory: The export.
-        unchanged: Its files must be those that were exported, and all there.
+        unchanged: Require that all its files are there, as they were exported.
 
     Raises:
         NoExportError: if there is no manifest that can be read.

@@ -9,7 +9,7 @@ from model.config import PRESETS
 
 
 def default_directory(spec: ExportSpec) -> Path:
-    """A name under `build/`, of what most often differs between exports."""
+    """Name a directory under `build/` by what most often differs between exports."""
     if spec.checkpoint:
         path = spec.checkpoint.absolute()
         name = path.name if path.is_dir() else path.stem

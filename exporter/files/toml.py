@@ -1,4 +1,4 @@
-"""A TOML file that a user wrote -> its tables."""
+"""Read the tables of a TOML file that a user wrote."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def read_toml(path: Path, failure: type[TsformerError]) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise failure(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:  # no UTF-8, or no TOML
+    except ValueError as error:  # not UTF-8, or not TOML
         raise failure(f"{path} is not TOML: {error}") from error

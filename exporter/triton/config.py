@@ -1,4 +1,4 @@
-"""What a model of a Triton repository is, and its config.pbtxt."""
+"""A model of a Triton repository, and its config.pbtxt."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TYPES = {
 
 @dataclass(frozen=True)
 class TritonTensor:
-    """An input or output as Triton names it; `dims` are without the batch where that is free."""
+    """An input or output as Triton names it; `dims` leave out the batch if that is dynamic."""
 
     name: str
     type: str
@@ -27,7 +27,7 @@ class TritonTensor:
 
 @dataclass(frozen=True)
 class Step:
-    """One model of an ensemble, and its tensors, which the ensemble calls by the same names."""
+    """One model of an ensemble, and its tensors; the ensemble uses the same names for them."""
 
     model: str
     inputs: tuple[str, ...]
@@ -36,21 +36,22 @@ class Step:
 
 @dataclass(frozen=True)
 class TritonModel:
-    """One model of the repository, as its config.pbtxt tells the server.
+    """One model of the repository, as its config.pbtxt describes it.
 
     Args:
-        name: Its directory, and what clients call it.
+        name: Its directory, and its name for clients.
         backend: What runs it: `onnxruntime`, `tensorrt` or `python`; `ensemble` runs its `steps`.
         max_batch_size: The largest batch; 0 where it is fixed, and then part of `dims`.
-        inputs: What clients send.
-        outputs: What they get.
+        inputs: The tensors that clients send.
+        outputs: The tensors that clients receive.
         device: Where its instances run: `cpu`, or `cuda` for every GPU.
-        instances: How many run there.
-        preferred: Batches that the server forms of waiting requests; none where it forms none.
+        instances: Copies that run there.
+        preferred: Sizes of the batches that the server forms from waiting requests; empty if it
+            forms no batches.
         queue_delay: Microseconds that a request waits for others.
-        warm_up: Batches run once before the model is called ready.
+        warm_up: Sizes of the batches that run once before the model is ready.
         steps: The models of an ensemble.
-        labels: Names of the classes; empty where they are not known.
+        labels: Names of the classes; empty if not known.
         facts: JSON for clients: how a clip becomes the input.
         program: The model.py that the python backend runs.
     """

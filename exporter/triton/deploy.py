@@ -20,18 +20,18 @@ def deploy(
 ) -> Deployment:
     """Write the models of an export into a repository, beside those that are there.
 
-    All of them appear or none. With `force`, what was written under the same name is replaced as a
-    whole: a model that is not written any more goes, so that no old one is served beside the new.
+    All of them appear, or none. With `force` the models of the same name are replaced together: one
+    that is no longer written is removed, so that no old model is served beside the new ones.
 
     Args:
-        directory: What `tsformer export` made, and proved.
+        directory: The exported directory, with its proof.
         repository: The model repository; made where there is none.
         serving: How to serve it.
         force: Replace the models of the same name.
 
     Raises:
         NoExportError: if the directory is no export.
-        ManifestError: if it is not whole, or was changed.
+        ManifestError: if it is not complete, or was changed.
         ParityError: if it is not proven.
         UsageError: if it cannot be served as asked for.
         TritonError: if it holds nothing that Triton can run.
@@ -58,7 +58,7 @@ def deploy(
 
 
 def _require_proof(directory: Path, manifest: Mapping[str, Any]) -> None:
-    """Serve what is proven, or what its user accepted when it was exported."""
+    """Refuse an export that is not proven, unless its user accepted that at export."""
     verdict = manifest.get("verdict")
     accepted = verdict == "ill-conditioned" and manifest["spec"].get("allow_ill_conditioned")
     if verdict != "pass" and not accepted:

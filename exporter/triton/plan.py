@@ -1,4 +1,4 @@
-"""Which Triton models serve an export, what is left out and why; nothing is read or written.
+"""Decide which Triton models serve an export, and why others are left out; no file is touched.
 
 NAME_onnx/        config.pbtxt, labels.txt, tsformer.json, 1/model.onnx
 NAME_trt/         the same with 1/model.plan, where there is an engine that Triton can run
@@ -23,7 +23,7 @@ FILES = {  # backend: the file of the export, and what Triton looks for
     "tensorrt": ("model.engine", "model.plan"),
 }
 SUFFIXES = ("_onnx", "_trt", "_preprocess", "")  # all the models that one NAME may have
-# Microseconds; little beside the tens of milliseconds that a clip takes.
+# Microseconds; short compared with the tens of milliseconds that a clip takes.
 DEFAULT_QUEUE_DELAY = 2000
 _LONGEST_QUEUE_DELAY = 10_000_000
 _MOST_INSTANCES = 1000
@@ -33,7 +33,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 
 @dataclass(frozen=True)
 class Serving:
-    """How an export is to be served.
+    """How to serve an export.
 
     Args:
         name: What the models' names begin with.
@@ -71,7 +71,7 @@ class Serving:
 
 @dataclass(frozen=True)
 class Deployment:
-    """The models, those that are left out with the reason, and what else to know."""
+    """The models; those that are left out, with the reason; and notes for the user."""
 
     models: tuple[TritonModel, ...]
     left_out: dict[str, str]
@@ -79,7 +79,7 @@ class Deployment:
 
 
 def plan(manifest: Mapping[str, Any], report: Mapping[str, Any], serving: Serving) -> Deployment:
-    """Say which models serve an export.
+    """Decide which models serve an export.
 
     Args:
         manifest: Its manifest.json.
@@ -113,7 +113,7 @@ def plan(manifest: Mapping[str, Any], report: Mapping[str, Any], serving: Servin
 
 
 def _shared(manifest: Mapping[str, Any], serving: Serving) -> dict[str, Any]:
-    """What the models of both runtimes have in common."""
+    """Fields that the models of both runtimes share."""
     profile = manifest["spec"].get("dynamic_batch")
     if profile is None and serving.queue_delay is not None:
         raise UsageError(
@@ -153,7 +153,7 @@ def _tensors(described: Sequence[Mapping[str, Any]], *, first: int) -> tuple[Tri
 
 
 def _ran(report: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """By runtime and device: why it was not run there, or "" where it was."""
+    """By runtime and device: why it was not run there, or "" if it was."""
     found: dict[str, dict[str, str]] = {"onnxruntime": {}, "tensorrt": {}}
     for row in report["parity"]:
         if row["runtime"] in found:
@@ -197,7 +197,7 @@ def _engine_absence(manifest: Mapping[str, Any], ran: Mapping[str, str]) -> str:
 def _notes(
     models: Sequence[TritonModel], manifest: Mapping[str, Any], ran: Mapping[str, Mapping[str, str]]
 ) -> tuple[str, ...]:
-    """What who starts the server must know."""
+    """Facts for the person who starts the server."""
     notes = []
     for model in models:
         if model.backend == "tensorrt":
@@ -219,7 +219,7 @@ def _notes(
 def _ensemble(
     target: TritonModel, preprocessing: Preprocessing, serving: Serving
 ) -> list[TritonModel]:
-    """A model that scales uint8 frames, and one that feeds its result to `target`."""
+    """Make a model that scales uint8 frames, and one that passes its result to `target`."""
     video, *others = target.inputs
     if video.type != "TYPE_FP32":
         raise UsageError("--ensemble is for graphs of float32, and this one takes pixels itself")
