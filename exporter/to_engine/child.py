@@ -15,7 +15,8 @@ def die_with(parent: int) -> None:
     """Let the kernel end this process with its parent, where it can; EOF on stdin does the rest."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG of linux/prctl.h
-    if os.getppid() != parent:  # it was gone before we asked
+    # On Windows the parent of a virtual environment's Python is a launcher, not who started it.
+    if os.name == "posix" and os.getppid() != parent:  # it was gone before we asked
         os._exit(1)
 
 
