@@ -9,6 +9,8 @@ from email import message_from_bytes
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 HOUSEKEEPING = {".ci", ".gitignore", ".pre-commit-config.yaml", ".github"}  # of the repository
 
 
@@ -66,7 +68,6 @@ def test_the_sdist_is_the_whole_tree(source, sdist):
     assert "tests/data/reference/timesformer_pytorch/rotary/checkpoint.pth" in found
 
 
-@pytest.mark.slow
 def test_the_sdist_runs_its_tests(sdist, run_alone):
     tests = ("tests/parity/test_timesformer_pytorch_reference.py", "tests/exporter/test_spec.py")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]

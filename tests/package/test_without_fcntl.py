@@ -58,7 +58,7 @@ def test_commands_that_need_no_torch_run(
 
 
 @pytest.mark.slow
-def test_an_export_and_a_sweep_run(run_blocked, tmp_path):
+def test_an_export_runs(run_blocked, tmp_path):
     done = run_blocked("-m", "exporter", "export", *QUICK.split(), "-o", "made", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["parity"]
