@@ -12,18 +12,12 @@ import torch
 from exporter.errors import CheckpointInputError, UsageError
 from exporter.files.manifest import hash_checkpoint
 from exporter.rewrite.pixels import take_pixels
-from exporter.spec import DEFAULT_FAMILY, FRESH, ExportSpec
+from exporter.spec import DEFAULT_FAMILY, FRESH, MODEL_ARGUMENTS, ExportSpec
 from model import load_checkpoint
 from model.checkpoint import FAMILIES
 from model.classifier import VideoClassifier
 from model.config import PRESETS, ConfigError, check_choice
 from model.weights_file import CheckpointError
-
-# What `--attn`, `--dim` and the like of an ExportSpec are to every family.
-MODEL_ARGUMENTS = (
-    *("attn", "scheme", "frames", "channels", "num_classes", "dim", "depth", "heads"),
-    *("dim_head", "patch_size", "semantics"),
-)
 
 _PRESET_FAMILY = "facebookresearch"
 

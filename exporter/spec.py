@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from exporter.errors import UsageError
+from exporter.option import (
+    BatchProfile,
+    Choices,
+    check_choices,
+    check_precision,
+    document,
+    option,
+    options_of,
+)
 from model.config import (
     FAMILY_NAMES,
     MECHANISM_NAMES,
     PRESETS,
     SCHEME_NAMES,
     SEMANTICS,
-    ConfigError,
-    check_choice,
 )
 
 MODEL_NAMES = (*FAMILY_NAMES, *PRESETS)
 ENGINES: tuple[str, ...] = ("auto", "rtx", "tensorrt", "none")
-PRECISIONS: tuple[str, ...] = ("fp32", "fp16", "bf16", "int8")
+LOWER_PRECISIONS: tuple[str, ...] = ("fp16", "bf16", "int8")
+PRECISIONS: tuple[str, ...] = ("fp32", *LOWER_PRECISIONS)
 TARGETS: tuple[str, ...] = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 REWRITE_NAMES: tuple[str, ...] = (
     *("class_token", "fold_norm", "fold_fc", "frame_weights", "heads_first", "few_features"),
@@ -47,124 +54,157 @@ _AMPERE_ON = ("sm80", "sm86", "sm89", "sm120", "sm121")
 EXPLICIT_TARGETS = {"bf16": _AMPERE_ON, "int8": _AMPERE_ON}
 
 
-@dataclass(frozen=True)
-class BatchProfile:
-    """The batch sizes an engine accepts (`min` to `max`) and the one it is tuned for (`opt`)."""
-
-    min: int
-    opt: int
-    max: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.min <= self.opt <= self.max:
-            raise UsageError(
-                "the dynamic batch is not in order",
-                got=f"{self.min}:{self.opt}:{self.max}",
-                expected="1 <= MIN <= OPT <= MAX",
-            )
-
-    @classmethod
-    def parse(cls, text: str) -> BatchProfile:
-        """Read `MIN:OPT:MAX`."""
-        if not re.fullmatch(r"\d+:\d+:\d+", text):
-            raise UsageError(
-                "--dynamic-batch", got=repr(text), expected="MIN:OPT:MAX, as in 1:4:16"
-            )
-        return cls(*map(int, text.split(":")))
-
-
+@document
 @dataclass(frozen=True)
 class ExportSpec:
     """What to export and how; `None` means what the checkpoint tells, or the default.
 
-    Args:
-        model: Family of the checkpoint (told by its keys unless given), or of a fresh model
-            (`fast_timesformer` unless given), or a preset: `TimeSformer`, `TimeSformer-HR`,
-            `TimeSformer-L`.
-        attn: Attention mechanism: `regular`, `performer` or `fastformer` (default).
-        res: Height and width in pixels (default 224 x 224).
-        scheme: Which tokens attend together: `space`, `joint`, `divided` (default),
-            `local-global` or `axial`.
-        frames: Frames per clip (default 5).
-        channels: Channels per frame (default 3).
-        num_classes: Logits per clip (default 2).
-        dim: Token width (default 128).
-        depth: Transformer blocks (default 12).
-        heads: Attention heads (default `dim // dim_head`).
-        dim_head: Width of one head (default 64).
-        patch_size: Side of a square patch in pixels (default 16).
-        semantics: `paper` (default for fresh models) or `upstream` (default for checkpoints of
-            the published package).
-        checkpoint: A trained model; without it a fresh one is made from `seed`.
-        config: Constructor arguments of the checkpoint's family that its file does not tell.
-        batch: Clips per run of the graph (default 1, or OPT of a dynamic batch).
-        dynamic_batch: Let the batch vary within this profile.
-        precision: Precision of the graph: `fp32`, `fp16`, `bf16` or `int8`.
-        keep_fp32: Regular expressions over module paths, as `blocks.3.attn_t`: what stays in
-            float32 at a lower precision.
-        calibration: Clips, or folders of them, whose activations scale an int8 graph; a fixed
-            synthetic set unless given.
-        opset: ONNX opset (default 20; 22 for bf16).
-        engine: `auto`, `rtx`, `tensorrt` or `none`.
-        targets: GPU architectures of the engine, as `sm86`; empty for the builder's own choice.
-        video: Clips to prove the export on, beside the synthetic inputs.
-        mask: Give the graph a second input `mask`, bool `(b, f)`: the frames to look at.
-        embed_preprocess: Let the graph scale, normalise and lay out clips: it takes `video` as
-            uint8 `(b, f, h, w, c)`, sampled, resized and cropped.
-        rewrite: `all` the rewrites of `exporter.rewrite` that fit the model, or `none`.
-        no_rewrite: Rewrites to leave out, by name.
-        optimize_for: `onnxruntime` on a CPU, or `tensorrt`, without what suits the caches and
-            threads of a CPU.
-        eval: Measure accuracy on labelled clips: `motion`, the built-in task, or a folder
-            `class/clip.mp4`.
-        seed: Seed of a fresh model's weights.
-        allow_ill_conditioned: Accept a model that is no function at this precision.
-        threads: Threads of every CPU runtime (default: PyTorch's choice).
-        bench_seconds: Time for the latency stage after its least number of runs.
+    Every option is declared here alone: its type, its default, its text and what it decides. The
+    command line, the arguments of a model and the metadata of a graph follow from it. The texts are
+    those of the command line, in the order of its help; in Python `res` is `(height, width)`,
+    `config` a mapping, and an option with several values a tuple.
 
     Raises:
         UsageError: if a value, or two together, cannot be exported.
     """
 
-    model: str | None = None
-    attn: str | None = None
-    res: tuple[int, int] | None = None
-    scheme: str | None = None
-    frames: int | None = None
-    channels: int | None = None
-    num_classes: int | None = None
-    dim: int | None = None
-    depth: int | None = None
-    heads: int | None = None
-    dim_head: int | None = None
-    patch_size: int | None = None
-    semantics: str | None = None
-    checkpoint: Path | None = None
-    config: Mapping[str, Any] = field(default_factory=dict)
-    batch: int | None = None
-    dynamic_batch: BatchProfile | None = None
-    precision: str = "fp32"
-    keep_fp32: tuple[str, ...] = ()
-    calibration: tuple[Path, ...] = ()
-    opset: int | None = None
-    engine: str = "auto"
-    targets: tuple[str, ...] = ()
-    video: tuple[Path, ...] = ()
-    mask: bool = False
-    embed_preprocess: bool = False
-    rewrite: str = "all"
-    no_rewrite: tuple[str, ...] = ()
-    optimize_for: str = "onnxruntime"
-    eval: str | None = None
-    seed: int = 0
-    allow_ill_conditioned: bool = False
-    threads: int | None = None
-    bench_seconds: float = 20.0
+    model: str | None = option(
+        None,
+        "Family of the checkpoint (told by its keys), or of a fresh model: fast_timesformer\n"
+        "(default), timesformer_pytorch, facebookresearch, huggingface, or a preset:\n"
+        "TimeSformer, TimeSformer-HR, TimeSformer-L.",
+        choices=Choices("model", MODEL_NAMES),
+        graph=1,
+    )
+    attn: str | None = option(
+        None,
+        "Attention: fastformer (default), performer or regular.",
+        choices=Choices("attention mechanism", MECHANISM_NAMES),
+        model=True,
+        graph=2,
+    )
+    res: tuple[int, int] | None = option(
+        None, "Height and width in pixels: 512, or 224x384.", graph=4
+    )
+    scheme: str | None = option(
+        None,
+        "Which tokens attend together: space, joint, divided (default), local-global, axial.",
+        choices=Choices("attention scheme", SCHEME_NAMES),
+        model=True,
+        graph=3,
+    )
+    frames: int | None = option(None, "Frames of a clip (default 5).", model=True, graph=5)
+    channels: int | None = option(None, "Channels of a frame (default 3).", model=True, graph=6)
+    batch: int | None = option(None, "Clips per run (default 1).", graph=14)
+    num_classes: int | None = option(None, "Classes (default 2).", model=True, graph=7)
+    dim: int | None = option(None, "Token width (default 128).", model=True, graph=8)
+    depth: int | None = option(None, "Blocks (default 12).", model=True, graph=9)
+    heads: int | None = option(
+        None, "Attention heads (default dim / dim-head).", model=True, graph=10
+    )
+    dim_head: int | None = option(None, "Width of a head (default 64).", model=True, graph=11)
+    patch_size: int | None = option(
+        None, "Side of a patch in pixels (default 16).", model=True, graph=12
+    )
+    checkpoint: Path | None = option(
+        None, "A trained model: a file or a Hugging Face directory.", path=True
+    )
+    config: Mapping[str, Any] = option(
+        {}, "JSON file (or text) with what the checkpoint does not tell.", whole=True
+    )
+    semantics: str | None = option(
+        None,
+        "paper or upstream (default for checkpoints of the published package).",
+        choices=Choices("semantics", SEMANTICS),
+        model=True,
+        graph=13,
+    )
+    video: tuple[Path, ...] = option((), "A clip to prove the export on.", path=True, whole=True)
+    mask: bool = option(
+        False,
+        "Give the graph a second input, the frames to look at (timesformer_pytorch).",
+        graph=16,
+    )
+    embed_preprocess: bool = option(
+        False,
+        "Let the graph scale and normalise: it takes pixels, uint8 frames that are\n"
+        "sampled, resized and cropped.",
+        graph=17,
+    )
+    eval: str | None = option(
+        None,
+        "Measure accuracy on labelled clips: motion (the built-in task), or a folder\n"
+        "class/clip.mp4.",
+        path=True,
+        whole=True,
+    )
+    rewrite: str = option(
+        "all",
+        "Lay the model out for the runtimes (all, default), or leave it as it is (none).",
+        choices=Choices("rewrites", ("all", "none")),
+        graph=20,
+    )
+    no_rewrite: tuple[str, ...] = option(
+        (),
+        "A rewrite to leave out.",
+        choices=Choices("rewrite", REWRITE_NAMES),
+        graph=21,
+        whole=True,
+    )
+    optimize_for: str = option(
+        "onnxruntime",
+        "Lay the model out for onnxruntime on a CPU (default), or for tensorrt.",
+        choices=Choices("runtime", ("onnxruntime", "tensorrt")),
+        graph=22,
+    )
+    precision: str = option(
+        "fp32",
+        "Precision of the graph: fp32 (default), fp16, bf16 or int8.",
+        choices=Choices("precision", PRECISIONS),
+        graph=18,
+    )
+    keep_fp32: tuple[str, ...] = option(
+        (),
+        "What stays in float32 at a lower precision: a regular expression over module\n"
+        "paths, as blocks.3.attn_t.",
+        precisions=LOWER_PRECISIONS,
+        graph=19,
+        whole=True,
+    )
+    calibration: tuple[Path, ...] = option(
+        (),
+        "Clip, or folder of clips, whose activations scale an int8 graph (default: a\n"
+        "fixed synthetic set).",
+        precisions=("int8",),
+        path=True,
+        whole=True,
+    )
+    dynamic_batch: BatchProfile | None = option(None, "Let the batch vary: MIN:OPT:MAX.", graph=15)
+    opset: int | None = option(None, "ONNX opset (default 20; 22 for bf16).", graph=23)
+    engine: str = option(
+        "auto",
+        "TensorRT engine: auto, rtx, tensorrt or none.",
+        choices=Choices("engine", ENGINES),
+    )
+    targets: tuple[str, ...] = option(
+        (),
+        "GPU architectures of the engine, as sm86,sm89.",
+        flag="target",
+        choices=Choices("engine target", TARGETS),
+        whole=True,
+    )
+    allow_ill_conditioned: bool = option(
+        False, "Exit 0 for a model that is no function at this precision."
+    )
+    threads: int | None = option(None, "Threads on the CPU.")
+    bench_seconds: float = option(20.0, "Time for measuring latency.")
+    seed: int = option(0, "Seed of a fresh model.", graph=24)
 
     def __post_init__(self) -> None:
         self._accept_plain_paths()
-        self._check_choices()
-        self._check_precision()
+        check_choices(self, OPTIONS)
+        check_precision(self, OPTIONS, self.precision)
+        self._check_opset()
         self._check_batch()
         if self.threads is not None and self.threads < 1:
             raise UsageError("--threads", got=self.threads, expected="at least 1")
@@ -176,6 +216,12 @@ class ExportSpec:
             raise UsageError(
                 f"--target does not go with --engine {self.engine}",
                 remedy="leave --target away, or choose --engine rtx",
+            )
+        if "sm75" in self.targets:
+            raise UsageError(
+                "--target sm75 cannot be built: TensorRT-RTX has no fp32 matrix product for "
+                "Turing, and every graph has one",
+                remedy="leave sm75 away",
             )
         if self.eval and self.mask:
             raise UsageError(
@@ -209,26 +255,10 @@ class ExportSpec:
                 expected=f"{profile.min} to {profile.max}",
             )
 
-    def _check_precision(self) -> None:
-        if self.keep_fp32 and self.precision == "fp32":
-            raise UsageError(
-                "--keep-fp32 does not go with --precision fp32",
-                remedy="choose fp16, bf16 or int8",
-            )
-        if self.calibration and self.precision != "int8":
-            raise UsageError(
-                f"--calibration does not go with --precision {self.precision}",
-                remedy="choose --precision int8",
-            )
+    def _check_opset(self) -> None:
         least = BF16_OPSET if self.precision == "bf16" else OPSETS.start
         if self.opset is not None and not least <= self.opset < OPSETS.stop:
             raise UsageError("--opset", got=self.opset, expected=f"{least} to {OPSETS.stop - 1}")
-        if "sm75" in self.targets:
-            raise UsageError(
-                "--target sm75 cannot be built: TensorRT-RTX has no fp32 matrix product for "
-                "Turing, and every graph has one",
-                remedy="leave sm75 away",
-            )
 
     @property
     def graph_opset(self) -> int:
@@ -246,27 +276,6 @@ class ExportSpec:
         """Clips per run: what a static graph is fixed to, and what latency is measured at."""
         return self.batch or (self.dynamic_batch.opt if self.dynamic_batch else 1)
 
-    def _check_choices(self) -> None:
-        try:
-            for what, value, options in (
-                ("model", self.model, MODEL_NAMES),
-                ("attention mechanism", self.attn, MECHANISM_NAMES),
-                ("attention scheme", self.scheme, SCHEME_NAMES),
-                ("semantics", self.semantics, SEMANTICS),
-                ("precision", self.precision, PRECISIONS),
-                ("engine", self.engine, ENGINES),
-                ("rewrites", self.rewrite, ("all", "none")),
-                ("runtime", self.optimize_for, ("onnxruntime", "tensorrt")),
-            ):
-                if value is not None:
-                    check_choice(what, value, options)
-            for name in self.no_rewrite:
-                check_choice("rewrite", name, REWRITE_NAMES)
-            for target in self.targets:
-                check_choice("engine target", target, TARGETS)
-        except ConfigError as error:
-            raise UsageError(str(error)) from error
-
     def to_dict(self) -> dict[str, Any]:
         """Give the spec as JSON-ready values."""
         values = asdict(self)
@@ -279,18 +288,19 @@ class ExportSpec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ExportSpec:
         """Make the spec of `to_dict` again; entries that are not its fields are left aside."""
-        known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
-        profile = known.get("dynamic_batch")
-        return cls(
-            **known
-            | {
-                "res": tuple(known["res"]) if known.get("res") else None,
-                "checkpoint": Path(known["checkpoint"]) if known.get("checkpoint") else None,
-                "dynamic_batch": BatchProfile(**profile) if profile else None,
-                "targets": tuple(known.get("targets", ())),
-                "keep_fp32": tuple(known.get("keep_fp32", ())),
-                "no_rewrite": tuple(known.get("no_rewrite", ())),
-                "video": tuple(map(Path, known.get("video", ()))),
-                "calibration": tuple(map(Path, known.get("calibration", ()))),
-            }
-        )
+        known: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+            if name in OPTIONS
+        }
+        if known.get("dynamic_batch"):
+            known["dynamic_batch"] = BatchProfile(**known["dynamic_batch"])
+        return cls(**known)
+
+
+OPTIONS = options_of(ExportSpec)
+MODEL_ARGUMENTS = tuple(name for name, declared in OPTIONS.items() if declared.model)
+# Neither a path nor a measure of this machine is among them. Their order is that of the metadata
+# in `model.onnx`, whose bytes must stay.
+_PLACES = {name: declared.graph for name, declared in OPTIONS.items() if declared.graph}
+OF_THE_GRAPH = tuple(sorted(_PLACES, key=_PLACES.__getitem__))

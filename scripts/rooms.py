@@ -22,6 +22,7 @@ ORDER = (
     "model",
     "exporter.errors",
     "exporter.install",
+    "exporter.option",
     "exporter.spec",
     "exporter.results",
     "exporter.files",

@@ -48,6 +48,7 @@ OWNERS = {
 WITHOUT_TORCH = (
     "exporter.errors",
     "exporter.install",
+    "exporter.option",
     "exporter.spec",
     "exporter.results",
     "exporter.files",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_type_hints
 
 from cyclopts import Parameter
 
 from exporter.errors import UsageError
-from exporter.spec import PRECISIONS, BatchProfile
+from exporter.spec import LOWER_PRECISIONS, OPTIONS, BatchProfile, ExportSpec
+
+T = TypeVar("T")
 
 
 def _resolution(_type: Any, tokens: Sequence[Any]) -> tuple[int, int]:  # noqa: ANN401
@@ -60,10 +63,10 @@ def _whole(_type: Any, tokens: Sequence[Any]) -> int:  # noqa: ANN401
 
 
 def check_lower_precision(precision: str) -> None:
-    """Refuse a precision that is none below float32."""
-    lower = tuple(name for name in PRECISIONS if name != "fp32")
-    if precision not in lower:
-        raise UsageError("--precision", got=precision, expected=f"one of {', '.join(lower)}")
+    """Raise `UsageError` unless the precision is below float32."""
+    if precision not in LOWER_PRECISIONS:
+        expected = f"one of {', '.join(LOWER_PRECISIONS)}"
+        raise UsageError("--precision", got=precision, expected=expected)
 
 
 Flag = Annotated[bool, Parameter(negative="")]
@@ -83,3 +86,53 @@ Batches = Annotated[
     BatchProfile | None, Parameter(converter=_profile, n_tokens=1, accepts_keys=False)
 ]
 Targets = Annotated[tuple[str, ...], Parameter(converter=_targets, n_tokens=1, negative="")]
+
+# The form on the command line of a field of `ExportSpec`, by its type and in two cases by its name.
+_FORMS: dict[Any, Any] = {
+    int: Whole,
+    int | None: WholeOrNone,
+    bool: Flag,
+    tuple[int, int] | None: Resolution,
+    BatchProfile | None: Batches,
+    Mapping[str, Any]: JsonObject,
+    tuple[Path, ...]: Paths,
+    tuple[str, ...]: Words,
+}
+_FORMS_BY_NAME = {
+    "precision": str | None,  # a recipe has one too
+    "targets": Targets,
+}
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def with_options_of_spec(after: Mapping[str, str]) -> Callable[[type[T]], type[T]]:
+    """Make a dataclass of the options of `ExportSpec` and those that a class adds to them.
+
+    Args:
+        after: For each added option that does not come last: the option that it follows.
+    """
+
+    def make(added: type[T]) -> type[T]:
+        forms = get_type_hints(added, include_extras=True)
+        order = list(OPTIONS)
+        for name in forms:
+            order.insert(order.index(after[name]) + 1 if name in after else len(order), name)
+        for name in OPTIONS:
+            forms[name], default = _form_of(name)
+            setattr(added, name, default)
+        added.__annotations__ = {name: forms[name] for name in order}
+        return dataclass(frozen=True, kw_only=True)(added)
+
+    return make
+
+
+def _form_of(name: str) -> tuple[Any, object]:
+    """The form of an option of `ExportSpec` with its text, and its default: None if it may be."""
+    declared, kind = OPTIONS[name], get_type_hints(ExportSpec)[name]
+    form = _FORMS_BY_NAME.get(name) or _FORMS.get(kind, kind)
+    text = declared.help
+    if form in (Paths, Words):
+        text = f"{text.removesuffix('.')}; may be given several times."
+    plain = get_args(form)[0] if form is not kind and hasattr(form, "__metadata__") else form
+    default = None if type(None) in get_args(plain) else getattr(ExportSpec, name)
+    return Annotated[form, Parameter(name=f"--{declared.flag}", help=text)], default

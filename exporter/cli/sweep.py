@@ -12,8 +12,8 @@ from exporter.cli.export import export
 from exporter.cli.options import Flag, Json, Output, Whole
 from exporter.cli.terminal import show, sweep_progress
 from exporter.errors import ParityError, SweepError, UsageError
-from exporter.spec import ExportSpec
-from exporter.sweep.grid import Grid, name_of, read_grid, words
+from exporter.spec import OPTIONS, ExportSpec
+from exporter.sweep.grid import RECIPE, Grid, name_of, read_grid, words
 from model.config import nearest
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from exporter.sweep.run import Cell
 
-# Options of `export` that are of one call, not of what is exported.
-_OF_THE_CALL = {"output", "force", "json", "quiet", "debug"}
-# What only some precisions take: given to the cells that do.
-_OF_LOWER = {"calibration": ("int8",), "keep-fp32": ("fp16", "bf16", "int8")}
+# Options that decide what is exported; all others of `export` belong to one call.
+_OPTIONS = (*(declared.flag for declared in OPTIONS.values()), RECIPE)
+# Options that only some precisions take: only cells of these precisions get them.
+_PRECISIONS = {each.flag: each.precisions for each in OPTIONS.values() if each.precisions}
 
 
 def sweep(
@@ -99,11 +99,9 @@ def _cells(grid: Grid) -> list[Cell]:
     from exporter.sweep.run import Cell
 
     parser = App(default_command=export, result_action="return_value")
-    valid = [name.lstrip("-") for a in parser.assemble_argument_collection() for name in a.names]
-    valid = [name for name in valid if len(name) > 1 and name not in _OF_THE_CALL]
     for name in (*grid.base, *grid.axes):
-        if name not in valid:
-            closest = nearest(name, valid)
+        if name not in _OPTIONS:
+            closest = nearest(name, _OPTIONS)
             raise UsageError(
                 f"{name} is no option of an export",
                 remedy=f"did you mean {closest}?" if closest else "see tsformer export --help",
@@ -123,7 +121,7 @@ def _spec(parser: App, options: Mapping[str, Any]) -> ExportSpec:
     taken = {
         name: value
         for name, value in options.items()
-        if "recipe" in options or precision in _OF_LOWER.get(name, (precision,))
+        if RECIPE in options or precision in _PRECISIONS.get(name, (precision,))
     }
     _, bound, _ = parser.parse_args(words(taken), exit_on_error=False, print_error=False)
     bound.apply_defaults()

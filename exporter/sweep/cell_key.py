@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from exporter.files.manifest import sha256
-from exporter.spec import ExportSpec
+from exporter.spec import OPTIONS, ExportSpec
 
 _PACKAGE = Path(__file__).parents[1]
-# What a spec names by its path: the content decides, wherever it lies.
-_PATHS = ("checkpoint", "video", "calibration", "eval")
+# Of these the content decides, not the place where it lies.
+_PATHS = tuple(name for name, declared in OPTIONS.items() if declared.path)
 # Of `environment.describe()`: what decides a graph, an engine or a latency. Neither the date nor
 # the system's own build number does.
 _MACHINE = ("python", "cpu", "cores", "gpu", "packages", "tensorrt")

@@ -12,11 +12,14 @@ from typing import Any
 
 from exporter.errors import GridError, UsageError
 from exporter.files.toml import read_toml
+from exporter.spec import OPTIONS
 from model.config import nearest
 
 TABLES = ("base", "axes")
-# Options with a comma in one value, or of which one cell takes several: a comma makes no axis.
-_WHOLE = {"config", "keep-fp32", "target", "video", "calibration", "eval", "no-rewrite", "recipe"}
+# The option of `export` that is no field of a spec and yet decides one.
+RECIPE = "recipe"
+# A comma is a part of their value, or one cell takes several values: a comma makes no axis.
+_WHOLE = {declared.flag for declared in OPTIONS.values() if declared.whole} | {RECIPE}
 _PLACE = re.compile(r"\{([a-z][a-z0-9-]*)\}")
 
 

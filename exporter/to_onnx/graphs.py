@@ -14,17 +14,10 @@ import torch
 from exporter.precision import in_precision, kept_modules
 from exporter.rewrite.choose import rewrite_for_export
 from exporter.run import Job
+from exporter.spec import OF_THE_GRAPH
 from exporter.to_onnx.export import export_onnx
 from exporter.to_onnx.quantize import quantize
 from model.classifier import VideoClassifier
-
-# What of a spec decides the graph: no path and no measure of this machine.
-_OF_THE_GRAPH = (
-    *("model", "attn", "scheme", "res", "frames", "channels", "num_classes", "dim", "depth"),
-    *("heads", "dim_head", "patch_size", "semantics", "batch", "dynamic_batch", "mask"),
-    *("embed_preprocess", "precision", "keep_fp32", "rewrite", "no_rewrite", "optimize_for"),
-    *("opset", "seed"),
-)
 
 
 @dataclass(frozen=True)
@@ -66,7 +59,7 @@ def make_graphs(job: Job, rewritten: VideoClassifier, resources: ExitStack) -> G
 def _export_onnx(job: Job, model: VideoClassifier, path: Path) -> None:
     spec = job.spec
     description = {
-        "tsformer.spec": json.dumps({name: job.resolved[name] for name in _OF_THE_GRAPH}),
+        "tsformer.spec": json.dumps({name: job.resolved[name] for name in OF_THE_GRAPH}),
         "tsformer.family": model.family,
         "tsformer.config": json.dumps(asdict(model.config), sort_keys=True),
         "tsformer.preprocessing": json.dumps(asdict(job.model.preprocessing), sort_keys=True),

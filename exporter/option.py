@@ -1,0 +1,145 @@
+"""The declaration of an export option: all that the program knows of it, beside its field.
+
+`depth: int | None = option(None, "Blocks (default 12).", model=True)` declares a field of a
+dataclass; `options_of` reads the declarations.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import dataclass, field, fields, replace
+from inspect import cleandoc
+from typing import Any, TypeVar
+
+from exporter.errors import UsageError
+from model.config import ConfigError, check_choice
+
+T = TypeVar("T")
+_KEY = "option"
+
+
+@dataclass(frozen=True)
+class BatchProfile:
+    """The batch sizes an engine accepts (`min` to `max`) and the one it is tuned for (`opt`)."""
+
+    min: int
+    opt: int
+    max: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.opt <= self.max:
+            raise UsageError(
+                "the dynamic batch is not in order",
+                got=f"{self.min}:{self.opt}:{self.max}",
+                expected="1 <= MIN <= OPT <= MAX",
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> BatchProfile:
+        """Read `MIN:OPT:MAX`."""
+        if not re.fullmatch(r"\d+:\d+:\d+", text):
+            raise UsageError(
+                "--dynamic-batch", got=repr(text), expected="MIN:OPT:MAX, as in 1:4:16"
+            )
+        return cls(*map(int, text.split(":")))
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The values that an option may take; `what` names them in an error."""
+
+    what: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of an export.
+
+    Args:
+        help: The text of the command line.
+        flag: The name on the command line, without dashes.
+        choices: The only values allowed, of the option itself or of each entry of a tuple.
+        precisions: The precisions that take the option; empty for all.
+        model: Whether it is an argument of every model family.
+        graph: The place in the metadata of `model.onnx`; None where it does not decide the graph.
+        path: Whether it names files, whose content decides and not their place.
+        whole: Whether a comma is a part of the value, and no separator of a sweep.
+    """
+
+    help: str
+    flag: str = ""
+    choices: Choices | None = None
+    precisions: tuple[str, ...] = ()
+    model: bool = False
+    graph: int | None = None
+    path: bool = False
+    whole: bool = False
+
+
+def option(
+    default: T,
+    help: str,
+    *,
+    flag: str = "",
+    choices: Choices | None = None,
+    precisions: tuple[str, ...] = (),
+    model: bool = False,
+    graph: int | None = None,
+    path: bool = False,
+    whole: bool = False,
+) -> T:
+    """Declare a field of a dataclass as an option: `Option` says what the arguments mean.
+
+    The flag is the name of the field with hyphens unless given. A dict as default is copied for
+    each object.
+    """
+    declared = Option(help, flag, choices, precisions, model, graph, path, whole)
+    if isinstance(default, dict):
+        return field(default_factory=lambda: copy(default), metadata={_KEY: declared})
+    return field(default=default, metadata={_KEY: declared})
+
+
+def options_of(spec: type[Any]) -> Mapping[str, Option]:
+    """The options of a dataclass, by the names of their fields and in their order."""
+    found: dict[str, Option] = {}
+    for entry in fields(spec):
+        declared: Option = entry.metadata[_KEY]
+        flag = declared.flag or entry.name.replace("_", "-")
+        found[entry.name] = replace(declared, flag=flag)
+    return found
+
+
+def check_choices(spec: object, options: Mapping[str, Option]) -> None:
+    """Raise `UsageError` where an option has a value that is not offered."""
+    try:
+        for name, declared in options.items():
+            value = getattr(spec, name)
+            if declared.choices and value is not None:
+                for each in (value,) if isinstance(value, str) else value:
+                    check_choice(declared.choices.what, each, declared.choices.values)
+    except ConfigError as error:
+        raise UsageError(str(error)) from error
+
+
+def check_precision(spec: object, options: Mapping[str, Option], precision: str) -> None:
+    """Raise `UsageError` where an option has a value and does not go with the precision."""
+    for name, declared in options.items():
+        taken = declared.precisions or (precision,)
+        if getattr(spec, name) and precision not in taken:
+            *others, last = taken
+            choice = f"{', '.join(others)} or {last}" if others else f"--precision {last}"
+            raise UsageError(
+                f"--{declared.flag} does not go with --precision {precision}",
+                remedy=f"choose {choice}",
+            )
+
+
+def document(spec: type[T]) -> type[T]:
+    """Add the texts of the options to the docstring of a dataclass."""
+    texts = {name: " ".join(each.help.split()) for name, each in options_of(spec).items()}
+    listed = [f"    {name} ({spec.__annotations__[name]}): {text}" for name, text in texts.items()]
+    spec.__doc__ = "\n".join([cleandoc(spec.__doc__ or ""), "", "Args:", *listed])
+    return spec

@@ -1,0 +1,122 @@
+import dataclasses
+from typing import get_type_hints
+
+import pytest
+from cyclopts import App
+
+from exporter.cli.export import ExportOptions, export
+from exporter.errors import UsageError
+from exporter.option import Choices, check_choices, check_precision, document, option, options_of
+from exporter.spec import MODEL_ARGUMENTS, OF_THE_GRAPH, OPTIONS, ExportSpec
+
+
+@document
+@dataclasses.dataclass(frozen=True)
+class Tea:
+    """How to make tea."""
+
+    kind: str | None = option(None, "Kind: green\nor black.", choices=Choices("kind", ("green",)))
+    extras: tuple[str, ...] = option((), "Extras.", choices=Choices("extra", ("milk", "lemon")))
+    cups_at_once: int = option(1, "Cups.", precisions=("fp16", "int8"), graph=1)
+    notes: dict = option({}, "Notes.", flag="note", precisions=("int8",))
+
+
+OF_TEA = options_of(Tea)
+
+
+def test_options_are_read_in_the_order_of_their_fields():
+    assert list(OF_TEA) == ["kind", "extras", "cups_at_once", "notes"]
+
+
+def test_a_flag_is_the_name_with_hyphens_unless_given():
+    assert [declared.flag for declared in OF_TEA.values()] == [
+        "kind",
+        "extras",
+        "cups-at-once",
+        "note",
+    ]
+
+
+def test_each_object_has_its_own_dict():
+    assert Tea().notes == {}
+    assert Tea().notes is not Tea().notes
+
+
+def test_the_docstring_lists_every_option_on_one_line():
+    assert "\nArgs:\n    kind (str | None): Kind: green or black.\n" in Tea.__doc__
+    assert Tea.__doc__.startswith("How to make tea.\n\n")
+
+
+@pytest.mark.parametrize(
+    ("tea", "words"),
+    [
+        (Tea(kind="greem"), "did you mean 'green'?"),
+        (Tea(extras=("milk", "lemno")), "did you mean 'lemon'?"),
+        (Tea(extras=["salt"]), "milk, lemon"),
+    ],
+)
+def test_a_value_that_is_not_offered_is_refused(tea, words):
+    with pytest.raises(UsageError) as caught:
+        check_choices(tea, OF_TEA)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("tea", [Tea(), Tea(kind="green", extras=("milk", "lemon"))])
+def test_a_value_that_is_offered_is_accepted(tea):
+    check_choices(tea, OF_TEA)
+
+
+def test_an_option_of_some_precisions_is_refused_at_another():
+    with pytest.raises(UsageError, match=r"--cups-at-once .* --precision fp32.*fp16 or int8"):
+        check_precision(Tea(), OF_TEA, "fp32")
+    with pytest.raises(UsageError, match=r"--note .* --precision fp16.*choose --precision int8"):
+        check_precision(Tea(notes={"a": 1}), OF_TEA, "fp16")
+    check_precision(Tea(notes={"a": 1}), OF_TEA, "int8")
+    check_precision(Tea(cups_at_once=0), OF_TEA, "fp32")  # it has no value
+
+
+def test_the_metadata_of_a_graph_keeps_its_order():
+    # The bytes of model.onnx hold it: a new option of the graph takes the next place.
+    assert " ".join(OF_THE_GRAPH) == (
+        "model attn scheme res frames channels num_classes dim depth heads dim_head patch_size "
+        "semantics batch dynamic_batch mask embed_preprocess precision keep_fp32 rewrite "
+        "no_rewrite optimize_for opset seed"
+    )
+
+
+def test_no_two_options_of_the_graph_have_one_place():
+    places = sorted(declared.graph for declared in OPTIONS.values() if declared.graph)
+    assert places == list(range(1, len(OF_THE_GRAPH) + 1))
+
+
+def test_the_arguments_of_a_model_are_those_of_every_family():
+    assert " ".join(MODEL_ARGUMENTS) == (
+        "attn scheme frames channels num_classes dim depth heads dim_head patch_size semantics"
+    )
+
+
+def test_the_command_line_has_every_option_of_a_spec_once():
+    arguments = App(default_command=export).assemble_argument_collection()
+    names = [name for argument in arguments for name in argument.names]
+    assert [names.count(f"--{declared.flag}") for declared in OPTIONS.values()] == [1] * len(
+        OPTIONS
+    )
+
+
+def test_options_that_are_not_given_make_the_default_spec():
+    assert ExportOptions().to_spec() == ExportSpec()
+
+
+def test_every_option_of_a_spec_reaches_it():
+    given = {
+        int: 1,
+        str: "all",
+        bool: True,
+        float: 2.5,
+    }
+    for name, kind in get_type_hints(ExportSpec).items():
+        if kind in given and name not in ("precision", "optimize_for", "engine"):
+            made = ExportOptions(**{name: given[kind]}).to_spec()
+            assert getattr(made, name) == given[kind]
+    made = ExportOptions(no_rewrite=["fold_fc"], video=["a.mp4"], targets=("sm86",)).to_spec()
+    assert made == ExportSpec(no_rewrite=("fold_fc",), video="a.mp4", targets=("sm86",))
