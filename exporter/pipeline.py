@@ -1,6 +1,7 @@
 """The stages: load, inputs, rewrite, onnx, engine, parity, ladder, accuracy, latency, report.
 
-What each works on is a `Job`; `candidates` knows the runtimes.
+A `Job` holds what the stages work on, `Opened` the runtimes that take part. The ladder is climbed
+only where there is an error to explain, accuracy measured only on labelled clips.
 """
 
 from __future__ import annotations
@@ -16,22 +17,31 @@ from exporter.errors import RuntimeFailure
 from exporter.files.manifest import read_manifest, write_manifest
 from exporter.files.names import default_directory
 from exporter.files.staging import StagedDirectory
+from exporter.graph.cost import GraphCost
 from exporter.inputs.clips import gather_inputs
-from exporter.latency.timing import against_limit, measure_limit, time_runners
+from exporter.inputs.dataset import Dataset
+from exporter.latency.timing import Timed, measure_latency
 from exporter.load import load_exported, load_model, resolve
 from exporter.machine import environment
-from exporter.machine.contention import Contention
 from exporter.precision import Int8, kept_modules, observe_ranges
 from exporter.proof.accuracy import evaluate
 from exporter.proof.ladder import climb
 from exporter.proof.prove import prove, rewrite_proven
 from exporter.report import write_report
-from exporter.results import Accuracy, Ladder, Parity, Report, Verdict, overall_verdict
+from exporter.results import Accuracy, Ladder, Report, Verdict, overall_verdict
 from exporter.rewrite import Rewritten
-from exporter.run import Calibration, Job, Measuring, OnProgress, Stage, Stages, calibrate, gather
-from exporter.runners.base import Runner
+from exporter.run import (
+    Calibration,
+    Job,
+    Measuring,
+    OnProgress,
+    Stage,
+    Stages,
+    calibrate,
+    gather,
+)
 from exporter.runners.eager import EagerRunner
-from exporter.runners.open import load_engine, load_onnx, load_symmetric
+from exporter.runners.open import Opened, load_engine, load_graphs, load_onnx
 from exporter.spec import ExportSpec
 from exporter.to_engine.build import FLAVOURS, EngineInfo, build_engine, choose_flavour
 from exporter.to_engine.progress import BuildProgress
@@ -86,13 +96,8 @@ def export(
             stage.detail = f"{_count_parameters(model):,} parameters"
         with stages.run("inputs") as stage:
             job = gather(spec, resolved, model, staged.path, stages, stage, measuring)
-        with stages.run("rewrite") as stage:
-            rewritten = rewrite_proven(job, stage)
         with ExitStack() as resources:
-            report = _produce(job, rewritten, resources)
-        with stages.run("report"):
-            write_report(report, staged.path)
-        report = replace(report, stages=tuple(stages.done))
+            report = _produce(job, resources)
         write_report(report, staged.path)
         write_manifest(
             staged.path,
@@ -135,77 +140,67 @@ def verify(
     with stages.run("inputs"):
         inputs = gather_inputs(video, model.config, model.preprocessing, mask=spec.mask)
         calibration = calibrate(spec, model, spec.precision)
-    with ExitStack() as runners, stages.run("parity") as stage:
-        candidates, absences = load_onnx(directory / "model.onnx", spec.precision, runners)
-        module = manifest["engine"].get("flavour")
-        runner, absence = load_engine(module, directory / "model.engine", spec.precision, runners)
-        if absence and torch.cuda.is_available():
-            raise RuntimeFailure(absence.reason)
-        candidates += [runner] if runner else []
-        absences += [absence] if absence else []
-        parity = prove(spec, model, inputs, calibration, candidates, stage) + absences
+    with ExitStack() as resources, stages.run("parity") as stage:
+        opened = load_onnx(directory / "model.onnx", spec.precision, resources)
+        module, path = manifest["engine"].get("flavour"), directory / "model.engine"
+        engine = load_engine(module, path, spec.precision, resources)
+        if engine.absences and torch.cuda.is_available():
+            raise RuntimeFailure(engine.absences[0].reason)
+        opened += engine
+        parity = prove(spec, model, inputs, calibration, opened, stage)
     return Report(
         spec=resolve(spec, model),
         environment=environment.describe(),
         stages=tuple(stages.done),
-        parity=tuple(parity),
+        parity=parity,
         latency=(),
-        engine=_engine_here(manifest["engine"], executed=runner is not None),
+        engine=_engine_here(manifest["engine"], opened),
         graph=asdict(check_onnx(directory / "model.onnx")),
     )
 
 
-def _produce(job: Job, rewritten: Rewritten, resources: ExitStack) -> Report:
+def _produce(job: Job, resources: ExitStack) -> Report:
+    """Run the stages from `rewrite` to `report`; the report has the times of them all."""
     spec, stages = job.spec, job.stages
+    with stages.run("rewrite") as stage:
+        rewritten = rewrite_proven(job, stage)
     with stages.run("onnx") as stage:
         graphs = make_graphs(job, rewritten.model, resources)
-        candidates, absences = load_onnx(graphs.onnx, spec.precision, resources)
-        if graphs.for_engine != graphs.onnx:
-            candidates.append(load_symmetric(graphs.for_engine, spec.precision, resources))
+        opened = load_graphs(graphs.onnx, graphs.for_engine, spec.precision, resources)
         graph = check_onnx(graphs.onnx)
         stage.detail = f"{graph.nodes} nodes, opset {graph.opset}, {graph.file_bytes / 1e6:.1f} MB"
-    engine_path = job.directory / "model.engine"
     with stages.run("engine") as stage:
-        engine = _build_engine(spec, graphs.for_engine, engine_path, stage)
-        stage.peak_memory_mb = (engine and engine.peak_memory_mb) or 0.0
-    flavour = FLAVOURS[engine.flavour].module if engine else None
-    engine_runner, absence = load_engine(flavour, engine_path, spec.precision, resources)
-    candidates += [engine_runner] if engine_runner else []
-    absences += [absence] if absence else []
+        path = job.directory / "model.engine"
+        engine = _build_engine(spec, graphs.for_engine, path, stage)
+        module = FLAVOURS[engine.flavour].module if engine else None
+        opened += load_engine(module, path, spec.precision, resources)
     with stages.run("parity") as stage:
-        parity = prove(spec, job.model, job.inputs, job.calibration, candidates, stage) + absences
-    ladder = _climb(job, rewritten.model, graphs.onnx, parity)
-    accuracy = _evaluate(job, candidates)
-    with job.measuring(), stages.run("latency") as stage, Contention() as contention:
-        latency = time_runners(job, candidates, graphs.fp32, stage)
-        cost, limit = measure_limit(spec, graphs.onnx)
-        latency = [against_limit(row, cost, limit) for row in latency]
-    facts = environment.describe() | {
-        "threads": torch.get_num_threads(),
-        "cores_busy_with_others": contention.cores,
-        "limit": asdict(limit),
-    }
-    return Report(
-        spec=job.resolved,
-        environment=facts,
-        stages=tuple(stages.done),
-        parity=tuple(parity),
-        latency=tuple(latency),
-        engine=_engine_facts(engine, stages, executed=engine_runner is not None),
-        graph=_graph_facts(graph, graphs, job)
-        | {"flops": cost.flops // spec.run_batch, "bytes": cost.bytes // spec.run_batch}
-        | {
-            "rewrites": [asdict(entry) for entry in rewritten.fired],
-            "rewrites_refused": [asdict(entry) for entry in rewritten.refused],
-        },
-        accuracy=tuple(accuracy),
-        ladder=ladder,
-    )
+        parity = prove(spec, job.model, job.inputs, job.calibration, opened, stage)
+    ladder, accuracy = None, ()
+    if spec.precision != "fp32" or overall_verdict(parity) == "fail":
+        with stages.run("ladder") as stage:
+            ladder = _climb(job, rewritten.model, graphs.onnx, stage)
+    if job.dataset is not None:
+        with stages.run("accuracy") as stage:
+            accuracy = _evaluate(job, job.dataset, opened, stage)
+    with job.measuring(), stages.run("latency") as stage:
+        timed = measure_latency(job, opened.runners, graphs.onnx, graphs.fp32, stage)
+    with stages.run("report"):
+        report = Report(
+            spec=job.resolved,
+            environment=_environment(timed),
+            stages=(),
+            parity=parity,
+            latency=timed.rows,
+            engine=_engine_facts(engine, stages, opened),
+            graph=_graph_facts(graph, graphs, job, timed.cost, rewritten),
+            accuracy=accuracy,
+            ladder=ladder,
+        )
+    return replace(report, stages=tuple(stages.done))
 
 
-def _build_engine(
-    spec: ExportSpec, onnx_path: Path, engine_path: Path, stage: Stage
-) -> EngineInfo | None:
+def _build_engine(spec: ExportSpec, graph: Path, path: Path, stage: Stage) -> EngineInfo | None:
     choice = choose_flavour(spec.engine, gpu=torch.cuda.is_available())
     stage.detail = choice.reason
     if choice.flavour is None:
@@ -215,36 +210,33 @@ def _build_engine(
     def report(progress: BuildProgress) -> None:
         stage.progress(progress.fraction, progress.phase)
 
-    return build_engine(
-        onnx_path,
-        engine_path,
+    engine = build_engine(
+        graph,
+        path,
         flavour=choice.flavour,
         profile=spec.dynamic_batch,
         targets=spec.engine_targets if FLAVOURS[choice.flavour].takes_targets else (),
         on_progress=report,
     )
+    stage.peak_memory_mb = engine.peak_memory_mb or 0.0
+    return engine
 
 
-def _climb(
-    job: Job, rewritten: VideoClassifier, graph: Path, parity: list[Parity]
-) -> Ladder | None:
-    """The error module by module, where there is something to explain."""
+def _climb(job: Job, rewritten: VideoClassifier, graph: Path, stage: Stage) -> Ladder:
+    """Give the error module by module, which explains the error of the logits."""
     spec = job.spec
-    if spec.precision == "fp32" and overall_verdict(parity) != "fail":
-        return None
-    with job.stages.run("ladder") as stage:
-        shown = job.inputs.chosen(job.inputs.names[0], "checkerboard")
-        found = climb(
-            rewritten,
-            graph,
-            shown,
-            precision=spec.precision,
-            batch=spec.run_batch,
-            keep_fp32=spec.keep_fp32,
-            int8=_int8_of(rewritten, job.calibration),
-            on_clip=lambda done, total: stage.progress(done / total, "module by module"),
-        )
-        stage.detail = f"{len(found.rungs)} modules on {', '.join(shown.names)}"
+    shown = job.inputs.chosen(job.inputs.names[0], "checkerboard")
+    found = climb(
+        rewritten,
+        graph,
+        shown,
+        precision=spec.precision,
+        batch=spec.run_batch,
+        keep_fp32=spec.keep_fp32,
+        int8=_int8_of(rewritten, job.calibration),
+        on_clip=lambda done, total: stage.progress(done / total, "module by module"),
+    )
+    stage.detail = f"{len(found.rungs)} modules on {', '.join(shown.names)}"
     return found
 
 
@@ -252,33 +244,39 @@ def _int8_of(model: VideoClassifier, calibration: Calibration | None) -> Int8 | 
     return calibration and Int8(observe_ranges(model, calibration.clips.arrays))
 
 
-def _evaluate(job: Job, candidates: list[Runner]) -> list[Accuracy]:
-    if job.dataset is None:
-        return []
-    with (
-        job.stages.run("accuracy") as stage,
-        EagerRunner(job.model, job.inputs.shapes) as eager,
-    ):
-        stage.detail = f"{job.dataset.count} clips of {job.dataset.name}"
-        return evaluate([eager, *candidates], job.dataset, job.spec.run_batch)
+def _evaluate(job: Job, dataset: Dataset, opened: Opened, stage: Stage) -> tuple[Accuracy, ...]:
+    stage.detail = f"{dataset.count} clips of {dataset.name}"
+    with EagerRunner(job.model, job.inputs.shapes) as eager:
+        return tuple(evaluate([eager, *opened.runners], dataset, job.spec.run_batch))
 
 
-def _engine_facts(engine: EngineInfo | None, stages: Stages, *, executed: bool) -> dict[str, Any]:
+def _environment(timed: Timed) -> dict[str, Any]:
+    return environment.describe() | {
+        "threads": torch.get_num_threads(),
+        "cores_busy_with_others": timed.cores_busy_with_others,
+        "limit": asdict(timed.limit),
+    }
+
+
+def _engine_facts(engine: EngineInfo | None, stages: Stages, opened: Opened) -> dict[str, Any]:
     if engine is None:
         reason = next(stage.detail for stage in stages.done if stage.name == "engine")
         return {"status": "not built", "reason": reason}
-    facts = asdict(engine) | {"flavour": FLAVOURS[engine.flavour].module}
-    return _engine_here(facts, executed=executed)
+    return _engine_here(asdict(engine) | {"flavour": FLAVOURS[engine.flavour].module}, opened)
 
 
-def _engine_here(facts: dict[str, Any], *, executed: bool) -> dict[str, Any]:
-    """The facts of an engine, with what this machine did with it."""
+def _engine_here(facts: dict[str, Any], opened: Opened) -> dict[str, Any]:
+    """The facts of an engine, and whether this machine executes it."""
     if "flavour" not in facts:
         return facts
-    return facts | {"status": "built and executed" if executed else "built, not executed"}
+    status = "built and executed" if opened.has_engine else "built, not executed"
+    return facts | {"status": status}
 
 
-def _graph_facts(graph: OnnxGraph, graphs: Graphs, job: Job) -> dict[str, Any]:
+def _graph_facts(
+    graph: OnnxGraph, graphs: Graphs, job: Job, cost: GraphCost, rewritten: Rewritten
+) -> dict[str, Any]:
+    batch = job.spec.run_batch
     used = zip(job.inputs.names, job.inputs.notes, strict=True)
     facts = asdict(graph) | {
         "casts": graph.ops.get("Cast", 0),
@@ -286,10 +284,17 @@ def _graph_facts(graph: OnnxGraph, graphs: Graphs, job: Job) -> dict[str, Any]:
         "peak_memory_mb": max(stage.peak_memory_mb or 0.0 for stage in job.stages.done),
     }
     if graphs.fp32 is not None and job.calibration is not None:
-        facts["quantized"] = graphs.quantized
-        facts["fp32_bytes"] = graphs.fp32.stat().st_size
-        facts["calibration"] = list(job.calibration.clips.names)
-    return facts
+        facts |= {
+            "quantized": graphs.quantized,
+            "fp32_bytes": graphs.fp32.stat().st_size,
+            "calibration": list(job.calibration.clips.names),
+        }
+    return facts | {
+        "flops": cost.flops // batch,
+        "bytes": cost.bytes // batch,
+        "rewrites": [asdict(entry) for entry in rewritten.fired],
+        "rewrites_refused": [asdict(entry) for entry in rewritten.refused],
+    }
 
 
 def _count_parameters(model: VideoClassifier) -> int:

@@ -1,9 +1,10 @@
-"""Runners -> latency, beside what this machine could reach at most."""
+"""Runners -> latency, compared with the limit of this machine."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -11,6 +12,7 @@ import torch
 
 from exporter.graph.cost import GraphCost, count_cost, matmul_shapes
 from exporter.latency.bench import bench
+from exporter.machine.contention import Contention
 from exporter.machine.speed import BUDGET_SECONDS, MachineLimit, measure_machine, of_limit
 from exporter.results import Latency
 from exporter.run import Job, Stage
@@ -18,18 +20,51 @@ from exporter.runners.base import Runner
 from exporter.runners.eager import EagerRunner
 from exporter.runners.onnxruntime import OnnxRuntimeRunner
 from exporter.runners.open import FOR_PROOF_ONLY
-from exporter.spec import ExportSpec
 
 
-def time_runners(
-    job: Job, candidates: list[Runner], fp32: Path | None, stage: Stage
+@dataclass(frozen=True)
+class Timed:
+    """Latency rows, and what they are compared with: the cost of a run and the machine's limit.
+
+    `cores_busy_with_others` says how busy other processes kept the machine; None if not known.
+    """
+
+    rows: tuple[Latency, ...]
+    cost: GraphCost
+    limit: MachineLimit
+    cores_busy_with_others: float | None
+
+
+def measure_latency(
+    job: Job, runners: Sequence[Runner], graph: Path, fp32: Path | None, stage: Stage
+) -> Timed:
+    """Time the runners, and how fast this machine does the matrix products of the graph.
+
+    Args:
+        job: The export.
+        runners: The runners; those that nobody deploys are left out.
+        graph: The graph that is delivered.
+        fp32: The float32 graph to time beside a quantized one.
+        stage: Told about the progress.
+    """
+    with Contention() as contention:
+        rows = _time_runners(job, runners, fp32, stage)
+        model, batch = onnx.load(graph), job.spec.run_batch
+        seconds = min(BUDGET_SECONDS, job.spec.bench_seconds)
+        shapes = matmul_shapes(model, batch)
+        limit = measure_machine(shapes, torch.get_num_threads(), seconds=seconds)
+    cost = count_cost(model, batch)
+    compared = tuple(_against_limit(row, cost, limit) for row in rows)
+    return Timed(compared, cost, limit, contention.cores)
+
+
+def _time_runners(
+    job: Job, runners: Sequence[Runner], fp32: Path | None, stage: Stage
 ) -> list[Latency]:
-    """Time what a user would run: not the evaluator, nor what only stands for the engine."""
-
     def report(done: int, total: int) -> None:
         stage.progress(done / total, f"{done} rounds")
 
-    timed = [runner for runner in candidates if runner.name not in FOR_PROOF_ONLY]
+    timed = [runner for runner in runners if runner.name not in FOR_PROOF_ONLY]
     for runner in timed:
         if isinstance(runner, OnnxRuntimeRunner):
             runner.use_threads(torch.get_num_threads())
@@ -49,17 +84,8 @@ def time_runners(
     return latency
 
 
-def measure_limit(spec: ExportSpec, graph: Path) -> tuple[GraphCost, MachineLimit]:
-    """What a run of the graph costs, and how fast this machine does its matrix products."""
-    model = onnx.load(graph)
-    shapes = matmul_shapes(model, spec.run_batch)
-    seconds = min(BUDGET_SECONDS, spec.bench_seconds)
-    limit = measure_machine(shapes, torch.get_num_threads(), seconds=seconds)
-    return count_cost(model, spec.run_batch), limit
-
-
-def against_limit(row: Latency, cost: GraphCost, limit: MachineLimit) -> Latency:
-    """The row with how much of the limit of this CPU it reached."""
+def _against_limit(row: Latency, cost: GraphCost, limit: MachineLimit) -> Latency:
+    """Add to a row how much of the limit of this CPU it reached; a GPU has another limit."""
     if row.device != "cpu":
         return row
     return replace(row, of_limit=of_limit(cost, limit, row.p50_ms / 1e3))

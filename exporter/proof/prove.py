@@ -19,9 +19,9 @@ from exporter.results import Parity
 from exporter.rewrite import Refused, Rewritten, rewrite, rewrite_measured
 from exporter.rewrite.choose import rewrites_to_skip
 from exporter.run import Calibration, Job, Stage
-from exporter.runners.base import Runner
 from exporter.runners.eager import EagerRunner
 from exporter.runners.onnxruntime import OnnxRuntimeRunner
+from exporter.runners.open import Opened
 from exporter.runners.reference import ReferenceRunner
 from exporter.spec import ExportSpec
 from model.classifier import VideoClassifier
@@ -47,7 +47,7 @@ def rewrite_proven(job: Job, stage: Stage) -> Rewritten:
     truth = run(job.model)
     exact = rewrite(in_precision(job.model, "fp64"), skip, spec.run_batch)
     error = relative_error(run(exact), truth)
-    # What is no function at float32 may be none at float64 either: parity says so.
+    # A model that float32 does not determine may fail in float64 too: leave that to parity.
     if not error <= REWRITE_LIMIT and relative_error(run(job.model, "fp32"), truth) <= (
         ILL_CONDITIONED
     ):
@@ -68,10 +68,13 @@ def prove(
     model: VideoClassifier,
     inputs: Inputs,
     calibration: Calibration | None,
-    candidates: list[Runner],
+    opened: Opened,
     stage: Stage,
-) -> list[Parity]:
-    """Judge every runner against the truth, in units of what rounding does to this model."""
+) -> tuple[Parity, ...]:
+    """Judge every runner against the truth, in units of what rounding does to this model.
+
+    The rows of the runtimes that could not be opened follow.
+    """
     stage.progress(None, "float64 truth")
     clips = inputs.arrays
     with (
@@ -81,7 +84,7 @@ def prove(
         reference = make_reference(truth, fp32, inputs.names, clips)
     references: dict[Int8 | None, Reference] = {}
     parity = []
-    for runner in candidates:
+    for runner in opened.runners:
         stage.progress(None, f"{runner.name} {runner.device}")
         int8 = None if calibration is None else _rounding(runner.name, calibration.ranges)
         if spec.precision == "fp32":
@@ -94,7 +97,7 @@ def prove(
         stateless = isinstance(runner, ReferenceRunner)
         parity.append(validate(runner, references[int8], clips, sizes, stateless=stateless))
     stage.detail = f"{len(inputs.names)} inputs at batch {', '.join(map(str, _batch_sizes(spec)))}"
-    return parity
+    return (*parity, *opened.absences)
 
 
 def _rounding(runtime: str, ranges: Ranges) -> Int8:

@@ -1,8 +1,9 @@
-"""Files of an export -> the runners that can run them here, and the rows that say what cannot."""
+"""Files of an export -> the runners that can run them on this machine."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,52 +16,84 @@ from exporter.runners.reference import EVALUATED, ReferenceRunner
 from exporter.runners.tensorrt import TensorRtRunner
 from exporter.to_engine.build import FLAVOUR_OF_MODULE
 
-# Runtimes that nobody deploys: they are judged, not timed.
-FOR_PROOF_ONLY = (ReferenceRunner.name, "onnxruntime-symmetric")
+SYMMETRIC = "onnxruntime-symmetric"  # runs on a CPU the graph that the engine is built from
+# Runtimes that are judged and not timed, since nobody deploys them.
+FOR_PROOF_ONLY = (ReferenceRunner.name, SYMMETRIC)
 
 
-def load_onnx(path: Path, precision: str, runners: ExitStack) -> tuple[list[Runner], list[Parity]]:
-    """What can run the graph here, and the parity rows that say what cannot.
+@dataclass(frozen=True)
+class Opened:
+    """The runners that can run files of an export here, and a row for each that cannot."""
 
-    ONNX Runtime takes every device it can use; a float32 graph that does not load is an error. A
-    graph of lower precision also goes to the evaluator that really computes in it.
+    runners: tuple[Runner, ...] = ()
+    absences: tuple[Parity, ...] = ()
+
+    def __add__(self, other: Opened) -> Opened:
+        return Opened(self.runners + other.runners, self.absences + other.absences)
+
+    @property
+    def has_engine(self) -> bool:
+        """Whether one of the runners executes an engine."""
+        return any(isinstance(runner, TensorRtRunner) for runner in self.runners)
+
+
+def load_onnx(path: Path, precision: str, resources: ExitStack) -> Opened:
+    """Open a graph in ONNX Runtime on every device that it can use here.
+
+    A graph of lower precision is also opened in the evaluator that really computes in it.
+
+    Raises:
+        RuntimeFailure: if a float32 graph does not load.
     """
-    devices = [d for d in available_devices() if d == "cpu" or torch.cuda.is_available()]
-    threads = torch.get_num_threads()
-    found: list[Runner] = []
-    absences = []
-    for device in devices:
-        try:
-            session = OnnxRuntimeRunner(path, device, threads=threads, precision=precision)
-        except RuntimeFailure as error:
-            if precision == "fp32":
-                raise
-            absences.append(Parity("onnxruntime", device, precision, "not-run", reason=str(error)))
-        else:
-            found.append(runners.enter_context(session))
+    opened = Opened()
+    for device in available_devices():
+        if device == "cpu" or torch.cuda.is_available():
+            opened += _load_onnx_on(device, path, precision, resources)
     if precision in EVALUATED:
-        found.append(runners.enter_context(ReferenceRunner(path, precision)))
-    return found, absences
+        evaluator = ReferenceRunner(path, precision)
+        opened += Opened((resources.enter_context(evaluator),))
+    return opened
 
 
-def load_symmetric(path: Path, precision: str, resources: ExitStack) -> Runner:
-    """The graph that the engine is built from, which a CPU can run too."""
-    session = OnnxRuntimeRunner(path, threads=torch.get_num_threads(), precision=precision)
-    session.name = "onnxruntime-symmetric"
-    return resources.enter_context(session)
+def _load_onnx_on(device: str, path: Path, precision: str, resources: ExitStack) -> Opened:
+    threads = torch.get_num_threads()
+    try:
+        session = OnnxRuntimeRunner(path, device, threads=threads, precision=precision)
+    except RuntimeFailure as error:
+        if precision == "fp32":
+            raise
+        return _absent("onnxruntime", device, precision, str(error))
+    return Opened((resources.enter_context(session),))
 
 
-def load_engine(
-    module: str | None, path: Path, precision: str, runners: ExitStack
-) -> tuple[Runner | None, Parity | None]:
-    """A runner of an engine built by `module`, or the parity row that says why there is none."""
+def load_graphs(path: Path, for_engine: Path, precision: str, resources: ExitStack) -> Opened:
+    """Open the delivered graph, and the graph that the engine is built from if that is another.
+
+    Raises:
+        RuntimeFailure: if a float32 graph does not load, or the graph for the engine does not.
+    """
+    opened = load_onnx(path, precision, resources)
+    if for_engine == path:
+        return opened
+    threads = torch.get_num_threads()
+    session = OnnxRuntimeRunner(for_engine, threads=threads, precision=precision)
+    session.name = SYMMETRIC
+    return opened + Opened((resources.enter_context(session),))
+
+
+def load_engine(module: str | None, path: Path, precision: str, resources: ExitStack) -> Opened:
+    """Open an engine that the package `module` built; nothing is opened without a module."""
     if module is None:
-        return None, None
+        return Opened()
     if not torch.cuda.is_available():
         reason = "this machine has no NVIDIA GPU to execute the engine"
-        return None, Parity(module, "none", precision, "not-run", reason=reason)
+        return _absent(module, "none", precision, reason)
     try:
         engine = TensorRtRunner(path, FLAVOUR_OF_MODULE[module], precision)
-        return runners.enter_context(engine), None
     except RuntimeFailure as error:
-        return None, Parity(module, "cuda", precision, "not-run", reason=str(error))
+        return _absent(module, "cuda", precision, str(error))
+    return Opened((resources.enter_context(engine),))
+
+
+def _absent(runtime: str, device: str, precision: str, reason: str) -> Opened:
+    return Opened((), (Parity(runtime, device, precision, "not-run", reason=reason),))
