@@ -66,7 +66,6 @@ def _environment() -> Environment:
     )
     environment.filters |= {function.__name__: function for function in _FILTERS}
     environment.filters |= {"md": markdown, "code": code}
-    # lru_cache keeps the name of what it wraps
     environment.globals |= {function.__name__: function for function in _PLOTS}
     environment.globals |= {
         "words": {verdict: word for verdict, (word, _, _) in words.WORDS.items()},

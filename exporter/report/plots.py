@@ -1,7 +1,7 @@
 """The plots of one export's report; what each shows is in a table of the page too.
 
 The most are rows with a name each, before the marks on a wide screen and above them on a narrow
-one. All are kept by what they show: a report is written again when its last stage is timed.
+one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from markupsafe import Markup
 
@@ -75,7 +74,6 @@ def _row_plot(
     return plot(name, alternative, painted, (wide, narrow))
 
 
-@lru_cache(maxsize=16)
 def parity_plot(name: str, row: Parity) -> Markup:
     """Each input's error, floor and tolerance."""
     items, limit = row.per_input, row.tolerance
@@ -148,7 +146,6 @@ def _log_x(canvas: Canvas, values: Sequence[float | None]) -> float:
     return low
 
 
-@lru_cache(maxsize=4)
 def ladder_plot(name: str, ladder: Ladder) -> Markup:
     """Each module's error and that of eager PyTorch, in the order they compute."""
     rungs = ladder.rungs
@@ -190,7 +187,6 @@ def _first_of_blocks(paths: Sequence[str]) -> dict[str, int]:
     return starts
 
 
-@lru_cache(maxsize=4)
 def latency_plot(name: str, timed: tuple[Latency, ...]) -> Markup:
     """Every run, the median, and the span from the median to p99 with p90 marked."""
     several = len({(row.runtime, row.device, row.precision) for row in timed}) < len(timed)
@@ -234,7 +230,6 @@ def _latency_row(canvas: Canvas, row: Latency, place: float, right: float) -> No
         canvas.write(place_of_count, f"+ {beyond} slower", tone="soft", align="right")
 
 
-@lru_cache(maxsize=8)
 def stages_plot(name: str, stages: tuple[StageStatus, ...]) -> Markup:
     """How long each stage took."""
     rows = [Row(stage.name, f"{seconds(stage.seconds)} s") for stage in stages]
@@ -250,7 +245,6 @@ def stages_plot(name: str, stages: tuple[StageStatus, ...]) -> Markup:
     return _row_plot(name, told, rows, 24, paint)
 
 
-@lru_cache(maxsize=4)
 def accuracy_plot(name: str, judged: tuple[Accuracy, ...]) -> Markup:
     """The accuracy of each runtime with its interval."""
     rows = [Row(who(row), percent(row.accuracy)) for row in judged]
