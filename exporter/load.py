@@ -1,4 +1,4 @@
-"""ExportSpec -> model: a trained one from its checkpoint, or a fresh one from the seed."""
+"""ExportSpec -> model: trained, from a checkpoint, or fresh, from a seed."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _PRESET_FAMILY = "facebookresearch"
 
 
 def load_model(spec: ExportSpec) -> VideoClassifier:
-    """The checkpoint's model, or a fresh one from the seed; it takes what its graph will take.
+    """Load the model of the checkpoint, or make a fresh one; its inputs are those of the graph.
 
     Raises:
-        CheckpointInputError: if the checkpoint cannot be loaded as the spec says.
+        CheckpointInputError: if the checkpoint cannot be loaded with the arguments of the spec.
         UsageError: if a fresh model cannot be built.
     """
     given = {name: value for name in MODEL_ARGUMENTS if (value := getattr(spec, name)) is not None}
@@ -85,7 +85,7 @@ def _load_trained(spec: ExportSpec, given: Mapping[str, Any]) -> VideoClassifier
 def load_exported(
     manifest: Mapping[str, Any], checkpoint: Path | None = None, video: tuple[Path, ...] = ()
 ) -> tuple[ExportSpec, VideoClassifier]:
-    """The spec of an export and its model again, from the seed or the same checkpoint.
+    """Read the spec of an export, and make its model again from the seed or the checkpoint.
 
     Raises:
         CheckpointInputError: if the checkpoint is not the one that was exported.
@@ -97,7 +97,7 @@ def load_exported(
 
 
 def resolve(spec: ExportSpec, model: VideoClassifier) -> dict[str, Any]:
-    """The spec with everything the checkpoint or a default decided."""
+    """Give the spec as a dict, with the values that the checkpoint or a default decides."""
     config = model.config
     known = {name: getattr(config, name) for name in MODEL_ARGUMENTS if hasattr(config, name)}
     known |= {
@@ -116,7 +116,7 @@ def resolve(spec: ExportSpec, model: VideoClassifier) -> dict[str, Any]:
 
 
 def _what_else_config_says(spec: ExportSpec, model: VideoClassifier) -> dict[str, Any]:
-    """The entries of `--config` for which the resolved spec has no place of its own."""
+    """Give the entries of `--config` that are in no other entry of the resolved spec."""
     families = [family for family in FAMILIES.values() if isinstance(model, family.model)]
     placed = {"height", "width", "attn_mechanism", "attn_type", *MODEL_ARGUMENTS}
     return {
@@ -127,7 +127,7 @@ def _what_else_config_says(spec: ExportSpec, model: VideoClassifier) -> dict[str
 
 
 def check_same_checkpoint(spec: ExportSpec, recorded: Mapping[str, Any]) -> None:
-    """Raise `CheckpointInputError` unless the spec's checkpoint has the hash that was recorded."""
+    """Raise `CheckpointInputError` unless the checkpoint has the recorded hash."""
     if spec.checkpoint is None:
         return
     if not spec.checkpoint.exists():

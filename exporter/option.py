@@ -1,4 +1,4 @@
-"""The declaration of an export option: all that the program knows of it, beside its field.
+"""The declaration of an export option: everything that the program knows about it.
 
 `depth: int | None = option(None, "Blocks (default 12).", model=True)` declares a field of a
 dataclass; `options_of` reads the declarations.
@@ -22,7 +22,7 @@ _KEY = "option"
 
 @dataclass(frozen=True)
 class BatchProfile:
-    """The batch sizes an engine accepts (`min` to `max`) and the one it is tuned for (`opt`)."""
+    """The batch sizes that an engine accepts, `min` to `max`; it is tuned for `opt`."""
 
     min: int
     opt: int
@@ -64,9 +64,10 @@ class Option:
         choices: The only values allowed, of the option itself or of each entry of a tuple.
         precisions: The precisions that take the option; empty for all.
         model: Whether it is an argument of every model family.
-        graph: The place in the metadata of `model.onnx`; None where it does not decide the graph.
-        path: Whether it names files, whose content decides and not their place.
-        whole: Whether a comma is a part of the value, and no separator of a sweep.
+        graph: The place in the metadata of `model.onnx`; None if the option does not decide the
+            graph.
+        path: Whether it names files; their content decides, not their path.
+        whole: Whether a comma belongs to the value; if not, it separates the values of a sweep.
     """
 
     help: str
@@ -91,10 +92,10 @@ def option(
     path: bool = False,
     whole: bool = False,
 ) -> T:
-    """Declare a field of a dataclass as an option: `Option` says what the arguments mean.
+    """Declare a field of a dataclass as an option; see `Option` for the arguments.
 
-    The flag is the name of the field with hyphens unless given. A dict as default is copied for
-    each object.
+    Without `flag`, the flag is the name of the field with hyphens. Each object gets its own copy of
+    a default that is a dict.
     """
     declared = Option(help, flag, choices, precisions, model, graph, path, whole)
     if isinstance(default, dict):
@@ -103,7 +104,7 @@ def option(
 
 
 def options_of(spec: type[Any]) -> Mapping[str, Option]:
-    """The options of a dataclass, by the names of their fields and in their order."""
+    """Read the options of a dataclass, by field name and in the order of the fields."""
     found: dict[str, Option] = {}
     for entry in fields(spec):
         declared: Option = entry.metadata[_KEY]
@@ -113,7 +114,7 @@ def options_of(spec: type[Any]) -> Mapping[str, Option]:
 
 
 def check_choices(spec: object, options: Mapping[str, Option]) -> None:
-    """Raise `UsageError` where an option has a value that is not offered."""
+    """Raise `UsageError` if an option has a value that is not among its choices."""
     try:
         for name, declared in options.items():
             value = getattr(spec, name)
@@ -125,7 +126,7 @@ def check_choices(spec: object, options: Mapping[str, Option]) -> None:
 
 
 def check_precision(spec: object, options: Mapping[str, Option], precision: str) -> None:
-    """Raise `UsageError` where an option has a value and does not go with the precision."""
+    """Raise `UsageError` if an option is given that the precision does not take."""
     for name, declared in options.items():
         taken = declared.precisions or (precision,)
         if getattr(spec, name) and precision not in taken:

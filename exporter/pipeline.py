@@ -1,7 +1,7 @@
 """The stages: load, inputs, rewrite, onnx, engine, parity, ladder, accuracy, latency, report.
 
-A `Job` holds what the stages work on, `Opened` the runtimes that take part. The ladder is climbed
-only where there is an error to explain, accuracy measured only on labelled clips.
+A `Job` holds the model and the clips, `Opened` the runtimes. The stage `ladder` runs only if there
+is an error to explain, the stage `accuracy` only with labelled clips.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from model.classifier import VideoClassifier
 
 @dataclass(frozen=True)
 class ExportResult:
-    """Where the export lies, what it is, and whether it is proven to be the same model."""
+    """The directory of an export, its report, and whether it is proven to be the same model."""
 
     directory: Path
     report: Report
@@ -67,22 +67,22 @@ def export(
     on_progress: OnProgress = lambda _stage, _fraction, _what: None,
     measuring: Measuring = nullcontext,
 ) -> ExportResult:
-    """Run the whole line; the directory appears whole or not at all.
+    """Run all stages; the directory appears complete or not at all.
 
     Args:
         spec: What to export.
-        out: The directory to make; named after the spec under `build/` unless given.
-        force: Replace an earlier export in that place.
-        on_progress: Told what is being done.
-        measuring: Entered while latency is measured, so that nothing else need run meanwhile; it
-            may give PyTorch other threads, which the runtimes that are timed then have too.
+        out: The directory to make (default: named after the spec, under `build/`).
+        force: Replace an earlier export in that directory.
+        on_progress: Called while the stages run.
+        measuring: A context that is entered while latency is measured, to keep the machine free.
+            It may change PyTorch's number of threads; the runtimes then use the same number.
 
     Returns:
-        The result; its `verdict` must be looked at: an export that failed parity is delivered with
-        its report, so that it can be examined.
+        The result. Check its `verdict`: an export that failed parity is written too, so that its
+        report can be read.
 
     Raises:
-        TsformerError: its class says which stage failed and why; nothing is left behind.
+        TsformerError: if a stage fails, which its class names; nothing is written then.
     """
     stages = Stages(on_progress)
     if spec.threads:
@@ -91,7 +91,7 @@ def export(
     with StagedDirectory(out, force=force) as staged:
         with stages.run("load") as stage:
             model = load_model(spec)
-            resolved = resolve(spec, model)  # now: it hashes the checkpoint that was just read
+            resolved = resolve(spec, model)  # hashes the checkpoint as it was read
             kept_modules(model, spec.keep_fp32)
             stage.detail = f"{_count_parameters(model):,} parameters"
         with stages.run("inputs") as stage:
@@ -117,20 +117,19 @@ def verify(
     video: tuple[Path, ...] = (),
     on_progress: OnProgress = lambda _stage, _fraction, _what: None,
 ) -> Report:
-    """Prove an exported directory again with every runtime of this machine; nothing is written.
+    """Prove an exported directory again with every runtime of this machine; write nothing.
 
-    Where there is a GPU, an engine that cannot be executed on it is an error: judging it is what
-    this is for.
+    On a machine with a GPU, an engine that cannot be executed is an error.
 
     Args:
-        directory: What `export` made.
-        checkpoint: Where its checkpoint lies now, if it was moved.
+        directory: A directory that `export` made.
+        checkpoint: The path of its checkpoint, if that was moved.
         video: Clips beside the synthetic inputs.
-        on_progress: Told what is being done.
+        on_progress: Called while the stages run.
 
     Raises:
-        NoExportError: if it is no export.
-        ManifestError: if it is not whole, or a file of it was changed.
+        NoExportError: if the directory is no export.
+        ManifestError: if a file is missing or was changed.
         CheckpointInputError: if the checkpoint is not the one that was exported.
     """
     directory, stages = Path(directory), Stages(on_progress)
@@ -160,7 +159,7 @@ def verify(
 
 
 def _produce(job: Job, resources: ExitStack) -> Report:
-    """Run the stages from `rewrite` to `report`; the report has the times of them all."""
+    """Run the stages from `rewrite` to `report`."""
     spec, stages = job.spec, job.stages
     with stages.run("rewrite") as stage:
         rewritten = rewrite_proven(job, stage)
@@ -223,7 +222,7 @@ def _build_engine(spec: ExportSpec, graph: Path, path: Path, stage: Stage) -> En
 
 
 def _climb(job: Job, rewritten: VideoClassifier, graph: Path, stage: Stage) -> Ladder:
-    """Give the error module by module, which explains the error of the logits."""
+    """Measure the error of each module, to explain the error of the logits."""
     spec = job.spec
     shown = job.inputs.chosen(job.inputs.names[0], "checkerboard")
     found = climb(
@@ -266,7 +265,7 @@ def _engine_facts(engine: EngineInfo | None, stages: Stages, opened: Opened) -> 
 
 
 def _engine_here(facts: dict[str, Any], opened: Opened) -> dict[str, Any]:
-    """The facts of an engine, and whether this machine executes it."""
+    """Add to the facts of an engine whether this machine executed it."""
     if "flavour" not in facts:
         return facts
     status = "built and executed" if opened.has_engine else "built, not executed"

@@ -1,4 +1,4 @@
-"""A model in the precision of an export: what is traced, and what eager PyTorch is judged in."""
+"""A model in the precision of an export, for the trace and for the rounding floor."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _LOWER = {"fp16": torch.float16, "bf16": torch.bfloat16}
 class Int8:
     """How activations and weights are rounded to 8 bits.
 
-    `ranges` holds the least and the largest activation of each linear map on the calibration clips,
-    by module and call; what leaves them is cut off. `symmetric` puts zero in the middle, as
-    TensorRT does. `weight_levels` are those on either side of zero.
+    `ranges` holds the smallest and the largest activation of each linear map on the calibration
+    clips, by module and call; values outside are clipped. `symmetric` puts zero in the middle, as
+    TensorRT does. `weight_levels` is the number of levels on either side of zero.
     """
 
     ranges: Ranges
@@ -47,17 +47,17 @@ def in_precision(
     keep_fp32: Sequence[str] = (),
     int8: Int8 | None = None,
 ) -> VideoClassifier:
-    """A copy of a model that computes in `precision`, in evaluation mode.
+    """Copy a model so that it computes in `precision`, in evaluation mode.
 
     Args:
         model: The model; its weights are float32.
-        precision: `fp64` (the truth), `fp32`, `fp16`, `bf16`, or `int8`: float32 whose linear maps
-            see weights and activations rounded to 8 bits.
-        keep_fp32: Regular expressions over module paths that stay in float32.
+        precision: `fp64` (the truth), `fp32`, `fp16`, `bf16`, or `int8`: float32, with weights and
+            activations of the linear maps rounded to 8 bits.
+        keep_fp32: Regular expressions over the paths of modules that stay in float32.
         int8: How `int8` rounds.
 
     Returns:
-        The copy. It takes `fp64` clips for the truth, float32 ones otherwise.
+        The copy. It takes float64 clips for `fp64`, float32 clips otherwise.
 
     Raises:
         UsageError: if an expression is not valid, or matches no module.
@@ -78,7 +78,7 @@ def in_precision(
 def observe_ranges(
     model: VideoClassifier, clips: Mapping[str, np.ndarray]
 ) -> dict[Site, tuple[float, float]]:
-    """The least and the largest activation of each linear map, zero included, over n clips."""
+    """Find the smallest and the largest activation of each linear map on n clips, and zero."""
     ranges: dict[Site, tuple[float, float]] = {}
 
     def note(site: Site, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,7 +95,7 @@ def observe_ranges(
 
 
 def kept_modules(model: VideoClassifier, keep_fp32: Sequence[str]) -> frozenset[str]:
-    """The paths of the modules that stay in float32.
+    """Find the paths of the modules that stay in float32.
 
     Raises:
         UsageError: if an expression is not valid, or matches no module.
@@ -107,7 +107,7 @@ def kept_modules(model: VideoClassifier, keep_fp32: Sequence[str]) -> frozenset[
 
 
 def _round(int8: Int8, site: Site, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """What a linear map reads at 8 bits: activations as one tensor, weights by output channel."""
+    """Round to 8 bits: activations with one scale, weights with a scale per output channel."""
     low, high = int8.ranges[site]
     if int8.symmetric:
         step, zero, least, most = max(-low, high) / 127, 0, -127, 127
@@ -122,8 +122,8 @@ def _round(int8: Int8, site: Site, x: Tensor, weight: Tensor) -> tuple[Tensor, T
 
 
 def _listen(model: VideoClassifier, change: Change, kept: Collection[str] = ()) -> None:
-    """Let `change` see, and change, what the linear maps of the rounded modules read."""
-    calls: Counter[str] = Counter()  # of linear maps in each module, in one run of the model
+    """Pass the inputs of the linear maps in the rounded modules through `change`."""
+    calls: Counter[str] = Counter()  # of linear maps in each module during one run
 
     def run(path: str, forward: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN401  # its own
         with _LinearMaps(path, calls, change):
@@ -136,7 +136,7 @@ def _listen(model: VideoClassifier, change: Change, kept: Collection[str] = ()) 
 
 
 class _LinearMaps(TorchFunctionMode):
-    """Passes what every linear map reads through `change`."""
+    """Passes the inputs of every linear map through `change`."""
 
     def __init__(self, path: str, calls: Counter[str], change: Change) -> None:
         super().__init__()
@@ -154,6 +154,6 @@ class _LinearMaps(TorchFunctionMode):
             site = self.path, self.calls[self.path]
             self.calls[self.path] += 1
             changed_x, weight = self.change(site, x, weight)
-            # The pixels of the patch embedding have no bounds to be calibrated to.
+            # The pixels of the patch embedding are not calibrated: they have no fixed range.
             args = (changed_x if func is F.linear else x, weight, *rest)
         return func(*args, **(kwargs or {}))

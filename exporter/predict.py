@@ -1,11 +1,11 @@
-"""A directory that `export` made -> the classes of clips: numpy, ONNX Runtime and PyAV only.
+"""A directory that `export` made -> the classes of clips, with numpy, ONNX Runtime and PyAV only.
 
     with Predictor("build/mine") as predictor:
         for prediction in predictor.predict(["clip.mp4"]):
             print(prediction.clip, prediction.classes[0].label, prediction.classes[0].score)
 
-Clips are sampled, resized, cropped and normalised by the code that read them for the export, so
-that what is predicted is what was proven.
+The same code reads clips here and for the export: it samples, resizes, crops and normalises them.
+So the proof of the export holds for the predictions.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ DEFAULT_TOP = 5
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class: its place among the logits, its name (the place again without), its softmax."""
+    """One class: its index among the logits, its label (or the index), its softmax."""
 
     index: int
     label: str
@@ -45,7 +45,7 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The best classes of one clip, best first; `note` tells of damage and repeated frames."""
+    """The best classes of one clip, best first; `note` names damage and repeated frames."""
 
     clip: str
     note: str
@@ -54,10 +54,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Card:
-    """What a manifest tells a program that runs the export.
+    """The entries of a manifest that are needed to run the export.
 
-    `dynamic_batch` are the clips of one run where that is free; `engine_module` the package that
-    built the engine, none without one.
+    `dynamic_batch` is the range of a free batch. `engine_module` is the package that built the
+    engine; None without an engine.
     """
 
     verdict: str
@@ -71,11 +71,11 @@ class Card:
 
     @classmethod
     def read(cls, directory: Path) -> Card:
-        """Read it from a directory whose files are all there and unchanged.
+        """Read the card of a directory, after a check that its files are complete and unchanged.
 
         Raises:
-            NoExportError: if it is no export.
-            ManifestError: if it was changed since, or its manifest is damaged.
+            NoExportError: if the directory is no export.
+            ManifestError: if a file was changed, or the manifest is damaged.
         """
         manifest = read_manifest(directory)
         try:
@@ -115,15 +115,15 @@ class Predictor(Closing):
     """An exported model, ready to classify clips.
 
     Args:
-        directory: What `export` made.
-        engine: Run its TensorRT engine on this machine's GPU; else ONNX Runtime on the CPU.
-        threads: Threads of ONNX Runtime; as many as there are cores unless given.
+        directory: A directory that `export` made.
+        engine: Run the TensorRT engine on the GPU; otherwise run ONNX Runtime on the CPU.
+        threads: Threads of ONNX Runtime (default: one for each core).
 
     Raises:
         NoExportError: if the directory is no export.
-        ManifestError: if it was changed since.
-        RuntimeFailure: if the runtime does not load it; for an engine also if there is no GPU.
-        UsageError: if the threads are none.
+        ManifestError: if a file was changed.
+        RuntimeFailure: if the runtime does not load the model, or an engine has no GPU.
+        UsageError: if `threads` is less than 1.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class Predictor(Closing):
         _check_sizes(directory, card, self.runner)
         fixed, profile = self.runner.input_shapes["video"][0], card.dynamic_batch
         self._least = self._most = fixed or 1
-        if profile and not fixed:  # a graph then runs any number of clips, an engine these
+        if profile and not fixed:  # a graph accepts any batch, an engine only its profile
             self._least, self._most = profile.min if engine else 1, profile.max
 
     def close(self) -> None:  # noqa: D102
@@ -155,12 +155,12 @@ class Predictor(Closing):
 
         Args:
             clips: Video files.
-            top: How many classes to give, best first (5 unless given, or all where there are less).
+            top: How many classes to give, best first (default 5, or all if there are fewer).
 
         Raises:
-            UsageError: if there are not as many classes.
+            UsageError: if the model has fewer classes.
             VideoError: if a clip cannot be read.
-            RuntimeFailure: if the runtime fails, or gives no finite numbers.
+            RuntimeFailure: if the runtime fails, or a logit is not finite.
         """
         classes = len(self.card.labels)
         top = min(DEFAULT_TOP, classes) if top is None else top
@@ -176,7 +176,7 @@ class Predictor(Closing):
                 yield Prediction(str(path), clip.note, self._rank(path, logits, top))
 
     def _run(self, clips: Sequence[Clip]) -> np.ndarray:
-        """Logits `(n, classes)` of n clips; the last one fills up what the model takes at least."""
+        """Compute logits `(n, classes)` of n clips; the last clip fills up the smallest batch."""
         missing = max(self._least - len(clips), 0)
         video = np.concatenate([clip.array for clip in [*clips, *[clips[-1]] * missing]])
         inputs = {"video": video}
@@ -193,13 +193,13 @@ class Predictor(Closing):
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """`exp(x_i) / sum_j exp(x_j)` over the last axis, in float64."""
+    """Compute `exp(x_i) / sum_j exp(x_j)` over the last axis, in float64."""
     powers = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
     return powers / powers.sum(-1, keepdims=True)
 
 
 def _check_sizes(directory: Path, card: Card, runner: Runner) -> None:
-    """Clips must be read as the graph takes them: no hash guards the manifest itself."""
+    """Raise unless clips have the shape of the graph's input: the manifest has no hash itself."""
     size = card.config
     axes = (size.frames, size.channels, size.height, size.width)
     if card.preprocessing.embedded:

@@ -1,4 +1,4 @@
-"""One export under way: what is exported, on what it is proven, and which stage is running."""
+"""The state of a running export: its model, its clips and its stages."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from exporter.results import StageStatus
 from exporter.spec import ExportSpec
 from model.classifier import VideoClassifier
 
-# Entered for the time in which latency is measured.
+# A context that is entered while latency is measured.
 Measuring = Callable[[], AbstractContextManager[object]]
-# Called with the stage, how much of it is done (in [0, 1], or None if unknown), and with what.
+# Called with the name of the stage, the part of it that is done (0 to 1, or None if unknown), and
+# what it is working on.
 OnProgress = Callable[[str, float | None, str], None]
 
 
 @dataclass
 class Stage:
-    """One running stage; what it sets here goes into its `StageStatus`."""
+    """One running stage; the values set here go into its `StageStatus`."""
 
     name: str
     on_progress: OnProgress
@@ -34,20 +35,20 @@ class Stage:
     peak_memory_mb: float = 0.0  # of other processes, or before a reset within the stage
 
     def progress(self, fraction: float | None, what: str) -> None:
-        """Tell how far the stage is."""
+        """Report how much of the stage is done."""
         self.on_progress(self.name, fraction, what)
 
 
 @dataclass
 class Stages:
-    """The stages so far, in order."""
+    """The stages that are done, in order."""
 
     on_progress: OnProgress
     done: list[StageStatus] = field(default_factory=list)
 
     @contextmanager
     def run(self, name: str) -> Iterator[Stage]:
-        """Run one stage; an exception leaves it unrecorded, since nothing is delivered then."""
+        """Run one stage and record it; a stage that raises is not recorded."""
         stage = Stage(name, self.on_progress)
         stage.progress(None, "")
         reset_peak_memory()
@@ -66,7 +67,7 @@ class Stages:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The clips that scale an int8 graph, and the ranges of the activations on them."""
+    """The calibration clips of an int8 graph, and the ranges of the activations on them."""
 
     clips: Inputs
     ranges: Ranges
@@ -74,7 +75,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Job:
-    """One export under way: what is exported, what it is proven on, and where it goes."""
+    """A running export: the model, the clips to prove it on, and the output directory."""
 
     spec: ExportSpec
     resolved: dict[str, Any]
@@ -96,7 +97,7 @@ def gather(
     stage: Stage,
     measuring: Measuring,
 ) -> Job:
-    """Read all clips that the export needs, so that a bad one is told before the long stages."""
+    """Read all clips of the export now, so that a bad clip fails before the long stages."""
 
     def on_clip(name: str) -> None:
         stage.progress(None, name)
@@ -128,7 +129,7 @@ def calibrate(
     precision: str,
     on_clip: Callable[[str], None] = lambda name: None,
 ) -> Calibration | None:
-    """Observe the activations of a model that is to compute in int8; None for another precision.
+    """Observe the activations of a model on the calibration clips, if the precision is int8.
 
     Raises:
         VideoError: if a calibration clip cannot be read.

@@ -1,4 +1,4 @@
-"""ExportSpec: everything one export depends on, frozen and validated once."""
+"""ExportSpec: everything that one export depends on, validated once and then frozen."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ REWRITE_NAMES: tuple[str, ...] = (
     "fold_pixels",
 )
 DEFAULT_FAMILY = "fast_timesformer"
-# A fresh model, where the user says nothing else: that of the published README.
+# Sizes of a fresh model unless given, from the README of the published package.
 FRESH = {
     "frames": 5,
     "channels": 3,
@@ -49,7 +49,7 @@ FRESH = {
 OPSETS = range(18, 24)
 DEFAULT_OPSET = 20  # the first with Gelu; every TensorRT from 10 on parses it
 BF16_OPSET = 22  # the first whose Conv takes bfloat16
-# Those the builder's own choice would not do for: it hides what a dtype needs of the GPU.
+# The builder's own choice of targets hides what a dtype needs of the GPU.
 _AMPERE_ON = ("sm80", "sm86", "sm89", "sm120", "sm121")
 EXPLICIT_TARGETS = {"bf16": _AMPERE_ON, "int8": _AMPERE_ON}
 
@@ -57,15 +57,15 @@ EXPLICIT_TARGETS = {"bf16": _AMPERE_ON, "int8": _AMPERE_ON}
 @document
 @dataclass(frozen=True)
 class ExportSpec:
-    """What to export and how; `None` means what the checkpoint tells, or the default.
+    """What to export and how; `None` leaves the value to the checkpoint, or to the default.
 
-    Every option is declared here alone: its type, its default, its text and what it decides. The
-    command line, the arguments of a model and the metadata of a graph follow from it. The texts are
-    those of the command line, in the order of its help; in Python `res` is `(height, width)`,
-    `config` a mapping, and an option with several values a tuple.
+    Every option is declared here and nowhere else. The options of the command line, the arguments
+    of a model and the metadata of a graph are derived from these fields. The texts are written for
+    the command line, and the order is that of its help. In Python, `res` is `(height, width)`,
+    `config` is a mapping, and several values are a tuple.
 
     Raises:
-        UsageError: if a value, or two together, cannot be exported.
+        UsageError: if a value is not valid, or two values do not go together.
     """
 
     model: str | None = option(
@@ -208,7 +208,7 @@ class ExportSpec:
         self._check_batch()
         if self.threads is not None and self.threads < 1:
             raise UsageError("--threads", got=self.threads, expected="at least 1")
-        if not 0 <= self.bench_seconds < math.inf:  # neither is NaN
+        if not 0 <= self.bench_seconds < math.inf:  # refuses NaN too
             raise UsageError("--bench-seconds", got=self.bench_seconds, expected="at least 0")
         if not -(2**63) <= self.seed < 2**64:
             raise UsageError("--seed", got=self.seed, expected="a number of 64 bits")
@@ -234,7 +234,7 @@ class ExportSpec:
             )
 
     def _accept_plain_paths(self) -> None:
-        """Take strings for paths, and one clip for several: the spec is written by hand too."""
+        """Accept strings as paths, and one clip as a tuple of one: users write specs by hand."""
         if self.checkpoint is not None:
             object.__setattr__(self, "checkpoint", Path(self.checkpoint))
         for name in ("video", "calibration"):
@@ -262,22 +262,22 @@ class ExportSpec:
 
     @property
     def graph_opset(self) -> int:
-        """The opset of the graph: the one asked for, or the default of its precision."""
+        """The opset of the graph: the given one, or the default of the precision."""
         return self.opset or (BF16_OPSET if self.precision == "bf16" else DEFAULT_OPSET)
 
     @property
     def engine_targets(self) -> tuple[str, ...]:
-        """The architectures of an engine that takes targets; empty for the builder's choice."""
+        """The GPU architectures of the engine; empty if the builder chooses them."""
         takes_targets = self.engine in ("auto", "rtx")
         return self.targets or (takes_targets and EXPLICIT_TARGETS.get(self.precision)) or ()
 
     @property
     def run_batch(self) -> int:
-        """Clips per run: what a static graph is fixed to, and what latency is measured at."""
+        """Clips per run: the batch of a static graph, and of the latency measurement."""
         return self.batch or (self.dynamic_batch.opt if self.dynamic_batch else 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the spec as JSON-ready values."""
+        """Convert the spec to values that JSON can hold."""
         values = asdict(self)
         values["checkpoint"] = str(self.checkpoint) if self.checkpoint else None
         values["video"] = [str(path) for path in self.video]
@@ -287,7 +287,7 @@ class ExportSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ExportSpec:
-        """Make the spec of `to_dict` again; entries that are not its fields are left aside."""
+        """Make a spec from the values of `to_dict`; entries that are not fields are ignored."""
         known: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in values.items()
@@ -300,7 +300,7 @@ class ExportSpec:
 
 OPTIONS = options_of(ExportSpec)
 MODEL_ARGUMENTS = tuple(name for name, declared in OPTIONS.items() if declared.model)
-# Neither a path nor a measure of this machine is among them. Their order is that of the metadata
-# in `model.onnx`, whose bytes must stay.
+# The options that decide the graph, in the fixed order of the metadata in `model.onnx`. A path or
+# a measure of this machine decides no graph.
 _PLACES = {name: declared.graph for name, declared in OPTIONS.items() if declared.graph}
 OF_THE_GRAPH = tuple(sorted(_PLACES, key=_PLACES.__getitem__))

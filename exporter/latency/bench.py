@@ -1,4 +1,4 @@
-"""Runners -> Latency: interleaved in one run, so that a noisy machine is noisy for all alike."""
+"""Runners -> Latency: runs are interleaved, so that noise of the machine affects all alike."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from exporter.runners.base import Arrays, Runner
 
 WARMUP_RUNS = 3
 MIN_RUNS, MAX_RUNS = 10, 100
-BUDGET_SECONDS = 20.0  # after MIN_RUNS, no new round starts past it
+BUDGET_SECONDS = 20.0  # after MIN_RUNS rounds, no round starts later than this
 
 
 def bench(
@@ -26,8 +26,8 @@ def bench(
 ) -> list[Latency]:
     """Time every runner on the same batch of inputs, host memory to host memory.
 
-    One round runs each runner once, in an order that turns from round to round. Between MIN_RUNS
-    and MAX_RUNS rounds are timed, as many as fit the budget.
+    One round runs each runner once; every round starts with another runner. Between MIN_RUNS and
+    MAX_RUNS rounds are timed, as many as fit the budget.
     """
     peaks = [_warm_up(runner, batch) for runner in runners]
     seconds: list[list[float]] = [[] for _ in runners]
@@ -60,7 +60,7 @@ def summarize(
     peak_memory_mb: float,
     ratio_to_eager: float | None,
 ) -> Latency:
-    """Percentiles of the seconds of repeated runs (pure)."""
+    """Compute percentiles of the times of repeated runs, given in seconds (pure)."""
     times = np.asarray(seconds) * 1e3
     p50, p90, p95, p99 = np.percentile(times, [50, 90, 95, 99])
     return Latency(
@@ -91,14 +91,14 @@ def _find(runners: Sequence[Runner], name: str, precision: str) -> int | None:
 
 
 def _ratio(seconds: list[list[float]], base: int | None, index: int) -> float | None:
-    """Median of the base's time over this runner's, round by round: above 1 is faster than it."""
+    """Median over rounds of the base's time divided by this runner's: above 1 it is faster."""
     if base is None or base == index:
         return None
     return float(np.median(np.asarray(seconds[base]) / np.asarray(seconds[index])))
 
 
 def _warm_up(runner: Runner, batch: Arrays) -> float:
-    """Run unmeasured, and give the peak resident memory of the process meanwhile, in MiB."""
+    """Run without timing, and give the peak resident memory of the process in MiB."""
     reset_peak_memory()
     for _ in range(WARMUP_RUNS):
         runner.run(batch)

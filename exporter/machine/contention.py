@@ -1,4 +1,4 @@
-"""How busy other processes kept this machine meanwhile: what makes timings irreproducible."""
+"""How busy other processes keep this machine, which makes timings irreproducible."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _STAT = Path("/proc/stat")
 
 
 class Contention:
-    """Measures, over a `with` block, the processor time that others took.
+    """Measures the processor time of other processes during a `with` block.
 
-    `cores` is then the mean number of cores that other processes kept busy; None where the system
-    does not tell (only Linux does).
+    Afterwards `cores` is the mean number of cores that they kept busy; None if the system does not
+    report it (only Linux does).
     """
 
     cores: float | None = None
@@ -38,7 +38,7 @@ class Contention:
 
 
 def _read() -> tuple[float, float | None, float]:
-    """Wall-clock time, processor time of all processes, and of this one, in seconds."""
+    """Read wall-clock time and processor time of all processes and of this one, in seconds."""
     times = os.times()
     busy = None
     if _STAT.exists():

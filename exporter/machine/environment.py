@@ -1,4 +1,4 @@
-"""What this machine is and can do: the context of every number, and the `doctor` command."""
+"""Facts about this machine for every report, and the findings of the command `doctor`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "n
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor: a part, whether it works, what was found, and what to do if not."""
+    """One line of `doctor`: a part, whether it works, what was found, and what to do."""
 
     part: str
     works: bool
@@ -29,7 +29,7 @@ class Finding:
 
 
 def describe() -> dict[str, Any]:
-    """Facts that a reader of figures needs, as JSON-ready values."""
+    """List the facts that explain measured figures, as values that JSON can hold."""
     return {
         "tsformer": _version("tsformer"),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -47,7 +47,7 @@ def describe() -> dict[str, Any]:
 
 
 def examine() -> list[Finding]:
-    """What this machine can do, part by part, and what to install for the rest."""
+    """Find out what works on this machine, and what to install for the rest."""
     torch, gpu = _import_torch(), gpu_name()
     findings = [_examine_torch(torch), _examine_onnxruntime(has_gpu=gpu is not None)]
     for status in available_flavours().values():
@@ -88,7 +88,7 @@ def _examine_video() -> Finding:
 
 
 def _import_torch() -> Any | None:  # noqa: ANN401  # a module
-    """PyTorch, or none where only `predict` is to run."""
+    """Import PyTorch; give None where it is not installed."""
     try:
         import torch
     except ModuleNotFoundError:
@@ -97,7 +97,7 @@ def _import_torch() -> Any | None:  # noqa: ANN401  # a module
 
 
 def gpu_name() -> str | None:
-    """The CUDA device in use, or none."""
+    """The name of the CUDA device in use, or None."""
     torch = _import_torch()
     return torch.cuda.get_device_name(0) if torch and torch.cuda.is_available() else None
 
@@ -119,8 +119,8 @@ def _cpu_model() -> str:
 
 
 def usable_cores() -> int | None:
-    """How many cores this process may use, where that is known."""
-    if hasattr(os, "sched_getaffinity"):  # what this process may use, not what the machine has
+    """The number of cores that this process may use; None if not known."""
+    if hasattr(os, "sched_getaffinity"):  # a container may allow fewer than the machine has
         return len(os.sched_getaffinity(0))
     return os.cpu_count()
 

@@ -1,4 +1,4 @@
-"""Peak resident memory of this process, since the last reset."""
+"""Peak resident memory of this process since the last reset."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def reset_peak_memory() -> None:
-    """Start counting the peak anew (Linux; elsewhere it stays that of the whole process)."""
+    """Reset the peak (only on Linux; elsewhere it is the peak of the whole process)."""
     if _CLEAR.exists():
         _CLEAR.write_text("5")  # resets VmHWM, see proc(5)
 
 
 def peak_memory_mb() -> float:
-    """Peak resident memory, in MiB."""
+    """Peak resident memory in MiB."""
     if _STATUS.exists():
         line = next(x for x in _STATUS.read_text().splitlines() if x.startswith("VmHWM"))
         return int(line.split()[1]) / 1024

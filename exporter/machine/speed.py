@@ -1,7 +1,7 @@
-"""How fast this machine can be: its rate on a model's own matrix products, and its copy bandwidth.
+"""The limit of this machine: its rate on the matrix products of a model, and its copy bandwidth.
 
-Rates are measured, in the runtime that runs the model: data sheets count neither the shapes nor
-the cores that a model gets.
+The rates are measured in the runtime that runs the model, because data sheets consider neither the
+shapes of the products nor the cores that a process gets.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from exporter.errors import RuntimeFailure
 from exporter.graph.cost import GraphCost, MatmulShape
 from exporter.runners.onnxruntime import available_devices
 
-BUDGET_SECONDS = 1.5  # of all measurements together
+BUDGET_SECONDS = 1.5  # for all measurements together
 MIN_RUNS = 3
-COPIED_BYTES = 2**28  # with its source twice that: more than the caches of most processors
-# Above this a product is timed on a part of its rows: the rate has long stopped to depend on them.
+COPIED_BYTES = 2**28  # twice that with its source: larger than the caches of most processors
+# A larger product is timed on a part of its rows: its rate no longer depends on their number.
 _TIMED_FLOPS = 2**30
-_IGNORED_SHARE = 1e-3  # of the operations: where calling the runtime would take longer than they do
+_IGNORED_SHARE = 1e-3  # of all operations: calling the runtime takes longer than the product
 
-# Makes a product with so many threads ready: what it gives computes it once.
+# Prepares a product for a number of threads; the result computes it once per call.
 Prepare = Callable[[MatmulShape, int], Callable[[], object]]
 
 
 @dataclass(frozen=True)
 class MachineLimit:
-    """What `threads` threads reach here: float32 operations and copied bytes, per second.
+    """Float32 operations and copied bytes per second that `threads` threads reach here.
 
-    A copied byte is read and written, and counted twice, as `GraphCost.bytes` counts.
+    A copied byte counts twice, since it is read and written; `GraphCost.bytes` counts alike.
     """
 
     gemm_flops_per_s: float
@@ -46,25 +46,26 @@ class MachineLimit:
 def measure_machine(
     shapes: Mapping[MatmulShape, int], threads: int, *, seconds: float = BUDGET_SECONDS
 ) -> MachineLimit:
-    """Measure both rates, a fifth of the time on copying. Raises as `measure_gemm` does."""
+    """Measure both rates, with a fifth of the time for copying; raises as `measure_gemm`."""
     gemm = measure_gemm(shapes, threads, seconds=0.8 * seconds)
     copy = _copy_bandwidth(threads, seconds=0.2 * seconds)
     return MachineLimit(gemm, copy, threads)
 
 
 def limit_seconds(cost: GraphCost, limit: MachineLimit) -> float:
-    """The least time that a run can take: its matrix products one after another, nothing else.
+    """The shortest time of a run: that of its matrix products, one after another.
 
-    All else can be fused into them. Memory sets no other limit: weights, input and output, which
-    must be moved, may stay in the caches from run to run, so the time to copy them can be beaten.
+    All other operations can be fused into the products. Memory sets no further limit: weights,
+    inputs and outputs may stay in the caches from run to run, so a run can take less time than
+    copying them.
     """
     return cost.matmul_flops / limit.gemm_flops_per_s
 
 
 def of_limit(cost: GraphCost, limit: MachineLimit, seconds: float) -> float:
-    """Fraction of the limit that a run of `seconds` reached: 1.0 is as fast as it gets.
+    """The fraction of the limit that a run of `seconds` reached; 1.0 is the limit.
 
-    Above 1 only by noise, or where a graph computes in a faster type than the limit's float32.
+    It exceeds 1 only by noise, or if the graph computes in a type that is faster than float32.
     """
     return limit_seconds(cost, limit) / seconds
 
@@ -76,13 +77,14 @@ def measure_gemm(
     seconds: float = BUDGET_SECONDS,
     prepare: Prepare | None = None,
 ) -> float:
-    """Operations per second of these products, run one after another.
+    """Measure the operations per second of these products, run one after another.
 
     Args:
         shapes: How often the model computes each product (`matmul_shapes`).
         threads: Threads of one product.
-        seconds: Time to take, shared out by operations; MIN_RUNS of each may take longer.
-        prepare: Makes one product ready in a runtime, by default in ONNX Runtime.
+        seconds: The time to take, divided by operations; MIN_RUNS of each product may take
+            longer.
+        prepare: Prepares one product in a runtime (default: ONNX Runtime).
 
     Raises:
         RuntimeFailure: if ONNX Runtime is not installed, or there are no products.
@@ -103,7 +105,7 @@ def measure_gemm(
 
 
 def measure_copy_bandwidth(threads: int, *, seconds: float = BUDGET_SECONDS) -> float:
-    """Bytes read and written per second when a block larger than the caches is copied."""
+    """Measure bytes read and written per second while copying a block larger than the caches."""
     source, target = (np.ones(COPIED_BYTES, np.uint8) for _ in range(2))  # ones: pages exist
     parts = np.array_split(target, threads), np.array_split(source, threads)
     with ThreadPoolExecutor(threads) as pool:
@@ -111,12 +113,12 @@ def measure_copy_bandwidth(threads: int, *, seconds: float = BUDGET_SECONDS) -> 
     return 2 * COPIED_BYTES / taken
 
 
-# It is no matter of the model, and the same all the time of a process.
+# The bandwidth depends on no model, so a process measures it once.
 _copy_bandwidth = cache(measure_copy_bandwidth)
 
 
 def _part(shape: MatmulShape) -> MatmulShape:
-    """As many of the products, then of the rows, as are enough to tell the rate."""
+    """Take fewer products, then fewer rows: as many as the rate needs."""
     if shape.flops <= _TIMED_FLOPS:
         return shape
     one = shape._replace(batch=1)
@@ -126,8 +128,8 @@ def _part(shape: MatmulShape) -> MatmulShape:
 
 
 def _in_onnxruntime(shape: MatmulShape, threads: int) -> Callable[[], object]:
-    """One product with a constant right-hand side, its result in memory that is there already."""
-    available_devices()  # says what to do where there is no ONNX Runtime
+    """Prepare a product with a constant right-hand side; its result goes into memory made here."""
+    available_devices()  # raises, with a remedy, if ONNX Runtime is not installed
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -145,7 +147,7 @@ def _in_onnxruntime(shape: MatmulShape, threads: int) -> Callable[[], object]:
 
 
 def matmul_model(shape: MatmulShape) -> onnx.ModelProto:
-    """One product of `left` and a constant, which gives `made`."""
+    """Make a graph that computes `made`, the product of `left` and a constant."""
     batch, m, k, n = shape
     right = np.ones((k, n) if batch == 1 else (batch, k, n), np.float32)
     graph = helper.make_graph(
@@ -159,8 +161,8 @@ def matmul_model(shape: MatmulShape) -> onnx.ModelProto:
 
 
 def median_seconds(run: Callable[[], object], budget: float) -> float:
-    """Median time of a run, over at least MIN_RUNS and as many as fit the budget."""
-    run()  # the first makes buffers and wakes threads
+    """Measure the median time over at least MIN_RUNS runs, and as many as fit the budget."""
+    run()  # the first run allocates buffers and starts threads
     seconds: list[float] = []
     started = time.perf_counter()
     while len(seconds) < MIN_RUNS or time.perf_counter() - started < budget:

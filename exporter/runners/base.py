@@ -1,7 +1,7 @@
-"""The one protocol behind which every runtime stands.
+"""The protocol of every runtime: arrays by name in, arrays by name out.
 
 with OnnxRuntimeRunner(path) as runner:
-logits = runner.run({"video": video})["logits"]
+    logits = runner.run({"video": video})["logits"]
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class Runner(Protocol):
-    """One runtime holding one model; arrays by name in, arrays by name out.
+    """One runtime that holds one model.
 
-    `input_shapes` maps a name to its shape, with `None` for the batch where that is free.
+    `input_shapes` maps the name of an input to its shape, with `None` for a free batch.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Runner(Protocol):
 
 
 class Closing:
-    """The context manager that every runtime is: leaving it closes it."""
+    """A context manager that closes itself at its end; every runtime is one."""
 
     def __enter__(self) -> Self:
         return self
@@ -63,12 +63,12 @@ class Closing:
         self.close()
 
     def close(self) -> None:
-        """Let go of the model and its memory."""
+        """Release the model and its memory."""
         raise NotImplementedError
 
 
 def check_inputs(runner: Runner, inputs: Arrays) -> None:
-    """Raise `RuntimeFailure` unless names and shapes are the model's (checked before any run)."""
+    """Raise `RuntimeFailure` unless the names and shapes are those of the model."""
     if set(inputs) != set(runner.input_shapes):
         raise RuntimeFailure(
             f"{runner.name}: wrong inputs", got=sorted(inputs), expected=sorted(runner.input_shapes)

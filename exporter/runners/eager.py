@@ -1,4 +1,4 @@
-"""Eager PyTorch: the float64 truth, the rounding floors, and the baseline of the latency table."""
+"""Eager PyTorch: the float64 truth, the rounding floor, and the baseline of the latency table."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from model.classifier import VideoClassifier
 
 
 class EagerRunner(Closing):
-    """Runs a copy of a model in the given precision, on the CPU.
+    """Runs a copy of a model on the CPU in a given precision.
 
     Args:
         model: The model; its weights are float32.
-        input_shapes: Its inputs in order, with `None` for the batch: `video`, and `mask` if any.
+        input_shapes: Its inputs in order, `video` and maybe `mask`, with `None` for the batch.
         precision: As `in_precision` takes it: `fp64` (the truth), `fp32`, `fp16`, `bf16`, `int8`.
-        keep_fp32: What stays in float32 at a lower precision.
+        keep_fp32: Regular expressions over the paths of modules that stay in float32.
         int8: How `int8` rounds.
     """
 
@@ -45,7 +45,7 @@ class EagerRunner(Closing):
         del self._model
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Give `logits` `(b, classes)` for `video` `(b, f, c, h, w)`, and `mask` `(b, f)`."""
+        """Compute `logits` `(b, classes)` of `video` `(b, f, c, h, w)` and maybe `mask` `(b, f)`."""
         check_inputs(self, inputs)
         tensors = [torch.from_numpy(inputs[name]) for name in self.input_shapes]
         with torch.inference_mode():

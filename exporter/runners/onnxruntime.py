@@ -1,4 +1,4 @@
-"""ONNX Runtime on one named provider: CPU, or CUDA where there is one. Never another silently."""
+"""ONNX Runtime on one named provider, CPU or CUDA; it never falls back to another silently."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:  # an edge image runs files, and has no onnx
 
 _PROVIDERS = {
     "cpu": ("CPUExecutionProvider", {}),
-    # Without this, "fp32" means TF32 on the tensor cores.
+    # Otherwise the tensor cores compute fp32 in TF32.
     "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),
 }
 
 
 def available_devices() -> tuple[str, ...]:
-    """The devices this installation of ONNX Runtime offers, `cpu` first.
+    """List the devices of this installation of ONNX Runtime, `cpu` first.
 
     Raises:
         RuntimeFailure: if ONNX Runtime is not installed.
@@ -39,10 +39,10 @@ class OnnxRuntimeRunner(Closing):
         graph: The ONNX file, or a model in memory.
         device: `cpu` or `cuda`.
         threads: Threads of one run.
-        precision: What the graph computes in, for the report.
+        precision: The precision of the graph, for the report.
 
     Raises:
-        RuntimeFailure: if the graph does not load, or loads on another device than asked for.
+        RuntimeFailure: if the graph does not load on the given device.
     """
 
     name = "onnxruntime"
@@ -68,9 +68,9 @@ class OnnxRuntimeRunner(Closing):
         self._session: Any = session
 
     def use_threads(self, threads: int) -> None:
-        """Run with another number of threads from now on."""
+        """Change the number of threads of all later runs."""
         if threads != self.threads:
-            self._session = None  # before the new one is made: never two in memory
+            self._session = None  # free the old session first: memory may not hold two
             self._session = _open_session(self._graph, self.device, threads)
             self.threads = threads
 
@@ -78,32 +78,32 @@ class OnnxRuntimeRunner(Closing):
         del self._session
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Give `logits` `(b, classes)` for `video` `(b, f, c, h, w)`."""
+        """Compute `logits` `(b, classes)` of `video` `(b, f, c, h, w)`."""
         check_inputs(self, inputs)
         names = [value.name for value in self._session.get_outputs()]
         try:
             return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
-        except Exception as error:  # as above
+        except Exception as error:  # its exception classes share no public base
             raise RuntimeFailure(f"ONNX Runtime failed: {error}") from error
 
 
 def write_optimised(graph: Path, out: Path) -> None:
-    """Write a graph as ONNX Runtime runs it on this CPU, folded and fused.
+    """Write a graph as ONNX Runtime optimises it for this CPU.
 
-    Large weights go into a file `weights` beside `out`: in one file they may not fit.
+    Large weights go into a file `weights` beside `out`, since one file may not hold them.
 
     Raises:
         RuntimeFailure: if the graph does not load.
     """
     onnxruntime = _import_onnxruntime()
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # it warns that the result fits this machine alone
+    options.log_severity_level = 4  # silences the warning that the result fits this machine only
     options.optimized_model_filepath = str(out)
     aside = "session.optimized_model_external_initializers_file_name"
     options.add_session_config_entry(aside, "weights")
     try:
         onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # as above
+    except Exception as error:  # its exception classes share no public base
         raise RuntimeFailure(f"ONNX Runtime does not load {graph.name}: {error}") from error
 
 
@@ -113,7 +113,7 @@ def _open_session(graph: Path | onnx.ModelProto, device: str, threads: int) -> A
     what = graph.name if isinstance(graph, Path) else "the graph"
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # errors come as exceptions; 3 would print them too
+    options.log_severity_level = 4  # 3 prints errors, which are raised anyway
     try:
         source = str(graph) if isinstance(graph, Path) else graph.SerializeToString()
         session = onnxruntime.InferenceSession(source, options, providers=[(provider, settings)])

@@ -23,7 +23,7 @@ FOR_PROOF_ONLY = (ReferenceRunner.name, SYMMETRIC)
 
 @dataclass(frozen=True)
 class Opened:
-    """The runners that can run files of an export here, and a row for each that cannot."""
+    """The runners that are open, and a parity row for each runtime that could not be opened."""
 
     runners: tuple[Runner, ...] = ()
     absences: tuple[Parity, ...] = ()
@@ -40,7 +40,7 @@ class Opened:
 def load_onnx(path: Path, precision: str, resources: ExitStack) -> Opened:
     """Open a graph in ONNX Runtime on every device that it can use here.
 
-    A graph of lower precision is also opened in the evaluator that really computes in it.
+    A graph of fp16 or bf16 is also opened in the evaluator that computes in that precision.
 
     Raises:
         RuntimeFailure: if a float32 graph does not load.

@@ -1,8 +1,9 @@
-"""The ONNX reference evaluator: a graph of lower precision, really computed in it.
+"""The ONNX reference evaluator: it computes a graph of lower precision in that precision.
 
-ONNX Runtime's CPU provider computes fp16 graphs in float32 between casts, and has no bf16, so it
-does not show what a GPU would round. Here every operator rounds its output to its own type. Matrix
-products multiply exactly and add in float32 before they round, as the tensor cores of a GPU do.
+The CPU provider of ONNX Runtime computes fp16 graphs in float32 between casts and has no bf16, so
+it does not show the rounding of a GPU. Here every operator rounds its output to its own type.
+Matrix products multiply exactly and add in float32 before they round, as the tensor cores of a GPU
+do.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from onnx.reference.op_run import OpRun
 from exporter.errors import RuntimeFailure
 from exporter.runners.base import Arrays, Closing, check_inputs
 
-# What it is for: no other runtime of a CPU computes in these.
+# No other runtime of a CPU computes in these precisions.
 EVALUATED = ("fp16", "bf16")
 
 
 class MatMul(OpRun):
-    """`a @ b`, added in float32 and rounded once: `(..., n, k), (..., k, m) -> (..., n, m)`."""
+    """Computes `a @ b` in float32 and rounds once: `(..., n, k), (..., k, m) -> (..., n, m)`."""
 
     op_domain = ""
 
@@ -39,8 +40,8 @@ class ReferenceRunner(Closing):
 
     Args:
         graph: The ONNX file, or a model in memory.
-        precision: What the graph computes in.
-        every_value: Give every value of the graph by its name, not the outputs alone.
+        precision: The precision of the graph.
+        every_value: Whether to give every value of the graph by its name, or only the outputs.
 
     Raises:
         RuntimeFailure: if the evaluator lacks an operator of the graph.
@@ -75,13 +76,15 @@ class ReferenceRunner(Closing):
         del self._evaluator
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Give `logits` `(b, classes)` for `video` `(b, f, c, h, w)`, or every value by name."""
+        """Compute `logits` `(b, classes)` of `video` `(b, f, c, h, w)`, or every value."""
         check_inputs(self, inputs)
         settings: dict[str, Any] = {"intermediate": True} if self._every_value else {}
         try:
-            with np.errstate(all="ignore"):  # overflow is what the caller looks for
+            with np.errstate(
+                all="ignore"
+            ):  # overflow is a result, not an error: the caller looks for it
                 values = self._evaluator.run(None, dict(inputs), **settings)
-        except Exception as error:  # as above
+        except Exception as error:  # it raises unrelated classes
             raise RuntimeFailure(f"the ONNX reference evaluator failed: {error}") from error
         if isinstance(values, dict):
             return values

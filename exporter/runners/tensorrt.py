@@ -1,4 +1,4 @@
-"""A TensorRT engine behind the runner protocol, with torch's CUDA memory as its buffers."""
+"""A TensorRT engine as a runner; its buffers are CUDA memory of torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEPT_MESSAGES = 3
 
 
 class TensorRtRunner(Closing):
-    """Runs one engine on one GPU, on a stream of its own; times include both transfers.
+    """Runs one engine on one GPU, on its own stream; times include both transfers.
 
     Args:
         engine_path: The file that `build_engine` wrote.
@@ -34,7 +34,7 @@ class TensorRtRunner(Closing):
         precision: Precision of the graph, for the report.
 
     Raises:
-        RuntimeFailure: if there is no GPU, or TensorRT cannot load the engine on it.
+        RuntimeFailure: if there is no GPU, or TensorRT cannot load the engine on the GPU.
     """
 
     threads = 1
@@ -61,11 +61,11 @@ class TensorRtRunner(Closing):
         }
 
     def close(self) -> None:  # noqa: D102
-        # In this order: each was made by the next, and must not outlive it.
+        # In this order: each object must be freed before the next, which made it.
         self._context = self._engine = self._runtime = self._logger = None
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Run the engine once; names, shapes and dtypes must be its own."""
+        """Run the engine once; names, shapes and dtypes must be those of the engine."""
         check_inputs(self, inputs)
         if self._context is None:
             raise RuntimeFailure(f"{self.name}: the runner is closed")
@@ -78,7 +78,7 @@ class TensorRtRunner(Closing):
         import torch
 
         with torch.cuda.stream(self._stream):
-            # Both dictionaries hold the memory that TensorRT knows only by address.
+            # Keep both dictionaries until the end: TensorRT knows only the addresses of their memory.
             given = {name: self._bind_input(name, inputs[name]) for name in self._inputs}
             results = {name: self._bind_output(name) for name in self._outputs}
             started = self._context.execute_async_v3(self._stream.cuda_stream)
@@ -113,7 +113,7 @@ class TensorRtRunner(Closing):
             raise RuntimeFailure(
                 f"{self.name}: wrong dtype of {name!r}", got=array.dtype, expected=dtype
             )
-        # "W" copies a read-only array, which torch would warn of.
+        # "W" copies a read-only array; torch warns about one.
         tensor = torch.from_numpy(np.require(array, requirements=["C", "W"])).to(self._device)
         if not self._context.set_input_shape(name, tuple(array.shape)):
             accepted = [tuple(s) for s in self._engine.get_tensor_profile_shape(name, 0)]
@@ -149,7 +149,7 @@ class TensorRtRunner(Closing):
             self._complaints = [*self._complaints, text][-KEPT_MESSAGES:]
 
     def _require(self, success: bool, what: str) -> None:
-        """Raise with what TensorRT logged last; its calls fail by what they return."""
+        """Raise with the last messages of TensorRT unless a call succeeded; it raises nothing."""
         if not success:
             raise RuntimeFailure(f"{self.name}: {what}", got="; ".join(self._complaints) or None)
 
