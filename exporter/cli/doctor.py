@@ -1,4 +1,4 @@
-"""`tsformer doctor`: what this machine can do."""
+"""`tsformer doctor`: say what works on this machine."""
 
 from __future__ import annotations
 

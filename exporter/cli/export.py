@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @with_options_of_spec(after={"recipe": "keep_fp32", "output": "targets", "force": "output"})
 class ExportOptions:
-    """The options of `export` as they are given: those of an `ExportSpec`, and those of a call.
+    """The options of `export`: those of an `ExportSpec`, and those that belong to the call.
 
     Args:
         recipe: What tune-precision found: a precision and what stays in float32.
@@ -39,7 +39,7 @@ class ExportOptions:
     debug: Flag = False
 
     def to_spec(self) -> ExportSpec:
-        """Make the spec; what is not given has the spec's own default.
+        """Make the spec; an option that is not given has the default of the spec.
 
         Raises:
             UsageError: if it cannot be exported.
@@ -79,7 +79,7 @@ def export(*, options: Annotated[ExportOptions, Parameter(name="*")] = _NONE_GIV
 
 
 def _read_recipe(recipe: Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The precision and the modules to keep that a recipe has, beside what is given."""
+    """Read the precision and the modules to keep from a recipe, and add the given ones."""
     if recipe is None:
         return {}
     from exporter.proof.tune import read_recipe

@@ -1,4 +1,4 @@
-"""Options that several commands take, and how their text becomes a value."""
+"""Options that several commands take, and the conversion of their text to values."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _json_object(_type: Any, tokens: Sequence[Any]) -> dict[str, Any]:  # noqa: 
 
 
 def _read_config(text: str) -> dict[str, Any]:
-    """A JSON object: in a file, or as the argument itself."""
+    """Read a JSON object from a file, or from the argument itself."""
     try:
         content = text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8")
         config = json.loads(content)
@@ -87,7 +87,7 @@ Batches = Annotated[
 ]
 Targets = Annotated[tuple[str, ...], Parameter(converter=_targets, n_tokens=1, negative="")]
 
-# The form on the command line of a field of `ExportSpec`, by its type and in two cases by its name.
+# The type on the command line for each type of a field of `ExportSpec`.
 _FORMS: dict[Any, Any] = {
     int: Whole,
     int | None: WholeOrNone,
@@ -99,17 +99,17 @@ _FORMS: dict[Any, Any] = {
     tuple[str, ...]: Words,
 }
 _FORMS_BY_NAME = {
-    "precision": str | None,  # a recipe has one too
-    "targets": Targets,
+    "precision": str | None,  # a recipe may give it
+    "targets": Targets,  # separated by commas
 }
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def with_options_of_spec(after: Mapping[str, str]) -> Callable[[type[T]], type[T]]:
-    """Make a dataclass of the options of `ExportSpec` and those that a class adds to them.
+    """Make a dataclass of the options of `ExportSpec` and of those that a class adds.
 
     Args:
-        after: For each added option that does not come last: the option that it follows.
+        after: Added option -> the option that it follows; the others come last.
     """
 
     def make(added: type[T]) -> type[T]:
@@ -127,7 +127,7 @@ def with_options_of_spec(after: Mapping[str, str]) -> Callable[[type[T]], type[T
 
 
 def _form_of(name: str) -> tuple[Any, object]:
-    """The form of an option of `ExportSpec` with its text, and its default: None if it may be."""
+    """Give the type and the default of an option of `ExportSpec`: None if the type allows it."""
     declared, kind = OPTIONS[name], get_type_hints(ExportSpec)[name]
     form = _FORMS_BY_NAME.get(name) or _FORMS.get(kind, kind)
     text = declared.help

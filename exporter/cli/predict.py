@@ -1,4 +1,4 @@
-"""`tsformer predict`: an exported directory put to use, without torch."""
+"""`tsformer predict`: classify clips with an exported directory, without torch."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def predict(
 
 
 def _warn(directory: Path, predictor: Predictor, *, engine: bool) -> None:
-    """Say on stderr what speaks against trusting what follows."""
+    """Warn on stderr if the export or its engine is not proven."""
     card = predictor.card
     if card.verdict != "pass":
         say(f"warning: {directory} is not proven ({card.verdict}): see its report.html", 0)
@@ -81,7 +81,9 @@ def _json(predictor: Predictor, found: list[Prediction]) -> str:
         "verdict": predictor.card.verdict,
         "predictions": [asdict(prediction) for prediction in found],
     }
-    return json.dumps(facts, indent=2, allow_nan=False)  # ASCII: a path may hold what is no text
+    return json.dumps(
+        facts, indent=2, allow_nan=False
+    )  # ASCII: a path may hold bytes that are no text
 
 
 def _table(predictor: Predictor, found: list[Prediction]) -> RenderableType:

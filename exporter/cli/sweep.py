@@ -91,10 +91,10 @@ def sweep(
 
 
 def _cells(grid: Grid) -> list[Cell]:
-    """The cells with their specs; a cell that cannot be exported has its reason instead.
+    """Make the cells with their specs; a cell that cannot be exported has the reason instead.
 
     Raises:
-        UsageError: if that is so for all cells with one of the values: it is a mistake then.
+        UsageError: if all cells with one of the values cannot be exported: a mistake in the value.
     """
     from exporter.sweep.run import Cell
 
@@ -139,7 +139,7 @@ def _refuse_mistakes(grid: Grid, cells: Sequence[Cell]) -> None:
 
 
 def _table(sweep: Mapping[str, Any]) -> RenderableType:
-    """One line for each cell, within 80 columns, and below the reasons of those that have one."""
+    """Make a table of 80 columns with a line for each cell, and list the reasons below it."""
     from rich import box
     from rich.console import Group
     from rich.constrain import Constrain
@@ -174,7 +174,7 @@ def _table(sweep: Mapping[str, Any]) -> RenderableType:
 
 
 def _require_all(rows: Sequence[Mapping[str, Any]], cells: Sequence[Cell], place: Path) -> None:
-    """Raise unless every cell is proven; what could not be exported weighs more."""
+    """Raise unless every cell is proven; cells that could not be exported come first."""
     failed = [row for row in rows if row["status"] == "failed"]
     if failed:
         first = f"{name_of(failed[0]['cell'])}: {failed[0]['reason']}"

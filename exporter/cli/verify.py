@@ -1,4 +1,4 @@
-"""`tsformer verify`: a directory proven again, where it is used."""
+"""`tsformer verify`: prove a directory again on the machine that uses it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Accuracy on labelled clips: what a precision costs a user, beside what it costs in rounding."""
+"""Accuracy on labelled clips: the cost of a precision to a user, beside its rounding error."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _Z = 1.96  # of a 95 % interval
 
 
 def predict(runner: Runner, video: np.ndarray, batch: int) -> np.ndarray:
-    """The first class of each clip, `(n, f, c, h, w) -> (n,)`, run `batch` at a time.
+    """Find the first class of each clip, `(n, f, c, h, w) -> (n,)`, in batches of `batch`.
 
-    Logits that are no numbers have no class: -1, which is never right.
+    A clip with a logit that is not finite gets class -1, which is never right.
     """
     places = np.arange(math.ceil(len(video) / batch) * batch) % len(video)
     logits = [
@@ -29,7 +29,7 @@ def predict(runner: Runner, video: np.ndarray, batch: int) -> np.ndarray:
 
 
 def evaluate(runners: Sequence[Runner], dataset: Dataset, batch: int) -> list[Accuracy]:
-    """Accuracy of each runtime, and how often it agrees with the first."""
+    """Measure the accuracy of each runtime, and how often it agrees with the first one."""
     correct, agreeing, total = np.zeros(len(runners), int), np.zeros(len(runners), int), 0
     for video, labels in dataset.chunks():
         found = [predict(runner, video, batch) for runner in runners]
@@ -43,7 +43,7 @@ def evaluate(runners: Sequence[Runner], dataset: Dataset, batch: int) -> list[Ac
 
 
 def summarize(runner: Runner, dataset: str, clips: int, correct: int, agreeing: int) -> Accuracy:
-    """Accuracy with its 95 % interval of Wilson (1927), which holds near 0 and 1 too (pure)."""
+    """Compute accuracy with the 95 % interval of Wilson (1927), valid near 0 and 1 too (pure)."""
     share = correct / clips
     spread = _Z**2 / clips
     centre = (share + spread / 2) / (1 + spread)
@@ -55,7 +55,7 @@ def summarize(runner: Runner, dataset: str, clips: int, correct: int, agreeing: 
         dataset,
         clips,
         share,
-        min(share, centre - half),  # at the ends they are equal but for rounding
+        min(share, centre - half),  # at 0 and 1 they differ only by rounding
         max(share, centre + half),
         agreeing / clips,
     )

@@ -1,4 +1,4 @@
-"""Where an exported directory loses its accuracy, and what to keep in float32 to mend it."""
+"""Find where an export loses accuracy, and which modules to keep in float32."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def ladder(
 ) -> Ladder:
     """Compare the graph of an export with its model, module by module.
 
-    The graph may have been changed since: to find out where is what this is for.
+    The graph may have been changed after the export: the ladder shows where.
 
     Args:
-        directory: What `export` made.
-        checkpoint: Where its checkpoint lies now, if it was moved.
+        directory: A directory that `export` made.
+        checkpoint: The path of its checkpoint, if that was moved.
         video: Clips beside the synthetic inputs.
-        engine: Compare what TensorRT makes of the graph on this machine's GPU.
-        on_progress: Told what is being done.
+        engine: Run the graph in TensorRT on the GPU of this machine.
+        on_progress: Called after each step.
 
     Raises:
-        NoExportError: if it is no export.
+        NoExportError: if the directory is no export.
         CheckpointInputError: if the checkpoint is not the one that was exported.
-        RuntimeFailure: if an engine is asked for and there is no GPU.
+        RuntimeFailure: if `engine` is given and there is no GPU.
         LadderError: if the graph does not name its modules.
     """
     directory = Path(directory)
@@ -70,18 +70,18 @@ def tune_precision(
     video: tuple[Path, ...] = (),
     on_progress: OnProgress = lambda _stage, _fraction, _what: None,
 ) -> Recipe:
-    """Find what of an exported model to keep in float32 so that its error meets a budget.
+    """Find the modules to keep in float32 so that the error of a model meets a budget.
 
     Args:
-        directory: What `export` made.
+        directory: A directory that `export` made.
         budget: Relative L2 of the logits against the float64 truth.
-        precision: The lower precision; that of the export, or fp16 where that is fp32.
-        checkpoint: Where its checkpoint lies now, if it was moved.
+        precision: The lower precision (default: that of the export, or fp16 for an fp32 export).
+        checkpoint: The path of its checkpoint, if that was moved.
         video: Clips beside the synthetic inputs.
-        on_progress: Told what is being done.
+        on_progress: Called after each step.
 
     Raises:
-        NoExportError: if it is no export.
+        NoExportError: if the directory is no export.
         CheckpointInputError: if the checkpoint is not the one that was exported.
         TuneError: if no choice meets the budget.
     """

@@ -6,9 +6,10 @@
     pass       err(candidate) <= max(4 floor, tiny_p), and the same top-1 wherever the margin of t
                is above the floor
 
-Errors and floors are the worst over the inputs: a floor of one input alone can be small by luck.
-A model whose logits are the same for all inputs proves nothing, and fails. One whose float32 and
-float64 differ by more than `ILL_CONDITIONED` is no function at any precision that is offered.
+Errors and floors are the worst over the inputs, because the floor of one input can be small by
+chance. A model whose logits are the same for all inputs fails, because it proves nothing. If the
+logits in float32 and float64 differ by more than `ILL_CONDITIONED`, rounding decides them, and no
+precision determines the function of the model.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ MIN_INPUTS = 8
 
 @dataclass(frozen=True)
 class Reference:
-    """What candidates are judged against, for n named inputs.
+    """The logits that candidates are compared with, `(n, classes)` for n named inputs.
 
-    `truth`, `floor` and `fp32` are `(n, classes)`: logits of eager PyTorch in float64, in the
-    precision of the candidate, and in float32 (the floor's own unless given). `batched` are the
-    floor's again, each clip beside another.
+    `truth`, `floor` and `fp32` come from eager PyTorch in float64, in the precision of the
+    candidate, and in float32 (default: `floor`). `batched` is `floor` computed again in batches of
+    two clips.
     """
 
     names: tuple[str, ...]
@@ -50,7 +51,7 @@ class Reference:
 
 
 def make_reference(truth: Runner, floor: Runner, names: Sequence[str], clips: Arrays) -> Reference:
-    """Run the eager model in both precisions on n clips, `video` `(n, f, c, h, w)`."""
+    """Run the eager models of truth and floor on n clips, `video` `(n, f, c, h, w)`."""
     return Reference(
         names=tuple(names),
         truth=run_clips(truth, clips, 1),
@@ -60,7 +61,7 @@ def make_reference(truth: Runner, floor: Runner, names: Sequence[str], clips: Ar
 
 
 def with_lower_floor(reference: Reference, floor: Runner, clips: Arrays) -> Reference:
-    """A float32 reference for candidates of lower precision, which `floor` computes in."""
+    """Turn a float32 reference into one for the lower precision that `floor` computes in."""
     return replace(
         reference,
         floor=run_clips(floor, clips, 1),
@@ -72,9 +73,9 @@ def with_lower_floor(reference: Reference, floor: Runner, clips: Arrays) -> Refe
 def run_clips(
     runner: Runner, clips: Arrays, batch: int, order: Sequence[int] | None = None
 ) -> np.ndarray:
-    """Logits `(n, classes)` of n clips, `video` `(n, f, c, h, w)`, run `batch` at a time.
+    """Compute logits `(n, classes)` of n clips, `video` `(n, f, c, h, w)`, in batches of `batch`.
 
-    The last batch is filled up with clips from the start. `order` says which clips stand together.
+    Clips from the start fill up the last batch. `order` is the order of the clips in the batches.
     """
     return run_all_rows(runner, clips, batch, order)[0]
 
@@ -82,7 +83,7 @@ def run_clips(
 def run_all_rows(
     runner: Runner, clips: Arrays, batch: int, order: Sequence[int] | None = None
 ) -> list[np.ndarray]:
-    """The logits of `run_clips`, and again for clips that fill up a batch: no row goes unseen."""
+    """Compute the logits of `run_clips`, and those of the clips that fill up the last batch."""
     order = list(range(len(clips["video"])) if order is None else order)
     rows: dict[int, list[np.ndarray]] = {clip: [] for clip in sorted(order)}
     for start in range(0, len(order), batch):
@@ -105,9 +106,9 @@ def validate(
 ) -> Parity:
     """Judge a runtime on n clips, `video` `(n, f, c, h, w)`, at each of the batch sizes.
 
-    Each size is run with the clips in order and in reverse, so that every clip is seen beside
-    different ones and at different places; all must agree with each other as with the truth.
-    Single clips are run once where the runtime is `stateless`: their order means nothing then.
+    Each size is run with the clips in order and in reverse, so that every clip stands beside
+    different clips and at different places. All results must agree with each other and with the
+    truth. A `stateless` runtime runs single clips only once, because their order has no effect.
     """
     forward = range(len(clips["video"]))
     runs = [
@@ -164,7 +165,7 @@ def judge(
         verdict,
         rel_l2=_largest(entry.rel_l2 for entry in per_input),
         max_abs=_largest(entry.max_abs for entry in per_input),
-        cosine=-_largest(-entry.cosine for entry in per_input),
+        cosine=float(np.min([entry.cosine for entry in per_input])),  # NaN if any is
         top1_agreement=float(np.mean([entry.top1_equal for entry in per_input])),
         top5_agreement=float(np.mean([entry.top5_overlap for entry in per_input])),
         floor_rel_l2=floor,
@@ -218,7 +219,7 @@ def _decide(
 
 
 def _look_at_spread(spread: float, fp32_floor: float, tolerance: float) -> tuple[Verdict, str]:
-    """Whether the logits of different inputs differ by enough for a comparison to say anything."""
+    """Check that the logits of the inputs differ enough for a comparison to prove something."""
     if spread <= max(FLOOR_FACTOR * fp32_floor, TINY["fp32"]):
         return (
             "fail",
@@ -256,7 +257,7 @@ def _compare(
 
 
 def relative_error(output: np.ndarray, truth: np.ndarray) -> float:
-    """`|y - t| / |t|`; 0 where both are zero, infinite where only t is, NaN where y is."""
+    """Compute `|y - t| / |t|`: 0 if both are zero, infinite if only t is, NaN if y has a NaN."""
     distance = float(np.linalg.norm(output.astype(np.float64) - truth))
     norm = float(np.linalg.norm(truth.astype(np.float64)))
     if norm == 0.0:
@@ -265,13 +266,13 @@ def relative_error(output: np.ndarray, truth: np.ndarray) -> float:
 
 
 def relative_spread(truth: np.ndarray) -> float:
-    """How far the logits `(n, classes)` of the inputs lie from their mean, at most, over `|t|`."""
+    """Find the largest relative distance of logits `(n, classes)` from their mean."""
     return max(relative_error(truth.mean(0), logits) for logits in truth)
 
 
 def cosine(output: np.ndarray, truth: np.ndarray) -> float:
-    """Of the angle between `y` and `t`; 1 where they are equal, zeros included."""
-    with np.errstate(invalid="ignore", over="ignore"):  # NaN is what comes of NaN and infinity
+    """Compute the cosine of the angle between `y` and `t`; 1 if both are zero."""
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity give NaN
         norms = float(np.linalg.norm(output.astype(np.float64)) * np.linalg.norm(truth))
         if norms == 0.0:
             return 1.0 if np.array_equal(output, truth) else 0.0
@@ -279,7 +280,7 @@ def cosine(output: np.ndarray, truth: np.ndarray) -> float:
 
 
 def _largest(values: Iterable[float]) -> float:
-    """The largest value, NaN where any is (Python's `max` may pass over it) or where none is."""
+    """Find the largest value; NaN if one is NaN (Python's `max` may miss it) or none is given."""
     return float(np.max([*values] or [np.nan]))
 
 

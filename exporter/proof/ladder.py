@@ -1,9 +1,9 @@
-"""Module by module: where a graph leaves the float64 truth, beside eager PyTorch's own rounding.
+"""The error of a graph module by module, beside the rounding of eager PyTorch.
 
-Every rung is a module of the model, by its PyTorch path, in the order they compute. The candidate's
-output there is compared with that of the float64 model; the floor is the same for eager PyTorch in
-the graph's precision. The first rung above `max(4 floor, tiny)`, the limit that parity has for the
-logits, is where to look; so is the first that is not finite.
+Every rung is a module of the model with its PyTorch path; rungs are in the order of computation.
+The output of the candidate at a module is compared with that of the float64 model. The floor is the
+same error of eager PyTorch in the precision of the graph. The fault is at the first rung above
+`max(4 floor, tiny)`, the limit of parity for the logits, or at the first that is not finite.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from exporter.to_engine.build import build_engine, choose_flavour
 from model.classifier import VideoClassifier
 from model.precision import Rounded
 
-OBSERVED = ".observed"  # what an engine's extra outputs are called, after their values
+OBSERVED = ".observed"  # suffix of the extra outputs of an engine
 
 
 def climb(
@@ -55,19 +55,19 @@ def climb(
     """Compare a graph with its model, module by module.
 
     Args:
-        model: What was exported.
+        model: The model that was exported.
         graph: The ONNX file.
         inputs: The clips to compare on; figures are the worst over them.
-        precision: What the graph computes in.
+        precision: The precision of the graph.
         batch: Clips per run of the graph.
-        keep_fp32: What of it stays in float32.
+        keep_fp32: Regular expressions over the paths of modules that stay in float32.
         int8: How an int8 graph rounds.
-        engine: Run it in TensorRT on this machine's GPU instead of a runtime of the CPU.
-        on_clip: Told how many clips are done, of how many.
+        engine: Run the graph in TensorRT on the GPU instead of a runtime of the CPU.
+        on_clip: Called with the number of clips done, and of all.
 
     Raises:
         LadderError: if the graph does not name its modules.
-        RuntimeFailure: if no runtime here can run it.
+        RuntimeFailure: if no runtime of this machine can run the graph.
     """
     try:
         proto = onnx.load(graph)
@@ -103,7 +103,7 @@ def climb(
 
 
 def _rungs(model: nn.Module) -> set[str]:
-    """What can be blamed: what may be of lower precision, the norms, the blocks, the head."""
+    """Find the modules that are rungs: those of lower precision, norms, blocks and the head."""
     modules = dict(model.named_modules())
     rounded = {path for path, module in modules.items() if isinstance(module, Rounded)}
     return {
@@ -121,7 +121,7 @@ def _rungs(model: nn.Module) -> set[str]:
 def _observe(
     proto: onnx.ModelProto, precision: str, names: Sequence[str], resources: ExitStack
 ) -> Runner:
-    """A runtime of the CPU that computes in the precision and gives the named values too."""
+    """Open a runtime of the CPU that computes in the precision and also gives the named values."""
     if precision in EVALUATED:
         return resources.enter_context(ReferenceRunner(proto, precision, every_value=True))
     outputs = {output.name for output in proto.graph.output}
@@ -135,7 +135,7 @@ def _observe(
 def _observe_engine(
     proto: onnx.ModelProto, precision: str, names: Sequence[str], batch: int, resources: ExitStack
 ) -> Runner:
-    """TensorRT on this machine's GPU, with an engine of its own that gives the named values too.
+    """Build and open an engine that also gives the named values, on the GPU of this machine.
 
     Raises:
         EngineError: if no TensorRT works here.
@@ -161,7 +161,7 @@ def _observe_engine(
 
 
 def add_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> None:
-    """Make values of a graph outputs too, in float32, under their names and `OBSERVED`."""
+    """Add values of a graph to its outputs, in float32, named with the suffix `OBSERVED`."""
     inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     types = {
         value.name: value.type.tensor_type
@@ -180,7 +180,7 @@ def add_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> None:
 def _capture(
     model: VideoClassifier, clips: Arrays, dtype: torch.dtype = torch.float32
 ) -> dict[str, list[np.ndarray]]:
-    """What every module gives for the clips, call by call, in the order they compute."""
+    """Collect the outputs of every module for the clips, call by call, in order of computation."""
     captured: dict[str, list[np.ndarray]] = {}
 
     def listener(path: str) -> Callable[[nn.Module, object, object], None]:
@@ -204,9 +204,9 @@ def _capture(
 
 
 def _match(expected: Sequence[np.ndarray], values: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
-    """Which of the values that leave a module are which of its outputs: the last of that size.
+    """Assign the values that leave a module in the graph to its outputs: the last of equal size.
 
-    An output that nothing reads, as the patch tokens of a last block, is not in a graph.
+    A graph has no output that nothing reads, such as the patch tokens of the last block.
     """
     left, found = list(values), {}
     for place in reversed(range(len(expected))):
@@ -237,7 +237,7 @@ def _compare(
 
 
 def _worse(one: Rung, other: Rung) -> Rung:
-    """The larger error of two, and the larger floor."""
+    """Combine two rungs: the larger error, and the larger floor."""
     worse = one if one.rel_l2 >= other.rel_l2 or not one.finite else other
     floor = float(np.fmax(one.floor_rel_l2, other.floor_rel_l2))
     return replace(worse, floor_rel_l2=floor, finite=one.finite and other.finite)
@@ -250,7 +250,7 @@ def _judge(runner: Runner, rungs: Iterable[Rung]) -> Ladder:
     diverged = (
         rung.path
         for rung in rungs
-        if not rung.finite  # also where eager PyTorch overflows with it
+        if not rung.finite  # also if eager PyTorch overflows too
         or not rung.rel_l2 <= max(FLOOR_FACTOR * rung.floor_rel_l2, tiny)  # NaN is above too
     )
     endless = (rung.path for rung in rungs if not rung.finite)

@@ -1,4 +1,4 @@
-"""Two proofs: the rewritten model against its original, and every runner against the truth."""
+"""Two proofs: the rewritten model against the original, and every runner against the truth."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from exporter.runners.reference import ReferenceRunner
 from exporter.spec import ExportSpec
 from model.classifier import VideoClassifier
 
-# Relative L2 in float64: far above its rounding, far below what any mistake does.
+# Relative L2 in float64: far above rounding errors, far below the effect of any mistake.
 REWRITE_LIMIT = 1e-9
 
 
 def rewrite_proven(job: Job, stage: Stage) -> Rewritten:
     """Rewrite the model, and prove in float64 that it is still the same function.
 
-    What is proven is the model rewritten in float64, where nothing is rounded. What the rounding of
-    folded weights does is for `prove` to judge, in units of what rounding does to the model itself.
+    The proof compares the model that is rewritten in float64, where rounding plays no role. The
+    rounding of folded weights is judged by `prove`, in units of the rounding of the model itself.
     """
     spec, clip = job.spec, job.inputs.batch(1)
     skip = rewrites_to_skip(spec, job.model)
@@ -71,9 +71,9 @@ def prove(
     opened: Opened,
     stage: Stage,
 ) -> tuple[Parity, ...]:
-    """Judge every runner against the truth, in units of what rounding does to this model.
+    """Judge every runner against the truth, in units of the rounding of this model.
 
-    The rows of the runtimes that could not be opened follow.
+    The rows of the runtimes that could not be opened come last.
     """
     stage.progress(None, "float64 truth")
     clips = inputs.arrays
@@ -101,14 +101,14 @@ def prove(
 
 
 def _rounding(runtime: str, ranges: Ranges) -> Int8:
-    """How the int8 graph of a runtime rounds: see `int8_products.FORMS`."""
+    """Say how the int8 graph of a runtime rounds: see `int8_products.FORMS`."""
     if runtime == OnnxRuntimeRunner.name:
         return Int8(ranges)
     return Int8(ranges, symmetric=True, weight_levels=127)
 
 
 def _batch_sizes(spec: ExportSpec, *, bounded: bool = False) -> list[int]:
-    """The batch of a static graph; of a dynamic one 1, 2, 3, OPT and MAX, as far as accepted."""
+    """List the batch of a static graph, or those of 1, 2, 3, OPT and MAX that are accepted."""
     profile = spec.dynamic_batch
     if profile is None:
         return [spec.run_batch]

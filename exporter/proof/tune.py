@@ -1,9 +1,9 @@
 """Which modules to keep in float32, so that a model of lower precision meets an error budget.
 
-The error of a choice is that of eager PyTorch computing in it, against the float64 truth, at its
-worst over the inputs. Every module alone in lower precision, all others in float32, tells what it
-adds; rounding adds up in squares, so the modules that add most are kept first. How many of them the
-budget asks for is found by bisection.
+The error of a choice is the largest error of eager PyTorch over the inputs, against the float64
+truth. The share of a module is the error with that module alone in lower precision. Rounding errors
+add up in squares, so the modules with the largest shares are kept first. Bisection finds how many
+of them the budget needs.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from model.precision import rounded_modules
 
 @dataclass(frozen=True)
 class Recipe:
-    """What `export --recipe` reads: a precision, and what stays in float32 to meet a budget.
+    """The content of `export --recipe`: a precision, and the modules that stay in float32.
 
-    `error` is the relative L2 of the logits with the recipe, `error_without` with nothing kept;
-    `alone` what each module adds by itself, largest first.
+    `error` is the relative L2 of the logits with the recipe, `error_without` the one with no module
+    kept. `alone` has the share of each module, largest first.
     """
 
     precision: str
@@ -54,11 +54,11 @@ def tune(
 
     Args:
         model: The model; its weights are float32.
-        inputs: What the error is measured on.
+        inputs: The clips to measure the error on.
         precision: The lower precision.
         budget: Relative L2 of the logits against the float64 truth.
         int8: How `int8` rounds.
-        on_step: Told how many of about how many evaluations are done, and of what.
+        on_step: Called with the number of evaluations done, their estimated total, and the next.
 
     Raises:
         TuneError: if float32 itself does not meet the budget.
@@ -125,10 +125,10 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
 
 
 def read_recipe(path: Path) -> tuple[str, tuple[str, ...]]:
-    """The precision and the modules to keep of a recipe file.
+    """Read the precision and the modules to keep from a recipe file.
 
     Raises:
-        UsageError: if it cannot be read or is no recipe.
+        UsageError: if the file cannot be read or is no recipe.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

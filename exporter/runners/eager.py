@@ -45,7 +45,7 @@ class EagerRunner(Closing):
         del self._model
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Compute `logits` `(b, classes)` of `video` `(b, f, c, h, w)` and maybe `mask` `(b, f)`."""
+        """Compute `logits` `(b, classes)` of `video` `(b, f, c, h, w)` and any `mask` `(b, f)`."""
         check_inputs(self, inputs)
         tensors = [torch.from_numpy(inputs[name]) for name in self.input_shapes]
         with torch.inference_mode():

@@ -78,7 +78,7 @@ class TensorRtRunner(Closing):
         import torch
 
         with torch.cuda.stream(self._stream):
-            # Keep both dictionaries until the end: TensorRT knows only the addresses of their memory.
+            # Keep both dictionaries to the end: TensorRT knows only the addresses in them.
             given = {name: self._bind_input(name, inputs[name]) for name in self._inputs}
             results = {name: self._bind_output(name) for name in self._outputs}
             started = self._context.execute_async_v3(self._stream.cuda_stream)

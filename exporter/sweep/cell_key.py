@@ -15,7 +15,7 @@ from exporter.files.manifest import sha256
 from exporter.spec import OPTIONS, ExportSpec
 
 _PACKAGE = Path(__file__).parents[1]
-# Of these the content decides, not the place where it lies.
+# Options that name files: the content of the files decides, not their path.
 _PATHS = tuple(name for name, declared in OPTIONS.items() if declared.path)
 # Of `environment.describe()`: what decides a graph, an engine or a latency. Neither the date nor
 # the system's own build number does.

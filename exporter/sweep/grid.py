@@ -16,9 +16,9 @@ from exporter.spec import OPTIONS
 from model.config import nearest
 
 TABLES = ("base", "axes")
-# The option of `export` that is no field of a spec and yet decides one.
+# An option of `export` that decides the spec and is no field of it.
 RECIPE = "recipe"
-# A comma is a part of their value, or one cell takes several values: a comma makes no axis.
+# Options for which a comma makes no axis: it belongs to the value, or a cell takes several.
 _WHOLE = {declared.flag for declared in OPTIONS.values() if declared.whole} | {RECIPE}
 _PLACE = re.compile(r"\{([a-z][a-z0-9-]*)\}")
 

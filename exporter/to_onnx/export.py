@@ -40,15 +40,30 @@ MAX_FILE_BYTES = 2**31 - 1  # of one protobuf file
 
 # Rules of `exporter.lint` that an export must keep, those included that only cost time elsewhere.
 _REFUSED = (
-    *("float64", "mixed-float64", "einsum-types", "einsum", "integer-product"),
-    *("int64-arithmetic", "control-flow"),
+    "float64",
+    "mixed-float64",
+    "einsum-types",
+    "einsum",
+    "integer-product",
+    "int64-arithmetic",
+    "control-flow",
 )
 _SIMPLER = (
-    *(rules.no_op_cast_rule, rules.no_op_expand_rule, rules.no_op_transpose_rule),
-    *(rules.add_0_rule, rules.sub_0_rule, rules.mul_by_1_rule, rules.div_by_1_rule),
-    *(rules.cast_cast_rule, rules.reshape_reshape_rule, rules.transpose_transpose_rule),
-    *(rules.unsqueeze_unsqueeze_rule, rules.squeeze_reshape_1d_rule, rules.collapse_slice2_rule),
-    *(rules.materialize_reshape_shape_rule, rules.remove_optional_bias_from_gemm_rule),
+    rules.no_op_cast_rule,
+    rules.no_op_expand_rule,
+    rules.no_op_transpose_rule,
+    rules.add_0_rule,
+    rules.sub_0_rule,
+    rules.mul_by_1_rule,
+    rules.div_by_1_rule,
+    rules.cast_cast_rule,
+    rules.reshape_reshape_rule,
+    rules.transpose_transpose_rule,
+    rules.unsqueeze_unsqueeze_rule,
+    rules.squeeze_reshape_1d_rule,
+    rules.collapse_slice2_rule,
+    rules.materialize_reshape_shape_rule,
+    rules.remove_optional_bias_from_gemm_rule,
 )
 _NO_LIMIT = 2**40  # bytes
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal

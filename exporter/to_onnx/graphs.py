@@ -1,4 +1,4 @@
-"""A rewritten model -> the graphs of an export, in its precision."""
+"""A rewritten model -> the graphs of an export, in the precision of the export."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from model.classifier import VideoClassifier
 
 @dataclass(frozen=True)
 class Graphs:
-    """The graph that is delivered, the one the engine is built from, and their float32 origin."""
+    """The delivered graph, the graph that the engine is built from, and their float32 origin."""
 
     onnx: Path
     for_engine: Path
@@ -31,9 +31,9 @@ class Graphs:
 
 
 def make_graphs(job: Job, rewritten: VideoClassifier, resources: ExitStack) -> Graphs:
-    """`model.onnx`; for int8 also its symmetric form for TensorRT, both made from a float32 one.
+    """Make `model.onnx`; for int8 also its symmetric form for TensorRT, both from a float32 graph.
 
-    What int8 is timed against is the float32 graph that a user would run instead.
+    An int8 graph is timed against the float32 graph that a user would run instead.
     """
     spec, path = job.spec, job.directory / "model.onnx"
     if job.calibration is None:
