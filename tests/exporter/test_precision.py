@@ -29,8 +29,20 @@ SIZES: dict[str, Any] = {"dim": 64, "dim_head": 32, "frames": 2, "depth": 1}
 QUICK = {"engine": "auto", "bench_seconds": 0.0}
 # What moves numbers and computes none.
 MOVES = {
-    *("Reshape", "Transpose", "Concat", "Slice", "Gather", "Expand", "Squeeze", "Unsqueeze"),
-    *("Split", "Identity", "Flatten", "Tile", "Pad", "Where"),
+    "Reshape",
+    "Transpose",
+    "Concat",
+    "Slice",
+    "Gather",
+    "Expand",
+    "Squeeze",
+    "Unsqueeze",
+    "Split",
+    "Identity",
+    "Flatten",
+    "Tile",
+    "Pad",
+    "Where",
 }
 ISLANDS = {"LayerNormalization", "Softmax", "Exp", "Log", "ReduceSum", "ReduceMax"}
 BITS: dict[int, int] = {
@@ -404,7 +416,11 @@ def test_each_precision_has_its_opset_and_its_targets():
     assert ExportSpec(precision="bf16", opset=23).graph_opset == 23
     assert ExportSpec(precision="fp16").engine_targets == ()
     assert set(ExportSpec(precision="bf16").engine_targets) == {
-        *("sm80", "sm86", "sm89", "sm120", "sm121")
+        "sm80",
+        "sm86",
+        "sm89",
+        "sm120",
+        "sm121",
     }
     assert ExportSpec(precision="bf16", targets=("sm89",)).engine_targets == ("sm89",)
     assert ExportSpec(precision="bf16", engine="none").engine_targets == ()

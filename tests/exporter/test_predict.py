@@ -333,7 +333,9 @@ class TestWhatIsImported:
         (expected,) = run(fresh[1], clips[:1])
         assert done.stdout.split("\n")[:-1] == [
             expected.classes[0].label,
-            *("no torch", "no onnx", "no rich"),
+            "no torch",
+            "no onnx",
+            "no rich",
         ]
 
     def test_the_command_loads_nothing_of_the_export(self, fresh, clips):

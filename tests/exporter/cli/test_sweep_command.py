@@ -79,8 +79,12 @@ def test_a_file_has_the_same_names_and_flags_win(ran):
 
 def test_what_only_lower_precision_takes_is_given_to_it_alone(ran):
     _, _, _, given = ran(
-        *("--attn=regular", "--precision=fp32,fp16,int8"),
-        *("--calibration", "clips", "--keep-fp32", "head"),
+        "--attn=regular",
+        "--precision=fp32,fp16,int8",
+        "--calibration",
+        "clips",
+        "--keep-fp32",
+        "head",
     )
     assert [(bool(s.calibration), s.keep_fp32) for s in specs(given)] == [
         (False, ()),

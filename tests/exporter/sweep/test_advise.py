@@ -224,7 +224,10 @@ class TestReading:
     @pytest.mark.parametrize(
         "text",
         [
-            *("", "[]", '{"rows": 3}', '{"rows": [{"report": {}}]}'),
+            "",
+            "[]",
+            '{"rows": 3}',
+            '{"rows": [{"report": {}}]}',
             '{"rows": [{"cell": {}, "status": "done", "verdict": "pass", "report": {}}]}',
         ],
     )

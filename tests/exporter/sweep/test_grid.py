@@ -121,5 +121,9 @@ class TestFile:
 def test_options_as_a_command_line_has_them():
     options = {"seed": -1, "mask": True, "video": ["a", "b"], "config": {"frames": 5}, "target": []}
     assert words(options) == [
-        *("--seed=-1", "--mask=true", "--video=a", "--video=b", '--config={"frames": 5}'),
+        "--seed=-1",
+        "--mask=true",
+        "--video=a",
+        "--video=b",
+        '--config={"frames": 5}',
     ]

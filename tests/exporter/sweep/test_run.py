@@ -21,7 +21,14 @@ from exporter.sweep.grid import Grid
 from exporter.sweep.run import Cell, sweep
 
 ROW_KEYS = {
-    *("cell", "key", "status", "verdict", "reason", "directory", "seconds", "report"),
+    "cell",
+    "key",
+    "status",
+    "verdict",
+    "reason",
+    "directory",
+    "seconds",
+    "report",
 }
 
 
