@@ -133,6 +133,6 @@ def _form_of(name: str) -> tuple[Any, object]:
     text = declared.help
     if form in (Paths, Words):
         text = f"{text.removesuffix('.')}; may be given several times."
-    plain = get_args(form)[0] if form is not kind and hasattr(form, "__metadata__") else form
+    plain = get_args(form)[0] if hasattr(form, "__metadata__") else form
     default = None if type(None) in get_args(plain) else getattr(ExportSpec, name)
     return Annotated[form, Parameter(name=f"--{declared.flag}", help=text)], default
