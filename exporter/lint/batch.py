@@ -1,4 +1,4 @@
-"""Rules on the batch: what fixes its size, and what lets one clip see another."""
+"""Rules on the batch: its size stays free, and no clip sees another."""
 
 from __future__ import annotations
 
@@ -7,21 +7,41 @@ from collections.abc import Iterable, Iterator
 import onnx
 
 from exporter.graph.view import PROBE_BATCH, GraphView, Shape, attribute, operand
+from exporter.lint.rule import rule
 from exporter.lint.spot import Spot, at_node, at_value, listed, named_in
 
 _REDUCTIONS = {
-    *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean"),
-    *("ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"),
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ReduceMax",
+    "ReduceMean",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceSum",
+    "ReduceSumSquare",
 }
-# Of one axis: the attribute's default.
+# Operators along one axis, and from one axis to the last: the default of their attribute `axis`.
 _ALONG_AXIS = {"Softmax": -1, "LogSoftmax": -1, "Hardmax": -1, "ArgMax": 0, "ArgMin": 0, "TopK": -1}
 _FROM_AXIS = {"LayerNormalization": -1, "RMSNormalization": -1}
-_FLATTENED_BEFORE_13 = {"Softmax", "LogSoftmax", "Hardmax"}  # to two axes, at `axis`
+# Before opset 13 these took all axes from `axis` on for one.
+_FLATTENED_BEFORE_13 = {"Softmax", "LogSoftmax", "Hardmax"}
 _SHAPE_READERS = {"Shape", "Size"}
 
 
+@rule(
+    "baked-batch",
+    severity="error",
+    remedy="export with a batch of 2 or more, and take sizes from x.shape within forward",
+)
 def baked_batch(view: GraphView) -> Iterator[Spot]:
-    """A free batch that is not free within the graph."""
+    """The batch is free at the input, but fixed within the graph.
+
+    The graph runs at the batch it was exported with and fails, or gives wrong shapes, at any
+    other. Usual causes are a `reshape` or `expand` to a number that was read in Python, and an
+    export at batch 1, which PyTorch treats as a constant.
+    """
     if view.batch is None or isinstance(view.batch[0], int):
         return
     found = list(_baked_reshapes(view))
@@ -35,9 +55,19 @@ def baked_batch(view: GraphView) -> Iterator[Spot]:
         yield from _baked_outputs(view)
 
 
+@rule(
+    "batch-coupled",
+    severity="warning",
+    remedy="reduce over the axes of one clip alone: its result depends on the clips beside it",
+)
 def batch_coupled(view: GraphView) -> Iterator[Spot]:
-    """A reduction or normalisation over the batch."""
-    if view.batch in (None, (1,)):  # one clip sees no other
+    """A reduction or normalisation runs over the batch.
+
+    The result of a clip then depends on the clips that are computed with it: a server that forms
+    batches gives other answers than a single run. A scale that is computed at run time from the
+    whole tensor (`DynamicQuantizeLinear`) is of this kind too.
+    """
+    if view.batch in (None, (1,)):  # a clip that is alone sees no other
         return
     activations = _activations(view)
     for node in view.nodes:
@@ -47,7 +77,7 @@ def batch_coupled(view: GraphView) -> Iterator[Spot]:
             continue
         axes = _reduced_axes(view, node, len(shape))
         everything = bool(shape) and len(axes) == len(shape)
-        # Behind a reshape that fixes the batch its axis is not known; one of all axes it must be.
+        # A reshape to fixed sizes hides which axis is the batch, but all axes include it.
         hidden = everything and isinstance(view.batch[0], int)
         if hidden or any(_holds_batch(shape[axis]) for axis in axes):
             over = "all axes" if everything else f"axis {listed(sorted(axes))}"
@@ -55,7 +85,7 @@ def batch_coupled(view: GraphView) -> Iterator[Spot]:
 
 
 def _baked_reshapes(view: GraphView) -> Iterator[Spot]:
-    """Reshapes to constants that do not follow the batch."""
+    """Reshapes to constant sizes that do not follow the batch."""
     for node in view.nodes:
         if node.op_type != "Reshape" or len(node.input) < 2:
             continue
@@ -73,6 +103,7 @@ def _baked_reshapes(view: GraphView) -> Iterator[Spot]:
 
 
 def _baked_outputs(view: GraphView) -> Iterator[Spot]:
+    """Outputs whose shape does not follow the batch."""
     for value in view.model.graph.output:
         shape = _shape_of(view, value.name, at_probe=True)
         if shape is None or not all(isinstance(axis, int) for axis in shape):
@@ -86,7 +117,7 @@ def _holds_batch(axis: int | str | None) -> bool:
 
 
 def _shape_of(view: GraphView, name: str, *, at_probe: bool = False) -> Shape | None:
-    """The shape at the batch that is probed; else, unless that is asked for, the declared one."""
+    """The shape at the probed batch; without `at_probe`, the declared one if that is unknown."""
     for values in (view.values_at_probe,) if at_probe else (view.values_at_probe, view.values):
         if name in values and values[name].shape is not None:
             return values[name].shape
@@ -94,7 +125,7 @@ def _shape_of(view: GraphView, name: str, *, at_probe: bool = False) -> Shape | 
 
 
 def _activations(view: GraphView) -> set[str]:
-    """The values that are made of the inputs' contents, not of their shapes."""
+    """The values that are computed from the content of the inputs, not from their shapes."""
     found = {value.name for value in view.inputs}
     for node in view.nodes:
         if node.op_type not in _SHAPE_READERS and not found.isdisjoint(node.input):
@@ -103,14 +134,14 @@ def _activations(view: GraphView) -> set[str]:
 
 
 def _reduced_axes(view: GraphView, node: onnx.NodeProto, rank: int) -> set[int]:
-    """The axes over which a node gives one result, or makes one of another."""
+    """The axes along which a node mixes elements."""
     op = node.op_type
     if op in _REDUCTIONS:
         axes = _axes(view, node)
-        if axes is None:  # computed
+        if axes is None:
             return set()
-        none = set() if attribute(node, "noop_with_empty_axes", 0) else set(range(rank))
-        return _within(axes, rank) or none
+        unnamed = set() if attribute(node, "noop_with_empty_axes", 0) else set(range(rank))
+        return _within(axes, rank) or unnamed
     if op == "DynamicQuantizeLinear" or (
         op == "BatchNormalization" and attribute(node, "training_mode", 0)
     ):
@@ -124,7 +155,7 @@ def _reduced_axes(view: GraphView, node: onnx.NodeProto, rank: int) -> set[int]:
 
 
 def _axes(view: GraphView, node: onnx.NodeProto) -> list[int] | None:
-    """The axes of a reduction, an attribute or an input; none given are all."""
+    """The axes of a reduction: empty if none are given, `None` if they are computed."""
     given = attribute(node, "axes")
     if isinstance(given, Iterable):
         return [int(axis) for axis in given]

@@ -1,4 +1,4 @@
-"""Rules on element types: what one runtime has no kernel for, and what no runtime mixes."""
+"""Rules on element types: those without a kernel in a runtime, and those that no runtime mixes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import onnx
 from onnx import TensorProto
 
 from exporter.graph.view import STANDARD, GraphView, Reader, attribute, dtype_name, result
+from exporter.lint.rule import ONNX_RUNTIME, TENSORRT, rule
 from exporter.lint.spot import Spot, at_node, at_value
 
-_ARITHMETIC = {
-    *("Add", "Sub", "Mul", "Div", "Mod", "Pow", "ReduceSum", "ReduceProd", "Neg", "CumSum"),
-}
+_ARITHMETIC = {"Add", "CumSum", "Div", "Mod", "Mul", "Neg", "Pow", "ReduceProd", "ReduceSum", "Sub"}
 # Where a computed shape may go: op -> positions of the inputs that are shapes, sizes or axes.
 _SHAPE_INPUTS = {
     "Reshape": {1},
@@ -28,49 +27,141 @@ _SHAPE_INPUTS = {
     "Squeeze": {1},
     "Unsqueeze": {1},
 }
-# What makes a shape of shapes.
-_SHAPE_OPS = {
-    *("Concat", "Unsqueeze", "Squeeze", "Gather", "Slice", "Cast", "Identity", "Reshape"),
-    *("Equal", "Greater", "Less", "Not", "Where", "Min", "Max", "ReduceMin", "ReduceMax"),
-} | _ARITHMETIC
+# Operators that make a shape of shapes.
+_SHAPE_OPS = _ARITHMETIC | {
+    "Cast",
+    "Concat",
+    "Equal",
+    "Gather",
+    "Greater",
+    "Identity",
+    "Less",
+    "Max",
+    "Min",
+    "Not",
+    "ReduceMax",
+    "ReduceMin",
+    "Reshape",
+    "Slice",
+    "Squeeze",
+    "Unsqueeze",
+    "Where",
+}
 _INTEGERS = {TensorProto.INT64, TensorProto.INT32}
 _SHAPE_KINDS = _INTEGERS | {TensorProto.BOOL}
 _PRODUCTS = {"Einsum", "Gemm", "MatMul"}
 _FLOAT_AND_DOUBLE = {TensorProto.FLOAT, TensorProto.DOUBLE}
 
 
+@rule(
+    "einsum-types",
+    severity="error",
+    remedy="give torch.einsum float operands of one type: torch.arange(n, dtype=torch.float32)",
+)
 def einsum_types(view: GraphView) -> Iterator[Spot]:
-    """An Einsum of several types."""
+    """An `Einsum` has operands of different types.
+
+    ONNX allows one type for all operands, so that no runtime loads the graph. The usual cause is
+    `torch.arange(n)`, which is int64, multiplied by frequencies in float32: PyTorch converts the
+    operands, and the exporter does not write the conversion.
+    """
     for node in _of(view, {"Einsum"}):
         if len(_kinds(view, node)) > 1:
             yield at_node(node, _said(view, node))
 
 
+@rule(
+    "integer-product",
+    severity="error",
+    runtimes=[TENSORRT],
+    remedy="multiply in float32, or add up elementwise products",
+)
 def integer_product(view: GraphView) -> Iterator[Spot]:
-    """A product of matrices, or an Einsum, of integers alone."""
+    """A matrix product or an `Einsum` has integer operands alone.
+
+    TensorRT has no matrix product of int32 or int64; its parser refuses the node. Small integers
+    are exact in float32.
+    """
     for node in _of(view, _PRODUCTS):
         kinds = _kinds(view, node)
         if len(kinds) == 1 and kinds <= _INTEGERS:
             yield at_node(node, _said(view, node))
 
 
-def einsum(view: GraphView) -> Iterator[Spot]:
-    """An Einsum that has nothing but floats of one type."""
-    for node in _of(view, {"Einsum"}):
-        kinds = _kinds(view, node)
-        if len(kinds) < 2 and not kinds & _INTEGERS:
-            yield at_node(node, _said(view, node))
+@rule(
+    "mixed-types",
+    severity="error",
+    remedy="cast the operands to one type in the module, before they meet",
+)
+def mixed_types(view: GraphView) -> Iterator[Spot]:
+    """An operator that wants inputs of one type reads inputs of different types.
+
+    PyTorch converts such operands by itself; ONNX does not, and no runtime loads the graph. Usual
+    causes are a float16 model with a scale that stayed in float32, and positions in int64.
+    """
+    return (spot for spot, kinds in _mixed(view) if kinds != _FLOAT_AND_DOUBLE)
 
 
+@rule(
+    "mixed-float64",
+    severity="error",
+    runtimes=[ONNX_RUNTIME],
+    remedy="make it float32 in the module: numpy's arrays are float64",
+)
+def mixed_float64(view: GraphView) -> Iterator[Spot]:
+    """An operator that wants inputs of one type reads float32 and float64.
+
+    ONNX Runtime refuses the graph. TensorRT loads it, because it reads float64 as float32. The
+    usual cause is a table that was computed with numpy and registered without a conversion.
+    """
+    return (spot for spot, kinds in _mixed(view) if kinds == _FLOAT_AND_DOUBLE)
+
+
+@rule(
+    "float64",
+    severity="warning",
+    remedy="make it float32 in the module: one runtime is slow in float64, the other rounds it",
+)
 def float64(view: GraphView) -> Iterator[Spot]:
-    """A weight or value in float64."""
+    """A weight or a value is float64.
+
+    ONNX Runtime computes it slowly, and TensorRT rounds it to float32: the two do not compute the
+    same function.
+    """
     for name, value in view.values.items():
         if value.kind == TensorProto.DOUBLE:
             yield at_value(view, name, "is float64")
 
 
+@rule(
+    "bfloat16",
+    severity="warning",
+    runtimes=[ONNX_RUNTIME],
+    remedy="run it with CUDA or TensorRT: it has no kernels for a CPU",
+)
+def bfloat16(view: GraphView) -> Iterator[Spot]:
+    """The graph computes in bfloat16.
+
+    ONNX Runtime has no bfloat16 kernels for a CPU and does not load the graph there. With CUDA it
+    does.
+    """
+    nodes = tuple(n for n in view.nodes if view.kind(result(n)) == TensorProto.BFLOAT16)
+    if nodes:
+        yield Spot("the graph", f"makes bfloat16 in {len(nodes)} of {len(view.nodes)} nodes", nodes)
+
+
+@rule(
+    "int64-arithmetic",
+    severity="warning",
+    remedy="compute it once in __init__ and register it as a float32 buffer",
+)
 def int64_arithmetic(view: GraphView) -> Iterator[Spot]:
-    """int64 arithmetic on what becomes anything but a shape."""
+    """The graph computes in int64 what is not a shape.
+
+    Positions and indices are the usual case. They are the same in every run, but are computed
+    again in each, in a type for which runtimes have few fast kernels. Arithmetic on shapes is not
+    reported: a runtime does it once.
+    """
     shapes = shape_values(view)
     for node in view.nodes:
         integer = view.kind(result(node)) == TensorProto.INT64
@@ -78,21 +169,21 @@ def int64_arithmetic(view: GraphView) -> Iterator[Spot]:
             yield at_node(node, f"is int64 {node.op_type} outside shapes")
 
 
-def mixed_types(view: GraphView) -> Iterator[Spot]:
-    """Inputs of several types where the operator wants one."""
-    return (spot for spot, kinds in _mixed(view) if kinds != _FLOAT_AND_DOUBLE)
+@rule(
+    "einsum",
+    severity="warning",
+    remedy="write it as a matrix product: transpose and matmul are fused",
+)
+def einsum(view: GraphView) -> Iterator[Spot]:
+    """The graph has an `Einsum` of floats of one type.
 
-
-def mixed_float64(view: GraphView) -> Iterator[Spot]:
-    """float32 and float64 where the operator wants one type: TensorRT takes both for float32."""
-    return (spot for spot, kinds in _mixed(view) if kinds == _FLOAT_AND_DOUBLE)
-
-
-def bfloat16(view: GraphView) -> Iterator[Spot]:
-    """Computation in bfloat16."""
-    nodes = tuple(n for n in view.nodes if view.kind(result(n)) == TensorProto.BFLOAT16)
-    if nodes:
-        yield Spot("the graph", f"makes bfloat16 in {len(nodes)} of {len(view.nodes)} nodes", nodes)
+    It is computed correctly, but runtimes recognise attention and its fusions in matrix products,
+    not in an `Einsum`.
+    """
+    for node in _of(view, {"Einsum"}):
+        kinds = _kinds(view, node)
+        if len(kinds) < 2 and not kinds & _INTEGERS:
+            yield at_node(node, _said(view, node))
 
 
 def _of(view: GraphView, ops: Collection[str]) -> Iterator[onnx.NodeProto]:
@@ -100,7 +191,7 @@ def _of(view: GraphView, ops: Collection[str]) -> Iterator[onnx.NodeProto]:
 
 
 def _kinds(view: GraphView, node: onnx.NodeProto) -> set[int]:
-    """The types of what a node reads, as far as they are known."""
+    """The known types of the inputs of a node."""
     return {kind for name in node.input if (kind := view.kind(name))}
 
 
@@ -113,7 +204,7 @@ def _said(view: GraphView, node: onnx.NodeProto) -> str:
 
 def _mixed(view: GraphView) -> Iterator[tuple[Spot, set[int]]]:
     for node in view.nodes:
-        if node.op_type == "Einsum":  # has a rule of its own
+        if node.op_type == "Einsum":  # `einsum-types` reports it
             continue
         for kinds in _by_variable(view, node).values():
             if len(set(kinds)) > 1:
@@ -126,7 +217,10 @@ def _by_variable(view: GraphView, node: onnx.NodeProto) -> dict[str, list[int]]:
     domain = "" if node.domain in STANDARD else node.domain
     try:
         schema = onnx.defs.get_schema(node.op_type, view.opsets.get(domain, 1), domain)
-    except (onnx.defs.SchemaError, TypeError):  # another domain's, newer than onnx, or no version
+    except (
+        onnx.defs.SchemaError,
+        TypeError,
+    ):  # of another domain, newer than the onnx package, or without a version
         return {}
     variables = {constraint.type_param_str for constraint in schema.type_constraints}
     found: dict[str, list[int]] = {}
@@ -140,10 +234,10 @@ def _by_variable(view: GraphView, node: onnx.NodeProto) -> dict[str, list[int]]:
 
 
 def shape_values(view: GraphView) -> set[str]:
-    """The values of which nothing is made but shapes."""
+    """The values that are used for shapes alone."""
     outputs = {value.name for value in view.model.graph.output}
     shapes: set[str] = set()
-    for node in reversed(view.nodes):  # whoever reads a value stands behind it
+    for node in reversed(view.nodes):  # the readers of a value follow its maker
         for name in node.output:
             readers = view.readers.get(name, ())
             if name not in outputs and all(_as_shape(view, r, shapes) for r in readers):

@@ -16,6 +16,7 @@ from exporter.errors import GraphInputError
 from exporter.graph.file import read_graph
 from exporter.graph.view import GraphView
 from exporter.lint import RULES, RUNTIMES, lint
+from exporter.lint.rule import REGISTERED, rule
 from exporter.load import load_model
 from exporter.precision import in_precision
 from exporter.report.findings import count_line
@@ -568,6 +569,24 @@ def test_a_rule_does_not_fire(rule, case):
 def test_every_rule_is_tested_both_ways():
     assert set(FIRES) | ELSEWHERE == set(RULES)
     assert set(QUIET) | ELSEWHERE == set(RULES)
+
+
+def test_every_registered_rule_is_in_a_chapter():
+    assert set(RULES) == set(REGISTERED)
+
+
+def test_a_name_is_used_once():
+    with pytest.raises(AssertionError, match="not-valid"):
+        rule("not-valid", severity="error", remedy="")(RULES["not-valid"].find)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_documents_itself(name):
+    documented = RULES[name]
+    assert documented.summary.endswith(".")
+    assert "\n" not in documented.summary
+    assert documented.explanation.endswith(".")
+    assert not documented.remedy.endswith(".")
 
 
 def test_rules_can_be_chosen_and_errors_come_first():

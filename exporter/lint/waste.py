@@ -1,0 +1,87 @@
+"""Rules on work and memory that change no result."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from exporter.graph.view import GraphView, attribute, dtype_name, operand, result
+from exporter.lint.rule import rule
+from exporter.lint.spot import Spot, at_node, listed, node_label
+from exporter.lint.types import shape_values
+
+_WASTE = 1024  # bytes of one weight that is stored again; less costs nothing worth reporting
+_FLOAT_BITS: dict[int, tuple[int, int]] = {  # of exponent and mantissa
+    TensorProto.FLOAT16: (5, 10),
+    TensorProto.BFLOAT16: (8, 7),
+    TensorProto.FLOAT: (8, 23),
+    TensorProto.DOUBLE: (11, 52),
+}
+
+
+@rule(
+    "repeated-weights",
+    severity="warning",
+    remedy="share one buffer between the modules, or deduplicate",
+)
+def repeated_weights(view: GraphView) -> Iterator[Spot]:
+    """The same weight is stored several times.
+
+    The file and the memory of the process grow by every copy. A table of positions that each block
+    registers for itself is the usual cause. Weights below 1 kB are not reported.
+    """
+    copies: dict[tuple[int, tuple[int, ...], bytes], list[str]] = {}
+    for name, tensor in view.constants.items():
+        array = view.array(name)
+        if array is not None and array.nbytes >= _WASTE:
+            content = hashlib.sha256(array.tobytes()).digest()
+            copies.setdefault((tensor.data_type, array.shape, content), []).append(name)
+    for names in copies.values():
+        if len(names) > 1:
+            wasted = sum(array.nbytes for array in map(view.array, names[1:]) if array is not None)
+            nodes = tuple(r.node for name in names for r in view.readers.get(name, ()))
+            what = f"is stored {len(names)} times, {wasted:,} bytes too many: {listed(names)}"
+            yield Spot(names[0], what, nodes)
+
+
+@rule("cast-pair", severity="warning", remedy="leave it out, as a runtime may not")
+def cast_pair(view: GraphView) -> Iterator[Spot]:
+    """A cast changes nothing, or undoes the cast before it.
+
+    The values are read and written for no result, and the cast may keep a runtime from fusing the
+    operators on both sides. A pair that rounds (float32 to float16 and back) is not reported: it
+    changes the result, so a runtime must keep it. Casts of shapes are not reported either, because
+    a runtime computes them once.
+    """
+    shapes = shape_values(view)
+    for node in view.nodes:
+        if node.op_type != "Cast":
+            continue
+        source, to = operand(node), attribute(node, "to")
+        if result(node) in shapes:
+            continue
+        if view.kind(source) == to:
+            yield at_node(node, f"is Cast of {dtype_name(to)} to itself")
+            continue
+        before = view.producers.get(source)
+        if before is None or before.op_type != "Cast":
+            continue
+        first = view.kind(operand(before))
+        if first == to and _holds(view.kind(source), first):
+            through = f"{dtype_name(first)} by way of {dtype_name(view.kind(source))}"
+            yield Spot(node_label(node), f"is Cast back to {through}", (node, before))
+
+
+def _holds(wide: int, narrow: int) -> bool:
+    """Whether every number of the narrow type is a number of the wide one."""
+    if wide in _FLOAT_BITS and narrow in _FLOAT_BITS:
+        return all(w >= n for w, n in zip(_FLOAT_BITS[wide], _FLOAT_BITS[narrow], strict=True))
+    try:
+        small, large = map(onnx.helper.tensor_dtype_to_np_dtype, (narrow, wide))
+        return np.can_cast(small, large)
+    except (KeyError, TypeError):  # of types that numpy does not have
+        return False
