@@ -88,20 +88,16 @@ def advise(
 
 
 def _table(advice: Advice) -> RenderableType:
-    from rich import box
     from rich.console import Group
     from rich.constrain import Constrain
-    from rich.table import Table
-    from rich.text import Text
 
     from exporter.report import mb, ms, sci
+    from exporter.report.table import WIDTH, figures, plain_line, table, texts
     from exporter.sweep.advise import NO_ACCURACY, named
     from exporter.sweep.grid import name_of
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("On the Pareto front", "p50 ms", "Accuracy", "Error", "Size", "Memory"):
-        side = "left" if heading.startswith("On") else "right"
-        table.add_column(heading, justify=side, overflow="fold", no_wrap=side == "right")
+    measured = figures("p50 ms", "Accuracy", "Error", "Size", "Memory")
+    made = table(*texts("On the Pareto front"), *measured)
     one_runtime = len({point.timed.runtime for point in advice.front}) == 1
     for point in advice.front:
         timed = point.timed
@@ -111,10 +107,10 @@ def _table(advice: Advice) -> RenderableType:
         memory = mb(timed.memory_mb * 2**20)
         style = "bold green" if point == advice.pick else ""
         mark = "→ " if point == advice.pick else "  "
-        table.add_row(Text(mark + name), *numbers, memory, style=style)
-    lines: list[RenderableType] = [table] if advice.front else []
+        made.add_row(mark + name, *numbers, memory, style=style)
+    lines: list[RenderableType] = [made] if advice.front else []
     if advice.front and advice.criterion == "error":
-        lines.append(Text(NO_ACCURACY))
+        lines.append(plain_line(NO_ACCURACY))
     if advice.pick:
-        lines += [Text(advice.reason), Text(advice.pick.cell.directory or "")]
-    return Constrain(Group(*lines), width=80)
+        lines += [plain_line(advice.reason), plain_line(advice.pick.cell.directory or "")]
+    return Constrain(Group(*lines), width=WIDTH)

@@ -5,12 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
 from exporter.cli.options import Json
-from exporter.cli.terminal import plain, show
+from exporter.cli.terminal import show
 
 
 def doctor(*, json_: Json = False) -> int:
@@ -26,11 +22,11 @@ def doctor(*, json_: Json = False) -> int:
         facts = {"environment": describe(), "findings": [asdict(f) for f in findings]}
         show(json.dumps(facts, indent=2, ensure_ascii=False))
         return 0
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("Part", "Works", "Found", "What to do"):
-        table.add_column(heading, overflow="fold")
+    from exporter.report.table import plain, plain_line, table, texts
+
+    made = table(*texts("Part", "Works", "Found", "What to do"), gap=3)
     for finding in findings:
-        works = Text("yes", "green") if finding.works else Text("no", "yellow")
-        table.add_row(finding.part, works, plain(finding.found), plain(finding.remedy))
-    show(table)
+        works = plain("yes", "green") if finding.works else plain("no", "yellow")
+        made.add_row(finding.part, works, plain_line(finding.found), plain_line(finding.remedy))
+    show(made)
     return 0

@@ -7,15 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.console import Group, RenderableType
-from rich.table import Table
-
 from exporter.cli.options import Flag, Json, WholeOrNone
-from exporter.cli.terminal import plain, progress, say, show
+from exporter.cli.terminal import progress, say, show
 from exporter.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from exporter.predict import Prediction, Predictor
 
 
@@ -87,16 +85,17 @@ def _json(predictor: Predictor, found: list[Prediction]) -> str:
 
 
 def _table(predictor: Predictor, found: list[Prediction]) -> RenderableType:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("Clip", overflow="fold")
-    table.add_column("Class", overflow="fold")
-    table.add_column("Score", justify="right", no_wrap=True)
+    from rich.console import Group
+
+    from exporter.report.table import figures, plain_line, table, texts
+
+    made = table(*texts("Clip", "Class"), *figures("Score"), gap=3)
     for prediction in found:
         for place, entry in enumerate(prediction.classes):
-            name = plain(prediction.clip) if place == 0 else ""
-            table.add_row(name, plain(entry.label), f"{entry.score:.4f}")
-        table.add_section()
+            name = plain_line(prediction.clip) if place == 0 else ""
+            made.add_row(name, plain_line(entry.label), f"{entry.score:.4f}")
+        made.add_section()
     runner = predictor.runner
     lines = [f"{runner.name} ({runner.device}, {runner.precision})"]
     lines += [f"{prediction.clip}: {prediction.note}" for prediction in found if prediction.note]
-    return Group(table, *map(plain, lines))
+    return Group(made, *map(plain_line, lines))

@@ -140,37 +140,32 @@ def _refuse_mistakes(grid: Grid, cells: Sequence[Cell]) -> None:
 
 def _table(sweep: Mapping[str, Any]) -> RenderableType:
     """Make a table of 80 columns with a line for each cell, and list the reasons below it."""
-    from rich import box
     from rich.console import Group
     from rich.constrain import Constrain
-    from rich.table import Table
-    from rich.text import Text
 
     from exporter.report import mb, ms, sci
+    from exporter.report.table import WIDTH, figures, marks, plain, table, texts
     from exporter.sweep.results import read_cells
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for axis in sweep["axes"]:
-        table.add_column(Text(axis), overflow="fold")
-    for heading in ("Verdict", "Error", "p50 ms", "Accuracy", "Size"):
-        table.add_column(heading, justify="left" if heading == "Verdict" else "right", no_wrap=True)
+    measured = figures("Error", "p50 ms", "Accuracy", "Size")
+    made = table(*texts(*sweep["axes"]), *marks("Verdict"), *measured)
     reasons = []
     for row, cell in zip(sweep["rows"], read_cells(sweep["rows"]), strict=True):
         word = row["verdict"] or row["status"]
         style = {"pass": "bold green", "failed": "bold red", "fail": "bold red"}.get(word, "yellow")
         first = next(iter(cell.made), None)
         accuracy = first and first.accuracy
-        table.add_row(
-            *(Text(str(value)) for value in row["cell"].values()),
-            Text(word, style),
+        made.add_row(
+            *(str(value) for value in row["cell"].values()),
+            plain(word, style),
             sci(first and first.error),
             ms(first and first.p50_ms),
             "-" if accuracy is None else f"{accuracy:.1%}",
             mb(first and first.bytes),
         )
         if row["reason"]:
-            reasons.append(Text(f"{name_of(row['cell'])}: {row['reason']}"))
-    return Constrain(Group(table, *reasons), width=80)
+            reasons.append(plain(f"{name_of(row['cell'])}: {row['reason']}"))
+    return Constrain(Group(made, *reasons), width=WIDTH)
 
 
 def _require_all(rows: Sequence[Mapping[str, Any]], cells: Sequence[Cell], place: Path) -> None:

@@ -20,7 +20,6 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Column
-from rich.text import Text
 
 if TYPE_CHECKING:
     from exporter.run import OnProgress
@@ -123,12 +122,6 @@ def show(what: RenderableType) -> None:
             print(what)
         else:
             Output().print(what)
-
-
-def plain(text: str) -> Text:
-    """Make terminal text of foreign text: without markup, control or unprintable characters."""
-    shown = (c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
-    return Text("".join(shown))
 
 
 def show_trace(error: BaseException) -> None:

@@ -6,16 +6,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.console import Group, RenderableType
-from rich.constrain import Constrain
-from rich.table import Table
-from rich.text import Text
-
 from exporter.cli.options import Flag, Json, Whole, WholeOrNone
 from exporter.cli.terminal import show
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from exporter.triton.plan import Deployment
 
 
@@ -94,13 +90,16 @@ def _json(deployment: Deployment, repository: Path) -> str:
 
 
 def _table(deployment: Deployment, repository: Path) -> RenderableType:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("Model", "Backend", "Device", "Batch", "Formed", "Waits", "Instances"):
-        table.add_column(heading, overflow="fold")
+    from rich.console import Group
+    from rich.constrain import Constrain
+
+    from exporter.report.table import WIDTH, plain, table, texts
+
+    made = table(*texts("Model", "Backend", "Device", "Batch", "Formed", "Waits", "Instances"))
     for model in deployment.models:
         formed = ", ".join(map(str, model.preferred))
-        table.add_row(
-            Text(model.name),
+        made.add_row(
+            model.name,
             model.backend,
             "-" if model.steps else model.device,
             f"up to {model.max_batch_size}" if model.max_batch_size else "fixed",
@@ -109,6 +108,5 @@ def _table(deployment: Deployment, repository: Path) -> RenderableType:
             "-" if model.steps else str(model.instances),
         )
     lines = [f"{name} is left out: {reason}" for name, reason in deployment.left_out.items()]
-    return Constrain(
-        Group(table, *map(Text, (*lines, *deployment.notes, str(repository)))), width=80
-    )
+    lines += [*deployment.notes, str(repository)]
+    return Constrain(Group(made, *map(plain, lines)), width=WIDTH)

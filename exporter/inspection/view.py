@@ -11,7 +11,7 @@ from rich.constrain import Constrain
 from exporter.inspection import ExportFacts, Inspection
 from exporter.inspection.engine import EngineFacts
 from exporter.report import human
-from exporter.report.table import cell, table
+from exporter.report.table import WIDTH, figures, plain, table, texts
 
 if TYPE_CHECKING:  # these import onnx, which an engine does not need
     from exporter.graph.view import GraphTensor, Shape
@@ -32,39 +32,39 @@ def inspection_view(found: Inspection) -> RenderableType:
     if found.engine:
         parts += _engine_view(found.engine)
     elif found.export:
-        parts.append(cell(f"model.engine: {found.export.engine_status}"))
-    return Constrain(Group(*parts), width=80)
+        parts.append(plain(f"model.engine: {found.export.engine_status}"))
+    return Constrain(Group(*parts), width=WIDTH)
 
 
 def _export_view(path: str, export: ExportFacts) -> Iterator[RenderableType]:
     spec = export.spec
-    yield cell(f"{path}: {export.model.get('family')}, {spec.get('precision')}", "bold")
+    yield plain(f"{path}: {export.model.get('family')}, {spec.get('precision')}", "bold")
     said = (f"{name} {human(spec[name])}" for name in _OF_A_SPEC if spec.get(name) is not None)
-    yield cell(f"{', '.join(said)}; verdict at export: {export.verdict}")
+    yield plain(f"{', '.join(said)}; verdict at export: {export.verdict}")
     changed = {name: state for name, state in export.files.items() if state != "as exported"}
     for name, state in changed.items():
-        yield cell(f"{name}: {state}", "bold red")
+        yield plain(f"{name}: {state}", "bold red")
     if not changed:
-        yield cell(f"All {len(export.files)} files are as they were exported")
+        yield plain(f"All {len(export.files)} files are as they were exported")
     if export.rewrites is None:
-        yield cell("Rewrites: not known without report.json")
+        yield plain("Rewrites: not known without report.json")
         return
     fired = ", ".join(f"{r.get('name')} ({human(r.get('places'))}x)" for r in export.rewrites)
-    yield cell(f"Rewrites: {fired or 'none fired'}")
+    yield plain(f"Rewrites: {fired or 'none fired'}")
 
 
 def _graph_view(graph: GraphFacts) -> Iterator[RenderableType]:
     opsets = ", ".join(f"{name or 'opset'} {version}" for name, version in graph.opsets.items())
     made = f", by {graph.producer}" if graph.producer else ""
-    yield cell(f"\n{graph.file}: {size(graph.bytes)}, {opsets}{made}", "bold")
-    yield cell(
+    yield plain(f"\n{graph.file}: {size(graph.bytes)}, {opsets}{made}", "bold")
+    yield plain(
         f"{human(graph.nodes)} nodes, {human(graph.parameters)} parameters, "
         f"{size(graph.weight_bytes)} of weights ({_listed(graph.weights, size)})"
     )
     if graph.missing_weights:
-        yield cell(f"The content of {graph.missing_weights} weights is not there", "bold red")
-    yield cell(_cost_line(graph))
-    yield cell(f"Values: {_listed(graph.values, human)}; casts: {_listed(graph.casts, human)}")
+        yield plain(f"The content of {graph.missing_weights} weights is not there", "bold red")
+    yield plain(_cost_line(graph))
+    yield plain(f"Values: {_listed(graph.values, human)}; casts: {_listed(graph.casts, human)}")
     yield _tensors(_rows(graph.inputs), _rows(graph.outputs))
     yield _operators(graph)
     yield _modules(graph.modules)
@@ -88,29 +88,29 @@ def _rows(tensors: Iterable[GraphTensor]) -> list[tuple[str, str, Shape]]:
 def _tensors(
     inputs: Iterable[tuple[str, str, Shape]], outputs: Iterable[tuple[str, str, Shape]]
 ) -> RenderableType:
-    made = table(("", "Name", "Type", "Shape"))
+    made = table(*texts("", "Name", "Type", "Shape"))
     for side, tensors in (("in", inputs), ("out", outputs)):
         for name, dtype, axes in tensors:
             shape = " x ".join("?" if axis is None else str(axis) for axis in axes)
-            made.add_row(side, cell(name), dtype, cell(shape or "scalar"))
+            made.add_row(side, name, dtype, shape or "scalar")
     return made
 
 
 def _operators(graph: GraphFacts) -> RenderableType:
-    made = table(("Operator",), ("Nodes", "FLOP"))
+    made = table(*texts("Operator"), *figures("Nodes", "FLOP"))
     flops: Mapping[str, int] = graph.cost.get("by_op", {})
     ops = list(graph.ops.items())
     for op, count in ops[:_OPERATORS]:
-        made.add_row(cell(op), human(count), _scaled(flops[op]) if flops.get(op) else "-")
+        made.add_row(op, human(count), _scaled(flops[op]) if flops.get(op) else "-")
     if rest := ops[_OPERATORS:]:
         work = sum(flops.get(op, 0) for op, _ in rest)
         label = f"{len(rest)} more: {', '.join(op for op, _ in rest)}"
-        made.add_row(cell(label), human(sum(n for _, n in rest)), _scaled(work) if work else "-")
+        made.add_row(label, human(sum(n for _, n in rest)), _scaled(work) if work else "-")
     return made
 
 
 def _modules(modules: Iterable[ModuleFacts]) -> RenderableType:
-    made = table(("Module",), ("Nodes", "Parameters", "Weights"))
+    made = table(*texts("Module"), *figures("Nodes", "Parameters", "Weights"))
     sums: dict[str | None, list[int]] = {}
     for module in modules:
         total = sums.setdefault(block(module.path), [0, 0, 0])
@@ -119,7 +119,7 @@ def _modules(modules: Iterable[ModuleFacts]) -> RenderableType:
     for path, (nodes, parameters, weight_bytes) in sums.items():
         name = {None: "(not told)", "": "(the model itself, or shared)"}.get(path, path)
         shared = "" if nodes or not path else " (shared)"  # by modules in it
-        made.add_row(cell(f"{name}{shared}"), human(nodes), human(parameters), size(weight_bytes))
+        made.add_row(f"{name}{shared}", human(nodes), human(parameters), size(weight_bytes))
     return made
 
 
@@ -135,19 +135,17 @@ def block(path: str | None) -> str | None:
 def _fusion_view(graph: GraphFacts) -> Iterator[RenderableType]:
     fusion = graph.fusion
     if fusion.nodes is None:
-        yield cell(f"What ONNX Runtime fuses is not known: {fusion.reason}", "yellow")
+        yield plain(f"What ONNX Runtime fuses is not known: {fusion.reason}", "yellow")
         return
-    yield cell(f"ONNX Runtime runs it as {human(fusion.nodes)} nodes; {_attention_line(fusion)}")
+    yield plain(f"ONNX Runtime runs it as {human(fusion.nodes)} nodes; {_attention_line(fusion)}")
     if fusion.fused:
-        made = table(("Fused into", "In"), ("Nodes",))
+        made = table(*texts("Fused into", "In"), *figures("Nodes"))
         for entry in fusion.fused:
             places = list(
                 dict.fromkeys(block(module) or "the model itself" for module in entry.modules)
             )
             more = f" and {len(places) - _PLACES} more" if len(places) > _PLACES else ""
-            made.add_row(
-                cell(entry.op), cell(", ".join(places[:_PLACES]) + more), human(entry.count)
-            )
+            made.add_row(entry.op, ", ".join(places[:_PLACES]) + more, human(entry.count))
         yield made
 
 
@@ -162,18 +160,18 @@ def _attention_line(fusion: Fusion) -> str:
 def _engine_view(engine: EngineFacts) -> Iterator[RenderableType]:
     built = engine.built
     made = f"{engine.flavour or 'of unknown make'} {built.get('version') or ''}".strip()
-    yield cell(f"\n{engine.file}: {size(engine.bytes)}, {made}", "bold")
+    yield plain(f"\n{engine.file}: {size(engine.bytes)}, {made}", "bold")
     style = {"malformed": "bold red", "not checked": "yellow"}.get(engine.header, "")
     said = {"well-formed": ", which is little: TensorRT looks at its first bytes alone"}
     objections = f" ({', '.join(engine.objections)})" if engine.objections else ""
-    yield cell(f"Header: {engine.header}{said.get(engine.header, '')}{objections}", style)
+    yield plain(f"Header: {engine.header}{said.get(engine.header, '')}{objections}", style)
     damaged = engine.content.startswith("changed")
-    yield cell(f"Content: {engine.content}", "bold red" if damaged else "")
+    yield plain(f"Content: {engine.content}", "bold red" if damaged else "")
     if not built.get("version"):
-        yield cell("Built for: needs a GPU to know more; no manifest.json beside it tells")
+        yield plain("Built for: needs a GPU to know more; no manifest.json beside it tells")
         return
     targets = human(built.get("targets")) if built.get("targets") else "the builder's default"
-    yield cell(f"Built for: {targets}; {human(built.get('layers'))} layers; {built.get('status')}")
+    yield plain(f"Built for: {targets}; {human(built.get('layers'))} layers; {built.get('status')}")
     inputs, outputs = (
         [
             (tensor["name"], tensor["dtype"], tuple(tensor["shape"]))

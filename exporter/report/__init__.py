@@ -1,8 +1,9 @@
 """Results -> report.json, report.md, report.html and the terminal's tables; pure rendering."""
 
+from typing import TYPE_CHECKING, Any
+
 from exporter.report.as_json import report_json, strict_json
 from exporter.report.formats import human, mb, ms, ratio, sci
-from exporter.report.pages import write_report
 from exporter.report.terminal import ladder_table, recipe_table, summary_table
 from exporter.report.words import (
     engine_line,
@@ -14,6 +15,9 @@ from exporter.report.words import (
     who,
 )
 from exporter.results import overall_verdict
+
+if TYPE_CHECKING:
+    from exporter.report.pages import write_report
 
 __all__ = [
     "engine_line",
@@ -36,3 +40,12 @@ __all__ = [
     "who",
     "write_report",
 ]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    """Load the templates of pages only when one is written: tables are shown without jinja2."""
+    if name != "write_report":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from exporter.report.pages import write_report
+
+    return write_report

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from exporter.report.escape import one_line, without_control
+from exporter.report.escape import html, one_line, without_control
 from exporter.report.svg import clean, token_of, tone_of
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def plot(
         paint: Puts everything on the axes of a canvas.
         frames: A wide and a narrow one, or one for all screens.
     """
-    told = escape(without_control(one_line(alternative)))
+    told = Markup(html(alternative))
     drawn = Markup("").join(
         _inline(paint, frame, f"{name}-{index}", told, _shown(frame, len(frames)))
         for index, frame in enumerate(frames)

@@ -10,10 +10,9 @@ from rich.padding import Padding
 from rich.text import Text
 
 from exporter.lint import RULES, Finding
-from exporter.report.table import cell
+from exporter.report.table import WIDTH, plain
 
 _SHOWN = 5  # findings of one rule; --json has them all
-_NAMES = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT"}
 _STYLES = {"error": "bold red", "warning": "yellow"}
 
 
@@ -23,7 +22,7 @@ def lint_view(findings: Sequence[Finding]) -> RenderableType:
         return Text("Nothing that would hurt on TensorRT or ONNX Runtime.")
     rules = dict.fromkeys(finding.rule for finding in findings)
     parts = [_rule_view([f for f in findings if f.rule == rule]) for rule in rules]
-    return Constrain(Group(*parts, Text(count_line(findings))), width=80)
+    return Constrain(Group(*parts, Text(count_line(findings))), width=WIDTH)
 
 
 def count_line(findings: Sequence[Finding]) -> str:
@@ -33,17 +32,16 @@ def count_line(findings: Sequence[Finding]) -> str:
 
 
 def _rule_view(found: Sequence[Finding]) -> RenderableType:
-    first = found[0]
+    first, rule = found[0], RULES[found[0].rule]
     heading = Text(first.severity, _STYLES[first.severity])
-    where = " and ".join(_NAMES[name] for name in first.runtimes)
-    heading.append(f" {first.rule}", "bold").append(f" ({len(found)}), on {where}")
+    heading.append(f" {first.rule}", "bold").append(f" ({len(found)}), on {rule.where}")
     lines: list[RenderableType] = [heading]
     for finding in found[:_SHOWN]:
         place = {None: "", "": " in the model itself"}.get(
             finding.module, f" in module {finding.module}"
         )
-        lines.append(Padding(cell(f"{finding.where} {finding.what}{place}"), (0, 0, 0, 2)))
+        lines.append(Padding(plain(f"{finding.where} {finding.what}{place}"), (0, 0, 0, 2)))
     if len(found) > _SHOWN:
         lines.append(Text(f"  and {len(found) - _SHOWN} more; --json lists them all"))
-    lines.append(Padding(Text(f"-> {RULES[first.rule].remedy}", "dim"), (0, 0, 1, 2)))
+    lines.append(Padding(Text(f"-> {rule.remedy}", "dim"), (0, 0, 1, 2)))
     return Group(*lines)

@@ -11,9 +11,8 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from exporter.report import formats, plots, words
+from exporter.report import escape, formats, plots, words
 from exporter.report.as_json import report_json
-from exporter.report.escape import code, markdown, without_control
 from exporter.results import Report, overall_verdict
 
 _FILTERS = (
@@ -47,7 +46,7 @@ def write_report(report: Report, directory: Path) -> None:
 
 def write_page(path: Path, template: str, **facts: object) -> None:
     """Render a template with the facts it tells."""
-    _write(path, without_control(_environment().get_template(template).render(**facts)))
+    _write(path, escape.without_control(_environment().get_template(template).render(**facts)))
 
 
 def _write(path: Path, text: str) -> None:
@@ -65,7 +64,9 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {function.__name__: function for function in _FILTERS}
-    environment.filters |= {"md": markdown, "code": code}
+    # both are escaped for Markdown: HTML's own escapes are not wanted on top
+    environment.filters["md"] = lambda value: Markup(escape.markdown(value))
+    environment.filters["code"] = lambda value: Markup(escape.code(value))
     environment.globals |= {function.__name__: function for function in _PLOTS}
     environment.globals |= {
         "words": {verdict: word for verdict, (word, _, _) in words.WORDS.items()},

@@ -1,24 +1,51 @@
-"""Tables of foreign names for the terminal: no markup of theirs, no control characters."""
+"""Tables and lines of text for the terminal; foreign text in them is shown, never obeyed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import Any
 
 from rich import box
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
+from exporter.report.escape import one_line, printable
 
-def cell(text: object, style: str = "") -> Text:
-    """Foreign text as it is, but for what would move the cursor or turn the direction of text."""
-    return Text("".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in str(text)), style)
+WIDTH = 80  # columns that a result may take
 
 
-def table(left: Iterable[str], right: Iterable[str] = ()) -> Table:
-    """An empty table with columns set to the left, then such with figures."""
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in left:
-        made.add_column(heading, overflow="fold")
-    for heading in right:
-        made.add_column(heading, justify="right", no_wrap=True)
-    return made
+def plain(text: object, style: str = "") -> Text:
+    """Text for the terminal in which no markup and no control character is obeyed."""
+    return Text(printable(text), style)
+
+
+def plain_line(text: object, style: str = "") -> Text:
+    """The same as one line."""
+    return plain(one_line(text), style)
+
+
+def texts(*headings: object) -> list[Column]:
+    """Columns of text that may be folded."""
+    return [Column(plain_line(heading), overflow="fold") for heading in headings]
+
+
+def marks(*headings: object) -> list[Column]:
+    """Columns of a word or two that stay whole."""
+    return [Column(plain_line(heading), no_wrap=True) for heading in headings]
+
+
+def figures(*headings: object) -> list[Column]:
+    """Columns of numbers that stay whole, set to the right."""
+    return [Column(plain_line(heading), justify="right", no_wrap=True) for heading in headings]
+
+
+class _PlainTable(Table):
+    """A table whose cells are text: `rich` would obey markup in them."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:  # noqa: ANN401 - as rich has them
+        super().add_row(*(plain(c) if isinstance(c, str) else c for c in cells), **options)
+
+
+def table(*columns: Column, gap: int = 2) -> Table:
+    """An empty table; `add_row` takes foreign text as it is. `gap` is the space between columns."""
+    padding = (0, gap - 1, 0, 0)  # the line below the headings is one more
+    return _PlainTable(*columns, box=box.SIMPLE_HEAD, pad_edge=False, padding=padding)
