@@ -11,7 +11,7 @@ import io
 import logging
 import math
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Align = Literal["left", "center", "right"]
+Side = Literal["x", "y"]
 WIDE, NARROW = 720, 304  # pixels; the narrow one fills a phone of 360
 MARKERS = ("o", "^", "s", "D", "v", "P")
 LETTER = 7.3  # pixels that a letter of a label takes at most
@@ -97,6 +98,41 @@ class Canvas:
             weight="bold" if bold else "normal",
         )
 
+    def log_scale(self, side: Side, values: Iterable[float | None], room: float = 1.6) -> float:
+        """Make an axis logarithmic, from the least positive value / room to the largest * room.
+
+        Gives the lower limit, where what is not positive may be drawn.
+        """
+        found = [value for value in values if value and 0 < value < math.inf]
+        low, high = (min(found) / room, max(found) * room) if found else (1e-8, 1.0)
+        self.axes.set(**{f"{side}scale": "log", f"{side}lim": (low, high)})
+        self.axes.minorticks_off()
+        return low
+
+    def round_ticks(
+        self,
+        side: Side,
+        most: int,
+        write: Callable[[float], str],
+        *,
+        within: tuple[float, float] = (-math.inf, math.inf),
+        unit: str = "",
+    ) -> None:
+        """Mark at most so many round values of an axis whose limits are set; the last has the unit.
+
+        `within` are the values that there can be, where the axis is longer than that.
+        """
+        axis = self.axes.xaxis if side == "x" else self.axes.yaxis
+        low, high = (float(end) for end in axis.get_view_interval())
+        ends = max(low, within[0]), min(high, within[1])
+        ticks = (_log_ticks if axis.get_scale() == "log" else _linear_ticks)(*ends, most)
+        said = [write(tick) for tick in ticks]
+        said[-1] += f" {unit}" if unit else ""
+        if side == "x":
+            self.x_ticks(ticks, said)
+        else:
+            self.axes.set_yticks(ticks, said)
+
     def x_ticks(self, ticks: Sequence[float], said: Sequence[str], align: Align = "center") -> None:
         """Mark places below the axes, whose limits are set; words that have no room are left out.
 
@@ -118,6 +154,43 @@ class Canvas:
             else:
                 written = start + width
                 label.set_horizontalalignment(side)
+
+
+def scientific(tick: float) -> str:
+    """Write a value of an axis as 1e-07."""
+    digits, power = f"{tick:.2e}".split("e")
+    return f"{float(digits):g}e{power}"
+
+
+def _log_ticks(low: float, high: float, most: int) -> list[float]:
+    """Powers of ten where there are three; else 1, 2 and 5 times them, or 1 and 3 times."""
+    from matplotlib.ticker import LogLocator
+
+    for factors, least in (((1,), 3), ((1, 2, 5), 2), ((1, 3), 2), ((1,), 2)):
+        locator = LogLocator(subs=factors, numticks=most)
+        ticks = _inside(locator.tick_values(low, high), low, high)
+        if least <= len(ticks) <= most:
+            return ticks
+    return _linear_ticks(low, high, most)
+
+
+def _linear_ticks(low: float, high: float, most: int) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten."""
+    from matplotlib.ticker import MaxNLocator
+
+    def with_steps(count: int) -> list[float]:
+        locator = MaxNLocator(count, steps=(1, 2, 5, 10))
+        return _inside(locator.tick_values(low, high), low, high)
+
+    ticks = with_steps(most)  # one more tick where both limits are round
+    return ticks if len(ticks) <= most else with_steps(most - 1)
+
+
+def _inside(ticks: Iterable[float], low: float, high: float) -> list[float]:
+    """The ticks between two values, without the noise of their computation."""
+    rounded = (float(f"{tick:.12g}") for tick in ticks)
+    ends = (low, high)
+    return [t for t in rounded if low <= t <= high or any(math.isclose(t, end) for end in ends)]
 
 
 def _shorten(text: str, room: float) -> str:

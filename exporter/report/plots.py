@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from exporter.report.axes import log_limits, log_values, round_values
-from exporter.report.drawing import NARROW, WIDE, Canvas, Frame, plot
+from exporter.report.drawing import NARROW, WIDE, Canvas, Frame, plot, scientific
 from exporter.report.formats import ms, percent, sci, seconds
 from exporter.report.svg import tone_of
 from exporter.report.words import ladder_line, rung_mark, who
@@ -138,11 +137,8 @@ def _xy(places: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]
 
 def _log_x(canvas: Canvas, values: Sequence[float | None]) -> float:
     """Make the x axis logarithmic around the values; gives its lower end."""
-    low, high = log_limits(values)
-    canvas.axes.set(xscale="log", xlim=(low, high))
-    ticks = log_values(low, high, 4 if canvas.frame.narrow else 6)
-    canvas.x_ticks(ticks, [f"{tick:.0e}" for tick in ticks])
-    canvas.axes.minorticks_off()
+    low = canvas.log_scale("x", values)
+    canvas.round_ticks("x", 4 if canvas.frame.narrow else 6, scientific)
     return low
 
 
@@ -153,12 +149,10 @@ def ladder_plot(name: str, ladder: Ladder) -> Markup:
     floors = [rung.floor_rel_l2 for rung in rungs]
 
     def paint(canvas: Canvas) -> None:
-        low, high = log_limits([*errors, *floors])
         axes = canvas.axes
-        axes.set(yscale="log", xlim=(-0.5, len(rungs) - 0.5), ylim=(low, high))
-        ticks = log_values(low, high, 6)
-        axes.set_yticks(ticks, [f"{tick:.0e}" for tick in ticks])
-        axes.minorticks_off()
+        low, high = canvas.log_scale("y", [*errors, *floors]), axes.get_ylim()[1]
+        axes.set_xlim(-0.5, len(rungs) - 0.5)
+        canvas.round_ticks("y", 6, scientific)
         axes.grid(axis="y", linewidth=1)
         starts = _first_of_blocks([rung.path for rung in rungs])
         canvas.x_ticks(list(starts.values()), list(starts), "left")
@@ -198,7 +192,7 @@ def latency_plot(name: str, timed: tuple[Latency, ...]) -> Markup:
 
     def paint(canvas: Canvas, places: Sequence[float]) -> None:
         canvas.axes.set_xlim(0, right)
-        _linear_ticks(canvas, right, lambda tick: f"{tick:,g}", "ms")
+        _round_x(canvas, lambda tick: f"{tick:,g}", "ms")
         for row, place in zip(timed, places, strict=True):
             _latency_row(canvas, row, place, right)
 
@@ -237,7 +231,7 @@ def stages_plot(name: str, stages: tuple[StageStatus, ...]) -> Markup:
 
     def paint(canvas: Canvas, places: Sequence[float]) -> None:
         canvas.axes.set_xlim(0, right)
-        _linear_ticks(canvas, right, lambda tick: f"{tick:,g}", "s")
+        _round_x(canvas, lambda tick: f"{tick:,g}", "s")
         taken = [stage.seconds for stage in stages]
         canvas.axes.barh(list(places), taken, height=12, color=tone_of("bar"))
 
@@ -253,7 +247,7 @@ def accuracy_plot(name: str, judged: tuple[Accuracy, ...]) -> Markup:
 
     def paint(canvas: Canvas, places: Sequence[float]) -> None:
         canvas.axes.set_xlim(left, 1 + 0.02 * (1 - left))
-        _linear_ticks(canvas, 1.0, lambda tick: f"{100 * tick:.4g}", "%", left)
+        _round_x(canvas, lambda tick: f"{100 * tick:.4g}", "%")
         for row, place in zip(judged, places, strict=True):
             tone = "eager" if row.runtime == "eager" else "bar"
             line = {"color": tone_of(tone), "linewidth": 2}
@@ -269,10 +263,5 @@ def accuracy_plot(name: str, judged: tuple[Accuracy, ...]) -> Markup:
     return _row_plot(name, told, rows, 28, paint)
 
 
-def _linear_ticks(
-    canvas: Canvas, right: float, words: Callable[[float], str], unit: str, left: float = 0.0
-) -> None:
-    """Give round ticks from left to right, the last with the unit."""
-    ticks = round_values(left, right, 4 if canvas.frame.narrow else 7)
-    said = [words(tick) for tick in ticks]
-    canvas.x_ticks(ticks, [*said[:-1], f"{said[-1]} {unit}"])
+def _round_x(canvas: Canvas, write: Callable[[float], str], unit: str) -> None:
+    canvas.round_ticks("x", 4 if canvas.frame.narrow else 7, write, unit=unit)

@@ -9,8 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from exporter.report.axes import log_limits, log_values, round_values
-from exporter.report.drawing import MARKERS, NARROW, WIDE, Canvas, Frame, plot
+from exporter.report.drawing import MARKERS, NARROW, WIDE, Canvas, Frame, plot, scientific
 from exporter.report.formats import ms, percent, sci
 from exporter.report.svg import SERIES, tone_of
 from exporter.sweep.results import CellResult, Criterion, Point
@@ -55,8 +54,7 @@ def resolution_plot(
 
     def paint(canvas: Canvas) -> None:
         shown = {place: text for place, _, text in sorted(places)}
-        low, high = log_limits(shown, room=1.2)
-        canvas.axes.set(xscale="log", xlim=(low, high))
+        canvas.log_scale("x", shown, room=1.2)
         _log_y(canvas, [y for _, y, _ in places])
         canvas.x_ticks(list(shown), list(shown.values()))
         _titles(canvas, "resolution, pixels a side", "ms per batch")
@@ -167,30 +165,24 @@ def _number(canvas: Canvas, points: Sequence[Point], front: Sequence[Point]) -> 
 
 
 def _log_x(canvas: Canvas, values: Sequence[float]) -> None:
-    low, high = log_limits(values, room=1.3)
-    canvas.axes.set(xscale="log", xlim=(low, high))
-    ticks = log_values(low, high, 4 if canvas.frame.narrow else 7)
-    canvas.x_ticks(ticks, [_plain(tick) for tick in ticks])
-    canvas.axes.minorticks_off()
+    canvas.log_scale("x", values, room=1.3)
+    canvas.round_ticks("x", 4 if canvas.frame.narrow else 7, _plain)
 
 
 def _log_y(canvas: Canvas, values: Sequence[float]) -> None:
-    low, high = log_limits(values)
-    canvas.axes.set(yscale="log", ylim=(low, high))
-    ticks = log_values(low, high, 6)
-    canvas.axes.set_yticks(ticks, [_plain(tick) for tick in ticks])
-    canvas.axes.minorticks_off()
+    canvas.log_scale("y", values)
+    canvas.round_ticks("y", 6, _plain)
 
 
 def _share_y(canvas: Canvas, low: float, high: float) -> None:
     room = 0.05 * max(high - low, 0.02)
     canvas.axes.set_ylim(low - room, high + 2 * room)
-    ticks = round_values(max(low - room, 0.0), min(high + room, 1.0), 6)
-    canvas.axes.set_yticks(ticks, [f"{100 * tick:.4g} %" for tick in ticks])
+    within = max(low - room, 0.0), min(high + room, 1.0)
+    canvas.round_ticks("y", 6, lambda tick: f"{100 * tick:.4g} %", within=within)
 
 
 def _plain(tick: float) -> str:
-    return f"{tick:,g}" if tick >= 1e-3 else f"{tick:.0e}"
+    return f"{tick:,g}" if tick >= 1e-3 else scientific(tick)
 
 
 def _titles(canvas: Canvas, below: str, above: str) -> None:
