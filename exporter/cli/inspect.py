@@ -1,4 +1,4 @@
-"""`tsformer inspect`: what an export, a graph or an engine is."""
+"""`tsformer inspect`: what is in an export, a graph or an engine."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from exporter.cli.terminal import show
 def inspect(path: Path, /, *, json_: Json = False, debug: Flag = False) -> int:
     """Show what is in an export, an ONNX graph of any origin, or a TensorRT engine.
 
-    Of a graph: inputs and outputs, operators, weights by module, operations of one run, types and
-    casts, and what ONNX Runtime fuses. Of an engine: what can be told without a GPU. Of a
-    directory: both, the rewrites that fired, and whether its files are as they were exported.
+    For a graph: inputs and outputs, operators, weights by module, operations of one run, types and
+    casts, and what ONNX Runtime fuses. For an engine: what is known without a GPU. For a directory:
+    both, the rewrites that fired, and whether its files are as they were exported.
 
     Examples:
         tsformer inspect build/fastformer-divided-512x512-fp32

@@ -1,4 +1,4 @@
-"""`tsformer lint`: what would hurt on a runtime, told before anything is built."""
+"""`tsformer lint`: what would hurt on a runtime, before anything is built."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from exporter.errors import LintFailure, UsageError
 
 
 def lint(graph: Path, /, *, runtime: str = "all", json_: Json = False, debug: Flag = False) -> int:
-    """Say what TensorRT or ONNX Runtime will refuse or do badly, before anything is built.
+    """Find what TensorRT or ONNX Runtime will refuse or do badly, before anything is built.
 
-    Takes a graph of any origin, also one that no runtime loads, and names the PyTorch modules that
-    made what it finds. Exit code 0: nothing, or warnings alone (slow or inexact); 4: errors (will
-    not load or build).
+    Takes a graph of any origin, also one that no runtime loads, and names the PyTorch module of
+    each finding. Exit code 0: no finding, or warnings alone (slow or inexact); 4: errors (will not
+    load or build).
 
     Examples:
         tsformer lint model.onnx
@@ -23,7 +23,7 @@ def lint(graph: Path, /, *, runtime: str = "all", json_: Json = False, debug: Fl
 
     Args:
         graph: An ONNX file, or a directory that tsformer export made.
-        runtime: Judge for one alone: onnxruntime or tensorrt.
+        runtime: Apply the rules of one runtime: onnxruntime, tensorrt or all.
         json_: Print JSON, with every finding.
         debug: Show the trace of an error.
     """

@@ -1,7 +1,7 @@
 """What one run of an ONNX graph costs: floating point operations and memory traffic (pure).
 
-Counted as the graph is written, before a runtime fuses or folds anything. A multiply-add is two
-operations; a function of one number (exp, erf, a comparison) is one.
+The graph is counted as it is written, before a runtime fuses or folds anything. A multiply-add is
+two operations; a function of one number (exp, erf, a comparison) is one.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import onnx
 from exporter.errors import OnnxError
 from exporter.graph.view import without_weights
 
-# Another name for the same memory, or nothing read but a shape: neither operations nor traffic.
+# These rename memory or read a shape alone: they cost neither operations nor traffic.
 _VIEWS = {"Constant", "Flatten", "Identity", "Reshape", "Shape", "Size", "Squeeze", "Unsqueeze"}
-_PICKS = {"Gather", "GatherElements", "GatherND", "Slice"}  # read no more than they write
+_PICKS = {"Gather", "GatherElements", "GatherND", "Slice"}  # read only as much as they write
 _MOVES = "Cast Concat ConstantOfShape Expand Pad Range Split Tile Transpose Trilu Where"
 _ELEMENTWISE = """
     Abs Add And Ceil Clip Cos Div Equal Erf Exp Floor Greater GreaterOrEqual IsInf IsNaN Less
@@ -62,8 +62,8 @@ class GraphCost:
     """Cost of one run: `flops` of all nodes and by kind of node, traffic in bytes.
 
     `matmul_flops` are those of matrix products and convolutions, without biases. `bytes` is the
-    traffic if every node read its inputs and wrote its outputs once, and every weight were read
-    once (`weight_bytes`); what a runtime fuses, or keeps in a cache, moves less.
+    traffic if every node reads its inputs and writes its outputs once, and every weight is read
+    once (`weight_bytes`). A runtime that fuses nodes, or keeps values in a cache, moves less.
     """
 
     flops: int
@@ -111,9 +111,9 @@ def count_cost(model: onnx.ModelProto, batch: int) -> GraphCost:
 
 
 def matmul_shapes(model: onnx.ModelProto, batch: int) -> Counter[MatmulShape]:
-    """Count the matrix products of one run by shape; a convolution is the product it amounts to.
+    """Count the matrix products of one run by shape; a convolution counts as its matrix product.
 
-    Rows that share one right-hand side are one product. Raises as `count_cost` does.
+    Products that share one right-hand side are one product. Raises as `count_cost` does.
     """
     values = _infer_values(model, batch)
     products = (_product(node, values) for node in model.graph.node)
@@ -133,7 +133,7 @@ def _flops(node: onnx.NodeProto, values: _Values, product: MatmulShape | None) -
 
 
 def _traffic(node: onnx.NodeProto, values: _Values, weights: Collection[str]) -> int:
-    """Bytes of all that a node reads and writes but weights."""
+    """Bytes that a node reads and writes, without weights."""
     written = sum(values[name].bytes for name in node.output if name)
     read = {name: values[name].bytes for name in node.input if name and name not in weights}
     if node.op_type in _PICKS and node.input[0] in read:
@@ -142,7 +142,7 @@ def _traffic(node: onnx.NodeProto, values: _Values, weights: Collection[str]) ->
 
 
 def _product(node: onnx.NodeProto, values: _Values) -> MatmulShape | None:
-    """The matrix products that a node amounts to, if it does."""
+    """The matrix products that a node computes; `None` if it computes none."""
     op = node.op_type
     shapes: list[tuple[int, ...]] = [values[name].shape if name else () for name in node.input]
     attributes = {a.name: a.i for a in node.attribute if a.type == onnx.AttributeProto.INT}
@@ -161,7 +161,7 @@ def _product(node: onnx.NodeProto, values: _Values) -> MatmulShape | None:
 
 
 def _matmul(left: Sequence[int], right: Sequence[int]) -> MatmulShape:
-    """Shapes as in numpy's `matmul`."""
+    """The product of operands of these shapes, as in numpy's `matmul`."""
     left = (1, *left) if len(left) == 1 else left
     *many, k, n = (*right, 1) if len(right) == 1 else right
     if math.prod(many) == 1:  # one right-hand side: all rows of the left-hand side are one matrix
@@ -189,7 +189,7 @@ def _bind(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
     """The model at this batch, without the weights that shape inference does not read."""
     bound = without_weights(model)
     _bind_inputs(bound.graph.input, batch)
-    for value in bound.graph.output:  # what was said of other batches does not hold
+    for value in bound.graph.output:  # the file declares them for another batch
         value.type.tensor_type.ClearField("shape")
     return bound
 

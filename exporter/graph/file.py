@@ -1,4 +1,4 @@
-"""An ONNX file of any origin -> a graph to look at, with its weights where they are there."""
+"""An ONNX file of any origin -> a view of its graph, with the weights that can be read."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ from exporter.graph.view import GraphView, nested_graphs
 
 
 def read_graph(path: Path) -> GraphView:
-    """Read an ONNX file of any origin, with its weights where they are there.
+    """Read an ONNX file of any origin, with the weights that can be read.
 
     Raises:
-        GraphInputError: if there is no such file, or no graph in it.
+        GraphInputError: if the file cannot be read, or has no graph in it.
     """
     try:
         model = onnx.load(path, format="protobuf", load_external_data=False)
     except OSError as error:
         raise GraphInputError(f"cannot read {path}: {error.strerror}") from error
-    except Exception as error:  # protobuf's own, which depend on its implementation
+    except Exception as error:  # of protobuf, whose exceptions depend on its implementation
         raise GraphInputError(f"{path} is not an ONNX file: {error}") from error
-    if not (model.ir_version and model.graph.output):  # many bytes, and no bytes, are a message
+    # An empty file, and many a file that is not ONNX, is a valid message of protobuf.
+    if not (model.ir_version and model.graph.output):
         raise GraphInputError(f"{path} is not an ONNX file: there is no graph in it")
     if not _is_text(model):
         raise GraphInputError(f"{path} is damaged: a name in it is not text")
-    with contextlib.suppress(Exception):  # what is not there is told by `GraphView.missing`
+    with contextlib.suppress(Exception):  # `GraphView.missing` names what was not read
         onnx.load_external_data_for_model(model, str(path.parent))
     if model.functions:
-        with contextlib.suppress(Exception):  # what cannot be written out stays a call
+        with contextlib.suppress(Exception):  # a function that cannot be inlined stays
             model = onnx.inliner.inline_local_functions(model)
     return GraphView(model)
 
 
 def _is_text(model: onnx.ModelProto) -> bool:
-    """Whether all names are text: protobuf gives bytes, or raises, for those that are not UTF-8."""
+    """Whether all names are UTF-8: for others protobuf gives bytes, or raises."""
     try:
         names = [o.domain for o in model.opset_import]
         for graph in nested_graphs(model.graph):

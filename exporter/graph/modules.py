@@ -1,8 +1,9 @@
 """Which values of a graph are the outputs of which PyTorch modules.
 
-The exporter of torch notes on every node the modules it was traced in. What leaves a module is what
-a node in it makes and a node outside reads. The map is written into the file as values' names,
-which outlive later changes of the graph (as quantisation), where notes on nodes do not.
+The exporter of torch writes into the metadata of every node the modules that it was traced in. An
+output of a module is a value that a node in the module makes and a node outside of it reads. The
+map is written into the file by names of values, because those survive later changes of the graph
+(quantisation for example), and metadata of nodes does not.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _MODULES = "tsformer.modules"
 
 
 def find_module_outputs(graph: onnx.GraphProto) -> dict[str, list[str]]:
-    """The values that leave each module, by its path, in the order they are made."""
+    """The outputs of each module, by its path, in the order they are made."""
     scopes = [module_scopes(node) for node in graph.node]
     readers: dict[str, list[frozenset[str]]] = {
         output.name: [frozenset()] for output in graph.output
@@ -36,14 +37,14 @@ def find_module_outputs(graph: onnx.GraphProto) -> dict[str, list[str]]:
 
 
 def write_module_outputs(model: onnx.ModelProto) -> None:
-    """Note the map in the metadata of a freshly exported model."""
+    """Write the map into the metadata of a model that was just exported."""
     outputs = find_module_outputs(model.graph)
     text = json.dumps(outputs, sort_keys=True, separators=(",", ":"))
     model.metadata_props.add(key=_MODULES, value=text)
 
 
 def read_module_outputs(model: onnx.ModelProto) -> Mapping[str, list[str]]:
-    """The map noted in a model, as far as its values are still there."""
+    """The map in the metadata of a model, without values that the graph no longer has."""
     noted = {entry.key: entry.value for entry in model.metadata_props}.get(_MODULES, "{}")
     values = {name for node in model.graph.node for name in node.output}
     return {
@@ -53,15 +54,15 @@ def read_module_outputs(model: onnx.ModelProto) -> Mapping[str, list[str]]:
 
 
 def module_scopes(node: onnx.NodeProto) -> frozenset[str]:
-    """The paths of the modules a node stands in; its own operator is the last entry noted."""
-    return frozenset(_noted_scopes(node)[1:-1])
+    """The paths of the modules that a node is in."""
+    return frozenset(_noted_scopes(node)[1:-1])  # the first is the model, the last the operator
 
 
 def innermost_module(node: onnx.NodeProto) -> str | None:
-    """The path of the module that made a node, as either exporter of torch tells it.
+    """The path of the innermost module that a node is in, as either exporter of torch writes it.
 
     Returns:
-        The path, empty for the model itself; `None` if nothing tells.
+        The path, empty for the model itself; `None` if the node has no such note.
     """
     noted = _noted_scopes(node)
     if len(noted) > 1:
@@ -72,27 +73,31 @@ def innermost_module(node: onnx.NodeProto) -> str | None:
 
 
 def modules_of_values(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> dict[str, str]:
-    """The innermost module each value is made in, where anything tells it.
+    """The innermost module in which each value is made, as far as it is known.
 
-    A node that tells nothing, in its notes or in the map of the model, is taken to stand where the
-    first node behind it does that tells.
+    A node without a note, in its metadata or in the map of the model, is put into the module of
+    the first node with a note among those that follow it.
     """
     told = {name: path for path, names in _by_depth(model) for name in names}
-    behind: dict[str, str] = {}  # by value, the module of who reads it
-    for node in reversed(nodes):  # whoever reads a value stands behind it
-        paths = (innermost_module(node), *map(told.get, node.output), *map(behind.get, node.output))
+    readers: dict[str, str] = {}  # by value, the module of a node that reads it
+    for node in reversed(nodes):  # the readers of a value follow its maker
+        paths = (
+            innermost_module(node),
+            *map(told.get, node.output),
+            *map(readers.get, node.output),
+        )
         path = next((path for path in paths if path is not None), None)
         if path is not None:
             told |= dict.fromkeys(node.output, path)
-            behind |= dict.fromkeys(node.input, path)
+            readers |= dict.fromkeys(node.input, path)
     return told
 
 
 def _by_depth(model: onnx.ModelProto) -> list[tuple[str, list[str]]]:
-    """The map noted in a model, the innermost modules last."""
+    """The map in the metadata of a model, the innermost modules last."""
     try:
         return sorted(read_module_outputs(model).items(), key=lambda entry: len(entry[0]))
-    except (ValueError, AttributeError, TypeError):  # a note of that name by someone else
+    except (ValueError, AttributeError, TypeError):  # another program wrote metadata of that name
         return []
 
 

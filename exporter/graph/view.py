@@ -1,6 +1,6 @@
-"""A graph as its readers want it: the type and shape of every value, who makes it and who reads it.
+"""A view of a graph: type and shape of every value, the node that makes it and those that read it.
 
-Made for graphs of any origin: what cannot be found out is absent or `None`, never an exception.
+It is made for graphs of any origin: what is unknown is absent or `None`, never an exception.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from exporter.graph.modules import innermost_module, modules_of_values
 Shape = tuple[int | str | None, ...]  # a number, the name of a free axis, or unknown
 
 STANDARD = ("", "ai.onnx")  # the names of the domain of standard operators
-# A batch to infer shapes at: a prime, so that no axis but one that holds the batch divides by it.
+# The batch at which shapes are inferred: a prime, so that only an axis with the batch in it is a
+# multiple of it.
 PROBE_BATCH = 10007
-_READ_BY_INFERENCE = 1024  # elements; a weight that tells a shape is never larger
+_READ_BY_INFERENCE = 1024  # elements; a weight that is used as a shape is never larger
 
 
 @dataclass(frozen=True)
 class GraphTensor:
-    """One input or output; an axis that is free is its name, or `None` if it has none."""
+    """One input or output; a free axis is given by its name, or `None` if it has none."""
 
     name: str
     dtype: str
@@ -43,14 +44,14 @@ class Value(NamedTuple):
 
 
 class Reader(NamedTuple):
-    """A node that reads a value, and at which position."""
+    """A node that reads a value, and the position of that input."""
 
     node: onnx.NodeProto
     position: int
 
 
 def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model as shape inference reads it: weights that are large, or not there, are inputs."""
+    """A copy for shape inference: weights that are large, or could not be read, become inputs."""
     light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     weights = {weight.name: weight for weight in model.graph.initializer}
     light.graph.name = model.graph.name
@@ -69,7 +70,7 @@ def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 @dataclass(frozen=True, eq=False)
 class GraphView:
-    """One model, with indices made when they are first asked for."""
+    """One model, with indices that are made at their first use."""
 
     model: onnx.ModelProto
 
@@ -80,13 +81,13 @@ class GraphView:
 
     @cached_property
     def inputs(self) -> tuple[onnx.ValueInfoProto, ...]:
-        """The inputs that are no weights."""
+        """The inputs of a run; older files list their weights as inputs too."""
         weights = {weight.name for weight in self.model.graph.initializer}
         return tuple(v for v in self.model.graph.input if v.name not in weights)
 
     @cached_property
     def opsets(self) -> Mapping[str, int]:
-        """The version of each domain of operators; the standard one is the empty string."""
+        """The version of each domain of operators; the standard domain is the empty string."""
         versions = {entry.domain: entry.version for entry in self.model.opset_import}
         return {"" if domain in STANDARD else domain: n for domain, n in versions.items()}
 
@@ -97,13 +98,13 @@ class GraphView:
 
     @cached_property
     def missing(self) -> tuple[str, ...]:
-        """The weights whose content is in another file that could not be read."""
+        """The names of weights whose content is in a file that could not be read."""
         outside = onnx.TensorProto.EXTERNAL
         return tuple(n for n, weight in self.weights.items() if weight.data_location == outside)
 
     @cached_property
     def constants(self) -> Mapping[str, onnx.TensorProto]:
-        """What is the same in every run and can be read: weights, and what `Constant` gives."""
+        """Readable values that are the same in every run: weights and outputs of `Constant`."""
         found = {name: w for name, w in self.weights.items() if name not in self.missing}
         for node in self.nodes:
             if node.op_type == "Constant" and node.output:
@@ -117,7 +118,7 @@ class GraphView:
 
     @cached_property
     def readers(self) -> Mapping[str, tuple[Reader, ...]]:
-        """The nodes that read each value; none for a value that nothing reads."""
+        """The nodes that read each value; a value that no node reads is absent."""
         found: dict[str, list[Reader]] = {}
         for node in self.nodes:
             for position, name in enumerate(node.input):
@@ -126,7 +127,7 @@ class GraphView:
 
     @cached_property
     def values(self) -> Mapping[str, Value]:
-        """Type and shape of the values, as declared in the file or inferred."""
+        """Type and shape of each value, as declared in the file or inferred."""
         declared = without_weights(self.model)
         declared.graph.value_info.extend(self.model.graph.value_info)
         weights = {n: Value(w.data_type, tuple(w.dims)) for n, w in self.weights.items()}
@@ -134,7 +135,7 @@ class GraphView:
 
     @cached_property
     def contradiction(self) -> str:
-        """What ONNX's checker and its inference of types and shapes hold against the graph."""
+        """The error of ONNX's checker, or of its inference of types and shapes; empty if none."""
         light = without_weights(self.model)
         try:
             onnx.checker.check_model(_with_output_shapes(light))
@@ -144,18 +145,18 @@ class GraphView:
 
     @cached_property
     def batch(self) -> Shape | None:
-        """The first axis of the first input, as a shape of one axis; `None` where there is none."""
-        shapes = (_shape(value) for value in self.inputs[:1])
-        return next((shape[:1] for shape in shapes if shape), None)
+        """The first axis of the first input, as a shape of one axis; `None` if there is none."""
+        shape = _shape(self.inputs[0]) if self.inputs else None
+        return shape[:1] if shape else None
 
     @cached_property
     def values_at_probe(self) -> Mapping[str, Value]:
-        """The same at a batch of `PROBE_BATCH`, as far as the graph is not bound to another."""
+        """The same at a batch of `PROBE_BATCH`; empty if the graph does not take that batch."""
         return _values(_inferred(self._at_probe()) or onnx.ModelProto())
 
     @cached_property
     def contradiction_at_probe(self) -> str:
-        """What the inference of shapes holds against the graph at a batch of `PROBE_BATCH`."""
+        """The error of the inference of shapes at a batch of `PROBE_BATCH`; empty if none."""
         return _refusal(self._at_probe())
 
     def kind(self, name: str) -> int:
@@ -163,24 +164,24 @@ class GraphView:
         return self.values[name].kind if name in self.values else onnx.TensorProto.UNDEFINED
 
     def array(self, name: str) -> np.ndarray | None:
-        """The content of a constant; `None` if it is none, or cannot be read."""
+        """The content of a constant; `None` if the value is not constant, or cannot be read."""
         if name not in self.constants:
             return None
         try:
             return numpy_helper.to_array(self.constants[name])
-        except Exception:  # damaged: as many ways as there are encodings
+        except Exception:  # a damaged weight raises as many exceptions as there are encodings
             return None
 
     def integers(self, name: str) -> list[int] | None:
-        """The content of a constant of integers, as a shape or axes; `None` if it is none."""
+        """The content of a constant of integers (a shape, axes); `None` for any other value."""
         array = self.array(name)
         return array.ravel().tolist() if array is not None and array.dtype.kind == "i" else None
 
     def module(self, node: onnx.NodeProto) -> str | None:
-        """The module a node stands in; `None` if unknown.
+        """The path of the module that a node is in; `None` if unknown.
 
-        A node that tells nothing of itself is put where the first node behind it is that tells,
-        else where one before it is.
+        A node without a note is put into the module of the first node with a note among those
+        that follow it, else of one that precedes it.
         """
         if (path := self._told.get(result(node))) is not None:
             return path
@@ -192,7 +193,7 @@ class GraphView:
         return modules_of_values(self.model, self.nodes)
 
     def _at_probe(self) -> onnx.ModelProto:
-        """The graph at another batch; what the file says of shapes within is left out."""
+        """The graph at a batch of `PROBE_BATCH`, without the shapes that the file declares."""
         light = without_weights(self.model)
         names = {value.name for value in self.inputs}
         for value in light.graph.input:
@@ -209,18 +210,18 @@ class GraphView:
 
 
 def graph_tensor(value: onnx.ValueInfoProto) -> GraphTensor:
-    """Name, type and shape of an input or output; one without a shape has no axes."""
+    """Name, type and shape of an input or output; no axes if the file gives no shape."""
     kind = dtype_name(value.type.tensor_type.elem_type)
     return GraphTensor(value.name, kind, _shape(value) or ())
 
 
 def operand(node: onnx.NodeProto, position: int = 0) -> str:
-    """The value a node reads at a position; empty if it reads none there."""
+    """The name of an input of a node; empty if it has none at that position."""
     return node.input[position] if position < len(node.input) else ""
 
 
 def result(node: onnx.NodeProto) -> str:
-    """The first value a node makes; empty if it makes none."""
+    """The name of the first output of a node; empty if it has none."""
     return node.output[0] if node.output else ""
 
 
@@ -239,13 +240,13 @@ def dtype_name(kind: object) -> str:
 
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto | None:
     """Types and shapes as far as they can be inferred."""
-    with contextlib.suppress(Exception):  # it is asked for what it can tell, not for a verdict
+    with contextlib.suppress(Exception):  # a graph that is not valid has no inferred shapes
         return onnx.shape_inference.infer_shapes(model, data_prop=True)
     return None
 
 
 def _with_output_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose outputs have shapes, right or wrong: the checker wants some, no runtime does."""
+    """A copy whose outputs have a shape, also an empty one: the checker alone requires it."""
     shaped = onnx.ModelProto()
     shaped.CopyFrom(model)
     for value in shaped.graph.output:
@@ -257,7 +258,7 @@ def _with_output_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
 def _refusal(model: onnx.ModelProto) -> str:
     try:
         onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-    except Exception as error:  # as the checker
+    except Exception as error:  # several unrelated classes, as of the checker
         return str(error)
     return ""
 

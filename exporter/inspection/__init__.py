@@ -1,4 +1,4 @@
-"""What an exported directory, a graph or an engine is: facts, for `tsformer inspect` to show."""
+"""Facts about an exported directory, a graph or an engine, which `tsformer inspect` shows."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ ENGINE = "model.engine"
 
 @dataclass(frozen=True)
 class ExportFacts:
-    """What an exported directory says of itself; `files` tells which are still as exported.
+    """The manifest of an exported directory in short, and the state of each of its files.
 
-    `rewrites` are those that fired, as its report lists them; `None` if there is no report.
+    `rewrites` are those that fired, from its report; `None` if it has no report that can be read.
     """
 
     verdict: str
@@ -36,7 +36,7 @@ class ExportFacts:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found at a path: an export with its graph and engine, or one of the two alone."""
+    """What was found at a path: an export with its graph and engine, or a graph or engine alone."""
 
     path: str
     export: ExportFacts | None
@@ -45,12 +45,12 @@ class Inspection:
 
 
 def inspect(path: Path) -> Inspection:
-    """Tell all that can be told of an exported directory, a graph of any origin, or an engine.
+    """Collect the facts about an exported directory, a graph of any origin, or an engine.
 
     Raises:
-        NoExportError: if a directory is no export.
+        NoExportError: if a directory is not an export.
         ManifestError: if its manifest is damaged.
-        GraphInputError: if a file cannot be read, or is no graph.
+        GraphInputError: if a file cannot be read, or is not a graph.
     """
     if path.is_dir():
         manifest = read_manifest(path, unchanged=False)
@@ -99,16 +99,16 @@ def _rewrites(directory: Path) -> tuple[Mapping[str, Any], ...] | None:
     try:
         report = json.loads((directory / "report.json").read_text(encoding="utf-8"))
         return tuple(report["graph"]["rewrites"])
-    except (OSError, ValueError, KeyError, TypeError):  # the report is no part of the proof
+    except (OSError, ValueError, KeyError, TypeError):  # the proof does not need the report
         return None
 
 
 def _noted_beside(engine: Path) -> Mapping[str, Any]:
-    """What the manifest beside an engine says of it; nothing where there is none."""
+    """The entry of an engine in the manifest beside it; empty if there is none."""
     if not (engine.parent / MANIFEST).is_file():
         return {}
     try:
         manifest = read_manifest(engine.parent, unchanged=False)
-    except TsformerError:  # of something else, or damaged: the engine is looked at by itself
+    except TsformerError:  # damaged, or of another program: the engine is inspected alone
         return {}
     return manifest["engine"] if engine.name == ENGINE else {}

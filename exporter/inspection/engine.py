@@ -1,4 +1,4 @@
-"""What can be told of an engine without a GPU: its header, and what was noted when it was built."""
+"""Facts about an engine without a GPU: its header, and what the build wrote beside it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ Content = Literal["as built", "changed since it was built", "nothing to compare 
 class EngineFacts:
     """One engine file.
 
-    `header` is TensorRT's own verdict, `objections` what else it holds against the engine on this
-    machine, or why it could not be asked. It looks at little but the first bytes: what else is
-    damaged shows only in `content`, which compares with the checksum in a manifest. `built` is what
-    that manifest says; without one, what is in an engine can only be told by a GPU that it is for.
+    `header` is the verdict of TensorRT. `objections` are its other complaints on this machine, or
+    the reason why it was not asked. TensorRT reads little more than the first bytes; other damage
+    shows in `content` alone, which compares the file with the checksum in a manifest. `built` is
+    the entry in that manifest. Without a manifest, only a GPU that the engine was built for can
+    tell what is in it.
     """
 
     file: str
@@ -39,12 +40,12 @@ class EngineFacts:
 
 
 def is_engine(path: Path) -> bool:
-    """Whether a file is an engine, by its name or by how it begins."""
+    """Whether a file is an engine, by its suffix or by its first bytes."""
     return path.suffix.lower() in SUFFIXES or _flavour(path) is not None
 
 
 def inspect_engine(path: Path, built: Mapping[str, Any]) -> EngineFacts:
-    """What is known of an engine; `built` is the part of its manifest about it, empty if none.
+    """Collect the facts about an engine; `built` is its entry in a manifest, empty if none.
 
     Raises:
         GraphInputError: if the file cannot be read, or is empty.
@@ -71,11 +72,11 @@ def inspect_engine(path: Path, built: Mapping[str, Any]) -> EngineFacts:
 
 
 def _flavour(path: Path) -> str | None:
-    """The flavour whose mark a file begins with."""
+    """The flavour of TensorRT whose mark a file begins with."""
     try:
         with path.open("rb") as file:
             start = file.read(16)
-    except OSError:  # whoever reads it in earnest tells
+    except OSError:  # `inspect_engine` reports it
         return None
     marks = ((name, flavour.magic) for name, flavour in FLAVOURS.items() if flavour.magic)
     return next((name for name, mark in marks if start.startswith(mark)), None)

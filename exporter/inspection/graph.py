@@ -1,4 +1,4 @@
-"""What is in a graph: inputs, operators, types, weights by module, cost, what a runtime fuses."""
+"""Facts about a graph: inputs, operators, types, weights by module, cost, what a runtime fuses."""
 
 from __future__ import annotations
 
@@ -26,19 +26,24 @@ from exporter.graph.view import (
 )
 from exporter.runners.onnxruntime import write_optimised
 
-# What ONNX Runtime makes of attention written out, wherever it recognises it.
+# Operators that ONNX Runtime puts in the place of attention that is written out.
 _FUSED_ATTENTION = {
-    *("Attention", "MultiHeadAttention", "GroupQueryAttention", "DecoderMaskedMultiHeadAttention"),
-    *("QAttention", "PackedAttention", "PackedMultiHeadAttention"),
+    "Attention",
+    "DecoderMaskedMultiHeadAttention",
+    "GroupQueryAttention",
+    "MultiHeadAttention",
+    "PackedAttention",
+    "PackedMultiHeadAttention",
+    "QAttention",
 }
 
 
 @dataclass(frozen=True)
 class ModuleFacts:
-    """Nodes and weights of one module, without those of the modules in it.
+    """Nodes and weights of one module, without those of its submodules.
 
-    `path` is empty for the model itself, and for weights that several modules share; `None` is what
-    no module could be found for.
+    `path` is empty for the model itself and for weights that several modules share, and `None` for
+    nodes and weights whose module is not known.
     """
 
     path: str | None
@@ -49,7 +54,7 @@ class ModuleFacts:
 
 @dataclass(frozen=True)
 class FusedOp:
-    """An operator that a runtime put in the place of several: how many, and where it is known."""
+    """An operator that a runtime put in the place of several: how often, and in which modules."""
 
     op: str
     count: int
@@ -58,9 +63,10 @@ class FusedOp:
 
 @dataclass(frozen=True)
 class Fusion:
-    """What a runtime made of the graph; `attention` maps modules with a softmax to its operator.
+    """What a runtime made of the graph, or the `reason` why that is not known.
 
-    The operator is empty where it stays written out. `reason` says why nothing is known.
+    `attention` maps each module with a softmax to its fused operator; the operator is empty where
+    the attention stays written out.
     """
 
     runtime: str
@@ -72,9 +78,9 @@ class Fusion:
 
 @dataclass(frozen=True)
 class GraphFacts:
-    """All that a graph tells of itself; `cost` is of one run at `batch`, or says why it is unknown.
+    """All facts about a graph; `cost` is of one run at `batch`, or the reason why it is unknown.
 
-    `parameters` are numbers in weights that are no int64, which are shapes and axes.
+    `parameters` counts the numbers in weights, without int64 weights: those are shapes and axes.
     """
 
     file: str
@@ -98,7 +104,7 @@ class GraphFacts:
 
 
 def inspect_graph(view: GraphView, path: Path) -> GraphFacts:
-    """Everything that can be told of the graph that was read from a file."""
+    """Collect the facts about a graph that was read from a file."""
     batch = next((axis for axis in view.batch or () if isinstance(axis, int)), 1)
     modules = _by_module(view)
     return GraphFacts(
@@ -128,13 +134,13 @@ def _op_name(node: onnx.NodeProto) -> str:
 
 
 def _values_by_type(view: GraphView) -> dict[str, int]:
-    """How many values between the nodes are of each type."""
+    """The number of values of each type that nodes make."""
     made = (name for node in view.nodes for name in node.output if name)
     return _counted(dtype_name(view.kind(name)) for name in made)
 
 
 def _weights_by_type(view: GraphView) -> dict[str, int]:
-    """Bytes of the weights of each type."""
+    """The bytes of the weights of each type."""
     found: Counter[str] = Counter()
     for weight in view.weights.values():
         found[dtype_name(weight.data_type)] += _size(weight)
@@ -152,7 +158,7 @@ def _counted(names: Iterable[str]) -> dict[str, int]:
 
 
 def _by_module(view: GraphView) -> tuple[ModuleFacts, ...]:
-    """In the order in which the modules come to their end; those without nodes follow."""
+    """The modules in the order of their last nodes; those without nodes follow."""
     nodes = Counter(view.module(node) for node in reversed(view.nodes))
     owners = {name: _owner(view, name) for name in view.weights}
     parameters: Counter[str | None] = Counter()
@@ -166,7 +172,7 @@ def _by_module(view: GraphView) -> tuple[ModuleFacts, ...]:
 
 
 def _owner(view: GraphView, weight: str) -> str | None:
-    """The innermost module around all that reads a weight; else what its own name tells."""
+    """The innermost module around all readers of a weight; else the path in its name."""
     readers = (view.module(reader.node) for reader in view.readers.get(weight, ()))
     paths = [path.split(".") for path in readers if path is not None]
     if paths:
@@ -179,7 +185,7 @@ def _owner(view: GraphView, weight: str) -> str | None:
 def _size(weight: onnx.TensorProto) -> int:
     try:
         one = onnx.helper.tensor_dtype_to_np_dtype(weight.data_type).itemsize
-    except KeyError:  # a type that this version of onnx does not know
+    except KeyError:  # this version of onnx does not know the type
         return 0
     return math.prod(weight.dims) * one
 
@@ -218,7 +224,7 @@ def _fusion(view: GraphView, path: Path) -> Fusion:
 
 
 def _optimised(path: Path) -> GraphView:
-    """What ONNX Runtime runs, without the large weights."""
+    """The graph that ONNX Runtime runs, without its large weights."""
     with TemporaryDirectory(prefix="tsformer-") as folder:
         out = Path(folder) / "optimised.onnx"
         write_optimised(path, out)
@@ -226,7 +232,7 @@ def _optimised(path: Path) -> GraphView:
 
 
 def _origin(view: GraphView, after: GraphView, node: onnx.NodeProto) -> str | None:
-    """The module a fused node stands for: its result, or that of a cast behind, keeps its name."""
+    """The module of a fused node: its result, or that of a cast that follows, keeps its name."""
     behind = (reader.node for name in node.output for reader in after.readers.get(name, ()))
     names = (name for made in (node, *behind) for name in made.output)
     makers = (view.producers[name] for name in names if name in view.producers)

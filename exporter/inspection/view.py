@@ -1,4 +1,4 @@
-"""Facts of an export, a graph or an engine -> the terminal, within 80 columns."""
+"""Facts about an export, a graph or an engine -> the terminal, within 80 columns."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:  # these import onnx, which an engine does not need
 
 _OPERATORS = 12  # the most frequent; --json has all
 _OF_A_SPEC = ("attn", "scheme", "frames", "res", "depth", "dim", "semantics")
-_PLACES = 6  # modules named in one row
+_PLACES = 6  # modules that one row names
 
 
 def inspection_view(found: Inspection) -> RenderableType:
-    """All parts that there are, one below the other."""
+    """Show the parts that were found, one below the other."""
     parts: list[RenderableType] = []
     if found.export:
         parts += _export_view(found.path, found.export)
@@ -118,13 +118,13 @@ def _modules(modules: Iterable[ModuleFacts]) -> RenderableType:
             total[place] += figure
     for path, (nodes, parameters, weight_bytes) in sums.items():
         name = {None: "(not told)", "": "(the model itself, or shared)"}.get(path, path)
-        shared = "" if nodes or not path else " (shared)"  # by modules in it
+        shared = "" if nodes or not path else " (shared)"  # by its submodules
         made.add_row(f"{name}{shared}", human(nodes), human(parameters), size(weight_bytes))
     return made
 
 
 def block(path: str | None) -> str | None:
-    """A module by the block it is in: `blocks.3.attn_t.fn` is in `blocks.3`."""
+    """The block that a module is in: `blocks.3` for `blocks.3.attn_t.fn`."""
     if not path:
         return path
     steps = path.split(".")

@@ -1,4 +1,4 @@
-"""Results -> JSON that every parser takes."""
+"""Results -> JSON that every parser reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from exporter.results import Report
 
-# A list of numbers over many lines; a string of JSON holds no such end of a line.
+# A list of numbers that is spread over lines. A JSON string cannot match: it has no line ends.
 _LONG_LIST = re.compile(r"\[\n([^\[\]{}\"]+)\n *\]")
 
 
@@ -22,13 +22,13 @@ def report_json(report: Report) -> str:
 
 
 def strict_json(values: Mapping[str, Any]) -> str:
-    """Write JSON that strict parsers take: NaN and infinity become null."""
+    """Write JSON that strict parsers read: NaN and infinity become null."""
     text = json.dumps(_strict(values), indent=2, allow_nan=False, ensure_ascii=False)
     return _LONG_LIST.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
 
 
 def _strict(value: object) -> object:
-    """Turn a value into what strict JSON can hold: a number that is none becomes null."""
+    """Turn a value into one that strict JSON can hold: NaN and infinity become null."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, Mapping):

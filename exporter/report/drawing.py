@@ -1,8 +1,8 @@
 """A plot as a part of a page: painted with matplotlib, for a wide and for a narrow screen.
 
-The same plot gives the same bytes, whatever matplotlib is told elsewhere. Foreign text never
-reaches it, as it takes `$` for mathematics and warns of letters that its fonts lack: a token
-stands for it.
+The same plot gives the same bytes, whatever the user has configured in matplotlib. Foreign text
+never reaches matplotlib, which reads `$` as mathematics and warns of letters that its fonts lack.
+A token is drawn in its place.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 Align = Literal["left", "center", "right"]
 Side = Literal["x", "y"]
-WIDE, NARROW = 720, 304  # pixels; the narrow one fills a phone of 360
+WIDE, NARROW = 720, 304  # pixels; the narrow plot fills a phone of 360
 MARKERS = ("o", "^", "s", "D", "v", "P")
-LETTER = 7.3  # pixels that a letter of a label takes at most
+LETTER = 7.3  # pixels; no letter of a label is wider
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Frame:
 
     @property
     def narrow(self) -> bool:
-        """Whether it is for a phone."""
+        """Whether the plot is for a phone."""
         return self.width < WIDE
 
     @property
@@ -54,14 +54,14 @@ class Frame:
 
     @property
     def rectangle(self) -> tuple[float, float, float, float]:
-        """Left, bottom, width and height of the axes, as parts of the whole."""
+        """Left, bottom, width and height of the axes, as shares of the plot."""
         (across, up), (width, height) = self.inner, (self.width, self.height)
         return self.left / width, self.bottom / height, across / width, up / height
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """What a plot is painted on; `axes` is matplotlib's own."""
+    """What a plot is painted on; `axes` are those of matplotlib."""
 
     axes: Axes
     frame: Frame
@@ -78,10 +78,10 @@ class Canvas:
         room: float = math.inf,
         lead: str = "",
     ) -> None:
-        """Write a lead and any text at x pixels from the left of the axes and y in data.
+        """Write a lead and foreign text at x pixels from the left of the axes and y in data.
 
-        Text that does not fit the room, in pixels, loses its beginning and is shown whole on
-        hovering.
+        Text that is wider than `room`, in pixels, loses its beginning; a title shows all of it
+        when the pointer is over it.
         """
         whole = without_control(one_line(text))
         shown = _shorten(whole, room - _width(lead))
@@ -134,9 +134,9 @@ class Canvas:
             self.axes.set_yticks(ticks, said)
 
     def x_ticks(self, ticks: Sequence[float], said: Sequence[str], align: Align = "center") -> None:
-        """Mark places below the axes, whose limits are set; words that have no room are left out.
+        """Mark places below the axes, whose limits are set.
 
-        Those at an edge are moved inwards.
+        Words at an edge are moved inwards; words that would overlap those before are left out.
         """
         self.axes.set_xticks(ticks, said)
         written = -math.inf
@@ -194,7 +194,7 @@ def _inside(ticks: Iterable[float], low: float, high: float) -> list[float]:
 
 
 def _shorten(text: str, room: float) -> str:
-    """Keep the end of a text, which tells most of a path."""
+    """Keep the end of a text: the end of a path says most."""
     if _width(text) <= room:
         return text
     text = text[-int(room / LETTER) - 1 :]
@@ -204,7 +204,7 @@ def _shorten(text: str, room: float) -> str:
 
 
 def _width(text: str) -> float:
-    """Pixels that a text takes at most; Chinese letters and their like take two places."""
+    """The largest width of a text in pixels; wide letters, as Chinese ones, count twice."""
     return LETTER * sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
@@ -214,9 +214,9 @@ def plot(
     """Draw a plot once for each frame.
 
     Args:
-        name: Unlike that of any other plot of the page.
+        name: A name that no other plot of the page has.
         alternative: What the plot shows, in words.
-        paint: Puts everything on the axes of a canvas.
+        paint: Paints a canvas.
         frames: A wide and a narrow one, or one for all screens.
     """
     told = Markup(html(alternative))
@@ -248,7 +248,7 @@ def _draw(paint: Callable[[Canvas], None], frame: Frame) -> tuple[str, list[tupl
         import matplotlib as mpl
         from matplotlib.figure import Figure
     with mpl.rc_context():
-        mpl.rcdefaults()  # whatever the user has configured
+        mpl.rcdefaults()  # instead of what the user has configured
         mpl.rcParams.update(_settings())
         figure = Figure(figsize=(frame.width / 72, frame.height / 72), dpi=72, facecolor="none")
         canvas = Canvas(figure.add_axes(frame.rectangle, facecolor="none"), frame)
@@ -264,7 +264,7 @@ def _draw(paint: Callable[[Canvas], None], frame: Frame) -> tuple[str, list[tupl
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep matplotlib, when first imported, from telling of its caches on our user's terminal."""
+    """Keep matplotlib from reporting its caches on the terminal at its first import."""
     logger = logging.getLogger("matplotlib")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Findings -> the terminal: one paragraph a rule, the worst first, within 80 columns."""
+"""Findings -> the terminal: one paragraph a rule, errors first, within 80 columns."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from rich.text import Text
 from exporter.lint import RULES, Finding
 from exporter.report.table import WIDTH, plain
 
-_SHOWN = 5  # findings of one rule; --json has them all
+_SHOWN = 5  # findings of one rule; --json shows all
 _STYLES = {"error": "bold red", "warning": "yellow"}
 
 
 def lint_view(findings: Sequence[Finding]) -> RenderableType:
-    """Say what was found and what to do about it."""
+    """Show what was found and what to do about it."""
     if not findings:
         return Text("Nothing that would hurt on TensorRT or ONNX Runtime.")
     rules = dict.fromkeys(finding.rule for finding in findings)
@@ -26,7 +26,7 @@ def lint_view(findings: Sequence[Finding]) -> RenderableType:
 
 
 def count_line(findings: Sequence[Finding]) -> str:
-    """How many errors and warnings there are."""
+    """Count errors and warnings in words."""
     counts = {kind: sum(f.severity == kind for f in findings) for kind in _STYLES}
     return ", ".join(f"{n} {kind}{'' if n == 1 else 's'}" for kind, n in counts.items())
 

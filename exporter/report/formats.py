@@ -1,4 +1,4 @@
-"""Numbers and values -> the words that every form of a report uses for them."""
+"""Numbers and values -> text, the same in every form of a report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 
 def sci(value: float | None) -> str:
-    """Write an error: two digits are all that rounding leaves."""
+    """Write an error with two significant digits; rounding makes further ones meaningless."""
     if value is None or value == 0:
         return "-" if value is None else "0"
     if not math.isfinite(value):
@@ -25,7 +25,7 @@ def ms(value: float | None) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """Write how long a stage took; hundredths are all that matters of it."""
+    """Write the time of a stage, in hundredths below a second."""
     return f"{value:.2f}" if value is not None and value < 1 else ms(value)
 
 
@@ -35,7 +35,7 @@ def mb(count: float | None) -> str:
 
 
 def gflop(count: float | None) -> str:
-    """Write floating-point operations as billions (10^9) of them."""
+    """Write floating-point operations in billions (10^9)."""
     return "-" if count is None else f"{ms(count / 1e9)} GFLOP"
 
 
@@ -45,12 +45,12 @@ def ratio(value: float | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    """Write a share."""
+    """Write a share as a percentage."""
     return "-" if value is None else f"{100 * value:.3g} %"
 
 
 def cosine(value: float | None) -> str:
-    """Write a cosine, whose interesting digits are the last."""
+    """Write a cosine with seven decimals: it differs from 1 in the last ones."""
     return "-" if value is None else f"{value:.7f}"
 
 

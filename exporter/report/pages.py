@@ -1,4 +1,4 @@
-"""Templates -> pages: self-contained HTML that may load nothing, and Markdown without HTML."""
+"""Templates -> pages: self-contained HTML that loads nothing, and Markdown without HTML."""
 
 from __future__ import annotations
 
@@ -16,13 +16,28 @@ from exporter.report.as_json import report_json
 from exporter.results import Report, overall_verdict
 
 _FILTERS = (
-    *(formats.sci, formats.ms, formats.seconds, formats.mb, formats.gflop, formats.ratio),
-    *(formats.percent, formats.cosine, formats.label, formats.human),
-    *(words.who, words.ladder_line, words.engine_status),
-    *(words.worst_row, words.worst_input, words.fastest),
+    formats.sci,
+    formats.ms,
+    formats.seconds,
+    formats.mb,
+    formats.gflop,
+    formats.ratio,
+    formats.percent,
+    formats.cosine,
+    formats.label,
+    formats.human,
+    words.who,
+    words.ladder_line,
+    words.engine_status,
+    words.worst_row,
+    words.worst_input,
+    words.fastest,
 )
 _PLOTS = (
-    *(plots.parity_plot, plots.ladder_plot, plots.latency_plot, plots.stages_plot),
+    plots.parity_plot,
+    plots.ladder_plot,
+    plots.latency_plot,
+    plots.stages_plot,
     plots.accuracy_plot,
 )
 
@@ -45,12 +60,12 @@ def write_report(report: Report, directory: Path) -> None:
 
 
 def write_page(path: Path, template: str, **facts: object) -> None:
-    """Render a template with the facts it tells."""
+    """Render a template with its facts into a file."""
     _write(path, escape.without_control(_environment().get_template(template).render(**facts)))
 
 
 def _write(path: Path, text: str) -> None:
-    # a file's name may hold bytes that are no text: show them escaped rather than fail
+    # The name of a file may hold bytes that are not text: show them escaped, do not fail.
     path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
@@ -64,7 +79,7 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {function.__name__: function for function in _FILTERS}
-    # both are escaped for Markdown: HTML's own escapes are not wanted on top
+    # Markup keeps jinja from escaping for HTML what is escaped for Markdown.
     environment.filters["md"] = lambda value: Markup(escape.markdown(value))
     environment.filters["code"] = lambda value: Markup(escape.code(value))
     environment.globals |= {function.__name__: function for function in _PLOTS}
@@ -81,9 +96,9 @@ def _environment() -> Environment:
 
 def _own(name: str) -> Markup:
     text = files("exporter.report").joinpath("templates", name).read_text(encoding="utf-8")
-    return Markup(text)  # a file of this package
+    return Markup(text)  # not foreign: a file of this package
 
 
 def _hash(script: str) -> str:
-    """Name a script as a page's policy does: that one may run, and no other."""
+    """The hash by which the policy of a page allows one script, and no other, to run."""
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

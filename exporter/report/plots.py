@@ -1,7 +1,6 @@
-"""The plots of one export's report; what each shows is in a table of the page too.
+"""The plots of the report of one export; a table of the page has the figures of each plot too.
 
-The most are rows with a name each, before the marks on a wide screen and above them on a narrow
-one.
+Most plots are rows with a name: before the marks on a wide screen, above them on a narrow one.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ NAMES, VALUES = 276, 84  # pixels beside the axes of a wide plot
 ABOVE = 24  # pixels above the marks of a row of a narrow plot
 AXIS = 24
 TRACK = {"color": tone_of("line"), "linewidth": 1, "zorder": 0.5}  # below all marks
-FAR = 3.0  # times the median: where runs are counted rather than shown
+FAR = 3.0  # times the median; runs beyond it are counted, not shown
 
 
 @dataclass(frozen=True)
 class Row:
-    """Name and figure of a row, the figure alarming or not; `lead` goes before the name."""
+    """Name and figure of a row; `lead` goes before the name, an alarming figure is red."""
 
     name: str
     value: str
@@ -43,7 +42,7 @@ def _row_plot(
     pitch: int,
     paint: Callable[[Canvas, Sequence[float]], None],
 ) -> Markup:
-    """Draw rows of `pitch` pixels; `paint` is given the height of each row's marks."""
+    """Draw rows of `pitch` pixels; `paint` gets the y of the marks of each row."""
 
     def painted(canvas: Canvas) -> None:
         frame = canvas.frame
@@ -74,7 +73,7 @@ def _row_plot(
 
 
 def parity_plot(name: str, row: Parity) -> Markup:
-    """Each input's error, floor and tolerance."""
+    """Error, floor and tolerance of each input."""
     items, limit = row.per_input, row.tolerance
     rows = [
         Row(
@@ -93,7 +92,7 @@ def parity_plot(name: str, row: Parity) -> Markup:
             band = {"color": tone_of("allowed"), "linewidth": 0, "zorder": 0}
             canvas.axes.axvspan(low, limit, **band)
         for place in places:
-            ends = [place - 14, place + 14]  # above them a narrow plot has its words
+            ends = [place - 14, place + 14]  # a narrow plot has its words above them
             canvas.axes.plot([limit or math.nan] * 2, ends, color=tone_of("pass"), linewidth=2.5)
         _rings_and_dots(canvas, places, [max(f, low) for f in floors], errors, rows, low)
 
@@ -136,14 +135,14 @@ def _xy(places: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]
 
 
 def _log_x(canvas: Canvas, values: Sequence[float | None]) -> float:
-    """Make the x axis logarithmic around the values; gives its lower end."""
+    """Make the x axis logarithmic around the values, with ticks; give its lower limit."""
     low = canvas.log_scale("x", values)
     canvas.round_ticks("x", 4 if canvas.frame.narrow else 6, scientific)
     return low
 
 
 def ladder_plot(name: str, ladder: Ladder) -> Markup:
-    """Each module's error and that of eager PyTorch, in the order they compute."""
+    """Error of each module and of eager PyTorch there, in the order of computation."""
     rungs = ladder.rungs
     errors = [rung.rel_l2 for rung in rungs]
     floors = [rung.floor_rel_l2 for rung in rungs]
@@ -172,7 +171,7 @@ def ladder_plot(name: str, ladder: Ladder) -> Markup:
 
 
 def _first_of_blocks(paths: Sequence[str]) -> dict[str, int]:
-    """Where each block starts on the ladder; ours are plain, as no other name need be."""
+    """The place on the ladder where each block (`blocks.3`) starts; other modules have no block."""
     starts: dict[str, int] = {}
     for place, path in enumerate(paths):
         found = re.match(r"\w+\.\d+(?=\.)", path, flags=re.ASCII)
@@ -208,7 +207,7 @@ def _latency_row(canvas: Canvas, row: Latency, place: float, right: float) -> No
     axes = canvas.axes
     tone = tone_of("eager" if row.runtime == "eager" else "bar")
     shown = [(number, run) for number, run in enumerate(row.samples_ms) if run <= right]
-    if shown:  # the first run is the highest dot, the last the lowest
+    if shown:  # from the first run at the top to the last at the bottom
         heights = [place - 8 + 26 * number / len(row.samples_ms) for number, _ in shown]
         runs = [run for _, run in shown]
         axes.plot(runs, heights, "o", ms=4, color=tone, mew=0, alpha=0.55, gid=".runs")
@@ -225,7 +224,7 @@ def _latency_row(canvas: Canvas, row: Latency, place: float, right: float) -> No
 
 
 def stages_plot(name: str, stages: tuple[StageStatus, ...]) -> Markup:
-    """How long each stage took."""
+    """The time of each stage."""
     rows = [Row(stage.name, f"{seconds(stage.seconds)} s") for stage in stages]
     right = 1.04 * max(stage.seconds for stage in stages) or 1.0
 

@@ -1,7 +1,7 @@
-"""What matplotlib drew -> SVG that is a part of a page, in its colours and with its own names.
+"""SVG from matplotlib -> SVG that is a part of a page, with the colours and fonts of the page.
 
 Plots are drawn in placeholder colours, which become CSS variables of the page, so that one drawing
-serves light and dark; and with tokens for words, which become the words here.
+suits light and dark pages. They are drawn with tokens, which become words here.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ def tone_of(name: str) -> str:
 
 
 def token_of(index: int) -> str:
-    """Give what stands for the words of that index."""
+    """Give the token that stands for the words of that index."""
     return f"@{index}@"
 
 
 def clean(svg: str, name: str, words: Sequence[tuple[str, str]]) -> Markup:
-    """Give what is inside the drawing, as a page has it.
+    """Give the content of a drawing as a part of a page.
 
     Args:
         svg: What matplotlib wrote.
-        name: Goes before every id, so that no two plots of a page share one.
-        words: What the tokens stand for: as it is shown, and whole.
+        name: Goes before every id, so that no two plots of a page share an id.
+        words: The text of each token: as it is shown, and whole.
     """
     root = ElementTree.fromstring(svg)
     for parent in root.iter():
         for child in list(parent):
-            if child.tag.endswith("style"):  # it would hold for the whole page
+            if child.tag.endswith("style"):  # its rules would hold for the whole page
                 parent.remove(child)
     for element in list(root.iter()):
         element.tag = element.tag.rpartition("}")[2]
@@ -58,7 +58,7 @@ def clean(svg: str, name: str, words: Sequence[tuple[str, str]]) -> Markup:
 
 
 def _keep_ids_in_use(root: ElementTree.Element, name: str) -> None:
-    """Take away the ids that nothing refers to; one that starts with a dot becomes a class."""
+    """Remove the ids without a reference; an id that starts with a dot becomes a class."""
     used = {
         found[2]
         for element in root.iter()
@@ -73,7 +73,7 @@ def _keep_ids_in_use(root: ElementTree.Element, name: str) -> None:
 
 
 def _attributes(given: dict[str, str], name: str) -> dict[str, str]:
-    """Give the attributes as a page has them; the old ones are taken away."""
+    """Move the attributes into a new mapping, as a page has them."""
     made = {}
     for key, value in list(given.items()):
         del given[key]
@@ -93,7 +93,7 @@ def _attributes(given: dict[str, str], name: str) -> dict[str, str]:
 
 
 def _short_number(found: re.Match[str]) -> str:
-    return f"{float(found[0]):.2f}".rstrip("0").rstrip(".")  # hundredths of a pixel
+    return f"{float(found[0]):.2f}".rstrip("0").rstrip(".")  # a hundredth of a pixel is enough
 
 
 def _put_words(element: ElementTree.Element, words: Sequence[tuple[str, str]]) -> None:

@@ -1,4 +1,4 @@
-"""Results -> what the terminal shows, within 80 columns."""
+"""Results -> the terminal, within 80 columns."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def summary_table(report: Report) -> RenderableType:
-    """Say for the terminal what was built, how close it is and how fast, within 80 columns."""
+    """Show what was built, how close it is and how fast, within 80 columns."""
     measured = figures("Error", "Allowed", "p50 ms", "p99 ms", "Speed")
     made = table(*texts("Runtime"), *marks("Verdict"), *measured)
     for row in runtimes(report):
@@ -49,7 +49,7 @@ def summary_table(report: Report) -> RenderableType:
 
 
 def ladder_table(ladder: Ladder) -> RenderableType:
-    """Say for the terminal where a graph leaves its model, module by module."""
+    """Show the error of a graph module by module."""
     made = table(
         *texts("Module"), *figures("Error", "Eager", "Max abs", "Cosine"), *marks("Remark")
     )
@@ -63,7 +63,7 @@ def ladder_table(ladder: Ladder) -> RenderableType:
 
 
 def recipe_table(recipe: Recipe) -> RenderableType:
-    """Say for the terminal what to keep in float32, and what each module adds by itself."""
+    """Show which modules to keep in float32, and the error that each adds alone."""
     line = (
         f"{recipe.precision}: error {sci(recipe.error)} within {recipe.budget:g} with "
         f"{len(recipe.keep_fp32)} modules in fp32 ({sci(recipe.error_without)} with none)"

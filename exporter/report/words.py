@@ -1,6 +1,6 @@
-"""What a report says in words, made once, so that every form of it says the same.
+"""The sentences of a report, made once, so that every form of it says the same.
 
-Names of clips and messages of libraries are foreign text: every form escapes them in its own way.
+Names of clips and messages of libraries are foreign text, and each form escapes them for itself.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ WORDS: dict[Verdict, tuple[str, str, str]] = {  # word, mark, style in the termi
     "not-run": ("Not run", "○", "bold"),
 }
 EXPLANATION = (
-    "The truth is the eager PyTorch model computed in float64; the floor is how far the same eager "
-    "model is from it at the precision of the export, which is what rounding alone does to this "
-    "model on these inputs. The tolerance is four times the floor, or a tiny constant of the "
-    "precision where that is larger: a runtime passes when its own relative L2 distance from the "
-    "truth stays within it and its first class is the truth's wherever rounding cannot decide."
+    "The truth is the eager PyTorch model computed in float64. The floor is the distance of the "
+    "same eager model from the truth at the precision of the export: the effect of rounding alone "
+    "on this model and these inputs. The tolerance is four times the floor, or a small constant of "
+    "the precision if that is larger. A runtime passes if its relative L2 distance from the truth "
+    "is within the tolerance, and its top-1 class is that of the truth on every input where "
+    "rounding cannot change it."
 )
-BUSY_CORES = 0.2  # above which latencies are not to be trusted
+BUSY_CORES = 0.2  # above this, latencies cannot be trusted
 
 
 def headline(report: Report) -> str:
@@ -61,7 +62,7 @@ def headline(report: Report) -> str:
 
 
 def notes(report: Report) -> list[str]:
-    """Give what a reader of the headline must know beside it."""
+    """List what a reader of the headline must know too."""
     lines = [_inputs_line(report)]
     lines += [f"Model: {note}" for note in report.spec.get("notes") or ()]
     others = report.environment.get("cores_busy_with_others") or 0.0
@@ -113,7 +114,7 @@ def graph_line(report: Report) -> str:
 
 
 def engine_line(report: Report) -> str:
-    """Describe the engine in one line; without a status it is never called more than built."""
+    """Describe the engine in one line; an engine without a status counts as built, not executed."""
     engine = report.engine
     unrun = (row for row in report.parity if row.verdict == "not-run")
     reasons = [row.reason for row in unrun if row.runtime.startswith("tensorrt")]
@@ -127,17 +128,17 @@ def engine_line(report: Report) -> str:
 
 
 def engine_status(engine: Mapping[str, Any]) -> str:
-    """Give what became of the engine, at its weakest where nothing is said."""
+    """Give the state of the engine; the weakest one if the report has none."""
     return engine.get("status") or ("built, not executed" if engine.get("bytes") else "not built")
 
 
 def who(row: Parity | Latency | Accuracy) -> str:
-    """Name what a row is about."""
+    """Name the runtime, device and precision of a row."""
     return f"{row.runtime} ({row.device}, {row.precision})"
 
 
 def worst_row(rows: Iterable[Parity]) -> Parity:
-    """Give the row whose error is largest in units of its tolerance; no number is the worst."""
+    """Give the row whose error is largest in units of its tolerance; NaN is the worst."""
 
     def closeness(row: Parity) -> float:
         units = (math.nan if row.rel_l2 is None else row.rel_l2) / (row.tolerance or math.nan)
@@ -147,7 +148,7 @@ def worst_row(rows: Iterable[Parity]) -> Parity:
 
 
 def worst_input(row: Parity) -> str:
-    """Name the input whose error is largest, empty where none is told; no number is the worst."""
+    """Name the input whose error is largest; NaN is the worst, and without inputs it is empty."""
 
     def error(item: InputParity) -> float:
         return math.inf if math.isnan(item.rel_l2) else item.rel_l2
@@ -156,7 +157,7 @@ def worst_input(row: Parity) -> str:
 
 
 def ladder_line(ladder: Ladder) -> str:
-    """Give the finding of a ladder in one sentence."""
+    """Say in one sentence where a ladder leaves its model."""
     where = f"{ladder.runtime} ({ladder.device}, {ladder.precision})"
     if not ladder.first_divergence:
         return f"{where}: every module is within the rounding of eager PyTorch."
@@ -167,7 +168,7 @@ def ladder_line(ladder: Ladder) -> str:
 
 
 def rung_mark(ladder: Ladder, rung: Rung) -> str:
-    """What is to be said of a module on the ladder."""
+    """Give the remark of a module on the ladder, empty for most."""
     if rung.path == ladder.first_not_finite:
         return "first NaN"
     return "first above limit" if rung.path == ladder.first_divergence else ""
@@ -175,7 +176,7 @@ def rung_mark(ladder: Ladder, rung: Rung) -> str:
 
 @dataclass(frozen=True)
 class Runtime:
-    """What is known of one runtime; a row for each batch that it was timed at."""
+    """Results of one runtime, at one of the batches that it was timed at."""
 
     name: str
     parity: Parity | None
@@ -184,7 +185,7 @@ class Runtime:
 
 
 def runtimes(report: Report) -> list[Runtime]:
-    """Join what was compared, timed and evaluated, those first that were timed."""
+    """Join the results of each runtime; those that were timed come first."""
     parity = {who(row): row for row in report.parity}
     accuracy = {who(row): row for row in report.accuracy}
     timed = [(who(row), row) for row in report.latency]
@@ -202,7 +203,7 @@ def runtimes(report: Report) -> list[Runtime]:
 
 
 def fastest(report: Report) -> Latency | None:
-    """Give the fastest of what was made; eager PyTorch and baselines are there to compare with."""
+    """Give the fastest runtime of the export; eager PyTorch and baselines do not count."""
     made = {who(row) for row in report.parity if row.runtime != "eager"}
     timed = (row for row in report.latency if who(row) in made)
     return min(timed, key=lambda row: row.p50_ms, default=None)

@@ -1,6 +1,7 @@
 "use strict";
-// A click or a key on a column's head sorts by it: up, down, and as it was. What has no number
-// stays last. The heads become buttons here, so that a page without scripts promises nothing.
+// A click or a key press on the head of a column sorts by it: ascending, descending, original order.
+// Cells without a number stay last. The heads become buttons here, so that a page whose script does
+// not run shows no button that does nothing.
 const collator = new Intl.Collator("en", { numeric: true });
 
 function numberIn(cell) {
@@ -49,7 +50,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// What is folded is printed too.
+// Print the content of folded sections too.
 addEventListener("beforeprint", () => {
   for (const folded of document.querySelectorAll("details")) folded.open = true;
 });

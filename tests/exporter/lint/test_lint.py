@@ -815,7 +815,14 @@ def test_json_holds_every_finding(run):
     findings = json.loads(out)["findings"]
     assert (code, len(findings)) == (0, 12)
     assert findings[0].keys() == {
-        *("rule", "severity", "runtimes", "where", "what", "module", "nodes", "remedy")
+        "rule",
+        "severity",
+        "runtimes",
+        "where",
+        "what",
+        "module",
+        "nodes",
+        "remedy",
     }
 
 

@@ -1,6 +1,6 @@
-"""The pages as a browser shows them: nothing amiss, nothing loaded, nothing cut off, tables sorted.
+"""The pages in a browser: no errors, nothing loaded or cut off, tables sorted.
 
-Driven is Debian's headless Chromium. Where there is none these tests are skipped, but not in CI.
+The tests drive headless Chromium of Debian. Without it they are skipped, but in CI they fail.
 """
 
 import base64
@@ -22,8 +22,14 @@ from exporter.results import Accuracy, InputParity, Ladder, Rung
 from exporter.sweep.page import write_sweep_report
 
 FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
 )
 HOSTILE = "<script>document.title='owned'</script> $x^2$ \x1b[31m \u4e2d\u6587 @0@.mp4"
 LONG = "/data/recordings/" + "very_long_directory_name/" * 6 + "clip.mp4"
