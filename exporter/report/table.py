@@ -1,4 +1,4 @@
-"""Tables and lines of text for the terminal; foreign text in them is shown, never obeyed."""
+"""Tables and lines of text for the terminal; foreign text in them is shown, never interpreted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WIDTH = 80  # columns that a result may take
 
 
 def plain(text: object, style: str = "") -> Text:
-    """Text for the terminal in which no markup and no control character is obeyed."""
+    """Text for the terminal, without markup and without control characters."""
     return Text(printable(text), style)
 
 
@@ -39,13 +39,13 @@ def figures(*headings: object) -> list[Column]:
 
 
 class _PlainTable(Table):
-    """A table whose cells are text: `rich` would obey markup in them."""
+    """A table whose cells are plain text: `rich` would interpret markup in them."""
 
-    def add_row(self, *cells: Any, **options: Any) -> None:  # noqa: ANN401 - as rich has them
+    def add_row(self, *cells: Any, **options: Any) -> None:  # noqa: ANN401 - as in rich
         super().add_row(*(plain(c) if isinstance(c, str) else c for c in cells), **options)
 
 
 def table(*columns: Column, gap: int = 2) -> Table:
-    """An empty table; `add_row` takes foreign text as it is. `gap` is the space between columns."""
-    padding = (0, gap - 1, 0, 0)  # the line below the headings is one more
+    """An empty table whose `add_row` takes foreign text; `gap` is the space between columns."""
+    padding = (0, gap - 1, 0, 0)  # the box itself separates columns by one space
     return _PlainTable(*columns, box=box.SIMPLE_HEAD, pad_edge=False, padding=padding)

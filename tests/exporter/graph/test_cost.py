@@ -52,7 +52,7 @@ def test_a_graph_counted_by_hand():
     assert matmul_shapes(model, 5) == Counter({(1, 15, 8, 4): 1})
 
 
-def test_cost_grows_with_the_batch_but_for_the_weights():
+def test_cost_grows_with_the_batch_except_for_the_weights():
     model = parse(
         "agraph (float[N, 8] x) => (float[N, 4] y) { p = MatMul(x, w) \n y = Relu(p) }", w=(8, 4)
     )
@@ -131,7 +131,7 @@ def test_gemm_with_its_bias(flags, left, right):
     assert (cost.flops, cost.matmul_flops) == (2 * 2 * 8 * 3 + 6, 2 * 2 * 8 * 3)
 
 
-def test_a_convolution_is_the_product_it_amounts_to():
+def test_a_convolution_counts_as_its_matrix_product():
     model = parse(
         """
         agraph (float[N, 6, 8, 8] x) => (float[N, 10, 4, 4] y) {

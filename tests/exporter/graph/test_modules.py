@@ -31,14 +31,14 @@ def model_of(*nodes, output="y"):
     return helper.make_model(graph)
 
 
-def test_what_a_node_outside_reads_leaves_a_module():
+def test_a_value_read_outside_is_an_output_of_its_module():
     model = model_of(
         node("Abs", ["x"], "a", "m"), node("Neg", ["a"], "b", "m"), node("Exp", ["b"], "y")
     )
     assert find_module_outputs(model.graph) == {"m": ["b"]}
 
 
-def test_a_value_can_leave_several_modules_at_once():
+def test_a_value_can_be_an_output_of_several_modules():
     model = model_of(
         node("Abs", ["x"], "a", "m", "m.n"),
         node("Neg", ["a"], "b", "m"),
@@ -48,19 +48,19 @@ def test_a_value_can_leave_several_modules_at_once():
     assert find_module_outputs(model.graph) == {"m.n": ["a"], "m": ["b"], "k": ["c"]}
 
 
-def test_a_value_read_inside_and_outside_leaves_too():
+def test_a_value_read_inside_and_outside_is_an_output():
     model = model_of(
         node("Abs", ["x"], "a", "m"), node("Neg", ["a"], "b", "m"), node("Add", ["a", "b"], "y")
     )
     assert find_module_outputs(model.graph) == {"m": ["a", "b"]}
 
 
-def test_the_output_of_the_graph_leaves_the_module_that_makes_it():
+def test_the_output_of_the_graph_is_an_output_of_its_module():
     model = model_of(node("Abs", ["x"], "y", "head"))
     assert find_module_outputs(model.graph) == {"head": ["y"]}
 
 
-def test_what_nobody_reads_leaves_nothing():
+def test_a_value_that_no_node_reads_is_no_output():
     model = model_of(node("Abs", ["x"], "unread", "m"), node("Neg", ["x"], "y"))
     assert find_module_outputs(model.graph) == {}
 
@@ -70,7 +70,7 @@ def test_nodes_without_notes_belong_to_no_module():
     assert find_module_outputs(model.graph) == {}
 
 
-def test_the_map_outlives_the_notes_and_values_that_went_do_not_stand_in_it():
+def test_the_map_survives_without_notes_and_lists_no_removed_value():
     model = model_of(
         node("Abs", ["x"], "a", "m"), node("Neg", ["a"], "b", "n"), node("Exp", ["b"], "y")
     )
@@ -95,7 +95,7 @@ def real(tmp_path_factory):
     return model, onnx.load(path)
 
 
-def test_the_map_of_a_real_graph_names_modules_and_values_that_are_there(real):
+def test_the_map_of_a_real_graph_names_existing_modules_and_values(real):
     model, proto = real
     outputs = read_module_outputs(proto)
     made = {name for node in proto.graph.node for name in node.output}

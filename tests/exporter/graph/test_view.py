@@ -55,7 +55,7 @@ def test_values_have_types_and_shapes():
     assert view.contradiction == ""
 
 
-def test_the_batch_can_be_another():
+def test_shapes_are_inferred_at_another_batch_too():
     view = view_of(node("MatMul", ["x", "w"], "y"), weights=[("w", BIG)])
     assert view.batch == ("batch",)
     assert view.values_at_probe["y"].shape == (PROBE_BATCH, 2000)
@@ -97,7 +97,7 @@ def test_constants_are_weights_and_what_constant_nodes_give():
     assert view.array("w") is None
 
 
-def test_who_makes_and_reads_a_value():
+def test_the_maker_and_the_readers_of_a_value_are_known():
     view = view_of(node("Exp", ["x"], "h"), node("Mul", ["x", "h"], "y"))
     assert view.producers["h"].op_type == "Exp"
     assert [(r.node.op_type, r.position) for r in view.readers["x"]] == [("Exp", 0), ("Mul", 0)]
@@ -121,23 +121,23 @@ def test_the_module_of_a_node(name, scopes, path):
     assert innermost_module(node("Exp", ["x"], "y", name=name, scopes=scopes)) == path
 
 
-def test_a_node_without_notes_is_where_the_next_one_is_that_tells():
+def test_a_node_without_notes_has_the_module_of_the_next_node_with_notes():
     told = node("Exp", ["b"], "y", scopes="['', 'm', 'exp']")
     view = view_of(node("Exp", ["x"], "a"), node("Neg", ["a"], "b"), told)
     assert [view.module(n) for n in view.nodes] == ["m", "m", "m"]
 
 
-def test_or_else_where_the_one_before_it_is():
+def test_without_a_later_note_a_node_has_the_module_of_an_earlier_node():
     view = view_of(node("Exp", ["x"], "h", scopes="['', 'm', 'exp']"), node("Neg", ["h"], "y"))
     assert [view.module(n) for n in view.nodes] == ["m", "m"]
 
 
-def test_or_else_nowhere():
+def test_without_any_note_the_module_is_unknown():
     view = view_of(node("Exp", ["x"], "y"))
     assert [view.module(n) for n in view.nodes] == [None]
 
 
-def test_graphs_of_ours_note_what_leaves_a_module():
+def test_exported_graphs_note_the_outputs_of_modules():
     model = model_of(node("Exp", ["x"], "a"), node("Neg", ["a"], "b"), node("Abs", ["b"], "y"))
     noted = {"m": ["b"], "m.inner": ["a", "b"], "k": ["y"]}
     model.metadata_props.add(key="tsformer.modules", value=json.dumps(noted))
@@ -146,7 +146,7 @@ def test_graphs_of_ours_note_what_leaves_a_module():
 
 
 @pytest.mark.parametrize("note", ["{", "[]", "3", '{"m": 3}', '{"m": [[]]}'])
-def test_another_note_of_that_name_tells_nothing(note):
+def test_a_note_of_another_program_is_ignored(note):
     model = model_of(node("Exp", ["x"], "y"))
     model.metadata_props.add(key="tsformer.modules", value=note)
     assert GraphView(model).module(model.graph.node[0]) is None

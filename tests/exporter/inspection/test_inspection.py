@@ -69,7 +69,7 @@ def foreign(tmp_path):
     )
 
 
-def test_a_foreign_graph_tells_what_is_in_it(foreign):
+def test_a_foreign_graph_is_inspected(foreign):
     found = inspect(foreign)
     assert (found.export, found.engine) == (None, None)
     graph = found.graph
@@ -93,7 +93,7 @@ def test_weights_belong_to_the_innermost_module_around_their_readers(foreign):
     assert modules["blocks.1.attn"].nodes == 6  # with the casts between its nodes
 
 
-def test_a_name_tells_the_module_where_no_node_does(tmp_path):
+def test_the_name_of_a_weight_gives_its_module_if_no_node_does(tmp_path):
     path = save(
         tmp_path / "model.onnx",
         node("MatMul", ["x", "blocks.3.fc.weight"], "h"),
@@ -122,7 +122,7 @@ def test_operations_that_cannot_be_counted_have_a_reason(tmp_path):
     assert "the cost of operator Det" in inspect(path).graph.cost["reason"]
 
 
-def test_what_a_runtime_fuses_is_told_with_its_module(foreign):
+def test_what_a_runtime_fuses_is_reported_with_its_module(foreign):
     fusion = inspect(foreign).graph.fusion
     (fused,) = [f for f in fusion.fused if f.op == "com.microsoft.FusedMatMul"]
     assert (fused.count, fused.modules) == (1, ("blocks.1.attn",))
@@ -130,7 +130,7 @@ def test_what_a_runtime_fuses_is_told_with_its_module(foreign):
     assert 0 < fusion.nodes < 10
 
 
-def test_an_attention_that_is_one_operator_is_told(tmp_path, monkeypatch):
+def test_attention_that_is_one_operator_is_reported(tmp_path, monkeypatch):
     """No graph of a few nodes is recognised by the runtime: what it gives is put in its place."""
     path = save(
         tmp_path / "model.onnx",
@@ -156,7 +156,7 @@ def test_a_graph_that_no_runtime_loads_is_still_inspected(tmp_path):
     assert "does not load model.onnx" in graph.fusion.reason
 
 
-def test_weights_that_are_not_there_are_counted(tmp_path):
+def test_missing_weights_are_counted(tmp_path):
     path = save(
         tmp_path / "model.onnx",
         node("MatMul", ["x", "w"], "y"),
@@ -172,7 +172,7 @@ def test_weights_that_are_not_there_are_counted(tmp_path):
 # --- exports
 
 
-def test_an_export_tells_what_its_report_does(exported):
+def test_an_export_has_the_facts_of_its_report(exported):
     made = exported("fastformer")
     found = inspect(made.directory)
     report = made.report.graph
@@ -193,7 +193,7 @@ def copy(exported, tmp_path):
     return shutil.copytree(exported("fastformer").directory, tmp_path / "copy")
 
 
-def test_changed_and_missing_files_are_told(copy):
+def test_changed_and_missing_files_are_reported(copy):
     model = onnx.load(copy / "model.onnx")
     model.producer_name = "someone"
     onnx.save(model, copy / "model.onnx")
@@ -206,7 +206,7 @@ def test_changed_and_missing_files_are_told(copy):
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"graph": {}}', '{"graph": {"rewrites": 3}}'])
-def test_a_damaged_report_tells_no_rewrites(copy, content):
+def test_a_damaged_report_gives_no_rewrites(copy, content):
     (copy / "report.json").write_text(content)
     assert inspect(copy).export.rewrites is None
 
@@ -289,7 +289,7 @@ class TestEngine:
         assert inspect(copy / "other.engine").engine.built == {}
 
 
-def test_an_engine_that_tensorrt_is_not_here_for(tmp_path, monkeypatch):
+def test_an_engine_without_tensorrt_on_this_machine_is_not_checked(tmp_path, monkeypatch):
     def absent(_path, _flavour):
         raise EngineError("tensorrt_rtx is not installed")
 
@@ -378,7 +378,7 @@ def test_names_of_the_graph_cannot_steer_the_terminal(run, tmp_path):
     assert "\x1b" not in out
 
 
-def test_what_is_not_there_is_one_line(run, tmp_path):
+def test_a_missing_file_is_an_error_of_one_line(run, tmp_path):
     code, out, err = run(tmp_path / "nothing.onnx")
     assert (code, out) == (3, "")
     assert err.startswith("tsformer: input: there is no file")

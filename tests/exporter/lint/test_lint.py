@@ -602,7 +602,7 @@ def test_rules_can_be_chosen_and_errors_come_first():
     assert set(severities) == {"error", "warning"}
 
 
-def test_what_is_within_a_branch_is_seen():
+def test_nodes_in_branches_are_checked():
     then = branch()
     then.node.append(helper.make_node("Mul", ["x", "w"], ["b2"], name="inner"))
     then.initializer.append(numpy_helper.from_array(np.ones(4), "w"))
@@ -615,7 +615,7 @@ def test_what_is_within_a_branch_is_seen():
     assert {("mixed-float64", "inner"), ("float64", "w"), ("control-flow", "If_0")} <= found
 
 
-def test_functions_of_a_model_are_looked_into(tmp_path):
+def test_functions_of_a_model_are_checked(tmp_path):
     model = graph(("Twice", ["x"], ["y"], {"domain": "mine"}))
     model.opset_import.append(helper.make_opsetid("mine", 1))
     body = helper.make_node("Einsum", ["a", "a"], ["b"], equation="ab,ab->ab")
@@ -674,7 +674,7 @@ def defective(request, tmp_path_factory):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_an_einsum_of_int64_is_told_with_the_module_it_comes_from(defective):
+def test_an_einsum_of_int64_is_reported_with_its_module(defective):
     found = lint(read_graph(defective))
     (einsum,) = [f for f in found if f.rule == "einsum-types"]
     assert einsum.module == "blocks.0.positions"
@@ -723,7 +723,7 @@ def test_weights_in_another_file_are_read(tmp_path):
     assert lint(read_graph(save_apart(tmp_path))) == ()
 
 
-def test_weights_that_are_not_there_are_told(tmp_path):
+def test_missing_weights_are_reported(tmp_path):
     path = save_apart(tmp_path)
     (tmp_path / "w.bin").unlink()
     (finding,) = lint(read_graph(path))
@@ -736,13 +736,13 @@ def test_weights_that_are_not_there_are_told(tmp_path):
     [b"", b"garbage", b"\x08\x07", b"text\n" * 1000],
     ids=["empty", "word", "bare", "text"],
 )
-def test_what_is_no_graph_is_refused(tmp_path, content):
+def test_a_file_without_a_graph_is_refused(tmp_path, content):
     (tmp_path / "model.onnx").write_bytes(content)
     with pytest.raises(GraphInputError, match="not an ONNX file"):
         read_graph(tmp_path / "model.onnx")
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(GraphInputError, match="No such file"):
         read_graph(tmp_path / "model.onnx")
 
@@ -763,7 +763,7 @@ def run(tmp_path, capfd):
     return call
 
 
-def test_the_command_tells_what_where_and_what_to_do(run):
+def test_the_command_says_what_where_and_what_to_do(run):
     code, out, err = run(FIRES["mixed-types"]["int64 weight"][0])
     assert code == 4
     assert "error mixed-types (1), on ONNX Runtime and TensorRT" in out
@@ -781,14 +781,14 @@ def test_warnings_are_no_failure(run):
     assert "0 errors, 1 warning" in out
 
 
-def test_a_clean_graph_is_said_to_be(run):
+def test_the_command_says_that_a_graph_is_clean(run):
     assert run(graph(("Exp", ["x"], ["y"])))[:2] == (
         0,
         "Nothing that would hurt on TensorRT or ONNX Runtime.\n",
     )
 
 
-def test_one_runtime_can_be_asked_for(run):
+def test_the_command_applies_the_rules_of_one_runtime(run):
     model = quantised(np.uint8(128))
     assert run(model, "--runtime", "tensorrt")[0] == 4
     assert run(model, "--runtime", "onnxruntime")[0] == 0
@@ -840,7 +840,7 @@ def test_a_file_that_is_no_graph_is_an_input_error(tmp_path, capfd):
     assert "not an ONNX file" in capfd.readouterr().err
 
 
-def test_a_directory_of_an_export_stands_for_its_graph(exported, capfd):
+def test_a_directory_of_an_export_is_linted_by_its_graph(exported, capfd):
     assert cli.main(["lint", str(exported("regular").directory)]) == 0
     assert "Nothing that would hurt" in capfd.readouterr().out
 

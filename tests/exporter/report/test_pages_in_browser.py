@@ -109,7 +109,7 @@ def show(driver, pages):
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_nothing_is_amiss_and_nothing_is_loaded(show, name, pages):
+def test_a_page_logs_no_error_and_loads_nothing(show, name, pages):
     driver = show(name)
     assert driver.get_log("browser") == []
     events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]

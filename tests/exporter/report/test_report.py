@@ -395,7 +395,7 @@ def test_html_is_accessible(verdict, tmp_path):
     assert labelled == {attrs["id"] for tag, attrs in page.tags if tag == "h2"}
 
 
-def test_what_is_referred_to_is_there(verdict, tmp_path):
+def test_references_within_a_page_have_a_target(verdict, tmp_path):
     text = written(sample(verdict), tmp_path, "html")
     ids = {attrs["id"] for _, attrs in parsed(text).tags if "id" in attrs}
     referred = set(re.findall(r"url\(#([^)]+)\)", text)) | set(re.findall(r'href="#([^"]+)"', text))
@@ -474,7 +474,7 @@ def test_ill_conditioned_is_explained():
     )
 
 
-def test_an_engine_that_was_not_run_is_built_and_no_more(tmp_path):
+def test_an_engine_that_was_not_run_is_built_not_executed(tmp_path):
     report = sample("pass")
     assert "; built, not executed (no GPU on this machine)" in engine_line(report)
     assert not any("tensorrt_rtx" in line for line in notes(report)), "said twice"
@@ -491,14 +491,14 @@ def test_an_engine_that_was_not_run_is_built_and_no_more(tmp_path):
         assert "built, not executed" in written(report, tmp_path, suffix)
 
 
-def test_a_synthetic_only_set_is_said():
+def test_a_report_without_real_clips_says_so():
     report = sample("pass")
     assert notes(report)[0] == "Inputs: 2 real clips, 3 synthetic"
     assert notes(replace(report, spec={}))[0] == "No real clip was given: 5 synthetic inputs"
     assert notes(EMPTY)[0] == "Nothing was compared"
 
 
-def test_the_allowance_is_never_silent():
+def test_allow_ill_conditioned_is_reported():
     report = sample("ill-conditioned")
     allowed = replace(report, spec=report.spec | {"allow_ill_conditioned": True})
     assert any("--allow-ill-conditioned" in line for line in notes(allowed))

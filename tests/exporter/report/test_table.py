@@ -1,4 +1,4 @@
-"""One table and one form of text for the terminal: foreign text in them is shown, never obeyed."""
+"""The one table of the terminal: foreign text in it is shown, never interpreted."""
 
 import io
 
