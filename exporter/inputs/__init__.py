@@ -1,1 +1,1 @@
-"""Clips: files, synthetic ones and labelled sets, as a model takes them."""
+"""Clips in the form that a model takes: from files, from generators, and from labelled sets."""

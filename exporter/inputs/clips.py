@@ -1,4 +1,4 @@
-"""The clips an export is proven and timed on: real ones first, then the fixed synthetic set."""
+"""The clips for the proof and the timing of an export: real clips, then the fixed synthetic set."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from exporter.inputs.video import Clip, as_input, read_clip
 from model.config import ClipConfig, Preprocessing
 
 _CALIBRATION_CLIPS = 24
-_SYNTHETIC_REACH = 2.5  # from zero to black and to white, in the model's units: most noise fits
+# A synthetic value of 0 becomes grey; -2.5 becomes black and +2.5 white. Most noise is in between.
+_SYNTHETIC_LIMIT = 2.5  # in the model's units
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Named clips, real ones first, then the synthetic set.
+    """Named clips: the real clips first, then the synthetic set.
 
-    `arrays` are the model's inputs by name: `video` float32 `(n, f, c, h, w)`, or uint8
-    `(n, f, h, w, c)` for a model that normalises itself, and `mask` bool `(n, f)` where the model
-    takes one.
+    `arrays` maps the name of each model input to its values. `video` is float32
+    `(n, f, c, h, w)`, or uint8 `(n, f, h, w, c)` for a model that contains the normalisation.
+    `mask` is bool `(n, f)` and is present only where the model takes a mask.
     """
 
     names: tuple[str, ...]
@@ -33,16 +34,16 @@ class Inputs:
 
     @property
     def shapes(self) -> dict[str, tuple[int | None, ...]]:
-        """The shape of each input, with the batch left free."""
+        """The shape of each input; the batch axis is None."""
         return {name: (None, *array.shape[1:]) for name, array in self.arrays.items()}
 
     def batch(self, size: int, start: int = 0) -> dict[str, np.ndarray]:
-        """`size` clips from the one at `start` on, from the first again where there are fewer."""
+        """Return `size` clips from index `start` on; continue with the first after the last."""
         places = (start + np.arange(size)) % len(self.names)
         return {name: array[places] for name, array in self.arrays.items()}
 
     def chosen(self, *names: str) -> Inputs:
-        """Only the clips of these names."""
+        """Return only the clips with these names."""
         places = [self.names.index(name) for name in dict.fromkeys(names)]
         return Inputs(
             tuple(self.names[i] for i in places),
@@ -59,9 +60,9 @@ def gather_inputs(
     mask: bool = False,
     on_clip: Callable[[str], None] = lambda name: None,
 ) -> Inputs:
-    """Read the clips as the model takes them, and add the synthetic set.
+    """Read the clips in the form that the model takes, and add the synthetic set.
 
-    With `mask`, every other clip comes with some of its frames masked, the first one with none.
+    With `mask`, every second clip has some masked frames. The first clip has none.
 
     Raises:
         VideoError: if a clip cannot be read.
@@ -78,13 +79,14 @@ def gather_calibration(
     mask: bool = False,
     on_clip: Callable[[str], None] = lambda name: None,
 ) -> Inputs:
-    """The clips whose activations scale an int8 graph: files, and those in folders.
+    """Read the calibration clips, whose activations set the scales of an int8 graph.
 
-    Without any, moving shapes as a camera would see them, and the synthetic kinds of input, other
-    ones than parity is judged on.
+    `paths` are clip files and folders of clip files. Without paths, the clips are moving shapes,
+    which resemble camera pictures, and the synthetic kinds of input. They have another seed than
+    the clips on which parity is judged, so they are different clips.
 
     Raises:
-        VideoError: if a clip cannot be read, or a folder has none.
+        VideoError: if a clip cannot be read, or a folder has no clip.
     """
     files = [file for path in paths for file in _files(path)]
     clips = [_read(file, config, preprocessing, on_clip) for file in files]
@@ -100,11 +102,11 @@ def gather_calibration(
 def _synthetic(
     config: ClipConfig, preprocessing: Preprocessing, seed: int = 0
 ) -> list[tuple[str, str, np.ndarray]]:
-    """Name, note and clip of the fixed set; as pixels, its middle is grey."""
+    """Return name, note and values of the fixed clips; as pixels, a value of 0 is grey."""
     made = synthetic_inputs(config.frames, config.channels, config.height, config.width, seed)
     if not preprocessing.embedded:
         return [(name, "synthetic", clip) for name, clip in made]
-    grey, span = np.float32(0.5), np.float32(2 * _SYNTHETIC_REACH)
+    grey, span = np.float32(0.5), np.float32(2 * _SYNTHETIC_LIMIT)
     return [
         (name, "synthetic pixels", as_input(grey + clip / span, preprocessing))
         for name, clip in made
@@ -121,10 +123,10 @@ def _files(path: Path) -> list[Path]:
 
 
 def read_for(config: ClipConfig, preprocessing: Preprocessing, path: Path) -> Clip:
-    """Read one clip as a model takes it.
+    """Read one clip in the form that the model takes.
 
     Raises:
-        VideoError: if it cannot be read.
+        VideoError: if the clip cannot be read.
     """
     return read_clip(
         path,
@@ -139,7 +141,7 @@ def read_for(config: ClipConfig, preprocessing: Preprocessing, path: Path) -> Cl
 def _read(
     path: Path, config: ClipConfig, preprocessing: Preprocessing, on_clip: Callable[[str], None]
 ) -> tuple[str, str, np.ndarray]:
-    """Name, note and `(f, c, h, w)` of one clip."""
+    """Read one clip; return its name, its note, and its values `(f, c, h, w)`."""
     on_clip(path.name)
     clip = read_for(config, preprocessing, path)
     return path.name, clip.summary, clip.array[0]
@@ -154,7 +156,7 @@ def _join(clips: Sequence[tuple[str, str, np.ndarray]], *, mask: bool) -> Inputs
 
 
 def _frame_masks(clips: int, frames: int) -> np.ndarray:
-    """Bool `(n, f)`, true for the frames to look at; each clip keeps at least one."""
+    """Return bool `(n, f)`: true for a frame that the model uses, at least one in each clip."""
     masks = np.random.Generator(np.random.PCG64(0)).random((clips, frames)) < 0.5
     masks[0::2] = True
     masks[~masks.any(axis=1), 0] = True

@@ -1,4 +1,4 @@
-"""Labelled clips: the built-in task (`motion`), or a folder with one folder of clips a class."""
+"""Labelled clips: the built-in task (`motion`), or a folder with one subfolder for each class."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from model.config import nearest
 
 MOTION = "motion"
 MOTION_CLIPS = 512
-_SEED = 20_000  # far from the seeds of the training, whose clips must not come back here
+_SEED = 20_000  # far from the training seeds: an evaluation clip must not be a training clip
 _CHUNK = 64  # clips held in memory
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled clips for one model; read or made when they are asked for."""
+    """Labelled clips for one model; `chunks` reads or makes them."""
 
     name: str
     count: int
@@ -31,7 +31,7 @@ class Dataset:
     files: tuple[tuple[Path, int], ...] = ()
 
     def chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """`video` `(n, ...)` as the model takes it, and labels `(n,)`, some at a time."""
+        """Yield some clips at a time: `video` `(n, ...)` as the model takes it, labels `(n,)`."""
         if not self.files:
             yield from self._motion()
             return
@@ -57,13 +57,12 @@ def open_dataset(name: str, model: VideoClassifier) -> Dataset:
     """Find a dataset and check that it fits the model.
 
     Raises:
-        UsageError: if there is none, or its classes are not the model's.
+        UsageError: if no such dataset exists, or the model does not have its classes.
     """
     if name == MOTION:
         labels = model.labels
-        if model.config.num_classes != len(MOTION_LABELS) or (labels or MOTION_LABELS) != (
-            MOTION_LABELS
-        ):
+        same_count = model.config.num_classes == len(MOTION_LABELS)
+        if not same_count or (labels and labels != MOTION_LABELS):
             raise UsageError(
                 "--eval motion needs a model trained on the built-in task",
                 got=f"{model.config.num_classes} classes",
@@ -89,7 +88,10 @@ def open_dataset(name: str, model: VideoClassifier) -> Dataset:
 
 
 def _places(classes: Sequence[str], model: VideoClassifier) -> dict[str, int]:
-    """The logit of each class: by the model's labels, or by their order where it has none."""
+    """Map each class to the index of its logit.
+
+    The index is that of the model's label. A model without labels takes the classes in order.
+    """
     labels = model.labels
     if labels is None:
         if len(classes) != model.config.num_classes:

@@ -1,4 +1,4 @@
-"""The built-in labelled task: which way shapes move, and how fast (numpy only).
+"""The built-in labelled task: in which direction shapes move, and how fast (numpy only).
 
 Axes: n clips, f frames, c channels, h height, w width.
 """
@@ -12,8 +12,8 @@ import numpy as np
 
 from exporter.errors import UsageError
 
-# Of the frame's own side for each frame, so that the task is the same at every resolution. Neither
-# is a whole part of a side: nothing lines up with a model's patches.
+# Unit: sides of the frame per frame, so the task is the same at every resolution. At the usual size
+# (224 pixels, patches of 16) a step is no whole number of patches: shapes do not align with them.
 SPEEDS: Mapping[str, float] = {"slow": 0.04, "fast": 0.1}
 DIRECTIONS: Mapping[str, tuple[int, int]] = {  # down, across
     "left": (0, -1),
@@ -28,7 +28,8 @@ _VELOCITIES = [
     for speed in SPEEDS.values()
 ]
 _SMALLEST = {"count": 1, "frames": 2, "height": 16, "width": 16, "channels": 1, "seed": 0}
-_WAVES = 2  # of the background, per side at most: large beside a shape
+# At most so many periods of the background along a side: its waves are larger than a shape.
+_WAVES = 2
 
 
 def motion_clips(
@@ -36,23 +37,24 @@ def motion_clips(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Make clips of moving shapes `(n, f, c, h, w)` float32 in [0, 1], and labels `(n,)` int64.
 
-    One to three discs, squares, triangles and crosses move together over a still background, and
-    come back on the other side of the frame. Clip i has label `i % 8`, a place in `MOTION_LABELS`;
-    it depends on the seed and on i, not on `count`.
+    A clip shows one to three shapes: discs, squares, triangles or crosses. All shapes of a clip
+    move with the same velocity over a still background. A shape that leaves the frame comes back
+    on the opposite side. Clip i has label `i % 8`, an index into `MOTION_LABELS`. Clip i depends
+    on the seed and on i, not on `count`.
 
-    No single frame tells the label. Whatever else a frame shows (shapes, sizes, colours, light,
-    background, noise) is drawn without looking at the label, and so is where a shape starts:
-    anywhere on the torus, each place as likely as another. By frame f it has moved by a fixed
-    amount, and a uniform place moved on a torus is uniform again. So a frame has the same
-    distribution whatever the label; only the difference between frames tells it.
+    A single frame does not tell the label. The shapes, sizes, colours, light, background and noise
+    are drawn independently of the label. The start of a shape is also independent of the label: it
+    is uniform on the torus. Until frame f the shape moves by a fixed offset, and a uniform place
+    plus an offset on a torus is uniform again. So one frame has the same distribution for every
+    label, and only the difference between frames tells the label.
 
     Args:
-        count: Clips n.
-        frames: Frames f of a clip, at least 2.
+        count: Number of clips n.
+        frames: Number of frames f of a clip, at least 2.
         height: Height h in pixels, at least 16.
         width: Width w in pixels, at least 16.
-        seed: Of all clips; not negative.
-        channels: Channels c.
+        seed: Seed of all clips; not negative.
+        channels: Number of channels c.
 
     Raises:
         UsageError: if an argument is not a whole number or too small.
@@ -78,12 +80,12 @@ def _check(**values: int) -> None:
 
 
 def _draw(clip: np.ndarray, rng: np.random.Generator, velocity: tuple[float, float]) -> None:
-    """Fill one clip `(f, c, h, w)`; the velocity is in sides per frame, down and across."""
+    """Fill one clip `(f, c, h, w)`; `velocity` is in sides per frame: down, then to the right."""
     _, channels, height, width = clip.shape
     level = rng.uniform(0.2, 0.4)
     clip[:] = level + _background(rng, channels, height, width)
     for _ in range(rng.integers(1, 4)):
-        # Brighter than the background in every channel: what cannot be seen has no motion.
+        # Brighter than the background in every channel: the motion must be visible.
         colour = (level + rng.uniform(0.3, 0.6, channels)).astype(np.float32)
         cover = _moving_shape(rng, clip.shape, velocity)[:, np.newaxis]  # f 1 h w
         clip += cover * (colour[:, np.newaxis, np.newaxis] - clip)
@@ -96,14 +98,14 @@ def _draw(clip: np.ndarray, rng: np.random.Generator, velocity: tuple[float, flo
 
 
 def _background(rng: np.random.Generator, channels: int, height: int, width: int) -> np.ndarray:
-    """A smooth field around 0, `(c, h, w)`, that joins itself at the borders: a few long waves."""
+    """Return a smooth periodic field around 0, `(c, h, w)`: a sum of a few long waves."""
     rows, columns = _waves(height), _waves(width)
     weights = rng.standard_normal((channels, rows.shape[1], columns.shape[1])) * 0.015
     return rows @ weights @ columns.T
 
 
 def _waves(side: int) -> np.ndarray:
-    """The constant and the waves with 1 to `_WAVES` periods along a side, `(side, 2 waves + 1)`."""
+    """Return the constant and the waves of 1 to `_WAVES` periods, `(side, 2 * _WAVES + 1)`."""
     turns = 2 * np.pi * np.arange(side)[:, np.newaxis] / side * np.arange(1, _WAVES + 1)
     return np.concatenate((np.ones((side, 1)), np.cos(turns), np.sin(turns)), axis=1)
 
@@ -111,24 +113,25 @@ def _waves(side: int) -> np.ndarray:
 def _moving_shape(
     rng: np.random.Generator, shape: tuple[int, ...], velocity: tuple[float, float]
 ) -> np.ndarray:
-    """How much of each pixel one shape covers, `(f, h, w)` in [0, 1].
+    """Return the fraction of each pixel that one shape covers, `(f, h, w)` in [0, 1].
 
-    Part of a pixel counts as such, so that a step of less than a pixel can be seen.
+    A fraction, not 0 or 1: so a step of less than a pixel is visible.
     """
     frames, _, height, width = shape
     distance = list(_DISTANCES.values())[rng.integers(len(_DISTANCES))]
     radius, angle = rng.uniform(0.12, 0.2) * min(height, width), rng.uniform(0, 2 * math.pi)
-    y, x = (
-        _offsets(side, rng.uniform(), step, frames)
-        for side, step in zip((height, width), velocity, strict=True)
-    )
-    y, x = y[:, :, np.newaxis], x[:, np.newaxis, :]  # f h 1 and f 1 w
+    down, across = velocity
+    y = _offsets(height, rng.uniform(), down, frames)[:, :, np.newaxis]  # f h 1
+    x = _offsets(width, rng.uniform(), across, frames)[:, np.newaxis, :]  # f 1 w
     cos, sin = math.cos(angle), math.sin(angle)
     return np.clip(0.5 - distance(cos * x + sin * y, cos * y - sin * x, radius), 0, 1)
 
 
 def _offsets(side: int, start: float, step: float, frames: int) -> np.ndarray:
-    """Pixels from the shape's centre along one side, the shorter way around: `(f, side)`."""
+    """Return the signed distance in pixels to the shape's centre along one axis, `(f, side)`.
+
+    The frame wraps around, and the distance is the shorter of the two ways.
+    """
     centre = (start + step * np.arange(frames, dtype=np.float32)) * side
     offsets = np.arange(side, dtype=np.float32) - centre[:, np.newaxis]
     return ((offsets + side / 2) % side - side / 2).astype(np.float32)
@@ -143,18 +146,19 @@ def _square(x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
 
 
 def _triangle(x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    """Of equal sides; the distance to the furthest of the three lines."""
+    """An equilateral triangle: the largest of the distances to its three lines."""
     return np.maximum(math.sqrt(0.75) * abs(x) + 0.5 * y, -y) - 0.7 * radius
 
 
 def _cross(x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    """Two bars: the nearer of both."""
+    """Two bars: the smaller of the distances to them."""
     x, y, bar = abs(x), abs(y), 0.4 * radius
     long = 1.2 * radius
     return np.minimum(np.maximum(x - long, y - bar), np.maximum(x - bar, y - long))
 
 
-# Pixels from a point to the edge of a shape, negative inside; points are relative to its centre.
+# Each function returns the signed distance in pixels from a point to the edge of a shape. It is
+# negative inside. The point is relative to the centre of the shape.
 _DISTANCES: Mapping[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
     "disc": _disc,
     "square": _square,

@@ -1,6 +1,6 @@
 """Resize and crop one frame (numpy only).
 
-Axes: c channels, h height, w width; H, W are the clip's own size.
+Axes: c channels, h height, w width. H and W are the size of the source frame.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import numpy as np
 
 
 def fit(image: np.ndarray, height: int, width: int, short_side: int | None = None) -> np.ndarray:
-    """Resize `(H, W, c)`, antialiased, to cover the target; crop the centre `(c, h, w)` float32.
+    """Resize `(H, W, c)` to cover the target; return its centre crop `(c, h, w)` float32.
 
-    With `short_side`, the resize leaves the shorter side that many pixels, unless that is too small
-    to cover the target.
+    The resize is antialiased. With `short_side`, the shorter side of the resized frame has that
+    many pixels, unless the resized frame would be too small to cover the target.
     """
     rows, columns = image.shape[:2]
     resized = _resized(rows, columns, height, width, short_side)
@@ -26,23 +26,24 @@ def fit(image: np.ndarray, height: int, width: int, short_side: int | None = Non
 def _resized(
     rows: int, columns: int, height: int, width: int, short_side: int | None
 ) -> tuple[int, int]:
-    """Height and width of the whole frame after the resize, in its own aspect."""
+    """Return height and width of the whole frame after the resize; the aspect ratio is kept."""
     if short_side is not None:
-        # The longer side is rounded down, as by torchvision's and Hugging Face's resizes.
+        # Round the longer side down, as torchvision and Hugging Face do.
         short = min(rows, columns)
         resized = rows * short_side // short, columns * short_side // short
         if resized[0] >= height and resized[1] >= width:
             return resized
-    if height * columns >= width * rows:  # the height decides the scale, the width overhangs
+    if height * columns >= width * rows:  # the height sets the scale; the width is cropped
         return height, (2 * columns * height + rows) // (2 * rows)
     return (2 * rows * width + columns) // (2 * columns), width
 
 
 def _resize_weights(source: int, resized: int, cropped: int) -> np.ndarray:
-    """Weights `(cropped, source)` of the central outputs of an antialiased linear resize.
+    """Return weights `(cropped, source)` for the central outputs of an antialiased linear resize.
 
-    A triangle around each output's position, as wide as the scale when shrinking: then every
-    source pixel counts, and detail too fine for the output is averaged away, not folded back.
+    The weights of an output form a triangle around its position. When the frame shrinks, the
+    triangle widens with the scale. Then every source pixel contributes, and detail that is too
+    fine for the output is averaged and causes no aliasing.
     """
     scale = source / resized
     start = (resized - cropped) // 2

@@ -1,8 +1,8 @@
-"""Which frames of a clip the model sees."""
+"""Select the frames of a clip that the model sees."""
 
 from __future__ import annotations
 
 
 def segment_centres(count: int, frames: int) -> tuple[int, ...]:
-    """Give the centre frames of `frames` equal segments: `floor((i + 0.5) * count / frames)`."""
+    """Return the centre frame of each of `frames` segments: `floor((i + 0.5) * count / frames)`."""
     return tuple((2 * i + 1) * count // (2 * frames) for i in range(frames))

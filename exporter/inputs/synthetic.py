@@ -1,4 +1,4 @@
-"""The fixed synthetic clips on which parity is judged beside real ones (numpy only)."""
+"""The fixed synthetic clips: parity is judged on them and on real clips (numpy only)."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ import numpy as np
 
 Shape = tuple[int, int, int, int]  # f frames, c channels, h height, w width
 
-# A pattern's period in pixels. Odd, so that the patches of a model (16, 14, 32) see it at different
-# phases: where all tokens are alike, swapped tokens go unseen.
+# Side of a checkerboard cell in pixels. It is odd, so patches of 14, 16 and 32 pixels see the
+# pattern at different phases. If all tokens were equal, swapped tokens would not be noticed.
 CELL = 5
-CONTRAST = 10.0  # far outside what normalised pixels reach: large logits, saturated softmax
+CONTRAST = 10.0  # far outside the range of normalised pixels: large logits, saturated softmax
 
 
 def synthetic_inputs(
     frames: int, channels: int, height: int, width: int, seed: int = 0
 ) -> list[tuple[str, np.ndarray]]:
-    """Give the eight named clips `(f, c, h, w)` float32, in the model's (normalised) units.
+    """Return the eight named clips `(f, c, h, w)` float32, in the model's (normalised) units.
 
-    The same arguments give the same values on every machine. Random normal noise (three times),
-    constant frames, large contrast, and motion: what each lays bare is beside its generator.
+    The same arguments give the same values on every machine. The clips are random normal noise
+    (three times), constant frames (two kinds), large contrast, and motion (two kinds). The
+    docstring of each generator says which faults its clip reveals.
     """
     shape = frames, channels, height, width
     return [
@@ -30,7 +31,7 @@ def synthetic_inputs(
 
 
 def _bits(seed: int, clip: int) -> np.random.PCG64:
-    return np.random.PCG64([seed, clip])  # one stream per clip: a new clip leaves the others alone
+    return np.random.PCG64([seed, clip])  # one stream per clip: a new clip changes no other clip
 
 
 def _normal(rng: np.random.Generator, shape: Shape) -> np.ndarray:
@@ -38,30 +39,30 @@ def _normal(rng: np.random.Generator, shape: Shape) -> np.ndarray:
 
 
 def _constant(rng: np.random.Generator, shape: Shape) -> np.ndarray:
-    """One value for all: every token is alike, LayerNorm divides by the least variance."""
+    """One value everywhere: all tokens are equal, and LayerNorm divides by its least variance."""
     return np.full(shape, rng.uniform(0.5, 1.0))
 
 
 def _constant_per_frame(rng: np.random.Generator, shape: Shape) -> np.ndarray:
-    """One value per frame and channel: only time tells the tokens apart."""
+    """One value per frame and channel: tokens differ only between frames."""
     return np.broadcast_to(rng.uniform(-2, 2, (*shape[:2], 1, 1)), shape)
 
 
 def _checkerboard(_rng: np.random.Generator, shape: Shape) -> np.ndarray:
-    """Cells of plus and minus `CONTRAST`, that swap with each frame and channel."""
+    """Cells of plus and minus `CONTRAST`; the sign changes with each frame and channel."""
     f, c, y, x = np.ogrid[tuple(slice(size) for size in shape)]
     return CONTRAST * (1 - 2 * ((f + c + y // CELL + x // CELL) % 2))
 
 
 def _moving_gradient(_rng: np.random.Generator, shape: Shape) -> np.ndarray:
-    """A smooth ramp in [-2, 2] that wanders to the right: height, width and time all differ."""
+    """A smooth ramp in [-2, 2] that moves to the right: height, width and time all differ."""
     f, c, y, x = np.ogrid[tuple(slice(size) for size in shape)]
     phase = x / shape[3] + 0.5 * y / shape[2] - f / shape[0] + c / (2 * shape[1])
     return 4 * np.abs(2 * (phase - np.floor(phase)) - 1) - 2
 
 
 def _moving_square(rng: np.random.Generator, shape: Shape) -> np.ndarray:
-    """A bright square that crosses noise along the diagonal: local in space and in time."""
+    """A bright square that crosses noise along the diagonal: it is local in space and in time."""
     frames, _, height, width = shape
     clip = 0.5 * rng.standard_normal(shape)
     side = max(1, min(height, width) // 4)

@@ -1,6 +1,6 @@
-"""Clip file -> `(b=1, f, c, h, w)` float32, or pixels, the model's input (numpy and PyAV only).
+"""Read a clip file as the model's input: float32 `(b=1, f, c, h, w)`, or pixels (numpy, PyAV).
 
-Axes: b batch, f frames, c channels, h height, w width; H, W are the clip's own size.
+Axes: b batch, f frames, c channels, h height, w width. H and W are the size of the source frames.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from exporter.errors import VideoError
 from exporter.inputs.resize import fit
 from exporter.inputs.sampling import segment_centres
 
-if TYPE_CHECKING:  # `av` only when a clip is read; `model` may bring torch, which this file avoids
+# Import `av` only when a clip is read. `model` may import torch, which this file does not need.
+if TYPE_CHECKING:
     from av import Packet, VideoFrame
     from av.container import InputContainer
     from av.video.stream import VideoStream
@@ -26,21 +27,25 @@ if TYPE_CHECKING:  # `av` only when a clip is read; `model` may bring torch, whi
     from model.config import Preprocessing
 
 BT601_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-# swscale's BILINEAR | ACCURATE_RND | BITEXACT: without the last two the colours of a pixel depend
-# on the machine's vector instructions. Numbers, since older PyAV has no names for these flags.
+# swscale's BILINEAR | ACCURATE_RND | BITEXACT. Without the last two flags the colours of a pixel
+# depend on the vector instructions of the machine. Older PyAV has no names for these flags, so they
+# are numbers.
 CONVERSION = 0x2 | 0x40000 | 0x80000
-FIND = "check the path and its permissions"
-REMEDY = "check that the file is complete, or re-encode it, for example to H.264 in .mp4"
+CHECK_PATH = "check the path and its permissions"
+REENCODE = "check that the file is complete, or re-encode it, for example to H.264 in .mp4"
 
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A clip as the model takes it, and what was done to get there.
+    """A clip in the form that the model takes, and how it was read.
 
-    `array` is `(1, f, c, h, w)` float32, normalised, or `(1, f, h, w, c)` uint8 for a model that
-    does that itself; `source_frames` the frames that decode; `source_size` H and W of the upright
-    frames (pixels); `indices` the f frames taken; `note` what a reader of the results should know
-    (damage, repeated frames), or "".
+    Attributes:
+        array: `(1, f, c, h, w)` float32, normalised; or `(1, f, h, w, c)` uint8 for a model that
+            contains the normalisation.
+        source_frames: Number of frames that decode.
+        source_size: H and W of the upright frames, in pixels.
+        indices: Indices of the f frames taken.
+        note: What a reader of the results should know (damage, repeated frames), or "".
     """
 
     array: np.ndarray
@@ -51,7 +56,7 @@ class Clip:
 
     @property
     def summary(self) -> str:
-        """One line for the report: frames taken, sizes, and the note."""
+        """One line for the report: the frames taken, the sizes, and the note."""
         pixels = self.array.dtype == np.uint8
         height, width = self.array.shape[2:4] if pixels else self.array.shape[3:]
         line = (
@@ -63,7 +68,7 @@ class Clip:
 
 @dataclass
 class _Decoded:
-    """What one pass over the stream gave; `images` maps a frame's index to `(3, h, w)`."""
+    """The result of one pass over the stream; `images` maps a frame's index to `(3, h, w)`."""
 
     count: int = 0
     images: dict[int, np.ndarray] = field(default_factory=dict)
@@ -84,17 +89,18 @@ def read_clip(
 ) -> Clip:
     """Read a clip as `(1, f, c, h, w)` float32: sampled, upright, resized, cropped, normalised.
 
-    Where the model normalises itself, as `(1, f, h, w, c)` uint8: cropped, and rounded to pixels.
-    The centre frames of `frames` equal segments are taken; a shorter clip repeats some, which
-    `Clip.note` says. `height` and `width` are in pixels; 3 channels are RGB, 1 is luma (BT.601).
-    Memory is bounded by `frames`, not by the clip's length.
+    For a model that contains the normalisation, the result is `(1, f, h, w, c)` uint8: the same
+    without normalisation, rounded to pixels. The frames are the centres of `frames` equal
+    segments. A clip with fewer frames repeats some, and `Clip.note` says so. `height` and `width`
+    are in pixels. 3 channels are RGB, 1 channel is luma (BT.601). Memory grows with `frames`, not
+    with the length of the clip.
 
     Raises:
-        VideoError: if the file is no video, no frame decodes, or the channels do not fit.
+        VideoError: if the file is not a video, no frame decodes, or the channels do not fit.
     """
     _check_channels(channels, preprocessing)
     _check_file(path)
-    decoded = _settle(path, frames, (height, width, preprocessing.short_side))
+    decoded = _decode_sampled(path, frames, (height, width, preprocessing.short_side))
     indices = segment_centres(decoded.count, frames)
     video = np.stack([decoded.images[index] for index in indices])  # (f, 3, h, w)
     if channels == 1:
@@ -103,26 +109,30 @@ def read_clip(
     return Clip(array, decoded.count, decoded.source_size, indices, _note(decoded, frames))
 
 
-def _settle(path: Path, frames: int, size: tuple[int, int, int | None]) -> _Decoded:
-    """Decode until the frames kept are the right ones for the count found, mostly at once."""
-    guess, threads = _count_packets(path), "AUTO"  # packets are a cheap guess at the frames
+def _decode_sampled(path: Path, frames: int, size: tuple[int, int, int | None]) -> _Decoded:
+    """Decode until the kept frames are the segment centres of the frame count found.
+
+    The first pass is usually enough, because the number of packets is usually the frame count.
+    """
+    guess, threads = _count_packets(path), "AUTO"  # counting packets costs no decoding
     for _ in range(3):
         decoded = _decode(path, set(segment_centres(guess, frames)), size, threads)
         if decoded.count == 0:
             reason = next(iter(decoded.faults), None)
-            raise VideoError(f"{path} has no frame that decodes", got=reason, remedy=REMEDY)
-        # How FFmpeg mends a damaged frame depends on how its threads race.
-        settled = threads == "NONE" or not (decoded.faults or decoded.damaged)
-        if settled and decoded.count == guess:
+            raise VideoError(f"{path} has no frame that decodes", got=reason, remedy=REENCODE)
+        # With several threads, FFmpeg repairs a damaged frame differently from run to run.
+        repeatable = threads == "NONE" or not (decoded.faults or decoded.damaged)
+        if repeatable and decoded.count == guess:
             return decoded
-        guess, threads = decoded.count, threads if settled else "NONE"
-    raise VideoError(f"{path} decodes differently each time", remedy=REMEDY)
+        guess, threads = decoded.count, threads if repeatable else "NONE"
+    raise VideoError(f"{path} decodes differently each time", remedy=REENCODE)
 
 
 def as_input(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """Pixels in [0, 1], `(..., c, h, w)` float32, as the model takes them.
+    """Convert pixels in [0, 1], `(..., c, h, w)` float32, to the form that the model takes.
 
-    Normalised; or rounded to uint8 `(..., h, w, c)` for a model that normalises itself.
+    The result is normalised. For a model that contains the normalisation, the result is rounded to
+    uint8 `(..., h, w, c)` instead.
     """
     if not preprocessing.embedded:
         return normalise(pixels, preprocessing)
@@ -131,20 +141,20 @@ def as_input(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
 
 
 def normalise(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """`(pixel - mean) / std` by channel for pixels in [0, 1], `(..., c, h, w)` float32."""
+    """Return `(pixel - mean) / std` per channel for pixels in [0, 1], `(..., c, h, w)` float32."""
     mean = np.asarray(preprocessing.mean, np.float32)[:, np.newaxis, np.newaxis]
     std = np.asarray(preprocessing.std, np.float32)[:, np.newaxis, np.newaxis]
     return (pixels - mean) / std
 
 
 def _upright_rgb(frame: VideoFrame) -> np.ndarray:
-    """`(H, W, 3)` uint8, turned and mirrored as the clip's display matrix says (phones)."""
+    """Return `(H, W, 3)` uint8, rotated and mirrored by the clip's display matrix (phones)."""
     image = frame.reformat(format="rgb24", interpolation=CONVERSION).to_ndarray()
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return image
-    # Rows (a, b, u), (c, d, v), …: x' = a x + c y, y' = b x + d y. An array can be turned in eight
-    # ways; an angle between them goes to the nearest.
+    # The rows are (a, b, u), (c, d, v), …: x' = a x + c y, y' = b x + d y. An array has eight
+    # orientations; take the one nearest to the angle.
     a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
     if abs(b) > abs(a):
         image, a, d = image.swapaxes(0, 1), c, b
@@ -152,7 +162,7 @@ def _upright_rgb(frame: VideoFrame) -> np.ndarray:
 
 
 def _count_packets(path: Path) -> int:
-    """Count the packets of the video stream, which reads the file but decodes nothing."""
+    """Count the packets of the video stream. This reads the file and decodes nothing."""
     with _open(path) as stream:
         return sum(bool(p and p.size and not p.is_discard) for p in _packets(stream, faults=[]))
 
@@ -160,7 +170,7 @@ def _count_packets(path: Path) -> int:
 def _decode(
     path: Path, wanted: set[int], size: tuple[int, int, int | None], threads: str
 ) -> _Decoded:
-    """Decode the whole stream; `fit` to `size` and keep only the frames that are `wanted`."""
+    """Decode the whole stream; keep only the `wanted` frames, resized to `size` by `fit`."""
     decoded, end = _Decoded(), 0.0
     with _open(path) as stream:
         stream.thread_type = threads
@@ -177,18 +187,18 @@ def _decode(
 
 
 def _missing(stream: VideoStream, count: int, end: float) -> str:
-    """Say what the header promises beyond `count` frames up to `end` seconds, or ""."""
+    """Say what the header announces and the `count` frames up to `end` seconds lack, or ""."""
     if stream.frames:
         same = stream.frames == count
         return "" if same else f"its header says {stream.frames} frames, {count} decode"
     seconds = (cast("InputContainer", stream.container).duration or 0) / 1e6  # microseconds
     end -= float((stream.start_time or 0) * (stream.time_base or 0))
-    whole = end >= 0.9 * seconds - 1  # sound may go on a little longer than the frames
+    whole = end >= 0.9 * seconds - 1  # the sound may last a little longer than the frames
     return "" if whole else f"its header says {seconds:.1f} s, its frames end at {end:.1f} s"
 
 
 def _frames(stream: VideoStream, faults: list[str]) -> Iterator[VideoFrame]:
-    """Yield all frames that decode; what does not is told in `faults` and passed over."""
+    """Yield all frames that decode; skip the others and note the error in `faults`."""
     for packet in _packets(stream, faults):
         try:
             yield from stream.decode(packet)
@@ -197,7 +207,7 @@ def _frames(stream: VideoStream, faults: list[str]) -> Iterator[VideoFrame]:
 
 
 def _packets(stream: VideoStream, faults: list[str]) -> Iterator[Packet[VideoStream] | None]:
-    """Yield the stream's packets, and last an empty one or None, which flush the decoder."""
+    """Yield the stream's packets; the last is empty or None, which flushes the decoder."""
     try:
         yield from cast("InputContainer", stream.container).demux(stream)
     except _av_errors() as error:
@@ -207,21 +217,21 @@ def _packets(stream: VideoStream, faults: list[str]) -> Iterator[Packet[VideoStr
 
 @contextmanager
 def _open(path: Path) -> Iterator[VideoStream]:
-    """Open the clip at its best video stream; `file:` keeps names and playlists off the network."""
+    """Open the best video stream; with `file:`, no name or playlist can reach the network."""
     import av
     from av.logging import PANIC, get_level, set_level
 
     level = get_level()
     try:
         try:
-            set_level(PANIC)  # prints nothing, but lets errors carry FFmpeg's words
+            set_level(PANIC)  # print nothing, but keep FFmpeg's message in the errors
             container = av.open(f"file:{path}")
         finally:
-            set_level(level)  # before decoding: logging from a decoder's threads wants the GIL
+            set_level(level)  # before decoding: logging from decoder threads needs the GIL
         with container:
             yield _video_stream(path, container)
-    except _av_errors() as error:  # also where no way leads from a frame's pixel format to RGB
-        raise VideoError(f"{path} is not a video", got=_reason(error), remedy=REMEDY) from error
+    except _av_errors() as error:  # also where FFmpeg cannot convert the pixel format to RGB
+        raise VideoError(f"{path} is not a video", got=_reason(error), remedy=REENCODE) from error
 
 
 def _video_stream(path: Path, container: InputContainer) -> VideoStream:
@@ -233,21 +243,21 @@ def _video_stream(path: Path, container: InputContainer) -> VideoStream:
         kinds = sorted({other.type for other in container.streams if other is not stream})
         got = f"only {', '.join(kinds) or 'an empty container'}"
         raise VideoError(f"{path} has no video stream", got=got, remedy="give a video file")
-    if container.format.name == "tty":  # FFmpeg plays any .txt as a terminal's screen
+    if container.format.name == "tty":  # FFmpeg reads any .txt as the screen of a terminal
         raise VideoError(f"{path} is not a video", got="text", remedy="give a video file")
     if stream.codec_context is None:
-        raise VideoError(f"{path}: this FFmpeg cannot decode its codec", remedy=REMEDY)
+        raise VideoError(f"{path}: this FFmpeg cannot decode its codec", remedy=REENCODE)
     return stream
 
 
 def _av_errors() -> tuple[type[Exception], ...]:
     from av.error import FFmpegError
 
-    return FFmpegError, OSError  # PyAV raises some errors of the system as Python's own
+    return FFmpegError, OSError  # PyAV raises some system errors as OSError
 
 
 def _reason(error: Exception) -> str:
-    """FFmpeg's own words for what went wrong, with its last log message where there is one."""
+    """Return FFmpeg's text of the error, with FFmpeg's last log message if there is one."""
     text = getattr(error, "strerror", None) or type(error).__name__
     log = getattr(error, "log", None)  # (level, component, message)
     return f"{text} ({log[2].strip()})" if log else text
@@ -263,22 +273,22 @@ def _check_channels(channels: int, preprocessing: Preprocessing) -> None:
 def _check_file(path: Path) -> None:
     try:
         status = path.stat()
-        if regular := stat.S_ISREG(status.st_mode):  # a pipe would block, and reads only once
+        if regular := stat.S_ISREG(status.st_mode):  # opening a pipe would block
             path.open("rb").close()
     except OSError as error:
-        raise VideoError(f"{path} cannot be read", got=error.strerror, remedy=FIND) from error
+        raise VideoError(f"{path} cannot be read", got=error.strerror, remedy=CHECK_PATH) from error
     if not regular or status.st_size == 0:
         got = "an empty file" if regular else "a directory" if path.is_dir() else "a pipe or device"
         raise VideoError(f"{path} cannot be read", got=got, expected="a video file")
 
 
 def _note(decoded: _Decoded, frames: int) -> str:
-    """What a reader of the results should know about how the clip was read, or ""."""
+    """Say what a reader of the results should know about the reading of the clip, or ""."""
     count, faults = decoded.count, decoded.faults
     notes = [
         count < frames and f"shorter than asked ({count} of {frames} frames), so frames repeat",
-        faults and f"damaged ({len(faults)} errors, first: {faults[0]}), what decodes was used",
-        decoded.damaged and f"damaged frames: {decoded.damaged}, used as FFmpeg mends them",
-        decoded.missing and f"{decoded.missing}: perhaps cut short, what is there was used",
+        faults and f"damaged ({len(faults)} errors, first: {faults[0]}), used the frames that decode",
+        decoded.damaged and f"damaged frames: {decoded.damaged}, used as FFmpeg repairs them",
+        decoded.missing and f"{decoded.missing}: perhaps truncated, used the frames present",
     ]
     return "; ".join(note for note in notes if note)

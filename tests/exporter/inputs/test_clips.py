@@ -10,7 +10,7 @@ CONFIG = FastTimeSformerConfig(3, 3, 32, 48, 2)
 PLAIN = Preprocessing.unit(3)
 
 
-def test_without_clips_there_is_the_synthetic_set():
+def test_without_clips_the_inputs_are_the_synthetic_set():
     inputs = gather_inputs([], CONFIG, PLAIN)
     expected = synthetic_inputs(3, 3, 32, 48)
     assert inputs.names == tuple(name for name, _ in expected)
@@ -21,7 +21,7 @@ def test_without_clips_there_is_the_synthetic_set():
         np.testing.assert_array_equal(clip, wanted)
 
 
-def test_real_clips_come_first_and_are_told_of(real_clips):
+def test_real_clips_come_first_and_on_clip_gets_their_names(real_clips):
     told = []
     paths = [real_clips["carphone"], real_clips["bikes"]]
     inputs = gather_inputs(paths, CONFIG, PLAIN, on_clip=told.append)
@@ -36,13 +36,12 @@ def test_real_clips_come_first_and_are_told_of(real_clips):
     assert not np.array_equal(real[0], real[1])
 
 
-def test_clips_are_normalised_as_the_model_asks(real_clips):
+def test_real_clips_are_normalised_with_the_mean_and_std_of_the_model(real_clips):
     half = Preprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-    (plain, other) = (
-        gather_inputs([real_clips["bikes"]], CONFIG, p).arrays["video"] for p in (PLAIN, half)
-    )
+    plain = gather_inputs([real_clips["bikes"]], CONFIG, PLAIN).arrays["video"]
+    other = gather_inputs([real_clips["bikes"]], CONFIG, half).arrays["video"]
     np.testing.assert_allclose(other[0], (plain[0] - 0.5) / 0.25, atol=1e-5)
-    np.testing.assert_array_equal(other[1:], plain[1:])  # the synthetic ones are as they are
+    np.testing.assert_array_equal(other[1:], plain[1:])  # the synthetic clips do not change
 
 
 def test_a_model_of_one_channel_gets_gray_clips(real_clips):
@@ -51,13 +50,13 @@ def test_a_model_of_one_channel_gets_gray_clips(real_clips):
     assert inputs.arrays["video"].shape == (9, 3, 1, 32, 48)
 
 
-def test_a_clip_that_cannot_be_read_ends_it(tmp_path):
+def test_an_unreadable_clip_raises_an_error_that_names_it(tmp_path):
     with pytest.raises(VideoError, match=r"none\.mp4"):
         gather_inputs([tmp_path / "none.mp4"], CONFIG, PLAIN)
 
 
 @pytest.mark.parametrize(("size", "expected"), [(1, [0]), (3, [0, 1, 2]), (5, [0, 1, 2, 0, 1])])
-def test_a_batch_starts_again_where_clips_run_out(size, expected):
+def test_a_batch_repeats_from_the_first_clip_when_there_are_too_few(size, expected):
     clips = np.arange(3, dtype=np.float32).reshape(3, 1, 1, 1, 1)
     masks = np.array([[True], [False], [True]])
     batch = Inputs(("a", "b", "c"), ("", "", ""), {"video": clips, "mask": masks}).batch(size)
@@ -66,7 +65,7 @@ def test_a_batch_starts_again_where_clips_run_out(size, expected):
     assert batch["video"].flags.c_contiguous
 
 
-def test_masks_leave_at_least_one_frame_and_the_first_clip_whole():
+def test_masks_keep_at_least_one_frame_and_all_frames_of_the_first_clip():
     inputs = gather_inputs([], CONFIG, PLAIN, mask=True)
     masks = inputs.arrays["mask"]
     assert masks.shape == (8, 3)

@@ -13,7 +13,7 @@ CHANCE = 1 / len(MOTION_LABELS)
 
 
 def least_squares_accuracy(features, labels):
-    """Of the best linear classifier of the first three quarters, on the last one."""
+    """Fit a linear classifier on the first three quarters; return its accuracy on the last."""
     features = np.concatenate((features, np.ones((len(features), 1))), axis=1)
     cut = 3 * len(labels) // 4
     weights = np.linalg.lstsq(features[:cut], np.eye(len(MOTION_LABELS))[labels[:cut]], rcond=None)
@@ -21,10 +21,13 @@ def least_squares_accuracy(features, labels):
 
 
 def best_shift(first, second):
-    """Rows and columns by which the shapes of the first frame `(c, h, w)` fit the second, moved."""
+    """Return the rows and columns by which the shapes move from the first frame to the second.
+
+    Both frames are `(c, h, w)`.
+    """
     spectra = [np.fft.fft2(frame) for frame in (first, second)]
     product = (spectra[1] * spectra[0].conj()).sum(0)
-    for rows in (slice(3), slice(-2, None)):  # the still background: at most two waves per side
+    for rows in (slice(3), slice(-2, None)):  # the still background has at most two waves a side
         for columns in (slice(3), slice(-2, None)):
             product[rows, columns] = 0
     match = np.fft.ifft2(product).real
@@ -35,18 +38,18 @@ def best_shift(first, second):
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (33, 47), (16, 16)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_clips_are_pixels_of_the_size_asked_for(height, width, channels):
+def test_clips_are_pixels_of_the_requested_size(height, width, channels):
     clips, labels = motion_clips(16, 3, height, width, seed=1, channels=channels)
 
     assert clips.shape == (16, 3, channels, height, width)
     assert clips.dtype == np.float32
     assert clips.min() >= 0
     assert clips.max() <= 1
-    assert clips.std(axis=(-2, -1)).min() > 0.02  # something can be seen in every frame
+    assert clips.std(axis=(-2, -1)).min() > 0.02  # every frame shows something
     assert labels.dtype == np.int64
 
 
-def test_labels_are_every_direction_at_every_speed_in_turn():
+def test_labels_cycle_through_every_direction_at_every_speed():
     _, labels = motion_clips(20, 2, 16, 16, seed=0)
 
     assert len(set(MOTION_LABELS)) == 8
@@ -54,7 +57,7 @@ def test_labels_are_every_direction_at_every_speed_in_turn():
     assert labels.tolist() == [i % 8 for i in range(20)]
 
 
-def test_a_seed_gives_the_same_clips_again_and_another_seed_others():
+def test_the_same_seed_gives_the_same_clips_and_another_seed_others():
     first, again = (motion_clips(8, **SIZE, seed=3)[0] for _ in range(2))
     other, _ = motion_clips(8, **SIZE, seed=4)
 
@@ -62,7 +65,7 @@ def test_a_seed_gives_the_same_clips_again_and_another_seed_others():
     assert not any(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
 
 
-def test_a_clip_does_not_depend_on_how_many_are_made():
+def test_a_clip_does_not_depend_on_count():
     few, _ = motion_clips(3, **SIZE, seed=5)
     many, _ = motion_clips(11, **SIZE, seed=5)
 
@@ -71,7 +74,7 @@ def test_a_clip_does_not_depend_on_how_many_are_made():
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (60, 100)])
-def test_shapes_move_as_the_label_says(height, width):
+def test_shapes_move_with_the_velocity_of_their_label(height, width):
     clips, labels = motion_clips(64, 5, height, width, seed=6)
     right = 0
     for clip, label in zip(clips, labels, strict=True):
@@ -85,7 +88,7 @@ def test_shapes_move_as_the_label_says(height, width):
 def test_a_single_frame_does_not_tell_the_label_but_two_do():
     clips, labels = motion_clips(1600, 2, 16, 16, seed=7, channels=1)
     pooled = clips.reshape(len(clips), 2, 8, 2, 8, 2).mean((3, 5)).reshape(len(clips), 2, -1)
-    products = [  # of each pixel of the first frame with its neighbours in the second
+    products = [  # products of each pixel of the first frame with its neighbours in the second
         (clips[:, 0] * np.roll(clips[:, 1], shift, axes)).mean((1, 2, 3))
         for axes in (-2, -1)
         for shift in (-2, -1, 1, 2)
@@ -97,7 +100,7 @@ def test_a_single_frame_does_not_tell_the_label_but_two_do():
     assert least_squares_accuracy(np.stack(products, axis=1), labels) > 2 * CHANCE
 
 
-def test_every_frame_has_the_same_statistics_whatever_the_label():
+def test_the_statistics_of_a_frame_do_not_depend_on_the_label():
     clips, labels = motion_clips(1600, 3, 16, 16, seed=8, channels=1)
     means = clips.mean((2, 3, 4))  # n f
     for frame in means.T:
@@ -119,12 +122,12 @@ def test_every_frame_has_the_same_statistics_whatever_the_label():
         ({"seed": "1"}, "seed of motion clips: got '1'"),
     ],
 )
-def test_wrong_arguments_say_what_was_expected(wrong, message):
+def test_a_wrong_argument_is_refused_with_the_expected_range(wrong, message):
     with pytest.raises(UsageError, match=re.escape(message)):
         motion_clips(**{"count": 1, **SIZE, "seed": 0, **wrong})
 
 
-def test_needs_no_torch():
+def test_making_motion_clips_does_not_import_torch():
     code = "import sys, exporter.inputs.motion; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

@@ -15,7 +15,7 @@ CHECKSUMS = {
 NORMAL = [0.1257302165031433, -0.13210485875606537, 0.6404226422309875, 0.10490011423826218]
 
 
-def test_there_are_eight_named_clips_of_the_shape_asked():
+def test_there_are_eight_named_clips_of_the_requested_shape():
     clips = synthetic_inputs(*SHAPE)
     assert len(clips) == len({name for name, _ in clips}) == 8
     for name, clip in clips:
@@ -26,7 +26,7 @@ def test_there_are_eight_named_clips_of_the_shape_asked():
         assert np.isfinite(clip).all(), name
 
 
-def test_no_two_clips_are_alike():
+def test_no_two_clips_are_equal():
     clips = [clip for _, clip in synthetic_inputs(*SHAPE)]
     for i, clip in enumerate(clips):
         assert all(np.abs(clip - other).max() > 0.1 for other in clips[:i])
@@ -40,15 +40,16 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others():
         assert not np.array_equal(first[name], other[name]), name
 
 
-def test_asking_twice_gives_arrays_of_their_own():
+def test_two_calls_share_no_memory():
     name, clip = synthetic_inputs(*SHAPE)[0]
     clip[:] = 0
     assert dict(synthetic_inputs(*SHAPE))[name].any()
 
 
-def test_the_values_are_those_of_every_other_machine():
+def test_the_values_are_the_same_on_every_machine():
     clips = dict(synthetic_inputs(2, 3, 16, 16))
-    # Uniform and arithmetic only, so exact everywhere; normal draws go through libm's logarithm.
+    # These clips use uniform draws and arithmetic only, so their bytes are the same everywhere.
+    # Normal draws use libm's logarithm, which may differ between machines.
     exact = ("constant", "constant-per-frame", "checkerboard", "moving-gradient")
     found = {name: zlib.crc32(clips[name].astype("<f4").tobytes()) for name in exact}
     assert found == CHECKSUMS
@@ -62,16 +63,16 @@ def test_the_random_clips_are_standard_normal():
         assert abs(clips[name].std() - 1) < 0.02
 
 
-def test_the_constant_clips_are_constant_where_they_should_be():
+def test_constant_clips_have_one_value_per_clip_or_per_frame_and_channel():
     clips = dict(synthetic_inputs(*SHAPE))
     assert np.ptp(clips["constant"]) == 0
-    assert clips["constant"].flat[0] != 0  # zeros would hide the projection's weights
+    assert clips["constant"].flat[0] != 0  # with zeros, errors of the projection would not show
     assert np.ptp(clips["constant-per-frame"], axis=(2, 3)).max() == 0
     assert len(np.unique(clips["constant-per-frame"])) == SHAPE[0] * SHAPE[1]
 
 
 @pytest.mark.parametrize("patch", [14, 16, 32])
-def test_no_two_neighbouring_patches_of_the_checkerboard_are_alike(patch):
+def test_neighbouring_patches_of_the_checkerboard_differ(patch):
     board = dict(synthetic_inputs(2, 1, 2 * patch, 2 * patch))["checkerboard"]
     assert set(np.unique(board)) == {-CONTRAST, CONTRAST}
     assert np.array_equal(board[0], -board[1])
@@ -85,7 +86,7 @@ def test_no_two_neighbouring_patches_of_the_checkerboard_are_alike(patch):
     assert not np.array_equal(left, below[:, :patch])
 
 
-def test_the_gradient_moves_and_tells_height_from_width():
+def test_the_gradient_moves_and_differs_between_height_and_width():
     clip = dict(synthetic_inputs(4, 3, 32, 32))["moving-gradient"]
     assert clip.min() >= -2
     assert clip.max() <= 2
@@ -102,7 +103,7 @@ def test_the_square_crosses_the_whole_clip():
     assert len({tuple(found.min(axis=0)) for found in corners}) == 5
 
 
-def test_one_tiny_frame_is_enough():
+def test_a_single_tiny_frame_is_allowed():
     for name, clip in synthetic_inputs(1, 1, 1, 1):
         assert clip.shape == (1, 1, 1, 1), name
         assert np.isfinite(clip).all(), name

@@ -22,7 +22,7 @@ from exporter.inputs.video import BT601_LUMA, Clip, fit, read_clip, segment_cent
 from model.config import Preprocessing
 
 PLAIN = Preprocessing()
-STEP = 8  # gray levels between the frames of a `counted` clip: each frame tells its own index
+STEP = 8  # gray levels between the frames of a `counted` clip: the level of a frame is its index
 
 
 def encode(
@@ -33,8 +33,9 @@ def encode(
     rotation: tuple[float, bool] | None = None,
     faststart: bool = False,
 ) -> Path:
-    """Write RGB images `(H, W, 3)` uint8 as a clip, lossless unless told; the name's ending decides
-    the container.
+    """Write RGB images `(H, W, 3)` uint8 as a clip.
+
+    The default codec is lossless. The suffix of the file name selects the container.
     """
     images = iter(images)
     first = next(images)
@@ -57,7 +58,7 @@ def counted(count: int, height: int = 48, width: int = 64) -> list[np.ndarray]:
 
 
 def indices_shown(clip: Clip) -> list[int]:
-    """Which frames of a `counted` clip these are, read off their pixels."""
+    """Return the frame indices of a `counted` clip, decoded from the gray levels."""
     levels = 255 * clip.array[0].mean(axis=(1, 2, 3))
     return np.rint((levels - 8) / STEP).astype(int).tolist()
 
@@ -91,7 +92,7 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def mp4(tmp_path_factory) -> Path:
-    """30 frames, its index at the front, so that a part of it can be read."""
+    """A clip of 30 frames whose index is at the front, so that a truncated file can be read."""
     path = tmp_path_factory.mktemp("clips") / "counted.mp4"
     return encode(path, counted(30), codec="mpeg4", pix_fmt="yuv420p", faststart=True)
 
@@ -107,7 +108,9 @@ def mp4(tmp_path_factory) -> Path:
         ("carphone", 120, (144, 176), (12, 36, 60, 84, 108)),
     ],
 )
-def test_a_real_clip(real_clips, name, count, size, indices):
+def test_a_real_clip_gives_its_sampled_frames_in_the_target_size(
+    real_clips, name, count, size, indices
+):
     clip = read(real_clips[name], frames=5, size=(112, 112))
     assert clip.array.shape == (1, 5, 3, 112, 112)
     assert clip.array.dtype == np.float32
@@ -124,25 +127,25 @@ def test_a_real_clip(real_clips, name, count, size, indices):
     )
 
 
-def test_a_real_clip_agrees_with_a_plain_reading_of_it(real_clips):
+def test_a_real_clip_agrees_with_its_decoded_frames(real_clips):
     with av.open(str(real_clips["carphone"])) as container:
         images = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     expected = np.stack([images[i] for i in (12, 36, 60, 84, 108)]).transpose(0, 3, 1, 2)
     clip = read(real_clips["carphone"], frames=5, size=(144, 176))
     difference = np.abs(clip.array[0] - expected / 255)
-    # PyAV's default repeats the chroma of 4:2:0, the exact conversion interpolates it.
+    # PyAV's default conversion repeats the chroma of 4:2:0; the exact conversion interpolates it.
     assert difference.mean() < 2 / 255
     assert difference.max() < 0.15
     wrong = np.abs(clip.array[0] - np.roll(expected, 1, axis=0) / 255)
     assert wrong.mean() > 5 * difference.mean()
 
 
-# --- which frames ---------------------------------------------------------------------------------
+# --- selection of frames --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 9, 100, 101, 100_003])
 @pytest.mark.parametrize("frames", [1, 2, 5, 8, 96])
-def test_the_centres_lie_in_the_middle_of_equal_segments(count, frames):
+def test_centres_lie_in_the_middle_of_equal_segments(count, frames):
     centres = segment_centres(count, frames)
     assert centres == tuple(int((i + 0.5) * count / frames + 1e-9) for i in range(frames))
     assert list(centres) == sorted(centres)
@@ -150,7 +153,7 @@ def test_the_centres_lie_in_the_middle_of_equal_segments(count, frames):
 
 
 @pytest.mark.parametrize("frames", [1, 3, 5, 8, 30])
-def test_the_frames_taken_are_the_ones_told(mp4, frames):
+def test_the_frames_taken_are_the_ones_in_indices(mp4, frames):
     clip = read(mp4, frames=frames)
     assert clip.indices == segment_centres(30, frames)
     assert indices_shown(clip) == list(clip.indices)
@@ -158,7 +161,7 @@ def test_the_frames_taken_are_the_ones_told(mp4, frames):
 
 
 @pytest.mark.parametrize(("count", "indices"), [(1, [0] * 5), (2, [0, 0, 1, 1, 1])])
-def test_a_clip_shorter_than_asked_repeats_frames_and_says_so(tmp_path, count, indices):
+def test_a_short_clip_repeats_frames_and_notes_it(tmp_path, count, indices):
     clip = read(encode(tmp_path / "short.mkv", counted(count)), frames=5)
     assert indices_shown(clip) == list(clip.indices) == indices
     assert f"{count} of 5 frames" in clip.note
@@ -166,7 +169,7 @@ def test_a_clip_shorter_than_asked_repeats_frames_and_says_so(tmp_path, count, i
     assert clip.note in clip.summary
 
 
-def test_a_header_that_lies_about_the_count_is_not_believed(tmp_path):
+def test_a_wrong_frame_count_in_the_header_is_ignored_and_noted(tmp_path):
     path = encode(tmp_path / "liar.avi", counted(12), codec="mpeg4", pix_fmt="yuv420p")
     data = bytearray(path.read_bytes())
     length = data.index(b"strh") + 8 + 32  # the stream header's dwLength
@@ -188,7 +191,7 @@ def test_a_header_that_lies_about_the_count_is_not_believed(tmp_path):
         ("clip.mkv", "mpeg4", "yuv420p"),
     ],
 )
-def test_a_container_without_a_frame_count(tmp_path, name, codec, pix_fmt):
+def test_a_container_without_a_frame_count_is_sampled_correctly(tmp_path, name, codec, pix_fmt):
     path = encode(tmp_path / name, counted(20), codec=codec, pix_fmt=pix_fmt)
     with av.open(str(path)) as container:
         assert container.streams.video[0].frames == 0
@@ -198,7 +201,7 @@ def test_a_container_without_a_frame_count(tmp_path, name, codec, pix_fmt):
 
 
 @pytest.mark.parametrize("name", ["clip.h264", "clip.ts", "clip.mkv"])
-def test_the_container_makes_no_difference(real_clips, tmp_path, name):
+def test_the_same_stream_in_another_container_gives_the_same_clip(real_clips, tmp_path, name):
     path = tmp_path / name
     with av.open(str(real_clips["carphone"])) as source, av.open(str(path), "w") as target:
         stream = target.add_stream_from_template(source.streams.video[0])
@@ -211,7 +214,7 @@ def test_the_container_makes_no_difference(real_clips, tmp_path, name):
     np.testing.assert_array_equal(clip.array, original.array)
 
 
-def test_packets_that_are_no_frames_do_not_shift_the_indices(tmp_path, monkeypatch):
+def test_packets_that_are_not_frames_do_not_shift_the_indices(tmp_path, monkeypatch):
     path = encode(tmp_path / "clip.mkv", counted(20))
     monkeypatch.setattr("exporter.inputs.video._count_packets", lambda _: 35)
     clip = read(path, frames=5)
@@ -220,7 +223,7 @@ def test_packets_that_are_no_frames_do_not_shift_the_indices(tmp_path, monkeypat
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads VmHWM")
-def test_memory_is_bounded_by_the_frames_taken_not_by_the_clip(tmp_path):
+def test_memory_does_not_grow_with_the_length_of_the_clip(tmp_path):
     count, height, width = 600, 480, 640
     picture = noise(8, 8).repeat(height // 8, axis=0).repeat(width // 8, axis=1)
     path = tmp_path / "long.mp4"
@@ -250,7 +253,7 @@ print(clip.source_frames, peak() - before)
 
 
 def reference(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The same resize by torch, then the crop: `(3, h, w)`."""
+    """Resize with torch, then crop: `(3, h, w)`."""
     rows, columns = image.shape[:2]
     scale = max(height / rows, width / columns)
     size = max(height, int(rows * scale + 0.5)), max(width, int(columns * scale + 0.5))
@@ -263,7 +266,7 @@ def reference(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 @pytest.mark.parametrize("source", [(33, 17), (64, 96), (96, 64), (7, 301), (1, 1), (240, 426)])
 @pytest.mark.parametrize("target", [(32, 32), (16, 48), (96, 160), (7, 5)])
-def test_the_resize_is_the_antialiased_one_of_torch(source, target):
+def test_the_resize_equals_the_antialiased_resize_of_torch(source, target):
     image = noise(*source)
     found = fit(image, *target)
     assert found.shape == (3, *target)
@@ -273,8 +276,8 @@ def test_the_resize_is_the_antialiased_one_of_torch(source, target):
 
 @pytest.mark.parametrize("source", [(64, 96), (96, 64), (272, 640), (33, 33), (20, 301)])
 @pytest.mark.parametrize("short_side", [32, 36, 57, 130])
-def test_a_given_short_side_is_resized_to_and_then_cropped(source, short_side):
-    """The longer side rounded down, as torchvision has it."""
+def test_short_side_sets_the_size_before_the_crop(source, short_side):
+    """The longer side is rounded down, as in torchvision."""
     image = noise(*source)
     size = [side * short_side // min(source) for side in source]
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
@@ -288,12 +291,12 @@ def test_a_given_short_side_is_resized_to_and_then_cropped(source, short_side):
 
 
 @pytest.mark.parametrize("short_side", [1, 23, 31])
-def test_a_short_side_too_small_for_the_target_is_made_to_cover_it(short_side):
+def test_a_short_side_below_the_target_is_raised_to_cover_it(short_side):
     image = noise(48, 64)
     np.testing.assert_array_equal(fit(image, 32, 32, short_side), fit(image, 32, 32))
 
 
-def test_the_preprocessing_tells_the_short_side(tmp_path):
+def test_the_short_side_comes_from_the_preprocessing(tmp_path):
     image = noise(48, 64)
     path = encode(tmp_path / "clip.mkv", [image])
     plain = Preprocessing(short_side=40)
@@ -303,7 +306,7 @@ def test_the_preprocessing_tells_the_short_side(tmp_path):
 
 
 @pytest.mark.parametrize("target", [(32, 32), (30, 30), (31, 17)])
-def test_detail_too_fine_for_the_target_is_averaged_not_folded_back(target):
+def test_detail_finer_than_the_target_is_averaged(target):
     y, x = np.mgrid[:128, :128]
     for pattern in ((y + x) % 2, x % 2, y % 2):
         image = np.repeat(255 * pattern[..., np.newaxis], 3, axis=2).astype(np.uint8)
@@ -311,14 +314,14 @@ def test_detail_too_fine_for_the_target_is_averaged_not_folded_back(target):
         assert np.abs(found - 127.5).max() < 8
 
 
-def test_a_frame_of_the_target_s_size_is_not_touched():
+def test_a_frame_of_the_target_size_is_unchanged():
     image = noise(24, 40)
     np.testing.assert_array_equal(fit(image, 24, 40), image.transpose(2, 0, 1))
 
 
-def test_the_crop_is_central_and_the_aspect_kept(tmp_path):
+def test_the_crop_is_central_and_keeps_the_aspect_ratio(tmp_path):
     image = np.zeros((40, 120, 3), np.uint8)
-    image[:, 40:80] = 200  # the middle third, and all that a square target may show
+    image[:, 40:80] = 200  # the middle third: a square target must show nothing else
     clip = read(encode(tmp_path / "wide.mkv", [image]), frames=1, size=(40, 40))
     np.testing.assert_allclose(clip.array, 200 / 255, atol=1e-6)
     tall = encode(tmp_path / "tall.mkv", [image.swapaxes(0, 1)])
@@ -327,7 +330,7 @@ def test_the_crop_is_central_and_the_aspect_kept(tmp_path):
 
 @pytest.mark.parametrize("source", [(17, 33), (33, 17), (48, 64), (2, 2)])
 @pytest.mark.parametrize("target", [(32, 32), (96, 160), (160, 96), (8, 8)])
-def test_any_size_to_any_size(tmp_path, source, target):
+def test_any_size_is_resized_to_any_size(tmp_path, source, target):
     image = noise(*source)
     clip = read(encode(tmp_path / "clip.mkv", [image]), frames=2, size=target)
     assert clip.array.shape == (1, 2, 3, *target)
@@ -362,7 +365,7 @@ def test_pixel_formats_of_odd_sizes_become_rgb(tmp_path, name, codec, pix_fmt, g
 
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("degrees", [0, 90, 180, -90])
-def test_a_clip_is_turned_upright_as_its_display_matrix_says(tmp_path, degrees, mirrored):
+def test_the_display_matrix_turns_a_clip_upright(tmp_path, degrees, mirrored):
     image = quadrants(48, 64)
     path = encode(
         tmp_path / "phone.mov", [image], codec="png", pix_fmt="rgb24", rotation=(degrees, mirrored)
@@ -383,7 +386,7 @@ def test_normalisation_is_per_channel(tmp_path):
     assert clip.array.dtype == np.float32
 
 
-def test_one_channel_is_luma(tmp_path):
+def test_a_model_of_one_channel_gets_luma(tmp_path):
     path = encode(tmp_path / "clip.mkv", [quadrants(32, 32)])
     gray = Preprocessing(mean=(0.5,), std=(0.25,))
     clip = read(path, frames=2, channels=1, preprocessing=gray)
@@ -401,18 +404,18 @@ def test_other_channel_counts_are_refused(mp4, channels):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_preprocessing_of_other_channels_is_refused(mp4, channels):
+def test_a_preprocessing_with_another_channel_count_is_refused(mp4, channels):
     other = 4 - channels
     preprocessing = Preprocessing(mean=(0.5,) * other, std=(1.0,) * other)
     with pytest.raises(VideoError, match=f"got {other}, expected {channels}"):
         read(mp4, channels=channels, preprocessing=preprocessing)
 
 
-# --- what is damaged ------------------------------------------------------------------------------
+# --- damaged files --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kept", [0.5, 0.7, 0.95])
-def test_a_truncated_clip_gives_what_is_there_and_says_so(tmp_path, mp4, kept):
+def test_a_truncated_clip_gives_its_frames_and_notes_the_damage(tmp_path, mp4, kept):
     data = mp4.read_bytes()
     path = tmp_path / "cut.mp4"
     path.write_bytes(data[: int(kept * len(data))])
@@ -429,7 +432,7 @@ def test_a_clip_truncated_in_its_header_is_an_error(tmp_path, mp4):
     assert "video" in error(path)
 
 
-def test_an_mp4_that_lost_its_index_is_an_error_in_ffmpeg_s_words(tmp_path, real_clips):
+def test_an_mp4_without_its_index_is_an_error_with_the_text_of_ffmpeg(tmp_path, real_clips):
     data = real_clips["carphone"].read_bytes()
     path = tmp_path / "cut.mp4"
     path.write_bytes(data[: len(data) // 2])
@@ -438,7 +441,7 @@ def test_an_mp4_that_lost_its_index_is_an_error_in_ffmpeg_s_words(tmp_path, real
     assert "check that the file is complete" in message
 
 
-def test_a_truncated_clip_without_a_frame_count_is_told_by_its_duration(tmp_path):
+def test_a_truncated_clip_without_a_frame_count_is_noted_by_its_duration(tmp_path):
     path = encode(tmp_path / "cut.mkv", (noise(16, 16, i) for i in range(100)))
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 4])
@@ -447,7 +450,7 @@ def test_a_truncated_clip_without_a_frame_count_is_told_by_its_duration(tmp_path
     assert "its header says 4.0 s" in clip.note
 
 
-def test_damage_in_the_middle_is_told_and_reads_the_same_each_time(tmp_path, real_clips):
+def test_damage_in_the_middle_is_noted_and_decodes_the_same_each_time(tmp_path, real_clips):
     data = bytearray(real_clips["carphone"].read_bytes())
     rng = random.Random(3)
     for _ in range(200):
@@ -461,7 +464,7 @@ def test_damage_in_the_middle_is_told_and_reads_the_same_each_time(tmp_path, rea
         assert (clip.indices, clip.note) == (clips[0].indices, clips[0].note)
 
 
-def test_a_stream_that_ends_in_a_read_error_gives_what_came_before(tmp_path):
+def test_a_stream_that_ends_in_a_read_error_gives_the_frames_before_it(tmp_path):
     path = encode(tmp_path / "clip.y4m", counted(30), codec="wrapped_avframe", pix_fmt="yuv420p")
     frames = path.read_bytes().split(b"FRAME")
     path.write_bytes(b"FRAME".join(frames[:21]) + b"BREAK" + b"FRAME".join(frames[21:]))
@@ -471,11 +474,11 @@ def test_a_stream_that_ends_in_a_read_error_gives_what_came_before(tmp_path):
     assert "damaged (1 errors, first: Invalid data found" in clip.note
 
 
-# --- what is no clip ------------------------------------------------------------------------------
+# --- files that are not clips ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "notes.mp4", "notes", "notes.mkv", "notes.gif"])
-def test_text_is_no_video_whatever_its_name(tmp_path, name, capfd):
+def test_a_text_file_is_refused_whatever_its_suffix(tmp_path, name, capfd):
     path = tmp_path / name
     path.write_text("This is not a video, it only says that it is one.\n" * 40)
     assert f"{path} is not a video: got" in error(path)
@@ -483,21 +486,21 @@ def test_text_is_no_video_whatever_its_name(tmp_path, name, capfd):
     assert captured.out == captured.err == ""
 
 
-def test_noise_is_no_video(tmp_path):
+def test_a_file_of_random_bytes_is_refused(tmp_path):
     path = tmp_path / "noise.mp4"
     path.write_bytes(np.random.default_rng(0).bytes(5000))
     assert f"{path} is not a video" in error(path)
 
 
-def test_no_such_file(tmp_path):
+def test_a_missing_file_is_an_error(tmp_path):
     assert "No such file" in error(tmp_path / "absent.mp4")
 
 
-def test_a_directory(tmp_path):
+def test_a_directory_is_refused(tmp_path):
     assert "got a directory, expected a video file" in error(tmp_path)
 
 
-def test_an_empty_file(tmp_path):
+def test_an_empty_file_is_refused(tmp_path):
     path = tmp_path / "empty.mp4"
     path.touch()
     assert "got an empty file" in error(path)
@@ -510,11 +513,11 @@ def test_a_pipe_is_refused_and_does_not_block(tmp_path):
     assert "got a pipe or device" in error(path)
 
 
-def test_a_file_without_read_permission(tmp_path, mp4, monkeypatch):
+def test_a_file_without_read_permission_is_an_error(tmp_path, mp4, monkeypatch):
     path = tmp_path / "locked.mp4"
     path.write_bytes(mp4.read_bytes())
     path.chmod(0)
-    if os.access(path, os.R_OK):  # root reads everything: let the system refuse in its stead
+    if os.access(path, os.R_OK):  # root can read everything, so make `open` refuse
 
         def refuse(*_, **__):
             raise PermissionError(13, "Permission denied")
@@ -544,24 +547,24 @@ def write_audio(path: Path, cover: np.ndarray | None = None) -> Path:
     return path
 
 
-def test_sound_alone_is_no_clip(tmp_path):
+def test_a_file_with_sound_only_is_refused(tmp_path):
     assert "has no video stream: got only audio" in error(write_audio(tmp_path / "song.m4a"))
 
 
-def test_the_cover_of_a_song_is_no_clip(tmp_path):
+def test_the_cover_picture_of_a_song_is_not_a_clip(tmp_path):
     path = write_audio(tmp_path / "song.mp4", cover=noise(32, 32))
     with av.open(str(path)) as container:
         assert len(container.streams.video) == 1
     assert "has no video stream: got only audio" in error(path)
 
 
-def test_a_codec_that_ffmpeg_does_not_know(tmp_path):
+def test_a_codec_unknown_to_ffmpeg_is_an_error(tmp_path):
     path = encode(tmp_path / "unknown.mov", counted(2), codec="mjpeg", pix_fmt="yuvj420p")
     path.write_bytes(path.read_bytes().replace(b"jpeg", b"zzzz"))
     assert "cannot decode its codec" in error(path)
 
 
-def test_a_stream_in_which_no_frame_decodes(tmp_path, mp4):
+def test_a_stream_without_a_decodable_frame_is_an_error(tmp_path, mp4):
     data = bytearray(mp4.read_bytes())
     start = data.index(b"mdat") + 4
     data[start:] = bytes(len(data) - start)
@@ -572,7 +575,7 @@ def test_a_stream_in_which_no_frame_decodes(tmp_path, mp4):
     assert "re-encode" in message
 
 
-def test_a_clip_that_never_decodes_alike_is_an_error_not_an_endless_search(mp4, monkeypatch):
+def test_a_clip_that_decodes_differently_each_time_is_an_error(mp4, monkeypatch):
     from exporter.inputs import video
 
     lengths = iter(range(20, 30))
@@ -609,16 +612,16 @@ def test_a_playlist_does_not_reach_the_network(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["http:clip.mp4", "concat:a|b.mp4", "sp ace é.mp4", "-i.mp4"])
-def test_a_name_is_only_a_name(tmp_path, mp4, name, monkeypatch):
+def test_a_file_name_is_never_read_as_a_url_or_an_option(tmp_path, mp4, name, monkeypatch):
     (tmp_path / name).write_bytes(mp4.read_bytes())
     monkeypatch.chdir(tmp_path)
     assert read(Path(name)).source_frames == read(tmp_path / name).source_frames == 30
 
 
-# --- manners --------------------------------------------------------------------------------------
+# --- side effects ---------------------------------------------------------------------------------
 
 
-def test_the_log_level_of_ffmpeg_is_left_as_it_was(tmp_path, mp4):
+def test_reading_leaves_the_log_level_of_ffmpeg_unchanged(tmp_path, mp4):
     before = get_level()
     try:
         for level in (None, FATAL):
@@ -632,12 +635,12 @@ def test_the_log_level_of_ffmpeg_is_left_as_it_was(tmp_path, mp4):
         set_level(before)
 
 
-def test_importing_the_files_brings_neither_av_nor_torch():
+def test_importing_video_and_synthetic_imports_neither_av_nor_torch():
     program = """
 import sys
 from types import ModuleType
 package = sys.modules["exporter"] = ModuleType("exporter")
-package.__path__ = ["exporter"]  # what the package's own __init__ brings is not asked here
+package.__path__ = ["exporter"]  # do not test what the package's own __init__ imports
 import exporter.inputs.synthetic, exporter.inputs.video
 print({"av", "torch", "model"} & {*sys.modules})
 """
@@ -648,7 +651,7 @@ print({"av", "torch", "model"} & {*sys.modules})
     assert done.stdout.strip() == "set()"
 
 
-def test_importing_the_package_does_not_bring_av():
+def test_importing_the_package_does_not_import_av():
     program = "import sys, exporter, exporter.inputs.video; print('av' in sys.modules)"
     root = Path(__file__).parents[3]
     done = subprocess.run(
