@@ -287,7 +287,8 @@ def _note(decoded: _Decoded, frames: int) -> str:
     count, faults = decoded.count, decoded.faults
     notes = [
         count < frames and f"shorter than asked ({count} of {frames} frames), so frames repeat",
-        faults and f"damaged ({len(faults)} errors, first: {faults[0]}), used the frames that decode",
+        faults
+        and f"damaged ({len(faults)} errors, first: {faults[0]}), used the frames that decode",
         decoded.damaged and f"damaged frames: {decoded.damaged}, used as FFmpeg repairs them",
         decoded.missing and f"{decoded.missing}: perhaps truncated, used the frames present",
     ]

@@ -1,1 +1,1 @@
-"""ONNX graph to TensorRT engine."""
+"""Build a TensorRT engine from an ONNX graph."""

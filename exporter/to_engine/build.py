@@ -1,11 +1,11 @@
-"""`model.onnx` -> `model.engine`: one wrapper over `tensorrt` and `tensorrt_rtx`.
+"""Build `model.engine` from `model.onnx`: one wrapper for `tensorrt` and `tensorrt_rtx`.
 
     choice = choose_flavour("auto", gpu=torch.cuda.is_available())
     if choice.flavour:
         info = build_engine(onnx_path, engine_path, flavour=choice.flavour)
 
-The two packages share an API and differ in what they can do: see `FLAVOURS`. TensorRT itself is
-loaded only in the worker process (`exporter.to_engine.worker`), never in this one.
+The two packages have the same API but different abilities: see `FLAVOURS`. Only the worker process
+(`exporter.to_engine.worker`) loads TensorRT. This process never loads it.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from exporter.to_engine.process import OnProgress, ask_worker
 from exporter.to_engine.progress import BuildProgress
 from model.config import ConfigError, check_choice
 
-Shape = tuple[int | None, ...]  # None where the batch is free
+Shape = tuple[int | None, ...]  # None for a free batch
 
 
 @dataclass(frozen=True)
 class Flavour:
-    """What one TensorRT package is called and can do."""
+    """Names and abilities of one TensorRT package."""
 
     module: str
-    package: str  # on PyPI
+    package: str  # the name on PyPI
     builds_without_gpu: bool
     takes_targets: bool
-    magic: bytes  # how its engines begin; empty where that is not documented
+    magic: bytes  # the first bytes of its engines; empty where they are not documented
 
 
 FLAVOURS = {
     "tensorrt": Flavour("tensorrt", "tensorrt", False, False, b""),
     "rtx": Flavour("tensorrt_rtx", "tensorrt-rtx-cu13", True, True, b"vtrt"),
 }
-# A manifest names the flavour of its engine by its module.
+# A manifest stores the flavour of its engine as the name of the Python module.
 FLAVOUR_OF_MODULE = {flavour.module: name for name, flavour in FLAVOURS.items()}
 
 
 @dataclass(frozen=True)
 class FlavourStatus:
-    """Whether a flavour works here: its version, or the reason why not and what to do."""
+    """Whether a flavour works here: its version; or why it does not work, and what to do."""
 
     flavour: str
     version: str | None
@@ -57,7 +57,7 @@ class FlavourStatus:
 
 @dataclass(frozen=True)
 class FlavourChoice:
-    """The flavour to build with and why; without a flavour, why no engine is built."""
+    """The flavour to build with, and the reason. None as flavour means that no engine is built."""
 
     flavour: str | None
     reason: str
@@ -65,7 +65,7 @@ class FlavourChoice:
 
 @dataclass(frozen=True)
 class ShapeRange:
-    """The shapes that an engine accepts for one input, and the one it is tuned for."""
+    """The range of shapes that an engine accepts for one input; it is tuned for `opt`."""
 
     min: tuple[int, ...]
     opt: tuple[int, ...]
@@ -74,7 +74,7 @@ class ShapeRange:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One input or output of an engine; `profile` only where its batch is free."""
+    """One input or output of an engine; `profile` is set only for an input with a free batch."""
 
     name: str
     shape: Shape
@@ -84,11 +84,12 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """All there is to know about an engine, noted at build time: later it would need a GPU.
+    """All facts about an engine, recorded at build time. Later, reading them needs a GPU.
 
-    `targets` are the GPU architectures asked for, as the builder has them; empty stands for its
-    default (`rtx`: Ampere and later; `tensorrt`: the GPU present). `layers` counts those of the
-    parsed network, before fusion. `peak_memory_mb` is that of the build process.
+    `targets` are the requested GPU architectures, as read back from the builder. Empty means the
+    default of the flavour (`rtx`: Ampere and later; `tensorrt`: the GPU of this machine). `layers`
+    is the number of layers of the parsed network, before fusion. `peak_memory_mb` is the peak
+    memory of the build process.
     """
 
     flavour: str
@@ -105,12 +106,12 @@ class EngineInfo:
 
 
 def available_flavours() -> dict[str, FlavourStatus]:
-    """Try every flavour in a process of its own."""
+    """Try each flavour in a separate process."""
     return {name: probe(name) for name in FLAVOURS}
 
 
 def probe(name: str) -> FlavourStatus:
-    """Try whether a flavour can be imported and can create a builder."""
+    """Check whether a flavour can be imported and can create a builder."""
     flavour = FLAVOURS[name]
     where = "" if flavour.builds_without_gpu else " on a machine with an NVIDIA GPU and driver"
     try:
@@ -121,50 +122,50 @@ def probe(name: str) -> FlavourStatus:
 
 
 def examine_header(engine: Path, flavour: str) -> tuple[str, ...]:
-    """What TensorRT holds against an engine on this machine, by its header alone; needs no GPU.
+    """Ask TensorRT why an engine cannot run on this machine. Reads the header, needs no GPU.
 
     Returns:
-        Names of `EngineInvalidityDiagnostics` in lower case; `malformed_engine` is about the file,
-        the others about this machine.
+        Names of `EngineInvalidityDiagnostics` in lower case. `malformed_engine` concerns the file,
+        the others concern this machine.
 
     Raises:
-        EngineError: if that flavour is not here, or cannot tell.
+        EngineError: if the flavour is not installed, or cannot check an engine.
     """
     request = {"module": FLAVOURS[flavour].module, "examine": str(engine)}
     return tuple(ask_worker(request, lambda _: None)["objections"])
 
 
 def choose_flavour(engine: str, *, gpu: bool) -> FlavourChoice:
-    """Choose what to build with.
+    """Choose the flavour to build with.
 
     Args:
-        engine: `auto` takes `tensorrt` where it works and there is a GPU, else `rtx` where that
-            works, else none; `none` builds nothing; a flavour's name insists on it.
+        engine: `auto` chooses `tensorrt` if it works and there is a GPU, else `rtx` if it works,
+            else no flavour. `none` chooses no flavour. The name of a flavour requires that flavour.
         gpu: Whether this machine has a CUDA device.
 
     Raises:
-        EngineError: if the flavour insisted on does not work here.
+        EngineError: if the required flavour does not work here.
     """
     _check_name("engine", engine, ENGINES)
     if engine == "none":
         return FlavourChoice(None, "--engine none")
-    passed_over: list[FlavourStatus] = []
+    rejected: list[FlavourStatus] = []
     for name in FLAVOURS if engine == "auto" else (engine,):
         status = _probe_for(name, gpu=gpu)
         if status.version is not None:
-            reasons = [f"{name} {status.version}", *(other.reason for other in passed_over)]
+            reasons = [f"{name} {status.version}", *(other.reason for other in rejected)]
             return FlavourChoice(name, "; ".join(reasons))
         if engine != "auto":
             raise EngineError(status.reason, remedy=status.remedy)
-        passed_over.append(status)
-    reasons = (f"{status.reason} ({status.remedy})" for status in passed_over)
+        rejected.append(status)
+    reasons = (f"{status.reason} ({status.remedy})" for status in rejected)
     return FlavourChoice(None, "; ".join(reasons))
 
 
 def _probe_for(name: str, *, gpu: bool) -> FlavourStatus:
     if gpu or FLAVOURS[name].builds_without_gpu:
         return probe(name)
-    reason = f"{name} builds only for a GPU that is present, and none is"
+    reason = f"{name} builds only for a GPU of this machine, and it has none"
     return FlavourStatus(name, None, reason, "choose --engine rtx")
 
 
@@ -177,22 +178,22 @@ def build_engine(
     targets: tuple[str, ...] = (),
     on_progress: OnProgress | None = None,
 ) -> EngineInfo:
-    """Build an engine in a process of its own; it appears at `engine_path` whole or not at all.
+    """Build an engine in a separate process. `engine_path` appears whole or not at all.
 
     Args:
-        onnx_path: The graph; strongly typed, so its own types are those of the engine.
-        engine_path: Where to write, in a directory that exists.
+        onnx_path: The graph. It is strongly typed: the engine computes in the types of the graph.
+        engine_path: The file to write, in a directory that exists.
         flavour: A key of `FLAVOURS`.
         profile: The batch sizes of a graph with a dynamic batch.
-        targets: GPU architectures as `sm86`, where the flavour takes them.
-        on_progress: Called in this thread for every phase and step. What it raises, and Ctrl-C,
-            cancels the build.
+        targets: GPU architectures such as `sm86`, if the flavour takes targets.
+        on_progress: Called in this thread for every phase and step. An exception that it raises
+            cancels the build, and so does Ctrl-C.
 
     Raises:
-        EngineError: if the graph is not valid ONNX, TensorRT refuses it, or its process dies.
+        EngineError: if the graph is not valid ONNX, TensorRT refuses it, or the process dies.
     """
     report = on_progress or (lambda _: None)
-    report(BuildProgress("Reading ONNX", 0, 1, 0.0))  # TensorRT reports nothing while it parses
+    report(BuildProgress("Reading ONNX", 0, 1, 0.0))  # TensorRT reports no progress while it parses
     _check_arguments(onnx_path, engine_path, flavour, targets)
     partial = engine_path.with_name(f".{engine_path.name}.{os.getpid()}.partial")
     request = {
@@ -214,21 +215,22 @@ def build_engine(
 def _check_arguments(
     onnx_path: Path, engine_path: Path, flavour: str, targets: tuple[str, ...]
 ) -> None:
-    import onnx  # only who builds an engine waits for it
+    import onnx  # imported here, because the import is slow and only a build needs it
 
     _check_name("engine flavour", flavour, FLAVOURS)
     if targets and not FLAVOURS[flavour].takes_targets:
         raise EngineError(
-            f"{flavour} builds for the GPU that is present and takes no targets",
+            f"{flavour} builds for the GPU of this machine and takes no targets",
             got=",".join(targets),
-            remedy="leave --target away or choose --engine rtx",
+            remedy="omit --target or choose --engine rtx",
         )
     folder = engine_path.parent
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise EngineError(f"cannot write {engine_path.name} to {folder}")
     try:
-        onnx.checker.check_model(str(onnx_path))  # TensorRT takes garbage for an empty graph
-    except Exception as error:  # OSError, protobuf's DecodeError, ValidationError
+        # TensorRT reads garbage as an empty graph, without an error.
+        onnx.checker.check_model(str(onnx_path))
+    except Exception as error:  # OSError, protobuf's DecodeError, or ValidationError
         raise EngineError(f"{onnx_path} is not a valid ONNX graph", got=error) from error
 
 

@@ -1,4 +1,4 @@
-"""What every child process of this project does: it ends with its parent."""
+"""Shared code of all child processes of this project: a child ends when its parent ends."""
 
 from __future__ import annotations
 
@@ -8,34 +8,39 @@ import signal
 import sys
 import time
 
-GRACE_SECONDS = 3.0  # how long work may take to notice that it is cancelled
+GRACE_SECONDS = 3.0  # cancelled work may take so long to notice it
 
 
 def die_with(parent: int) -> None:
-    """Let the kernel end this process with its parent, where it can; EOF on stdin does the rest."""
+    """Ask the kernel to end this process with its parent (Linux only).
+
+    On other systems, EOF on stdin ends the process: see `wait_for_end_of_input`.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG of linux/prctl.h
-    # On Windows the parent of a virtual environment's Python is a launcher, not who started it.
-    if os.name == "posix" and os.getppid() != parent:  # it was gone before we asked
+    # On Windows the parent of a virtual environment's Python is a launcher: not the real parent.
+    if os.name == "posix" and os.getppid() != parent:  # the parent ended before the call above
         os._exit(1)
 
 
 def command(module: str) -> tuple[list[str], dict[str, str]]:
-    """The command and the environment that run one of our modules as a process.
+    """Return the command and the environment that run one of our modules as a process.
 
-    It imports what this process imports, in the same order, whatever the current directory holds.
+    The child has the import path of this process. The content of the current directory does not
+    change the imports.
     """
-    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)  # noqa: PTH100  # "" too
+    # abspath also resolves "", which stands for the current directory.
+    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)  # noqa: PTH100
     return [sys.executable, "-P", "-m", module], {**os.environ, "PYTHONPATH": path}
 
 
 def wait_for_end_of_input() -> None:
-    """Return when the parent closes this process's standard input, or dies."""
+    """Return when the parent closes the standard input of this process, or dies."""
     while os.read(0, 64):
         pass
 
 
 def end_after_grace() -> None:
-    """End this process, whatever it does, once work has had time to notice that it is cancelled."""
+    """Wait until cancelled work has had time to stop, then end this process unconditionally."""
     time.sleep(GRACE_SECONDS)
     os._exit(1)

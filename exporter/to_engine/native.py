@@ -1,7 +1,7 @@
-"""TensorRT's Python package as this project uses it: loaded, and with a logger of ours.
+"""Load TensorRT's Python package and make a logger for it.
 
-The build worker and the runner share it. It imports no TensorRT of its own: the flavour is an
-argument, because `tensorrt` and `tensorrt_rtx` have the same interface.
+The build worker and the runner share this file. It has no import statement for TensorRT: the name
+of the package is an argument, because `tensorrt` and `tensorrt_rtx` have the same interface.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-SEVERITIES = ("INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE")  # ILogger's own order
+SEVERITIES = ("INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE")  # in the order of ILogger
 
 Native = Any  # an object or module of TensorRT, which has no usable type stubs
 
 
-class BuildFailure(Exception):  # noqa: N818  # named as exporter.errors.RuntimeFailure is
-    """A build that cannot succeed; the facts are the arguments of `TsformerError`."""
+class BuildFailure(Exception):  # noqa: N818  # the name follows exporter.errors.RuntimeFailure
+    """A build that cannot succeed. `facts` are the arguments of `TsformerError`."""
 
     def __init__(self, what: str, **facts: object) -> None:
         super().__init__(what)
@@ -24,28 +24,28 @@ class BuildFailure(Exception):  # noqa: N818  # named as exporter.errors.Runtime
 
 
 def load_tensorrt(module: str) -> Native:
-    """Import TensorRT under the name of one flavour.
+    """Import the TensorRT package of one flavour.
 
     Raises:
-        BuildFailure: if it is not installed, or its native libraries are not complete.
+        BuildFailure: if the package is not installed, or a native library is missing.
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         what = "is not installed" if error.name == module else f"needs {error.name!r}"
         raise BuildFailure(f"{module} {what}") from error
-    except Exception as error:  # ImportError or OSError of a library; what else, nobody documents
+    except Exception as error:  # ImportError or OSError of a library; others are not documented
         raise BuildFailure(
             f"{module} cannot be imported", got=f"{type(error).__name__}: {error}"
         ) from error
 
 
 def make_logger(trt: Native, sink: Callable[[str, str], None]) -> Native:
-    """Give a TensorRT logger that calls `sink(severity, text)` for INFO and above."""
+    """Return a TensorRT logger that calls `sink(severity, text)` for INFO and above."""
 
     class Logger(trt.ILogger):
         def __init__(self) -> None:
-            trt.ILogger.__init__(self)  # pybind11 wants it named; super() is not enough
+            trt.ILogger.__init__(self)  # pybind11 needs this explicit call instead of super()
 
         def log(self, severity: Native, msg: str) -> None:
             if int(severity) <= SEVERITIES.index("INFO"):

@@ -1,4 +1,4 @@
-"""The parent's side of `exporter.to_engine.worker`: starts it, listens, and leaves none behind."""
+"""Run `exporter.to_engine.worker` as a child process: start it, read its messages, and end it."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from exporter.to_engine.child import GRACE_SECONDS
 from exporter.to_engine.progress import BuildProgress, PhaseTree
 
 WORKER = "exporter.to_engine.worker"
-SHOWN_LINES = 5  # of what a worker said before it died
+SHOWN_LINES = 5  # so many last lines of a dead worker appear in the error
 
 OnProgress = Callable[[BuildProgress], None]
 
 
 def ask_worker(request: dict[str, Any], on_progress: OnProgress) -> dict[str, Any]:
-    """Run a worker on one request and give its answer.
+    """Run a worker on one request and return its answer.
 
-    Whatever ends this call (an answer, an exception of `on_progress`, Ctrl-C) ends the worker.
-    It is a plain subprocess and not `multiprocessing`, which would import the caller's script
-    once more and so break every script without a `__main__` guard.
+    The worker ends when this call ends, whether by an answer, by an exception of `on_progress` or
+    by Ctrl-C. The worker is a plain subprocess. `multiprocessing` would import the caller's script
+    again, which breaks every script without a `__main__` guard.
 
     Raises:
-        EngineError: with the worker's own words, or with how it died.
+        EngineError: with the error message of the worker, or with the way it died.
     """
     command, environment = child.command(WORKER)
     with tempfile.TemporaryFile() as noise:
@@ -42,13 +42,13 @@ def ask_worker(request: dict[str, Any], on_progress: OnProgress) -> dict[str, An
             stderr=noise,
             env=environment,
         )
-        said: deque[str] = deque(maxlen=SHOWN_LINES)
+        logged: deque[str] = deque(maxlen=SHOWN_LINES)
         try:
-            answer = _listen(worker, request, on_progress, said)
+            answer = _listen(worker, request, on_progress, logged)
         finally:
             _stop(worker)
         if answer is None:
-            raise EngineError(_how_it_died(worker.returncode, said, noise))
+            raise EngineError(_describe_death(worker.returncode, logged, noise))
         return answer
 
 
@@ -56,18 +56,18 @@ def _listen(
     worker: subprocess.Popen[bytes],
     request: dict[str, Any],
     on_progress: OnProgress,
-    said: deque[str],
+    logged: deque[str],
 ) -> dict[str, Any] | None:
-    """Give the answer, or None if the worker ended without one."""
+    """Return the answer, or None if the worker ended without an answer."""
     assert worker.stdin is not None
     assert worker.stdout is not None
-    with contextlib.suppress(BrokenPipeError):  # it died at its start: the caller tells how
+    with contextlib.suppress(BrokenPipeError):  # the worker died at its start; the caller says how
         worker.stdin.write(json.dumps({**request, "parent": os.getpid()}).encode() + b"\n")
         worker.stdin.flush()
     phases = PhaseTree()
     events = {"start": phases.start, "step": phases.step, "finish": phases.finish}
     for line in worker.stdout:
-        if not line.endswith(b"\n"):  # cut off by its death
+        if not line.endswith(b"\n"):  # the worker died in the middle of a line
             break
         message = json.loads(line)
         kind = message.pop("kind")
@@ -76,14 +76,14 @@ def _listen(
         if kind == "failed":
             raise EngineError(message.pop("what"), **message)
         if kind == "log":
-            said.append(f"{message['severity']}: {message['text']}")
+            logged.append(f"{message['severity']}: {message['text']}")
         else:
             on_progress(events[kind](**message))
     return None
 
 
 def _stop(worker: subprocess.Popen[bytes]) -> None:
-    """End the worker: by asking (closed pipes cancel a build), by SIGTERM, by SIGKILL."""
+    """End the worker: close its pipes, which cancels the build; then SIGTERM; then SIGKILL."""
     try:
         for pipe in (worker.stdin, worker.stdout):
             _close(pipe)
@@ -92,7 +92,7 @@ def _stop(worker: subprocess.Popen[bytes]) -> None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 worker.wait(GRACE_SECONDS)
                 return
-    finally:  # a second Ctrl-C arrives here too
+    finally:  # also after a second Ctrl-C
         worker.kill()
         worker.wait()
 
@@ -103,12 +103,12 @@ def _close(pipe: IO[bytes] | None) -> None:
             pipe.close()
 
 
-def _how_it_died(returncode: int, said: deque[str], noise: IO[bytes]) -> str:
+def _describe_death(returncode: int, logged: deque[str], noise: IO[bytes]) -> str:
     if returncode < 0:
         how = f"was killed by {signal.Signals(-returncode).name}"
     else:
         how = f"ended without an answer (exit code {returncode})"
     noise.seek(0)
     printed = noise.read().decode(errors="replace").splitlines()[-SHOWN_LINES:]
-    last_words = " | ".join([*said, *printed]) or "nothing"
-    return f"the process of TensorRT {how}; it said last: {last_words}"
+    last_output = " | ".join([*logged, *printed]) or "nothing"
+    return f"the process of TensorRT {how}; its last output: {last_output}"

@@ -1,4 +1,4 @@
-"""TensorRT's nested build phases as one fraction that a progress bar can show."""
+"""Convert TensorRT's nested build phases to one fraction for a progress bar."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class BuildProgress:
-    """Where a build stands.
+    """The progress of a build.
 
-    `step` of the `steps` of the innermost `phase` are complete; `fraction` in [0, 1] is the share
-    of the whole build, counted in steps (TensorRT tells no times), and never falls.
+    In the innermost `phase`, `step` of `steps` steps are complete. `fraction` in [0, 1] is the
+    complete share of the whole build. It counts steps, since TensorRT reports no times. It never
+    decreases.
     """
 
     phase: str
@@ -27,10 +28,9 @@ class _Phase:
 
 
 class PhaseTree:
-    """The open phases; each event gives the progress after it.
+    """The open phases. Each method handles one event and returns the progress after it.
 
-    A phase that runs inside a step of its parent counts for at most that one step, however many
-    phases follow each other there.
+    The phases that run inside one step of their parent count together for at most that one step.
     """
 
     def __init__(self) -> None:
@@ -38,18 +38,19 @@ class PhaseTree:
         self._highest = 0.0
 
     def start(self, name: str, parent: str | None, steps: int) -> BuildProgress:
-        """Open a phase of `steps` steps inside the phase `parent`, or inside none."""
+        """Open a phase of `steps` steps inside the phase `parent`, if there is a parent."""
         self._open[name] = _Phase(parent, max(steps, 1))
         return self._progress(name, self._open[name])
 
     def step(self, name: str, step: int) -> BuildProgress:
-        """Note that `step`, counted from 0, is complete."""
-        phase = self._open.setdefault(name, _Phase(name, step + 1))  # unheard of: counts nowhere
+        """Record that `step`, counted from 0, is complete."""
+        # A phase that was never started gets itself as parent, so it does not change the fraction.
+        phase = self._open.setdefault(name, _Phase(name, step + 1))
         phase.done = min(step + 1, phase.steps)
         return self._progress(name, phase)
 
     def finish(self, name: str) -> BuildProgress:
-        """Close a phase, which may happen before all of its steps were reported."""
+        """Close a phase. Some of its steps may not have been reported."""
         phase = self._open.get(name, _Phase(name, 1))
         phase.done = phase.steps
         progress = self._progress(name, phase)

@@ -1,8 +1,9 @@
-"""The process that builds one engine: request on stdin, JSON lines on stdout, cancelled by EOF.
+"""The process that builds one engine: request on stdin, JSON lines on stdout, EOF cancels.
 
-TensorRT can crash natively, prints to the terminal on its own, and a failed build was seen to
-change the next one in its process; so every build has a process of its own. `process.py` starts it.
-It imports the standard library and its two neighbours alone: no torch, and not the caller's script.
+Every build has a separate process for three reasons. TensorRT can crash natively. TensorRT prints
+to the terminal. A failed build was observed to change the next build of the same process.
+`process.py` starts the worker. The worker imports only the standard library, `child.py` and
+`native.py`: not torch, and not the caller's script.
 """
 
 from __future__ import annotations
@@ -19,30 +20,31 @@ from exporter.to_engine.child import die_with, end_after_grace, wait_for_end_of_
 from exporter.to_engine.native import BuildFailure, Native, load_tensorrt, make_logger
 
 KEPT_MESSAGES = 10
-DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}  # others: in lower case
+# Other names of types are only converted to lower case.
+DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
 
 
 class Channel:
-    """JSON lines to the parent; `cancelled` is set once the parent has hung up."""
+    """Sends JSON lines to the parent. `cancelled` is set when the parent has closed its end."""
 
     def __init__(self) -> None:
         self.cancelled = threading.Event()
         self._lock = threading.Lock()  # TensorRT may call back from several threads
         self._out = os.fdopen(os.dup(1), "wb")
-        os.dup2(2, 1)  # what native code prints goes where stderr goes, not into the protocol
+        os.dup2(2, 1)  # output of native code goes to stderr, not into the protocol
 
     def send(self, kind: str, **fields: object) -> None:
-        """Send one message. Never raises: TensorRT's callbacks must not."""
+        """Send one message. Never raise, because TensorRT's callbacks must not raise."""
         try:
             with self._lock:
                 self._out.write(json.dumps({"kind": kind, **fields}).encode() + b"\n")
                 self._out.flush()
-        except OSError:  # the parent is gone, so nobody waits for this engine
+        except OSError:  # the parent has ended, so the engine is not needed
             self.cancelled.set()
 
 
 def make_monitor(trt: Native, channel: Channel) -> Native:
-    """Give a progress monitor that reports to the parent, and stops a cancelled build."""
+    """Return a progress monitor that reports to the parent and stops a cancelled build."""
 
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
@@ -62,7 +64,7 @@ def make_monitor(trt: Native, channel: Channel) -> Native:
 
 
 class Build:
-    """One engine, from ONNX to bytes; the methods stand in the order in which `run` calls them."""
+    """The build of one engine. The methods are in the order in which `run` calls them."""
 
     def __init__(self, channel: Channel, module: str) -> None:
         self.channel = channel
@@ -71,17 +73,18 @@ class Build:
         self.logger = make_logger(trt, self._log)
         try:
             self.builder = trt.Builder(self.logger)
-        except TypeError as error:  # the native factory gave nullptr: `tensorrt` without a GPU
+        except TypeError as error:  # the native factory returned nullptr: `tensorrt` without a GPU
             raise BuildFailure(f"{module} cannot create a builder", got=error) from error
         typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-        flags = 0 if typed is None else 1 << int(typed)  # the only kind TensorRT 11 knows
-        self.network = self._made(self.builder.create_network(flags), "a network")
-        self.config = self._made(self.builder.create_builder_config(), "a configuration")
+        # Without the flag, TensorRT 11 builds strongly typed networks only, so 0 is correct.
+        flags = 0 if typed is None else 1 << int(typed)
+        self.network = self._require(self.builder.create_network(flags), "a network")
+        self.config = self._require(self.builder.create_builder_config(), "a configuration")
 
     def run(
         self, onnx: str, engine: str, profile: list[int] | None, targets: list[str]
     ) -> dict[str, object]:
-        """Build and write the engine; gives what `EngineInfo` is made of."""
+        """Build and write the engine; return the fields of `EngineInfo` that the worker knows."""
         begin, network = time.monotonic(), self.network
         parser = self._parse(onnx)
         self._disable_tf32()
@@ -90,11 +93,11 @@ class Build:
         monitor = make_monitor(self.trt, self.channel)
         self.config.progress_monitor = monitor
         serialized = self.builder.build_serialized_network(network, self.config)
-        del parser, monitor  # to here they have to live: they own the weights and the callbacks
-        warnings = self._said("WARNING", "ERROR", "INTERNAL_ERROR")
+        del parser, monitor  # the build needs both: they own the weights and the callbacks
+        warnings = self._logged("WARNING", "ERROR", "INTERNAL_ERROR")
         Path(engine).write_bytes(self._checked(serialized))
         return {
-            "targets": self._targets_in_force(),
+            "targets": self._read_targets(),
             "inputs": [{**_describe(t), "profile": shapes.get(t.name)} for t in self._inputs()],
             "outputs": [_describe(network.get_output(i)) for i in range(network.num_outputs)],
             "layers": network.num_layers,
@@ -106,26 +109,26 @@ class Build:
     def _parse(self, onnx: str) -> Native:
         parser = self.trt.OnnxParser(self.network, self.logger)
         parsed = parser.parse_from_file(onnx)
-        # Turned into text at once: a ParserError must not be read after its parser is freed.
+        # Convert errors to text now: a ParserError must not be read after its parser is freed.
         errors = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
         if not parsed or errors:
             reason = "; ".join(errors) or self._reason()
             raise BuildFailure("TensorRT's parser refused the graph", got=reason)
         network = self.network
         counts = network.num_inputs, network.num_layers, network.num_outputs
-        if not all(counts):  # and yet it says that all went well
+        if not all(counts):  # the parser reports success in this case too
             raise BuildFailure("TensorRT found no inputs, layers or outputs", got=counts)
         return parser
 
     def _disable_tf32(self) -> None:
         flag = getattr(self.trt.BuilderFlag, "TF32", None)
         if flag is not None:
-            self.config.clear_flag(flag)  # on by default, with 10 bits of mantissa as "float32"
+            self.config.clear_flag(flag)  # TF32 is on by default: "float32" with 10 mantissa bits
             if self.config.get_flag(flag):
-                raise BuildFailure("TensorRT would not switch TF32 off")
+                raise BuildFailure("TensorRT did not switch TF32 off")
 
     def _set_profile(self, sizes: list[int] | None) -> dict[str, list[list[int]]]:
-        """Set the batch sizes of every dynamic input; gives its three shapes, read back."""
+        """Set the batch sizes of each dynamic input; read back and return its three shapes."""
         shapes = {tensor.name: tuple(tensor.shape) for tensor in self._inputs()}
         dynamic = {name: shape for name, shape in shapes.items() if -1 in shape}
         if any(-1 in shape[1:] for shape in dynamic.values()):
@@ -135,11 +138,11 @@ class Build:
             raise BuildFailure(
                 f"the batch of the graph is {'dynamic' if dynamic else 'static'}",
                 got=f"{given} for inputs {shapes}",
-                remedy="export and build with the same --dynamic-batch MIN:OPT:MAX, or with none",
+                remedy="export and build with the same --dynamic-batch MIN:OPT:MAX, or without it",
             )
         if not sizes:
             return {}
-        profile = self._made(self.builder.create_optimization_profile(), "a profile")
+        profile = self._require(self.builder.create_optimization_profile(), "a profile")
         for name, shape in dynamic.items():
             profile.set_shape(name, *[(size, *shape[1:]) for size in sizes])
         if self.config.add_optimization_profile(profile) < 0:
@@ -167,13 +170,13 @@ class Build:
         data = memoryview(serialized)  # a copy would double the peak of a large engine
         runtime = self.trt.Runtime(self.logger)
         if hasattr(runtime, "get_engine_validity"):
-            # The verdict itself is INVALID wherever there is no GPU; this bit is about the bytes.
+            # Without a GPU the verdict is always INVALID. This bit concerns only the bytes.
             malformed = int(self.trt.EngineInvalidityDiagnostics.MALFORMED_ENGINE)
             if int(runtime.get_engine_validity(data)[1]) & malformed:
-                raise BuildFailure("TensorRT built an engine and calls it malformed")
+                raise BuildFailure("TensorRT built an engine that it reports as malformed")
         return data
 
-    def _targets_in_force(self) -> list[str]:
+    def _read_targets(self) -> list[str]:
         count = getattr(self.config, "num_compute_capabilities", 0)
         return [self.config.get_compute_capability(i).name.lower() for i in range(count)]
 
@@ -184,23 +187,23 @@ class Build:
         self.messages.append((severity, text))
         self.channel.send("log", severity=severity, text=text)
 
-    def _said(self, *severities: str) -> list[str]:
+    def _logged(self, *severities: str) -> list[str]:
         return list(dict.fromkeys(text for kind, text in self.messages if kind in severities))
 
     def _reason(self) -> str:
-        return "; ".join(self._said("ERROR", "INTERNAL_ERROR")[:3]) or "no reason given"
+        return "; ".join(self._logged("ERROR", "INTERNAL_ERROR")[:3]) or "no reason given"
 
-    def _made(self, thing: Native, what: str) -> Native:
+    def _require(self, thing: Native, what: str) -> Native:
         if thing is None:
             raise BuildFailure(f"TensorRT could not create {what}", got=self._reason())
         return thing
 
 
 def examine(module: str, engine: str) -> dict[str, object]:
-    """Give what TensorRT holds against the header of an engine, here: names, none if nothing.
+    """Return the names of TensorRT's objections to an engine on this machine, by its header.
 
     Raises:
-        BuildFailure: if this version of it cannot tell.
+        BuildFailure: if this version of TensorRT cannot check a header.
     """
     trt = load_tensorrt(module)
     runtime = trt.Runtime(make_logger(trt, lambda _severity, _text: None))
@@ -224,22 +227,26 @@ def _parser_error(error: Native) -> str:
 
 
 def _peak_memory_mb() -> float | None:
-    """Peak of this process alone; getrusage would count the parent's pages from before exec."""
+    """Return the peak memory (MiB) of this process alone.
+
+    `getrusage` would also count the pages that the parent had before `exec`.
+    """
     status = Path("/proc/self/status")
     found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
     return int(found[1]) / 1024 if found else None
 
 
 def _watch(channel: Channel) -> None:
-    """Cancel on EOF, and end the process if the build does not notice."""
+    """Cancel the build on EOF, and end the process if the build does not stop."""
     wait_for_end_of_input()
     channel.cancelled.set()
     end_after_grace()
 
 
 def main() -> None:
-    """Build or examine what stdin asks for, or tell the version if it names but a module."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: parent decides
+    """Serve the request on stdin: build an engine, examine an engine, or only send the version."""
+    # Ctrl-C reaches the whole process group, and the parent decides what to do.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = Channel()
     with os.fdopen(0, "rb", buffering=0, closefd=False) as stdin:
         request = json.loads(stdin.readline())
@@ -249,7 +256,7 @@ def main() -> None:
         if "examine" in request:
             answer = examine(request["module"], request["examine"])
         else:
-            build = Build(channel, request.pop("module"))  # an import alone would prove little
+            build = Build(channel, request.pop("module"))  # a successful import does not prove much
             answer = {"version": str(build.trt.__version__)}
             answer |= build.run(**request) if request else {}
     except BuildFailure as failure:

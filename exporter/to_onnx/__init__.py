@@ -1,1 +1,1 @@
-"""Model to ONNX graph."""
+"""Export a model as an ONNX graph."""

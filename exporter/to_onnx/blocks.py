@@ -1,8 +1,8 @@
-"""Blocks of one structure are traced once: as a function of the graph, called by each of them.
+"""Trace blocks of the same structure once, as an ONNX function that each of them calls.
 
-Tracing takes most of an export, and most blocks of a model differ in nothing but their weights.
-While the model is traced, each of them is one node that reads the block's weights. What such a node
-computes is traced from one of the blocks, and then put in the place of every node.
+Tracing takes most of the time of an export, and most blocks of a model differ only in their
+weights. While the model is traced, each block is one node: a call that reads the weights of the
+block. Then one block of each structure is traced as a function, and every call is inlined.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from model.block import Block, DropPath
 from model.rotary import RotaryTables
 from model.timesformer import Layer
 
-FEWEST = 2  # blocks that share a function: one alone is traced where it stands
-Export = Callable[..., torch.onnx.ONNXProgram | None]  # as torch.onnx.export
+# So many blocks of one structure make a function. A single block is traced as part of the model.
+MIN_SHARED_BLOCKS = 2
+Export = Callable[..., torch.onnx.ONNXProgram | None]  # the signature of torch.onnx.export
 _DOMAIN = "tsformer"
-_PATH = "tsformer.block"  # of a node that stands for a block: the path of the block
-_KIND = "pkg.torch.export.graph_signature.InputSpec.kind"  # of a tensor that was traced
-_PLACEHOLDER = "the_block"  # stands for the path in what is noted of the function's nodes
+_PATH = "tsformer.block"  # metadata key of a call: the path of the block
+_KIND = "pkg.torch.export.graph_signature.InputSpec.kind"  # metadata key of a traced tensor
+_PLACEHOLDER = "the_block"  # the path of the block in the metadata of the function's nodes
 
 
 class _Tokens(NamedTuple):
-    """Shape and type of a tensor that blocks take; free axes are `None`."""
+    """Shape and type of an input tensor of a block; the size of a free axis is `None`."""
 
     sizes: tuple[int | None, ...]
     dtype: torch.dtype
@@ -46,12 +47,12 @@ class _Tokens(NamedTuple):
         return [axis for axis, size in enumerate(self.sizes) if size is None]
 
     def example(self) -> Tensor:
-        sizes = [2 if size is None else size for size in self.sizes]  # 1 is taken for a constant
+        sizes = [2 if size is None else size for size in self.sizes]  # torch would fix a size of 1
         return torch.zeros(sizes, dtype=self.dtype)
 
 
 class _Signature(NamedTuple):
-    """What blocks take beside their weights."""
+    """The inputs of a block other than its weights."""
 
     tensors: tuple[_Tokens, ...]
     rotary: bool
@@ -59,10 +60,10 @@ class _Signature(NamedTuple):
 
 
 class BlockFunction:
-    """What blocks of one structure compute.
+    """The ONNX function of all blocks of one structure.
 
     Args:
-        name: Unique among the functions of the model.
+        name: The name of the function, unique in the model.
         block: One of the blocks.
     """
 
@@ -80,10 +81,12 @@ class BlockFunction:
         rotary: RotaryTables | None,
         biases: Mapping[str, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Stand for a block in a trace: one node, which gives tokens shaped as those it takes.
+        """Replace the forward of a block in a trace by one node, a call of this function.
+
+        The output tokens have the shapes of the input tokens.
 
         Raises:
-            ValueError: if a block before it took tokens of another shape, or other biases.
+            ValueError: if an earlier block took tokens of another shape, or other biases.
         """
         tensors = (cls, x, *(biases or {}).values())
         names = None if biases is None else tuple(biases)
@@ -103,15 +106,15 @@ class BlockFunction:
         return cls, x
 
     def define(self, export: Export, batch: Dim | None) -> ir.Function:
-        """Trace what the calls stand for.
+        """Trace the body of the function.
 
         Args:
-            export: What traces the model, too.
-            batch: Stands for the axes that are free in the model; none are unless given.
+            export: The exporter that also traces the model.
+            batch: The dimension of the free axes. None if the model has no free axis.
 
         Raises:
-            ValueError: if the blocks do not give tokens shaped as those they take, or a weight is
-                no input of the function.
+            ValueError: if the output tokens of the blocks do not have the shapes of the input
+                tokens, or a weight is not an input of the function.
         """
         assert self._signature is not None, "no block was called"
         assert self._alone is not None
@@ -124,10 +127,10 @@ class BlockFunction:
             if (given.shape, given.dtype) != (taken.shape, taken.dtype):
                 raise ValueError(f"blocks take {taken} and give {given}")
         for name in _weights(self._alone):
-            weight = graph.initializers.pop(name, None)  # none for what is not read
+            weight = graph.initializers.pop(name, None)  # None for a weight that nothing reads
             graph.inputs.append(ir.Value(name=name) if weight is None else weight)
             graph.inputs[-1].const_value = None
-        for name, constant in list(graph.initializers.items()):  # a function has none
+        for name, constant in list(graph.initializers.items()):  # a function has no initializers
             if constant.metadata_props.get(_KIND) in {"PARAMETER", "BUFFER"}:
                 raise ValueError(f"{name} would be the same for all blocks")
             node = ir.node("Constant", [], {"value": constant.const_value})
@@ -138,7 +141,7 @@ class BlockFunction:
 
 
 class _Alone(nn.Module):
-    """A block whose arguments are tensors."""
+    """A block outside its model, with tensors as its only arguments."""
 
     def __init__(
         self, block: nn.Module, rotary: RotaryTables | None, biases: tuple[str, ...] | None = None
@@ -155,16 +158,16 @@ class _Alone(nn.Module):
 
 @contextmanager
 def blocks_called(model: nn.Module) -> Iterator[list[BlockFunction]]:
-    """Let the blocks of a model that share their structure be calls while it is traced.
+    """Replace blocks that share a structure by calls while the model is traced.
 
     Yields:
-        The functions that they call, to be defined once the model is traced.
+        The functions that the blocks call. Define them after the model is traced.
     """
     alike: dict[Hashable, dict[str, nn.Module]] = {}
     for path, module in model.named_modules():
         if isinstance(module, (Block, Layer)) and "forward" not in vars(module):
             alike.setdefault(structure(module), {})[path] = module
-    shared = [blocks for blocks in alike.values() if len(blocks) >= FEWEST]
+    shared = [blocks for blocks in alike.values() if len(blocks) >= MIN_SHARED_BLOCKS]
     functions = []
     try:
         for blocks in shared:
@@ -181,36 +184,38 @@ def blocks_called(model: nn.Module) -> Iterator[list[BlockFunction]]:
 def define_blocks(
     model: ir.Model,
     functions: Iterable[BlockFunction],
-    of_class: type,
+    model_class: type,
     export: Export,
     batch: Dim | None,
 ) -> None:
-    """Put what the calls of a traced model stand for in their places.
+    """Define the functions of a traced model and inline all calls.
 
     Args:
-        model: As traced from a module of the class `of_class`.
-        functions: Those that it calls.
-        of_class: Its name stands in the metadata of nodes.
-        export: As for `BlockFunction.define`.
-        batch: As for `BlockFunction.define`.
+        model: The traced model.
+        functions: The functions that the model calls.
+        model_class: The class of the traced module. The metadata of the nodes contains its name.
+        export: See `BlockFunction.define`.
+        batch: See `BlockFunction.define`.
     """
     for function in functions:
         defined = function.define(export, batch)
         model.functions[defined.identifier()] = defined
     passes.InlinePass()(model)
-    alone, name = (f"{one.__module__}.{one.__qualname__}" for one in (_Alone, of_class))
+    wrapper_name = f"{_Alone.__module__}.{_Alone.__qualname__}"
+    model_name = f"{model_class.__module__}.{model_class.__qualname__}"
     for node in model.graph:
         path = node.metadata_props.pop(_PATH, None)
         if path is not None:
             for key, text in node.metadata_props.items():
-                node.metadata_props[key] = text.replace(alone, name).replace(_PLACEHOLDER, path)
+                text = text.replace(wrapper_name, model_name)
+                node.metadata_props[key] = text.replace(_PLACEHOLDER, path)
 
 
 def structure(block: nn.Module) -> Hashable:
-    """All that decides what a block computes but the values of its weights.
+    """Return everything that decides what a block computes, except the values of its weights.
 
-    Blocks of equal structures compute the same function of tokens and weights. What cannot be told
-    to be equal is taken to differ.
+    Blocks with equal structures compute the same function of tokens and weights. Objects that
+    cannot be compared count as different.
     """
     names = {id(one): ("module", path) for path, one in block.named_modules()}
     weights = list(_weights(block).items())
@@ -235,7 +240,7 @@ def structure(block: nn.Module) -> Hashable:
 
 
 def _facts(module: nn.Module) -> dict[str, object]:
-    """What a module holds, without rates that count in training only."""
+    """Return the attributes of a module, without dropout rates that matter only in training."""
     facts = vars(module)
     if isinstance(module, (DropPath, nn.Dropout)) and not module.training:
         facts = {name: value for name, value in facts.items() if name not in {"rate", "p"}}
@@ -243,6 +248,6 @@ def _facts(module: nn.Module) -> dict[str, object]:
 
 
 def _weights(alone: nn.Module) -> dict[str, Tensor]:
-    """By every name, as an export has them: what is tied stands under several."""
+    """Return parameters and buffers by every name, as an export does: a tied weight has several."""
     parameters = alone.named_parameters(remove_duplicate=False)
     return dict([*parameters, *alone.named_buffers(remove_duplicate=False)])

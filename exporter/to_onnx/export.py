@@ -1,7 +1,8 @@
-"""model -> model.onnx: exported, its weights folded, checked, and described.
+"""Export a model as `model.onnx`: trace it, fold constants, check the file, and describe it.
 
-The graph takes `video` float32 `(b, f, c, h, w)`, or uint8 `(b, f, h, w, c)` where it normalises
-itself, for some models `mask` bool `(b, f)` too, and gives `logits` float32 `(b, classes)`.
+The graph takes `video` float32 `(b, f, c, h, w)`. A graph that contains the normalisation takes
+`video` uint8 `(b, f, h, w, c)` instead. Some graphs also take `mask` bool `(b, f)`. The output is
+`logits` float32 `(b, classes)`.
 """
 
 from __future__ import annotations
@@ -36,10 +37,11 @@ from exporter.spec import BatchProfile
 from exporter.to_onnx.blocks import blocks_called, define_blocks
 
 OUTPUT_NAME = "logits"
-MAX_FILE_BYTES = 2**31 - 1  # of one protobuf file
+MAX_FILE_BYTES = 2**31 - 1  # the limit of one protobuf file
 
-# Rules of `exporter.lint` that an export must keep, those included that only cost time elsewhere.
-_REFUSED = (
+# Rules of `exporter.lint` that an export must not break. This includes rules about operators that
+# are only slow, not wrong.
+_REFUSED_BY = (
     "float64",
     "mixed-float64",
     "einsum-types",
@@ -48,7 +50,7 @@ _REFUSED = (
     "int64-arithmetic",
     "control-flow",
 )
-_SIMPLER = (
+_SIMPLIFICATIONS = (
     rules.no_op_cast_rule,
     rules.no_op_expand_rule,
     rules.no_op_transpose_rule,
@@ -66,14 +68,14 @@ _SIMPLER = (
     rules.remove_optional_bias_from_gemm_rule,
 )
 _NO_LIMIT = 2**40  # bytes
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal
-# Metadata of the exporter that names files of the machine it ran on.
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # the colour codes of a terminal
+# Metadata of torch's exporter that contains file paths of this machine.
 _LOCAL_METADATA = ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node")
 
 
 @dataclass(frozen=True)
 class OnnxGraph:
-    """What was exported: sizes, operators by count, inputs and outputs."""
+    """A summary of the exported file: sizes, counts of operators, inputs and outputs."""
 
     opset: int
     nodes: int
@@ -94,15 +96,15 @@ def export_onnx(
     dynamic_batch: BatchProfile | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> OnnxGraph:
-    """Write `model` as one checked ONNX file.
+    """Write `model` as one ONNX file and check the file.
 
     Args:
-        model: Maps `(b, f, c, h, w)` to `(b, classes)`, in evaluation mode.
-        example: Its inputs by name, in the order of its forward, of the shapes to export.
+        model: A model in evaluation mode; maps `(b, f, c, h, w)` to `(b, classes)`.
+        example: The inputs by name, in the order of the model's forward, with the shapes to export.
         path: The file to write.
         opset: ONNX opset of the graph.
-        dynamic_batch: Leave the batch free within this profile; fixed unless given.
-        metadata: Written into the file's `metadata_props`.
+        dynamic_batch: The range of a free batch. Without it, the batch is fixed.
+        metadata: Entries for the file's `metadata_props`.
 
     Raises:
         OnnxError: if torch cannot export the model, or the graph is not fit for the runtimes.
@@ -110,7 +112,7 @@ def export_onnx(
     graph = _trace(model, example, opset, dynamic_batch)
     graph.producer_name = "tsformer"
     graph.metadata_props.update(metadata or {})
-    _forget_this_machine(graph)
+    _remove_local_paths(graph)
     proto = ir.to_proto(graph)
     write_module_outputs(proto)
     if proto.ByteSize() > MAX_FILE_BYTES:
@@ -125,10 +127,11 @@ def export_onnx(
 
 
 def check_onnx(path: Path) -> OnnxGraph:
-    """Check a written file: validity, types and shapes of all values, and fitness.
+    """Check a file: that it is valid, has consistent types and shapes, and suits the runtimes.
 
     Raises:
-        OnnxError: if it is not valid ONNX, or holds what the runtimes reject or compute badly.
+        OnnxError: if the file is not valid ONNX, or contains operators or types that a runtime
+            rejects or computes badly.
     """
     try:
         onnx.checker.check_model(str(path), full_check=True)
@@ -147,8 +150,8 @@ def check_onnx(path: Path) -> OnnxGraph:
 
 
 def find_unfit(model: onnx.ModelProto) -> list[str]:
-    """List what must not be in a graph: float64, einsum, control flow, int64 arithmetic."""
-    return [f"{found.where} {found.what}" for found in lint(GraphView(model), _REFUSED)]
+    """List the forbidden parts of a graph: float64, einsum, control flow, int64 arithmetic."""
+    return [f"{found.where} {found.what}" for found in lint(GraphView(model), _REFUSED_BY)]
 
 
 def _trace(
@@ -159,7 +162,7 @@ def _trace(
 ) -> ir.Model:
     tensors, batch, shapes = tuple(example.values()), None, None
     if dynamic_batch:
-        if len(tensors[0]) < 2:  # a batch of one is taken for a constant
+        if len(tensors[0]) < 2:  # torch would fix a batch of 1
             tensors = tuple(torch.cat((tensor, tensor)) for tensor in tensors)
         batch = torch.export.Dim("batch", min=1, max=max(dynamic_batch.max, len(tensors[0])))
         shapes = tuple({0: batch} for _ in tensors)
@@ -179,11 +182,12 @@ def _trace(
             assert program is not None
             define_blocks(program.model, functions, type(model), export, batch)
             _simplify(program.model)
-    except Exception as error:  # torch raises whatever its passes hit
-        # It comes back as whatever an import or a trace makes of it, deep in a chain of errors.
+    except Exception as error:  # the passes of torch raise many unrelated classes
+        # Ctrl-C during an import or a trace can arrive as another error, with the KeyboardInterrupt
+        # deep in the chain of its causes.
         if any(isinstance(cause, KeyboardInterrupt) for cause in _causes(error)):
             raise KeyboardInterrupt from error
-        first = error.__cause__ or error  # torch's own error is a page of advice
+        first = error.__cause__ or error  # the outer error of torch is a page of advice
         reason = _COLOUR.sub("", str(first)).strip().partition("\n")[0][:200]
         raise OnnxError(
             f"torch could not export the model: {type(first).__name__}: {reason}",
@@ -193,25 +197,26 @@ def _trace(
 
 
 def _simplify(graph: ir.Model) -> None:
-    """Compute what is constant, and drop what does nothing.
+    """Fold constants and remove operators that do nothing.
 
-    In place of `onnxscript.optimizer.optimize_ir`, one of whose rules compares each node with each.
+    This replaces `onnxscript.optimizer.optimize_ir`. One rule of that function compares every pair
+    of nodes, which is slow.
     """
-    for _ in range(2):  # what is dropped can make more constant
-        # No limit on sizes: rearranged weights must become weights, whatever their size.
+    for _ in range(2):  # a removed operator can make more values constant
+        # No limit on sizes: a rearranged weight must become an initializer, whatever its size.
         fold_constants_ir(
             graph,
             onnx_shape_inference=True,
             input_size_limit=_NO_LIMIT,
             output_size_limit=_NO_LIMIT,
         )
-        RewritePass(_SIMPLER)(graph)
+        RewritePass(_SIMPLIFICATIONS)(graph)
         passes.RemoveUnusedNodesPass()(graph)
     ir.passes.Sequential(
         passes.RemoveUnusedFunctionsPass(),
         passes.RemoveUnusedOpsetsPass(),
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        # Folding makes the same rearranged weight once for each place that reads it.
+        # Folding makes one copy of a rearranged weight for each node that reads it.
         passes.DeduplicateInitializersPass(size_limit=_NO_LIMIT),
         passes.CommonSubexpressionEliminationPass(),
         passes.OutputFixPass(),
@@ -227,7 +232,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's own progress, hints and deprecations off the terminal."""
+    """Silence the progress, hints and deprecation warnings of torch's exporter."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -243,8 +248,8 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _forget_this_machine(model: ir.Model) -> None:
-    """Drop local paths, so that the same model gives the same file everywhere."""
+def _remove_local_paths(model: ir.Model) -> None:
+    """Remove paths of this machine, so that the same model gives the same file everywhere."""
     for node in model.graph:
         for key in _LOCAL_METADATA:
             node.metadata_props.pop(key, None)

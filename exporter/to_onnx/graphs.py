@@ -1,4 +1,4 @@
-"""A rewritten model -> the graphs of an export, in the precision of the export."""
+"""Make the ONNX graphs of an export from a rewritten model, in the precision of the export."""
 
 from __future__ import annotations
 
@@ -22,7 +22,14 @@ from model.classifier import VideoClassifier
 
 @dataclass(frozen=True)
 class Graphs:
-    """The delivered graph, the graph that the engine is built from, and their float32 origin."""
+    """The graph files of an export.
+
+    Attributes:
+        onnx: The graph for ONNX Runtime, `model.onnx`.
+        for_engine: The graph from which the engine is built.
+        fp32: Of an int8 export: the float32 graph that int8 is timed against.
+        quantized: Of an int8 export: the summary of the quantisation of `onnx`.
+    """
 
     onnx: Path
     for_engine: Path
@@ -31,9 +38,10 @@ class Graphs:
 
 
 def make_graphs(job: Job, rewritten: VideoClassifier, resources: ExitStack) -> Graphs:
-    """Make `model.onnx`; for int8 also its symmetric form for TensorRT, both from a float32 graph.
+    """Write `model.onnx`; for int8 and an engine, also write its symmetric form for TensorRT.
 
-    An int8 graph is timed against the float32 graph that a user would run instead.
+    Each int8 graph is quantised from a float32 graph. The time of int8 is compared with the time
+    of the float32 graph that a user would run instead of int8.
     """
     spec, path = job.spec, job.directory / "model.onnx"
     if job.calibration is None:

@@ -1,8 +1,9 @@
-"""A float32 graph -> the same graph with int8 products, calibrated on clips.
+"""Quantise a float32 graph: the same graph with int8 products, calibrated on clips.
 
-ONNX Runtime's own quantiser does the work, on the products that `int8_products` chooses. Here the
-graph is made ready for it, and all that is no such product gets back what it read before. Weights
-whose product would be no faster in int8 are only stored in it.
+ONNX Runtime's quantiser does the work, on the products that `int8_products` chooses. This file
+prepares the graph for the quantiser. Afterwards it reconnects all other nodes to the float32 values
+that they read before. If the product of a weight would not be faster in int8, the weight is stored
+in int8 and the product is computed in float32.
 """
 
 from __future__ import annotations
@@ -19,15 +20,22 @@ import onnx
 from onnx import numpy_helper
 
 from exporter.errors import OnnxError
-from exporter.to_onnx.int8_products import FORMS, PRODUCTS, Form, choose_products, find_paying
+from exporter.to_onnx.int8_products import FORMS, PRODUCTS, Form, choose_products, find_faster
 from model.config import ConfigError, check_choice
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """What was quantised: how many products are int8, how many weights are only stored so.
+    """A summary of a quantisation.
 
-    `kept` products compute in float32, those whose weights are stored in int8 among them.
+    Attributes:
+        form: A key of `FORMS`.
+        products: Number of products computed in int8.
+        stored: Number of weights stored in int8 whose products are computed in float32.
+        kept: Number of products computed in float32, including those with a stored int8 weight.
+        calibration_clips: Number of calibration clips.
+        nodes: Number of nodes of the int8 graph.
+        bytes: Size of the int8 file.
     """
 
     form: str
@@ -47,19 +55,20 @@ def quantize(
     form: str,
     keep: Collection[str] = (),
 ) -> Quantized:
-    """Write `graph` with int8 products to `out`: the same inputs, outputs and metadata.
+    """Write `graph` with int8 products to `out`; inputs, outputs and metadata stay the same.
 
     Args:
         graph: A float32 graph that `export_onnx` wrote.
         out: The file to write.
-        calibration: Clips by input: `video` float32 `(n, f, c, h, w)`, and `mask` bool `(n, f)`
-            where the graph takes one. A fixed batch is filled up from the first clip on.
+        calibration: Clips by input name: `video` float32 `(n, f, c, h, w)`, and `mask` bool
+            `(n, f)` if the graph takes a mask. If the last fixed batch is too short, it is filled
+            with the first clips.
         form: A key of `FORMS`.
         keep: Paths of modules whose products stay in float32.
 
     Raises:
-        OnnxError: if a name is unknown, there is nothing to calibrate on or to quantise, or ONNX
-            Runtime cannot quantise the graph.
+        OnnxError: if a name is unknown, there is no calibration clip or no product to quantise, or
+            ONNX Runtime cannot quantise the graph.
     """
     try:
         check_choice("form of an int8 graph", form, FORMS)
@@ -68,11 +77,11 @@ def quantize(
     model = onnx.load(graph)
     clips = _count_clips(model, calibration)
     linear = choose_products(model.graph, keep)
-    chosen = find_paying(linear, model.graph, FORMS[form])
+    chosen = find_faster(linear, model.graph, FORMS[form])
     if FORMS[form].split_bias:
         _split_bias(model.graph, chosen)
     quantised = copy.deepcopy(model)
-    if chosen:  # the library takes no names for all names
+    if chosen:  # with an empty list of names, the quantiser would quantise every node
         quantised = _run_library(model, _batches(model, calibration), FORMS[form], chosen)
     _restore(quantised, model, chosen)
     stored = _store(quantised.graph, [node for node in linear if node.name not in chosen])
@@ -107,15 +116,16 @@ def _count_clips(model: onnx.ModelProto, calibration: Mapping[str, np.ndarray]) 
 
 
 def _store(graph: onnx.GraphProto, products: Sequence[onnx.NodeProto]) -> int:
-    """Store the weights of products in int8, one scale for each output channel; count them.
+    """Store the weights of products in int8, one scale for each output channel; return the count.
 
-    `Cast` and `Mul` give them back. A runtime folds those when it loads the graph; it would keep a
-    `DequantizeLinear` for an integer product that it has not, and compute it for each clip.
+    `Cast` and `Mul` compute the float32 weight from the int8 one. A runtime folds these nodes when
+    it loads the graph. It would not fold a `DequantizeLinear`, because it keeps that node for an
+    integer kernel. Without such a kernel, it would compute the node again for each clip.
     """
     weights = {weight.name: weight for weight in graph.initializer}
     axes = {node.input[1]: (1, 2, 3) if node.op_type == "Conv" else -2 for node in products}
     for name, inputs in axes.items():
-        weight = numpy_helper.to_array(weights.pop(name))  # ... i o, of a Conv o i h w
+        weight = numpy_helper.to_array(weights.pop(name))  # (..., i, o); of a Conv (o, i, h, w)
         largest = np.abs(weight).max(axis=inputs, keepdims=True)
         scale = np.maximum(largest / 127, np.finfo(np.float32).tiny)
         levels = np.round(weight / scale).astype(np.int8)
@@ -132,10 +142,11 @@ def _store(graph: onnx.GraphProto, products: Sequence[onnx.NodeProto]) -> int:
 
 
 def _split_bias(graph: onnx.GraphProto, chosen: set[str]) -> None:
-    """Give the biases added to chosen products two axes of length 1 in front.
+    """Add two leading axes of length 1 to the biases that are added to chosen products.
 
-    ONNX Runtime makes a `Gemm` of a product and a bias of one axis before it looks at types, and
-    has no integer kernel for a `Gemm` with a float32 bias. Tokens have three axes or more.
+    ONNX Runtime fuses a product and a bias of one axis into a `Gemm` before it looks at types, and
+    it has no integer kernel for a `Gemm` with a float32 bias. The result is the same, because
+    tokens have three axes or more.
     """
     products = {node.output[0] for node in graph.node if node.name in chosen}
     ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in graph.value_info}
@@ -146,7 +157,8 @@ def _split_bias(graph: onnx.GraphProto, chosen: set[str]) -> None:
             continue
         for place, name in enumerate(node.input):
             if name in weights and len(weights[name].dims) == 1:
-                # A copy: LayerNorm may have the very same bias, as all that were never trained.
+                # Use a copy: a LayerNorm can share the tensor. In an untrained model, all biases of
+                # one length are equal and so are one tensor.
                 node.input[place] = f"{name}_of_tokens"
                 if node.input[place] not in weights:
                     split = copy.deepcopy(weights[name])
@@ -156,7 +168,7 @@ def _split_bias(graph: onnx.GraphProto, chosen: set[str]) -> None:
 
 
 def _set_weights(graph: onnx.GraphProto, weights: Mapping[str, onnx.TensorProto]) -> None:
-    """Store those of the weights that are read."""
+    """Replace the initializers by those of `weights` that a node reads."""
     read = {name for node in graph.node for name in node.input}
     del graph.initializer[:]
     graph.initializer.extend(weight for name, weight in weights.items() if name in read)
@@ -165,9 +177,9 @@ def _set_weights(graph: onnx.GraphProto, weights: Mapping[str, onnx.TensorProto]
 def _batches(
     model: onnx.ModelProto, calibration: Mapping[str, np.ndarray]
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Clip by clip, which keeps memory low, or as many as the graph takes."""
+    """Yield batches of the graph's fixed size; with a free batch, single clips to save memory."""
     count = len(next(iter(calibration.values())))
-    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1  # 0 where it is free
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1  # 0: a free batch
     for start in range(0, count, batch):
         places = (start + np.arange(batch)) % count
         yield {name: array[places] for name, array in calibration.items()}
@@ -183,12 +195,14 @@ def _run_library(
         raise OnnxError(f"ONNX Runtime's quantiser cannot be imported: {error}") from error
 
     class Reader(quantization.CalibrationDataReader):
-        def get_next(self) -> Any:  # noqa: ANN401  # None ends it, which the base class leaves out
+        # None ends the iteration; the annotation of the base class does not allow it.
+        def get_next(self) -> Any:  # noqa: ANN401
             return next(batches, None)
 
     source = copy.deepcopy(model)
-    del source.graph.value_info[:]  # its symbolic shapes confuse the library's own inference
-    add_pre_process_metadata(source)  # or it advises a pass that the graph does not survive
+    del source.graph.value_info[:]  # symbolic shapes confuse the shape inference of the quantiser
+    # Without this metadata the quantiser logs advice to run a pass that breaks this graph.
+    add_pre_process_metadata(source)
     with tempfile.TemporaryDirectory(prefix="tsformer-") as folder:
         path = Path(folder) / "int8.onnx"
         try:
@@ -203,33 +217,34 @@ def _run_library(
                 reduce_range=form.reduce_range,
                 activation_type=quantization.QuantType[form.activations],
                 weight_type=quantization.QuantType.QInt8,
-                # Percentiles were further from float32; entropy chose the same ranges.
+                # Measured: percentile calibration has a larger error, entropy has the same ranges.
                 calibrate_method=quantization.CalibrationMethod.MinMax,
                 extra_options={
                     "ActivationSymmetric": form.activations == "QInt8",
                     "WeightSymmetric": True,
-                    "QuantizeBias": False,  # TensorRT takes no int32 bias
-                    # What leaves a product is added to float32 tokens.
+                    "QuantizeBias": False,  # TensorRT does not accept an int32 bias
+                    # The output of a product is added to float32 tokens.
                     "OpTypesToExcludeOutputQuantization": list(PRODUCTS),
                 },
             )
             return onnx.load(path)
-        except Exception as error:  # the library raises whatever its passes hit
+        except Exception as error:  # the quantiser raises many unrelated classes
             raise OnnxError(f"ONNX Runtime could not quantise the graph: {error}") from error
 
 
 def _restore(quantised: onnx.ModelProto, model: onnx.ModelProto, chosen: set[str]) -> None:
-    """Let all but the chosen products read what they read before; take the model's own notes.
+    """Reconnect all nodes except the chosen products to their old inputs; restore the metadata.
 
-    The library gives the rounded values to every reader of a quantised tensor, and signs its work.
-    The patch embedding reads pixels, which have no bounds that calibration could know: only its
-    weights are int8.
+    The quantiser connects every reader of a quantised tensor to the rounded values, and writes its
+    own metadata. The patch embedding also gets its old input, the pixels, because calibration
+    cannot know the bounds of pixels. Only its weights are int8.
     """
     graph = quantised.graph
     inputs = {node.name: node.input for node in model.graph.node if node.name not in chosen}
     pixels = {node.name: node.input[0] for node in model.graph.node if node.op_type == "Conv"}
     for node in graph.node:
-        node.ClearField("metadata_props")  # a third of a small file; the map of modules says it
+        # The metadata of nodes is a third of a small file. The map of modules has the same content.
+        node.ClearField("metadata_props")
         if node.name in inputs:
             node.input[:] = inputs[node.name]
         elif node.name in pixels:
@@ -243,7 +258,7 @@ def _restore(quantised: onnx.ModelProto, model: onnx.ModelProto, chosen: set[str
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:
-    """Remove roundings that nothing reads any more."""
+    """Remove the rounding nodes that no node reads any more."""
     outputs = {value.name for value in graph.output}
     while True:
         read = {name for node in graph.node for name in node.input} | outputs

@@ -1,4 +1,4 @@
-"""Engines really built with tensorrt_rtx, and every way in which a build can end badly."""
+"""Real engines built with tensorrt_rtx, and every way in which a build can fail."""
 
 import json
 import os
@@ -32,7 +32,8 @@ from exporter.to_engine.build import (
 from exporter.to_engine.progress import PhaseTree
 
 ROOT = Path(__file__).parents[3]
-# Only by platform: where the `cpu` extra installs tensorrt_rtx, its absence is a failure.
+# The condition is the platform only. Where the `cpu` extra installs tensorrt_rtx, the tests must
+# fail if it is missing.
 needs_rtx = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() != "x86_64",
     reason="tensorrt-rtx-cu13 is for Linux on x86-64",
@@ -41,7 +42,7 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"
 
 
 def write_onnx(path, *, batch=1, op="Softmax", depth=4, opset=20, attributes=None):
-    """`depth` times MatMul and `op` on `(batch, 16)`."""
+    """Write a graph of `depth` times MatMul and `op` on `(batch, 16)`."""
     rng = np.random.default_rng(0)
     nodes, weights, x = [], [], "video"
     for i in range(depth):
@@ -79,13 +80,13 @@ def files(folder):
 
 
 def children():
-    """Command lines of this process's children, by /proc."""
+    """Return the command lines of the children of this process, read from /proc."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = int(stat.read_text().rpartition(")")[2].split()[1])
             command = stat.with_name("cmdline").read_text()
-        except (FileNotFoundError, ProcessLookupError):  # ended while we looked
+        except (FileNotFoundError, ProcessLookupError):  # the process ended in the meantime
             continue
         if parent == os.getpid():
             found.append(command)
@@ -93,7 +94,7 @@ def children():
 
 
 def fake_package(folder, monkeypatch, name, source):
-    """Put a module named as a flavour's before the real one, here and in the worker."""
+    """Put a module with the name of a flavour before the real one, here and in the worker."""
     folder.joinpath(f"{name}.py").write_text(textwrap.dedent(source))
     monkeypatch.syspath_prepend(str(folder))
 
@@ -111,7 +112,7 @@ def gone(pid, seconds=5.0):
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         except (FileNotFoundError, ProcessLookupError):
             return True
-        if state == "Z":  # dead; whoever adopted it has not asked yet
+        if state == "Z":  # dead, but its new parent has not collected the exit status yet
             return True
         time.sleep(0.05)
     return False
@@ -121,7 +122,7 @@ def gone(pid, seconds=5.0):
 
 
 @needs_rtx
-def test_build_reports_progress_and_tells_all(static, engine):
+def test_a_build_reports_its_progress_and_describes_the_engine(static, engine):
     progress = []
     info = build_engine(static, engine, flavour="rtx", on_progress=progress.append)
     data = engine.read_bytes()
@@ -146,7 +147,7 @@ def test_build_reports_progress_and_tells_all(static, engine):
 
 
 @needs_rtx
-def test_dynamic_batch(dynamic, engine):
+def test_a_dynamic_batch_has_the_shapes_of_its_profile(dynamic, engine):
     info = build_engine(dynamic, engine, flavour="rtx", profile=BatchProfile(1, 2, 4))
     expected = ShapeRange((1, 16), (2, 16), (4, 16))
     assert info.inputs == (TensorInfo("video", (None, 16), "float32", expected),)
@@ -160,7 +161,7 @@ def test_explicit_targets_are_read_back(static, engine):
 
 
 @needs_rtx
-def test_an_older_engine_is_replaced(static, engine):
+def test_an_existing_engine_is_replaced(static, engine):
     engine.write_bytes(b"old")
     build_engine(static, engine, flavour="rtx")
     assert engine.read_bytes().startswith(b"vtrt")
@@ -196,30 +197,30 @@ def test_a_script_without_main_guard_can_build(static, engine, tmp_path):
         ("b", {}, "batch of the graph is dynamic: got no batch sizes.*--dynamic-batch"),
     ],
 )
-def test_refused_requests(tmp_path, engine, batch, options, message):
+def test_a_request_that_tensorrt_cannot_build_is_refused(tmp_path, engine, batch, options, message):
     graph = write_onnx(tmp_path / "model.onnx", batch=batch)
     with pytest.raises(EngineError, match=message):
         build_engine(graph, engine, flavour="rtx", **options)
     assert files(tmp_path) == ["model.onnx"]
 
 
-def test_targets_need_a_flavour_that_takes_them(static, engine):
+def test_targets_are_refused_by_a_flavour_without_targets(static, engine):
     with pytest.raises(EngineError, match=r"takes no targets: got sm86; .*--engine rtx"):
         build_engine(static, engine, flavour="tensorrt", targets=("sm86",))
 
 
-def test_unknown_flavour_suggests_the_nearest(static, engine):
+def test_an_unknown_flavour_is_refused_with_the_nearest_name(static, engine):
     with pytest.raises(EngineError, match="did you mean 'tensorrt'"):
         build_engine(static, engine, flavour="tensorrtx")
 
 
-def test_a_folder_that_is_not_there(static, tmp_path):
+def test_a_missing_output_folder_is_refused(static, tmp_path):
     with pytest.raises(EngineError, match=r"cannot write model\.engine"):
         build_engine(static, tmp_path / "none" / "model.engine", flavour="rtx")
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage" * 100, None])
-def test_garbage_onnx(tmp_path, engine, content):
+def test_a_missing_or_invalid_onnx_file_is_refused(tmp_path, engine, content):
     graph = tmp_path / "model.onnx"
     if content is not None:
         graph.write_bytes(content)
@@ -229,13 +230,13 @@ def test_garbage_onnx(tmp_path, engine, content):
 
 
 @needs_rtx
-def test_unsupported_operator_names_node_and_reason(tmp_path, engine):
+def test_an_unsupported_operator_is_refused_with_its_node_and_reason(tmp_path, engine):
     graph = write_onnx(tmp_path / "model.onnx", op="Frob", attributes={"domain": "custom"})
     with pytest.raises(EngineError, match=r"parser refused the graph: got node op_0 \(Frob\): \w+"):
         build_engine(graph, engine, flavour="rtx")
 
 
-# --- builds that are cut short
+# --- builds that are interrupted
 
 
 @needs_rtx
@@ -267,7 +268,7 @@ HANGING = """
 
 @on_linux
 @pytest.mark.slow
-def test_a_killed_parent_takes_the_worker_along(static, engine, tmp_path, monkeypatch):
+def test_the_worker_ends_when_its_parent_is_killed(static, engine, tmp_path, monkeypatch):
     ready = tmp_path / "ready"
     fake_package(tmp_path, monkeypatch, "tensorrt_rtx", HANGING.format(ready=str(ready)))
     code = (
@@ -280,7 +281,8 @@ def test_a_killed_parent_takes_the_worker_along(static, engine, tmp_path, monkey
     try:
         wait_for(ready)
         worker = int(ready.read_text())
-        os.kill(worker, signal.SIGINT)  # Ctrl-C reaches the whole group: the parent's to answer
+        # Ctrl-C reaches the whole process group. The worker must leave the reaction to its parent.
+        os.kill(worker, signal.SIGINT)
         assert not gone(worker, 0.2)
     finally:
         parent.kill()
@@ -291,7 +293,7 @@ def test_a_killed_parent_takes_the_worker_along(static, engine, tmp_path, monkey
 
 @on_linux
 @pytest.mark.slow
-def test_ctrl_c_ends_a_worker_that_hears_nothing(static, engine, tmp_path, monkeypatch, capfd):
+def test_ctrl_c_ends_a_worker_that_ignores_sigterm(static, engine, tmp_path, monkeypatch, capfd):
     ready = tmp_path / "ready"
     fake_package(tmp_path, monkeypatch, "tensorrt_rtx", HANGING.format(ready=str(ready)))
 
@@ -308,7 +310,9 @@ def test_ctrl_c_ends_a_worker_that_hears_nothing(static, engine, tmp_path, monke
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT"])
-def test_a_native_crash_is_named(static, engine, tmp_path, monkeypatch, capfd, name):
+def test_a_native_crash_is_reported_with_its_signal_and_output(
+    static, engine, tmp_path, monkeypatch, capfd, name
+):
     crash = f"""
         import os, resource, signal
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -322,7 +326,9 @@ def test_a_native_crash_is_named(static, engine, tmp_path, monkeypatch, capfd, n
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_worker_that_ends_early(static, engine, tmp_path, monkeypatch):
+def test_a_worker_that_ends_without_an_answer_is_reported_with_its_log(
+    static, engine, tmp_path, monkeypatch
+):
     worker = tmp_path / "worker.py"
     worker.write_text(
         "import os\n"
@@ -335,7 +341,7 @@ def test_a_worker_that_ends_early(static, engine, tmp_path, monkeypatch):
         build_engine(static, engine, flavour="rtx")
 
 
-def test_a_file_that_is_no_engine_is_refused(static, engine, tmp_path, monkeypatch):
+def test_a_file_that_is_not_an_engine_is_refused(static, engine, tmp_path, monkeypatch):
     worker = tmp_path / "worker.py"
     worker.write_text(
         "import json, sys\n"
@@ -353,7 +359,7 @@ def test_a_file_that_is_no_engine_is_refused(static, engine, tmp_path, monkeypat
 
 
 @needs_rtx
-def test_rtx_is_available_here():
+def test_rtx_is_available_on_linux():
     status = available_flavours()["rtx"]
     assert status.version
     assert not status.reason
@@ -369,7 +375,7 @@ WORKING = """
         def __init__(self, logger):
             pass
         def create_network(self, flags):
-            assert flags == 0  # TensorRT 11 may drop STRONGLY_TYPED, its only kind
+            assert flags == 0  # without STRONGLY_TYPED, TensorRT 11 has only this kind of network
             return self
         def create_builder_config(self):
             return self
@@ -394,7 +400,9 @@ NO_CONFIG = WORKING.replace(
         ("import os; os.abort()", "killed by SIGABRT"),
     ],
 )
-def test_a_broken_tensorrt_is_explained(tmp_path, monkeypatch, source, reason):
+def test_a_broken_tensorrt_is_reported_with_reason_and_remedy(
+    tmp_path, monkeypatch, source, reason
+):
     fake_package(tmp_path, monkeypatch, "tensorrt", source)
     status = available_flavours()["tensorrt"]
     assert status.version is None
@@ -404,7 +412,7 @@ def test_a_broken_tensorrt_is_explained(tmp_path, monkeypatch, source, reason):
         choose_flavour("tensorrt", gpu=True)
 
 
-def test_auto_prefers_tensorrt_on_a_gpu(tmp_path, monkeypatch):
+def test_auto_chooses_tensorrt_with_a_gpu_and_rtx_without(tmp_path, monkeypatch):
     fake_package(tmp_path, monkeypatch, "tensorrt", WORKING)
     fake_package(tmp_path, monkeypatch, "tensorrt_rtx", WORKING)
     assert choose_flavour("auto", gpu=True).flavour == "tensorrt"
@@ -413,7 +421,7 @@ def test_auto_prefers_tensorrt_on_a_gpu(tmp_path, monkeypatch):
     assert "tensorrt builds only for a GPU" in choice.reason
 
 
-def test_auto_without_any_says_why(tmp_path, monkeypatch):
+def test_auto_without_a_working_flavour_gives_the_reason(tmp_path, monkeypatch):
     for name in ("tensorrt", "tensorrt_rtx"):
         fake_package(tmp_path, monkeypatch, name, NO_PARSER)
     choice = choose_flavour("auto", gpu=True)
@@ -421,7 +429,7 @@ def test_auto_without_any_says_why(tmp_path, monkeypatch):
     assert "pip install tensorrt-rtx-cu13" in choice.reason
 
 
-def test_explicit_choices(tmp_path, monkeypatch):
+def test_an_explicit_flavour_that_does_not_work_is_an_error(tmp_path, monkeypatch):
     assert choose_flavour("none", gpu=True).flavour is None
     with pytest.raises(EngineError, match="--engine rtx"):
         choose_flavour("tensorrt", gpu=False)
@@ -435,14 +443,14 @@ def test_explicit_choices(tmp_path, monkeypatch):
 # --- progress
 
 
-def test_nested_phases_make_one_fraction():
+def test_nested_phases_give_one_fraction_that_never_decreases():
     tree = PhaseTree()
     tree.start("engine", None, 4)
     assert tree.step("engine", 0).fraction == 0.25
     tree.start("graph", "engine", 2)
     assert tree.step("graph", 0).fraction == 0.375
     assert tree.finish("graph").fraction == 0.5
-    assert tree.start("again", "engine", 10).fraction == 0.5  # in the same step: never falls
+    assert tree.start("again", "engine", 10).fraction == 0.5  # the same step: must not decrease
     assert tree.step("nobody", 3).fraction == 0.5
     assert tree.start("orphan", "nobody", 1).fraction == 0.5
     assert tree.step("engine", 3).fraction == 1

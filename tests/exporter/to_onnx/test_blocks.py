@@ -1,4 +1,4 @@
-"""Blocks traced once: the graph is the one that tracing each of them gives."""
+"""Tracing shared blocks once gives the same graph as tracing each block separately."""
 
 import copy
 from collections import Counter
@@ -76,7 +76,7 @@ def write(path, model, inputs, **options):
 
 
 def wiring(model):
-    """Every node in order: its operator, where its inputs come from, and its attributes."""
+    """Return for every node, in order: its operator, the origins of its inputs, its attributes."""
     graph = model.graph
     origin = {"": None} | {value.name: value.name for value in graph.input}
     for weight in graph.initializer:
@@ -91,7 +91,7 @@ def wiring(model):
 
 
 def assert_same(one, other):
-    """The same operators on the same values and weights, from the same modules."""
+    """Check that both graphs have the same operators, values and weights, from the same modules."""
     assert wiring(one) == wiring(other)
     modules = [
         {path: len(names) for path, names in find_module_outputs(made.graph).items()}
@@ -109,13 +109,13 @@ def assert_same(one, other):
 
 @pytest.fixture
 def apart(monkeypatch):
-    """`apart()`: from here on each block is traced by itself."""
-    return lambda: monkeypatch.setattr(blocks, "FEWEST", 1000)
+    """Give a function: after its call, each block is traced separately."""
+    return lambda: monkeypatch.setattr(blocks, "MIN_SHARED_BLOCKS", 1000)
 
 
 @pytest.fixture
 def traced(monkeypatch):
-    """What was traced, in order."""
+    """The class names of the traced modules, in order."""
     seen, export = [], torch.onnx.export
 
     def watch(model, *arguments, **options):
@@ -127,7 +127,7 @@ def traced(monkeypatch):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_graph_is_that_of_blocks_traced_apart(name, apart, tmp_path):
+def test_the_graph_equals_that_of_blocks_traced_separately(name, apart, tmp_path):
     make_model, change = CASES[name]
     model = make_model()
     model = change(model) if change else model
@@ -136,7 +136,7 @@ def test_the_graph_is_that_of_blocks_traced_apart(name, apart, tmp_path):
     assert_same(once, write(tmp_path / "apart.onnx", model, example(model)))
 
 
-def test_with_a_free_batch_and_a_mask(apart, tmp_path):
+def test_with_a_free_batch_and_a_mask_the_graph_equals_that_of_separate_blocks(apart, tmp_path):
     model, profile = make_timesformer(), BatchProfile(1, 2, 4)
     inputs = example(model, batch=1, mask=True)
     once = write(tmp_path / "once.onnx", model, inputs, dynamic_batch=profile)
@@ -152,7 +152,7 @@ def free_axes(model):
     return Counter(axis.dim_param for axis in axes)
 
 
-def test_pieces_of_attention_are_shared(monkeypatch, apart, tmp_path):
+def test_blocks_with_attention_in_pieces_share_a_function(monkeypatch, apart, tmp_path):
     monkeypatch.setattr(pieces, "PIECE_BYTES", 2**11)
     model, fired, _ = rewrite_measured(make("performer"))
     assert {"cut_attention", "cut_feed_forward"} <= {one.name for one in fired}
@@ -171,7 +171,7 @@ def test_blocks_are_traced_once(traced, tmp_path, make_model):
 
 
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
-def test_the_graph_computes_what_the_model_does(attn, tmp_path):
+def test_the_graph_computes_the_logits_of_the_model(attn, tmp_path):
     model = make(attn)
     write(tmp_path / "model.onnx", model, example(model))
     video = torch.randn(2, FRAMES, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(1))
@@ -182,10 +182,11 @@ def test_the_graph_computes_what_the_model_does(attn, tmp_path):
         model.blocks[0], model.blocks[1] = model.blocks[1], model.blocks[0]
         swapped = model(video.double()).numpy()
     assert np.linalg.norm(logits - truth) < 1e-5 * np.linalg.norm(truth)
-    assert np.linalg.norm(swapped - truth) > 1e-3 * np.linalg.norm(truth)  # blocks do differ
+    # The blocks differ: the test would notice if the graph confused them.
+    assert np.linalg.norm(swapped - truth) > 1e-3 * np.linalg.norm(truth)
 
 
-def test_weights_that_are_tied_in_every_block(apart, tmp_path):
+def test_tied_weights_in_every_block_give_the_graph_of_separate_blocks(apart, tmp_path):
     model = make()
     for block in model.blocks:
         tie(block)
@@ -194,7 +195,7 @@ def test_weights_that_are_tied_in_every_block(apart, tmp_path):
     assert_same(once, write(tmp_path / "apart.onnx", model, example(model)))
 
 
-def test_a_block_with_a_forward_of_its_own_keeps_it(traced, tmp_path):
+def test_a_block_with_a_replaced_forward_keeps_it(traced, tmp_path):
     model = make()
     for block in model.blocks:
         block.forward = pass_on
@@ -207,19 +208,19 @@ def pass_on(cls, x, _rotary):
     return cls + x[:, :1], x
 
 
-def test_blocks_that_differ_are_traced_where_they_stand(traced, tmp_path):
+def test_a_block_of_a_unique_structure_is_traced_in_the_model(traced, tmp_path):
     model = make(depth=1)
     write(tmp_path / "model.onnx", model, example(model))
     assert traced == ["FastTimeSformer"]
 
 
-def test_each_structure_is_a_function_of_its_own(traced, tmp_path):
+def test_each_structure_is_traced_as_a_separate_function(traced, tmp_path):
     model = in_precision(make("regular", depth=4), "fp16", [r"blocks\.[01]"])
     write(tmp_path / "model.onnx", model, example(model))
     assert traced == ["FastTimeSformer", "_Alone", "_Alone"]
 
 
-def test_blocks_forget_that_they_were_called():
+def test_blocks_get_their_forward_back_after_an_error():
     model = make()
     with pytest.raises(KeyboardInterrupt), blocks_called(model):
         assert all("forward" in vars(block) for block in model.blocks)
@@ -227,7 +228,7 @@ def test_blocks_forget_that_they_were_called():
     assert not any("forward" in vars(block) for block in model.blocks)
 
 
-def test_blocks_of_one_structure_must_take_the_same_tokens():
+def test_blocks_of_one_structure_with_different_inputs_are_refused():
     model = make()
     function = BlockFunction("Block", model.blocks[0])
     cls, x = torch.zeros(1, 1, 16), torch.zeros(1, 18, 16)
@@ -237,7 +238,7 @@ def test_blocks_of_one_structure_must_take_the_same_tokens():
             function.call(model.blocks[1], "blocks.1", cls, *more)
 
 
-def test_blocks_must_give_what_they_take(tmp_path):
+def test_blocks_whose_output_shapes_differ_from_their_input_shapes_are_refused(tmp_path):
     model = make()
     for block in model.blocks:
         block.feed_forward = drop_the_last
@@ -249,7 +250,7 @@ def drop_the_last(cls, x):
     return cls, x[:, :-1]
 
 
-def test_a_weight_of_one_block_is_never_that_of_all(monkeypatch, tmp_path):
+def test_a_weight_that_is_not_an_input_of_the_function_is_refused(monkeypatch, tmp_path):
     known = blocks._weights
 
     def forget_one(module):
@@ -265,7 +266,7 @@ def test_a_weight_of_one_block_is_never_that_of_all(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("attn", "scheme"), PAIRS)
-def test_rewritten_blocks_are_alike(attn, scheme, monkeypatch):
+def test_rewritten_blocks_have_the_same_structure(attn, scheme, monkeypatch):
     monkeypatch.setattr(pieces, "PIECE_BYTES", 2**8)
     *early, _ = rewrite(make(attn, scheme)).blocks
     assert len(set(map(structure, early))) == 1
@@ -274,7 +275,7 @@ def test_rewritten_blocks_are_alike(attn, scheme, monkeypatch):
 # --- structure
 
 
-def test_blocks_that_differ_in_weights_alone_are_alike():
+def test_blocks_that_differ_only_in_weights_have_the_same_structure():
     model = make()
     assert len({structure(block) for block in model.blocks}) == 1
     model.blocks[1].mlp.norm.weight.data += 1
@@ -328,12 +329,21 @@ def train(block):
 @pytest.mark.parametrize(
     "change",
     [
-        *(change_number, change_type, change_class, change_epsilon, change_shape, add_hook),
-        *(add_tensor, add_module, tie, copy_step, train),
+        change_number,
+        change_type,
+        change_class,
+        change_epsilon,
+        change_shape,
+        add_hook,
+        add_tensor,
+        add_module,
+        tie,
+        copy_step,
+        train,
     ],
     ids=lambda change: change.__name__,
 )
-def test_what_may_compute_something_else_is_not_alike(change):
+def test_a_changed_block_has_another_structure(change):
     block, *_, other = make("regular").blocks
     assert structure(block) == structure(other)
     change(other)

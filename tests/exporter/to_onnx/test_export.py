@@ -1,4 +1,4 @@
-"""The graph: what is in it, what is not, and that the check sees what must not be."""
+"""The exported graph has the expected content, and the check finds forbidden content."""
 
 import json
 import logging
@@ -32,10 +32,10 @@ REARRANGING = {
     "Squeeze",
     "Expand",
 }
-# Matrix products of one block. Each attention: q and k twice (once swapped, for the rotation), v
-# and the output; beside them what the mechanism itself multiplies. Feed-forward: gate, value and
-# output, once for the class token and once for the patches, which the last block leaves out since
-# only the class token is read. Divided has a second attention, and fc_t.
+# Matrix products of one block. Each attention has q and k twice (once swapped, for the rotation),
+# v, the output, and the products of the mechanism itself. The feed-forward has gate, value and
+# output, once for the class token and once for the patches. The last block has no feed-forward for
+# the patches, since the head reads only the class token. Divided has a second attention, and fc_t.
 ATTENTION = {"regular": 6 + 2, "fastformer": 6 + 4, "performer": 6 + 4}
 MATMULS = {
     (attn, scheme): (2 * ATTENTION[attn] + 1 if scheme == "divided" else ATTENTION[attn]) + 6
@@ -60,7 +60,7 @@ def write(path, model=None, batch=1, **options):
 
 @pytest.fixture(scope="module", params=COMBINATIONS, ids="-".join)
 def written(request, tmp_path_factory):
-    """A combination, its file, what was said of it, and the graph with all types inferred."""
+    """A combination, its file, the summary of the file, and the graph with all types inferred."""
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
     described = write(path, make(*request.param), batch=2, metadata={"tsformer.note": "mine"})
     graph = onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True, data_prop=True)
@@ -77,7 +77,7 @@ def plain(tmp_path_factory):
 # --- structure, for every mechanism and scheme
 
 
-def test_the_interface_is_the_contract(written):
+def test_inputs_and_outputs_are_those_of_the_contract(written):
     _, path, described, model = written
     (video,), (logits,) = described.inputs, described.outputs
     assert (video.name, video.dtype, video.shape) == ("video", "float32", (2, 3, 3, 32, 48))
@@ -88,7 +88,7 @@ def test_the_interface_is_the_contract(written):
     assert [(o.domain, o.version) for o in model.opset_import] == [("", DEFAULT_OPSET)]
 
 
-def test_every_shape_is_known(written):
+def test_every_value_has_a_static_shape(written):
     *_, model = written
     known = {value.name: value.type.tensor_type for value in model.graph.value_info}
     for node in model.graph.node:
@@ -96,7 +96,7 @@ def test_every_shape_is_known(written):
             assert all(dim.HasField("dim_value") for dim in known[name].shape.dim), name
 
 
-def test_nothing_is_in_it_that_the_runtimes_compute_badly(written):
+def test_the_graph_has_no_operator_or_type_that_runtimes_compute_badly(written):
     *_, model = written
     graph = model.graph
     assert not {node.op_type for node in graph.node} & FORBIDDEN
@@ -104,14 +104,14 @@ def test_nothing_is_in_it_that_the_runtimes_compute_badly(written):
     assert not model.functions
     kinds = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
     made = {name for node in graph.node for name in node.output if name != "logits"}
-    # With a static batch every shape is a constant: nothing is computed but in float32.
+    # With a static batch every shape is a constant, so all computed values are float32.
     assert {kinds[name] for name in made} == {TensorProto.FLOAT}
     weights = Counter(weight.data_type for weight in graph.initializer)
     assert set(weights) <= {TensorProto.FLOAT, TensorProto.INT64}
     assert find_unfit(model) == []
 
 
-def test_weights_are_rearranged_before_not_in_the_graph(written):
+def test_weights_are_rearranged_before_the_export_not_in_the_graph(written):
     *_, model = written
     constant = {weight.name for weight in model.graph.initializer} | {""}
     constant |= {n.output[0] for n in model.graph.node if n.op_type == "Constant"}
@@ -130,31 +130,33 @@ def test_softmax_and_norm_run_over_the_last_axis(written):
             assert axis in (-1, shapes[node.output[0]] - 1), node.name
 
 
-def test_nothing_is_dead(written):
+def test_every_node_and_weight_is_used(written):
     *_, model = written
     used = {name for node in model.graph.node for name in node.input} | {"logits"}
     assert {weight.name for weight in model.graph.initializer} <= used
     assert all(set(node.output) & used for node in model.graph.node)
 
 
-def test_the_number_of_matrix_products_is_pinned(written):
+def test_the_number_of_matrix_products_is_as_expected(written):
     combination, _, described, _ = written
-    assert described.ops["MatMul"] == MATMULS[combination] - 3  # its one block is the last
+    # The only block is the last block.
+    assert described.ops["MatMul"] == MATMULS[combination] - 3
     assert described.ops["Gemm"] == 1  # the classifier
     assert described.ops["Conv"] == 1  # the patch embedding
 
 
-def test_what_is_said_of_the_file_is_true_of_it(written):
+def test_the_summary_agrees_with_the_file(written):
     _, path, described, model = written
     assert described.file_bytes == path.stat().st_size
     assert described.nodes == len(model.graph.node) == sum(described.ops.values())
     assert described.opset == DEFAULT_OPSET
-    assert [entry.name for entry in path.parent.iterdir()] == [path.name]  # weights inside
+    # The weights are inside the file.
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
     floats = [w for w in model.graph.initializer if w.data_type == TensorProto.FLOAT]
     assert described.parameters == sum(int(np.prod(w.dims)) for w in floats)
 
 
-def test_metadata_is_kept_and_no_path_of_this_machine(written):
+def test_the_file_has_the_metadata_and_no_path_of_this_machine(written):
     _, path, _, model = written
     assert {"tsformer.note": "mine"}.items() <= {
         p.key: p.value for p in model.metadata_props
@@ -173,9 +175,8 @@ def test_metadata_is_kept_and_no_path_of_this_machine(written):
 @pytest.mark.slow
 @pytest.mark.parametrize("attn", ["fastformer"])
 def test_each_block_adds_the_same_operators(tmp_path, attn):
-    two, three = (
-        Counter(write(tmp_path / f"{depth}.onnx", make(attn, depth=depth)).ops) for depth in (2, 3)
-    )
+    two = Counter(write(tmp_path / "2.onnx", make(attn, depth=2)).ops)
+    three = Counter(write(tmp_path / "3.onnx", make(attn, depth=3)).ops)
     assert (three - two)["MatMul"] == MATMULS[attn, "divided"]
     assert (three - two)["LayerNormalization"] == 4  # time, space, and the feed-forward twice
     assert not {"Conv", "Gemm"} & set(three - two)
@@ -213,14 +214,14 @@ def test_another_model_gives_other_bytes(tmp_path, plain):
 
 
 @pytest.mark.parametrize("opset", [OPSETS.start, OPSETS.stop - 1])
-def test_the_opset_asked_for_is_the_one_written(tmp_path, opset):
+def test_the_graph_has_the_requested_opset(tmp_path, opset):
     described = write(tmp_path / "model.onnx", opset=opset)
     assert described.opset == opset
     (stamp,) = onnx.load(tmp_path / "model.onnx").opset_import
     assert stamp.version == opset
 
 
-def test_exporting_leaves_the_model_and_the_logger_as_they_were(tmp_path):
+def test_exporting_changes_neither_the_model_nor_the_logger(tmp_path):
     model, logger = make(), logging.getLogger("torch.onnx")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     level = logger.level
@@ -236,14 +237,14 @@ def test_exporting_prints_nothing(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-# --- a batch that may vary
+# --- dynamic and static batch
 
 
 @pytest.mark.parametrize(
     ("attn", "profile"),
     [*((attn, (1, 2, 4)) for attn in MECHANISMS), ("fastformer", (1, 1, 1))],
 )
-def test_a_dynamic_batch_is_the_one_free_axis(tmp_path, attn, profile):
+def test_a_dynamic_batch_is_the_only_free_axis(tmp_path, attn, profile):
     path, model = tmp_path / "model.onnx", make(attn)
     described = write(path, model, dynamic_batch=BatchProfile(*profile))
     (video,), (logits,) = described.inputs, described.outputs
@@ -259,13 +260,13 @@ def test_a_dynamic_batch_is_the_one_free_axis(tmp_path, attn, profile):
         assert np.linalg.norm(got - expected) < 1e-5 * np.linalg.norm(expected)
 
 
-def test_a_static_graph_takes_no_other_batch(plain):
+def test_a_static_graph_refuses_another_batch(plain):
     session = onnxruntime.InferenceSession(plain, providers=["CPUExecutionProvider"])
     with pytest.raises(Exception, match=r"Got: 2 Expected: 1"):
         session.run(None, {"video": np.zeros((2, 3, 3, 32, 48), np.float32)})
 
 
-# --- what cannot be exported
+# --- models and files that are refused
 
 
 class DataDependent(nn.Module):
@@ -283,7 +284,7 @@ class InFloat64(nn.Module):
         return video.double().mean((1, 3, 4)).float()
 
 
-def test_a_model_that_cannot_be_exported_is_told_in_one_line(tmp_path):
+def test_a_model_that_cannot_be_exported_gives_an_error_of_one_line(tmp_path):
     path = tmp_path / "model.onnx"
     with pytest.raises(OnnxError) as caught:
         write(path, DataDependent())
@@ -296,7 +297,7 @@ def test_a_model_that_cannot_be_exported_is_told_in_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(("model", "words"), [(WithEinsum(), "Einsum"), (InFloat64(), "float64")])
-def test_a_graph_that_is_not_fit_is_refused(tmp_path, model, words):
+def test_a_graph_that_is_not_fit_for_the_runtimes_is_refused(tmp_path, model, words):
     with pytest.raises(OnnxError, match=f"not fit for the runtimes: .*{words}"):
         write(tmp_path / "model.onnx", model)
 
@@ -306,7 +307,7 @@ def press_ctrl_c():
 
 
 class Interrupted(nn.Module):
-    """Turns Ctrl-C into an error of its own, as torch does with one that comes while it imports."""
+    """Turn Ctrl-C into another error, as torch does when Ctrl-C arrives during an import."""
 
     def forward(self, video):
         try:
@@ -315,7 +316,7 @@ class Interrupted(nn.Module):
             raise AttributeError("module 'torch._dynamo' has no attribute 'exc'") from None
 
 
-def test_ctrl_c_while_torch_exports_is_ctrl_c(tmp_path):
+def test_ctrl_c_while_torch_exports_raises_keyboard_interrupt(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "model.onnx", Interrupted())
 
@@ -325,7 +326,7 @@ def test_ctrl_c_while_torch_exports_is_ctrl_c(tmp_path):
     [b"", b"garbage", b"\x08\x07", b"text\n" * 1000],
     ids=["empty", "word", "bare", "text"],
 )
-def test_a_file_that_is_no_graph_is_refused(tmp_path, content):
+def test_a_file_that_is_not_an_onnx_graph_is_refused(tmp_path, content):
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
     with pytest.raises(OnnxError, match=r"model\.onnx is not a valid ONNX graph") as caught:
@@ -340,7 +341,7 @@ def test_a_truncated_graph_is_refused(tmp_path, plain):
         check_onnx(path)
 
 
-def test_a_graph_of_wrong_shapes_is_refused(tmp_path, plain):
+def test_a_graph_with_inconsistent_shapes_is_refused(tmp_path, plain):
     model = onnx.load(plain)
     classifier = next(w for w in model.graph.initializer if w.name == "to_out.fn.weight")
     classifier.CopyFrom(numpy_helper.from_array(np.zeros((2, 31), np.float32), classifier.name))
@@ -353,7 +354,7 @@ def test_a_graph_of_wrong_shapes_is_refused(tmp_path, plain):
 
 
 def graph_of(*nodes, weights=(), inputs=("x",), output=("y", TensorProto.FLOAT)):
-    """A graph from float and int64 inputs (those named i...) with types inferred."""
+    """Make a graph with inferred types. Inputs are int64 if named i..., float32 otherwise."""
     kinds = {True: TensorProto.INT64, False: TensorProto.FLOAT}
     made = helper.make_graph(
         [
@@ -509,19 +510,19 @@ FIT = {
 
 
 @pytest.mark.parametrize(("model", "words"), UNFIT.values(), ids=UNFIT)
-def test_what_is_unfit_is_found(model, words):
+def test_find_unfit_names_the_forbidden_part(model, words):
     assert words in "; ".join(find_unfit(model))
 
 
 @pytest.mark.parametrize("model", FIT.values(), ids=FIT)
-def test_what_is_fit_is_let_through(model):
+def test_find_unfit_accepts_a_valid_graph(model):
     assert find_unfit(model) == []
 
 
-# --- through the whole line
+# --- a whole export
 
 
-def test_the_file_of_an_export_carries_its_model(exported):
+def test_the_metadata_of_an_export_describes_its_model(exported):
     model = onnx.load(exported("regular").directory / "model.onnx")
     said = {p.key: p.value for p in model.metadata_props}
     config = json.loads(said["tsformer.config"])

@@ -1,4 +1,4 @@
-"""TimeSformer as a graph: what is in it, and that ONNX Runtime computes the same with a mask."""
+"""The graph of TimeSformer: its operators, and its logits in ONNX Runtime with a mask."""
 
 import warnings
 
@@ -76,7 +76,7 @@ def error(model: TimeSformer, session: onnxruntime.InferenceSession, given: tupl
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
 @pytest.mark.parametrize("options", KINDS)
 class TestGraph:
-    def test_is_fit_and_computes_the_same(self, options, masked):
+    def test_is_fit_and_computes_the_logits_of_the_model(self, options, masked):
         model = make(**options)
         graph = export(model, inputs(masked=masked), free_batch=False)
         assert find_unfit(graph) == []
@@ -90,7 +90,7 @@ class TestGraph:
         assert error(model, session, inputs(masked=masked)) <= LIMIT
 
     @pytest.mark.slow
-    def test_may_have_a_free_batch(self, options, masked):
+    def test_computes_the_logits_of_the_model_at_every_batch(self, options, masked):
         model = make(**options)
         graph = export(model, inputs(masked=masked), free_batch=True)
         assert find_unfit(graph) == []
@@ -103,8 +103,8 @@ class TestGraph:
             assert error(model, session, inputs(batch, masked=masked)) <= LIMIT
 
 
-def test_mask_is_noticed():
-    """The comparison can fail: without its mask the graph computes something else."""
+def test_the_mask_changes_the_logits():
+    """The comparison can fail: without the mask the graph computes other logits."""
     model, (video, mask) = make(depth=2), inputs()
     session = onnxruntime.InferenceSession(
         export(model, (video, mask), free_batch=False).SerializeToString(),

@@ -21,14 +21,14 @@ def report_of(directory):
     return json.loads((directory / "report.json").read_text(encoding="utf-8"))
 
 
-def test_the_names_offered_are_those_that_are_read():
+def test_every_family_name_has_a_reader():
     assert set(FAMILY_NAMES) == set(FAMILIES)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mechanism", MECHANISM_NAMES)
 @pytest.mark.parametrize("scheme", SCHEME_NAMES)
-def test_every_pair_is_proven_and_built(tmp_path, scheme, mechanism):
+def test_every_scheme_with_every_mechanism_is_proven_and_built(tmp_path, scheme, mechanism):
     out = tmp_path / "x"
     command = ["export", "--scheme", scheme, "--attn", mechanism, "--res", "64", "--depth", "1"]
     sizes = ["--dim", "32", "--dim-head", "16"]
@@ -68,7 +68,7 @@ def test_our_own_checkpoint_of_every_family_is_exported_and_verified(tmp_path, f
 @pytest.mark.slow
 def test_a_published_state_dict_is_detected_exported_and_verified(tmp_path):
     model, path, out = make("timesformer_pytorch"), tmp_path / "p.safetensors", tmp_path / "x"
-    save_file(model.state_dict(), path)  # bare, as its package leaves it
+    save_file(model.state_dict(), path)  # without our metadata, as the published package does
     command = ["export", "--checkpoint", str(path), "--frames", "3", "--res", "16x24", "--mask"]
 
     assert main([*command, *QUICK, "--engine", "none", "-o", str(out)]) == 0
@@ -134,7 +134,9 @@ def test_a_directory_of_hugging_face_is_proven_and_built(tmp_path, kind):
         (["--semantics", "upstream", "--scheme", "axial"], "upstream"),
     ],
 )
-def test_what_a_family_does_not_have_is_refused(tmp_path, monkeypatch, capsys, options, words):
+def test_an_option_that_a_family_does_not_have_is_refused(
+    tmp_path, monkeypatch, capsys, options, words
+):
     monkeypatch.chdir(tmp_path)
 
     assert main(["export", "--res", "32", "--depth", "1", *options]) == 2
@@ -146,7 +148,7 @@ def test_what_a_family_does_not_have_is_refused(tmp_path, monkeypatch, capsys, o
 
 
 @pytest.mark.parametrize("name", ["TimeSformer", "TimeSformer-HR", "TimeSformer-L"])
-def test_presets_are_the_sizes_of_the_paper(name):
+def test_presets_have_the_sizes_of_the_paper(name):
     from exporter.load import load_model
     from exporter.spec import ExportSpec
 

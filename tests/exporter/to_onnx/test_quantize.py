@@ -1,4 +1,4 @@
-"""int8 graphs: what is quantised and what is not, how far it is from float32, and that it runs."""
+"""int8 graphs: which parts are quantised, the distance from float32, and that they run."""
 
 import json
 import math
@@ -27,7 +27,8 @@ from model.timesformer import TimeSformer
 
 SHAPE = (3, 3, 32, 48)  # f c h w
 MECHANISMS = ("fastformer", "performer", "regular")
-BOUND = 0.05  # relative L2 of the logits; 0.02 seen on random weights, another function is near 1.4
+# Relative L2 of the logits. Measured: 0.02 on random weights; about 1.4 for another function.
+BOUND = 0.05
 needs_rtx = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() != "x86_64",
     reason="tensorrt-rtx-cu13 is for Linux on x86-64",
@@ -67,7 +68,7 @@ def distance(expected, got):
 
 
 class Graph:
-    """A graph with its nodes by the values they make, and its weights by name."""
+    """A graph; `makers` maps a value to the node that makes it, `weights` a name to an array."""
 
     def __init__(self, path):
         self.model = onnx.load(path)
@@ -76,7 +77,7 @@ class Graph:
         self.weights = {w.name: numpy_helper.to_array(w) for w in self.model.graph.initializer}
 
     def products(self, *, int8):
-        """The products whose weights come from int8 ones, or the others."""
+        """Return the products with int8 weights, or all other products."""
         return [
             node
             for node in self.nodes
@@ -88,7 +89,7 @@ class Graph:
         return self.makers[name].op_type if name in self.makers else None
 
     def parameters(self, name):
-        """Values, scale, zero point and axis of what a DequantizeLinear made."""
+        """Return values, scale, zero point and axes of the DequantizeLinear that makes `name`."""
         node = self.makers[name]
         axes = [attribute.i for attribute in node.attribute if attribute.name == "axis"]
         return *(self.weights.get(i) for i in node.input), axes
@@ -96,7 +97,10 @@ class Graph:
 
 @pytest.fixture(scope="module", autouse=True)
 def every_product_pays():
-    """The weights of these small models are otherwise only stored; `storing` undoes it."""
+    """Compute products of small weights in int8 too. `storing` undoes this.
+
+    Otherwise the weights of these small models would only be stored in int8.
+    """
     with pytest.MonkeyPatch.context() as patch:
         form = FORMS["onnxruntime"]
         patch.setitem(FORMS, "onnxruntime", replace(form, least_weight=0))
@@ -105,7 +109,7 @@ def every_product_pays():
 
 @pytest.fixture
 def storing(every_product_pays, int8, monkeypatch):
-    """Small weights are only stored, as outside these tests, in graphs made from now on."""
+    """Only store small weights in int8 from now on, as outside these tests."""
     for attn in MECHANISMS:
         int8(attn)
     monkeypatch.setitem(FORMS, "onnxruntime", every_product_pays)
@@ -118,7 +122,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(folder):
-    """The float32 graph of a mechanism, with a free batch; not to be changed."""
+    """The float32 graph of a mechanism, with a free batch. Do not change it."""
     made = {}
 
     def get(attn="fastformer"):
@@ -131,10 +135,10 @@ def exported(folder):
 
 @pytest.fixture(scope="module")
 def fixed(folder):
-    """The float32 graph of a wider model, with a batch of two; not to be changed.
+    """The float32 graph of a wider model, with a batch of two. Do not change it.
 
-    Its biases are 0 as in many an untrained model: the file has one tensor for all of a length,
-    those of LayerNorm among them.
+    Its biases are 0, as in many untrained models. So the file has one tensor for all biases of one
+    length, including those of LayerNorm.
     """
     model = make(dim=128)
     for name, parameter in model.named_parameters():
@@ -145,7 +149,7 @@ def fixed(folder):
 
 @pytest.fixture(scope="module")
 def int8(folder, exported):
-    """The int8 graph of a mechanism in a form, and its summary; not to be changed."""
+    """The int8 graph of a mechanism in a form, and its summary. Do not change the graph."""
     made = {}
 
     def get(attn="fastformer", form="onnxruntime"):
@@ -167,7 +171,7 @@ every = pytest.mark.parametrize(
 
 
 @every
-def test_products_of_weights_are_int8_and_all_else_is_not(int8, attn, form):
+def test_only_products_of_weights_are_int8(int8, attn, form):
     graph, summary = Graph(int8(attn, form)[0]), int8(attn, form)[1]
     products = graph.products(int8=True)
     assert summary.products == len(products) > 10
@@ -181,7 +185,7 @@ def test_products_of_weights_are_int8_and_all_else_is_not(int8, attn, form):
         channels = 0 if node.op_type == "Conv" else 1
         assert axes == [channels]
         assert scale.shape == (weight.shape[channels],)
-        # The patch embedding reads pixels as they are: only its weights are int8.
+        # The patch embedding reads float32 pixels: only its weights are int8.
         assert (graph.kind(node.input[0]) == "DequantizeLinear") == (node.op_type != "Conv")
     for node in graph.nodes:
         if node.op_type in ("LayerNormalization", "Softmax", "Gemm", "Exp"):
@@ -189,7 +193,7 @@ def test_products_of_weights_are_int8_and_all_else_is_not(int8, attn, form):
 
 
 @every
-def test_activations_have_one_scale_and_the_zero_point_of_their_form(int8, attn, form):
+def test_activations_have_one_scale_and_the_zero_point_of_the_form(int8, attn, form):
     graph = Graph(int8(attn, form)[0])
     nodes = [node for node in graph.nodes if node.op_type == "QuantizeLinear"]
     assert nodes
@@ -201,15 +205,16 @@ def test_activations_have_one_scale_and_the_zero_point_of_their_form(int8, attn,
 
 
 @pytest.mark.parametrize("attn", MECHANISMS)
-def test_weights_too_small_to_pay_are_stored_and_computed_in_float32(
+def test_small_weights_are_stored_in_int8_and_multiplied_in_float32(
     exported, int8, storing, tmp_path, attn
 ):
-    """As `heads_first` stacks them too: those have no integer product."""
+    """This includes weights stacked by `heads_first`, which have no integer product."""
     out, calibration = tmp_path / "stored.onnx", {"video": clips()}
     summary = quantize(exported(attn), out, calibration, form="onnxruntime")
     whole, graph = int8(attn)[1], Graph(out)
     assert summary.stored > 0
-    assert summary.products + summary.stored <= whole.products  # a weight may serve two
+    # Two products can share one weight.
+    assert summary.products + summary.stored <= whole.products
     assert summary.bytes < 1.1 * whole.bytes
     for node in graph.products(int8=False):
         scaled = graph.makers.get(node.input[1])
@@ -220,7 +225,7 @@ def test_weights_too_small_to_pay_are_stored_and_computed_in_float32(
             inputs = (1, 2, 3) if node.op_type == "Conv" else -2
             largest = np.abs(levels).max(axis=inputs, keepdims=True)
             assert scale.shape == largest.shape
-            assert largest.min() == 127  # each channel uses its range
+            assert largest.min() == 127  # each channel uses the whole range
     inputs = {"video": clips()}
     expected = run(exported(attn), inputs)
     stored = distance(expected, run(out, inputs))
@@ -232,7 +237,7 @@ def test_weights_too_small_to_pay_are_stored_and_computed_in_float32(
 @pytest.mark.parametrize(
     ("least_weight", "least_work"), [(2**10, 0), (1, 2**14), (2**10, 2**14), (2**30, 0), (1, 2**30)]
 )
-def test_a_product_is_int8_where_its_weight_and_its_work_pay(
+def test_a_product_is_int8_if_its_weight_and_its_work_are_large_enough(
     exported, monkeypatch, tmp_path, least_weight, least_work
 ):
     form = replace(FORMS["onnxruntime"], least_weight=least_weight, least_work=least_work)
@@ -255,7 +260,7 @@ def test_a_product_is_int8_where_its_weight_and_its_work_pay(
     for name, rows in readers.items():
         elements = math.prod(weights[name])
         pays = elements >= least_weight and sum(rows) * elements >= least_work
-        paying += len(rows) if pays else 0  # all that share a weight, or none
+        paying += len(rows) if pays else 0  # all products that share a weight, or none
     assert summary.products == len(Graph(out).products(int8=True)) == paying
     assert (paying == 0) == (2**30 in (least_weight, least_work))
     assert summary.stored > 0
@@ -264,7 +269,7 @@ def test_a_product_is_int8_where_its_weight_and_its_work_pay(
 
 
 def folded_nodes(path, folder):
-    """What ONNX Runtime makes of a graph when it loads it."""
+    """Return the nodes of a graph after the optimisation by ONNX Runtime."""
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(folder / "optimised.onnx")
     options.log_severity_level = 4
@@ -272,17 +277,18 @@ def folded_nodes(path, folder):
     return onnx.load(folder / "optimised.onnx").graph.node
 
 
-def test_no_float_copy_of_an_int8_weight_stays(int8):
+def test_an_int8_weight_has_no_float_copy(int8):
     graph = Graph(int8()[0])
     read = {name for node in graph.nodes for name in node.input}
     assert set(graph.weights) <= read
     wide = [
         w for w in graph.weights.values() if w.ndim == 2 and w.dtype == np.float32 and w.size > 1024
     ]
-    assert not [w.shape for w in wide if w.shape[0] == 64]  # rows of weights; tables have others
+    # A weight matrix has 64 rows; the tables have another number.
+    assert not [w.shape for w in wide if w.shape[0] == 64]
 
 
-def test_names_shapes_and_metadata_are_those_of_the_float_graph(exported, int8):
+def test_inputs_outputs_and_metadata_equal_those_of_the_float_graph(exported, int8):
     for form in FORMS:
         before, after = onnx.load(exported()), onnx.load(int8(form=form)[0])
         assert after.graph.input == before.graph.input
@@ -292,7 +298,7 @@ def test_names_shapes_and_metadata_are_those_of_the_float_graph(exported, int8):
         assert after.producer_name == "tsformer"
 
 
-def test_the_outputs_of_modules_are_still_there(exported, int8):
+def test_the_map_of_module_outputs_is_unchanged(exported, int8):
     expected = read_module_outputs(onnx.load(exported()))
     assert expected
     for form in FORMS:
@@ -306,7 +312,7 @@ def test_the_graph_passes_the_checks_of_an_export(int8, attn, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_file_of_mostly_weights_is_a_third_of_its_size(fixed, tmp_path, form):
+def test_a_file_of_mostly_weights_shrinks_to_a_third(fixed, tmp_path, form):
     summary = quantize(fixed, tmp_path / "int8.onnx", {"video": clips(1)}, form=form)
     assert summary.bytes < 0.35 * fixed.stat().st_size
 
@@ -317,10 +323,10 @@ def test_the_same_clips_give_the_same_file(exported, int8, tmp_path):
     assert out.read_bytes() == int8()[0].read_bytes()
 
 
-# --- what stays in float32
+# --- products that stay in float32
 
 
-def test_kept_modules_are_untouched(exported, tmp_path):
+def test_kept_modules_have_the_same_nodes_and_weights(exported, tmp_path):
     keep, out = ("blocks.0.attn_t.fn", "project_in"), tmp_path / "int8.onnx"
     quantize(exported(), out, {"video": clips(2)}, form="tensorrt", keep=keep)
     before, after = Graph(exported()), Graph(out)
@@ -335,7 +341,7 @@ def test_kept_modules_are_untouched(exported, tmp_path):
     assert any("blocks.0.attn_s.fn" in scopes[node.name] for node in after.products(int8=True))
 
 
-def test_a_weight_of_both_a_kept_and_a_quantised_module_is_stored_for_each(tmp_path):
+def test_a_weight_shared_by_a_kept_and_a_quantised_module_is_stored_twice(tmp_path):
     model = make()
     model.blocks[0].attn_t.fn.to_out = model.blocks[0].attn_s.fn.to_out
     path, out = write(tmp_path / "model.onnx", model), tmp_path / "int8.onnx"
@@ -355,7 +361,7 @@ def test_a_weight_of_both_a_kept_and_a_quantised_module_is_stored_for_each(tmp_p
     assert distance(run(path, {"video": clips(1)}), run(out, {"video": clips(1)})) < BOUND
 
 
-def test_keeping_all_leaves_nothing_to_quantise(exported, tmp_path):
+def test_keeping_every_module_is_refused(exported, tmp_path):
     keep = ("project_in", "blocks.0")
     with pytest.raises(OnnxError, match="no product is left"):
         quantize(exported(), tmp_path / "x", {"video": clips(1)}, form="tensorrt", keep=keep)
@@ -365,28 +371,28 @@ def test_keeping_all_leaves_nothing_to_quantise(exported, tmp_path):
 
 
 @every
-def test_the_logits_are_near_those_of_float32(exported, int8, attn, form):
+def test_the_logits_are_close_to_those_of_float32(exported, int8, attn, form):
     inputs = {"video": clips()}
     expected, got = run(exported(attn), inputs), run(int8(attn, form)[0], inputs)
     assert 0 < distance(expected, got) < BOUND
 
 
-def test_other_weights_are_far(exported, int8):
-    """The bound means something: another mechanism with the same sizes breaks it."""
+def test_the_bound_on_the_distance_fails_for_other_weights(exported, int8):
+    """The bound can fail: another mechanism with the same sizes exceeds it."""
     inputs = {"video": clips()}
     assert distance(run(exported("regular"), inputs), run(int8("fastformer")[0], inputs)) > BOUND
 
 
 @every
-def test_a_clip_alone_is_as_in_a_batch(int8, attn, form):
+def test_a_clip_alone_gives_the_logits_it_has_in_a_batch(int8, attn, form):
     path, video = int8(attn, form)[0], clips(4)
     together = run(path, {"video": video})
     alone = np.concatenate([run(path, {"video": clip[np.newaxis]}) for clip in video])
     np.testing.assert_allclose(alone, together, rtol=0, atol=1e-5)
 
 
-def test_onnxruntime_finds_an_integer_kernel_for_each_product(int8, fixed, tmp_path):
-    """With a fixed batch too, where it would make a float Gemm of a product and its bias."""
+def test_onnxruntime_has_an_integer_kernel_for_each_product(int8, fixed, tmp_path):
+    """A fixed batch too, where ONNX Runtime could fuse a product and its bias into a Gemm."""
     import onnxruntime
 
     out = tmp_path / "int8.onnx"
@@ -397,7 +403,8 @@ def test_onnxruntime_finds_an_integer_kernel_for_each_product(int8, fixed, tmp_p
         options.log_severity_level = 4
         onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
-        assert kinds.count("MatMulIntegerToFloat") == summary.products - 1  # but for the Conv
+        # All products except the Conv.
+        assert kinds.count("MatMulIntegerToFloat") == summary.products - 1
         assert kinds.count("Gemm") == 1  # the head
 
 
@@ -418,7 +425,7 @@ def test_the_symmetric_form_builds_an_engine(int8, attn, tmp_path):
 # --- inputs
 
 
-def test_a_fixed_batch_is_filled_up_from_the_first_clip(fixed, tmp_path):
+def test_a_fixed_batch_is_filled_with_the_first_clips(fixed, tmp_path):
     video = clips(3)
     three, four = tmp_path / "three.onnx", tmp_path / "four.onnx"
     summary = quantize(fixed, three, {"video": video}, form="onnxruntime")
@@ -427,7 +434,7 @@ def test_a_fixed_batch_is_filled_up_from_the_first_clip(fixed, tmp_path):
     assert three.read_bytes() == four.read_bytes()
 
 
-def test_a_model_with_a_mask(tmp_path):
+def test_a_model_with_a_mask_is_calibrated_with_masks(tmp_path):
     torch.manual_seed(0)
     frames, _, height, width = SHAPE
     model = TimeSformer(
@@ -447,7 +454,7 @@ def test_a_model_with_a_mask(tmp_path):
         quantize(path, tmp_path / "x", {**inputs, "mask": masks[:3]}, form="tensorrt")
 
 
-def test_nothing_is_printed(exported, tmp_path, capfd, caplog):
+def test_quantising_prints_nothing(exported, tmp_path, capfd, caplog):
     quantize(exported(), tmp_path / "int8.onnx", {"video": clips(1)}, form="onnxruntime")
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
@@ -463,7 +470,7 @@ def test_nothing_is_printed(exported, tmp_path, capfd, caplog):
         ({"calibration": {"video": clips(1)[..., :-1]}}, "could not quantise the graph"),
     ],
 )
-def test_what_cannot_be_done_is_said(exported, tmp_path, arguments, message):
+def test_a_wrong_argument_gives_an_error_of_one_line(exported, tmp_path, arguments, message):
     out = tmp_path / "int8.onnx"
     given = {"calibration": {"video": clips(1)}, "form": "tensorrt", **arguments}
     with pytest.raises(OnnxError, match=message) as raised:
