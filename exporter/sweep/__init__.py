@@ -1,12 +1,12 @@
-"""An export for every cell of a grid, and the choice among them.
+"""Make one export for each cell of a grid, and choose the cell to deploy.
 
-grid            what is exported: options of all cells, and axes of values
-run             the whole sweep: what is not made yet is made, what is made is kept
-cell_key        a hash of everything that decides a cell: what has the same one is kept
-cell_process    starts cells and listens to them, each in a process of its own
-cell_worker     what runs in that process
+grid            the grid: options of all cells, and axes of values
+run             the whole sweep: keeps finished cells, makes the others
+cell_key        a hash of everything that decides a cell; a cell with a known key is kept
+cell_process    starts each cell in a separate process and reads its messages
+cell_worker     the code that runs in that process
 table           sweep.json and sweep.log
-results         the rows of sweep.json -> what was measured of each cell, and the Pareto front
+results         reads the rows of sweep.json as measured cells; finds the Pareto front
 plots, page     report.html and report.md
-advise          which cell to deploy
+advise          chooses the cell to deploy
 """

@@ -1,6 +1,6 @@
-"""Which export to deploy: the Pareto front of a sweep, and the pick within limits (pure).
+"""Choose the export to deploy: the Pareto front of a sweep, and the pick within limits (pure).
 
-Only what is proven counts: the cell as a whole, and the runtime that was timed.
+Only proven choices count: the whole cell must be proven, and the timed runtime must be proven.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from exporter.sweep.results import (
 )
 
 NO_ACCURACY = (
-    "No accuracy was measured (sweep with --eval): cells are compared by their error, which says "
-    "how close each is to its own model, not how good that model is."
+    "No accuracy was measured (sweep with --eval). Cells are compared by their error: the distance "
+    "of a cell from its own model. The error does not say how accurate that model is."
 )
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a choice must keep; None is no limit. Latency in milliseconds, memory in bytes."""
+    """Limits for a choice; None means no limit. Latency in milliseconds, memory in bytes."""
 
     max_latency_ms: float | None = None
     min_accuracy: float | None = None
     max_memory: float | None = None
 
     def excesses(self, timed: Timed) -> dict[str, tuple[float, float]]:
-        """What a runtime misses: its figure and the limit, by name."""
+        """Return the limits that a runtime misses: by name, its value and the limit."""
         accuracy = -1.0 if timed.accuracy is None else timed.accuracy
         limited = (
             ("latency", timed.p50_ms, self.max_latency_ms, 1),
@@ -56,7 +56,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Advice:
-    """What was found: `pick` meets the limits; else `closest` is what comes nearest to them."""
+    """The result. `pick` meets the limits; if no point does, `closest` is nearest to them."""
 
     criterion: Criterion
     limits: Limits
@@ -68,7 +68,7 @@ class Advice:
     cells: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the advice as JSON-ready values."""
+        """Return the advice as values that JSON can hold."""
         return {
             "criterion": self.criterion,
             "limits": asdict(self.limits),
@@ -91,27 +91,30 @@ def _to_dict(point: Point) -> dict[str, Any]:
 
 
 def advise(rows: Sequence[Mapping[str, Any]], limits: Limits, runtime: str | None = None) -> Advice:
-    """The front of latency against quality, and the pick.
+    """Find the front of latency against quality, and pick one point.
 
-    Quality is accuracy where it was measured, else the model's error. Of what meets the limits the
-    pick is the fastest where `min_accuracy` says how good is good enough, else the best.
+    Quality is the accuracy if it was measured, else the error of the cell. Among the points that
+    meet the limits, the pick has the best quality. With a limit `min_accuracy`, the pick is the
+    fastest instead, because every such point is accurate enough.
 
     Args:
-        rows: Those of `sweep.json`.
-        limits: What the pick must keep.
-        runtime: Count this runtime only.
+        rows: The rows of `sweep.json`.
+        limits: Limits for the pick.
+        runtime: Consider only this runtime.
 
     Raises:
-        UsageError: if the runtime was not timed, or an accuracy is asked for and none was measured.
+        UsageError: if the runtime was not timed, or `min_accuracy` is set and no accuracy was
+            measured.
     """
     cells = read_cells(rows)
     if runtime:
-        cells = _only(runtime, cells)
+        cells = _select_runtime(runtime, cells)
     proven = [timed for cell in cells for timed in cell.made if timed.verdict == "pass"]
     criterion = criterion_of(proven)
     if proven and limits.min_accuracy is not None and criterion == "error":
         raise UsageError(
-            "--min-accuracy: no accuracy was measured", remedy="sweep with --eval, as --eval motion"
+            "--min-accuracy: no accuracy was measured",
+            remedy="sweep with --eval, for example --eval motion",
         )
     points = [point for point in read_points(cells, criterion) if point.proven]
     fitting = [point for point in points if not limits.excesses(point.timed)]
@@ -122,8 +125,8 @@ def advise(rows: Sequence[Mapping[str, Any]], limits: Limits, runtime: str | Non
     return Advice(criterion, limits, found, closest, reason, front, len(points), len(rows))
 
 
-def _only(runtime: str, cells: Sequence[CellResult]) -> list[CellResult]:
-    """The cells as if no other runtime had been timed."""
+def _select_runtime(runtime: str, cells: Sequence[CellResult]) -> list[CellResult]:
+    """Return the cells with the timings of one runtime only."""
     names = sorted({timed.runtime for cell in cells for timed in cell.made})
     if names and runtime not in names:
         raise UsageError("--runtime", got=runtime, expected=f"one of {', '.join(names)}")
@@ -134,7 +137,10 @@ def _only(runtime: str, cells: Sequence[CellResult]) -> list[CellResult]:
 
 
 def choose(points: Sequence[Point], criterion: Criterion, *, fastest: bool) -> Point | None:
-    """The fastest, or the best; of equal ones what is better in the other, then the smaller."""
+    """Return the fastest or the best point.
+
+    Ties are broken by the other of the two criteria, then by the smaller file.
+    """
 
     def rank(point: Point) -> tuple[float, ...]:
         both = figures(point, criterion)
@@ -144,7 +150,7 @@ def choose(points: Sequence[Point], criterion: Criterion, *, fastest: bool) -> P
 
 
 def _closest(points: Sequence[Point], limits: Limits) -> Point | None:
-    """What misses its worst limit by the smallest part of it."""
+    """Return the point whose largest relative excess over a limit is the smallest."""
 
     def distance(point: Point) -> float:
         missed = limits.excesses(point.timed).values()
@@ -174,12 +180,12 @@ def _reason(
 
 
 def named(point: Point) -> str:
-    """The cell in words, with its runtime."""
+    """Return the name of a point: its cell and its runtime."""
     return f"{name_of(point.cell.values)} in {point.timed.runtime}"
 
 
 def _figures(timed: Timed) -> str:
-    """Latency and quality in words."""
+    """Return latency and quality as text."""
     quality = (
         f"error {timed.error:.1e}" if timed.accuracy is None else f"accuracy {timed.accuracy:.1%}"
     )
@@ -196,10 +202,10 @@ def _miss(name: str, got: float, limit: float) -> str:
 
 
 def read_rows(directory: Path) -> list[dict[str, Any]]:
-    """The rows of a sweep, or the one row that a single export is.
+    """Read the rows of a sweep. A single export counts as a sweep with one row.
 
     Raises:
-        NoExportError: if the directory is neither, or its JSON is not what we wrote.
+        NoExportError: if the directory is neither a sweep nor an export, or its JSON is damaged.
     """
     sweep, report = directory / "sweep.json", directory / "report.json"
     try:

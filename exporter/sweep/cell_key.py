@@ -1,6 +1,6 @@
-"""The key of a cell: a hash of everything that decides its export and its figures.
+"""The key of a cell: a hash of everything that decides its export and its measurements.
 
-Two cells with one key are the same cell; a cell whose key is new is made anew.
+Two cells with the same key are the same cell. A cell with a new key must be made.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from exporter.files.manifest import sha256
 from exporter.spec import OPTIONS, ExportSpec
 
 _PACKAGE = Path(__file__).parents[1]
-# Options that name files: the content of the files decides, not their path.
+# Options that name files. The key contains the content of the files, not their location.
 _PATHS = tuple(name for name, declared in OPTIONS.items() if declared.path)
-# Of `environment.describe()`: what decides a graph, an engine or a latency. Neither the date nor
-# the system's own build number does.
+# Entries of `environment.describe()` that decide a graph, an engine or a latency. The date and the
+# build number of the operating system do not.
 _MACHINE = ("python", "cpu", "cores", "gpu", "packages", "tensorrt")
 
 
 class Keys:
-    """Makes keys; every file is read once.
+    """Makes keys. Each file is read only once.
 
     Args:
-        environment: What `environment.describe()` gives.
+        environment: The result of `environment.describe()`.
     """
 
     def __init__(self, environment: Mapping[str, Any]) -> None:
@@ -35,10 +35,10 @@ class Keys:
         self._contents: dict[str, str] = {}
 
     def key(self, spec: ExportSpec, threads: int) -> str:
-        """The key of one cell, timed with so many threads: SHA-256 in hexadecimal digits."""
+        """Return the key of a cell that is timed with `threads` threads: SHA-256 as hex digits."""
         values = spec.to_dict()
         contents = {
-            name: [(Path(path).name, self._content(path)) for path in _several(values.pop(name))]
+            name: [(Path(path).name, self._content(path)) for path in _as_list(values.pop(name))]
             for name in _PATHS
         }
         facts = {
@@ -57,9 +57,9 @@ class Keys:
 
 
 def content_hash(path: Path) -> str:
-    """SHA-256 of a file, or of the names and hashes of all files below a directory.
+    """Return the SHA-256 of a file, or of the names and hashes of all files below a directory.
 
-    What is not there or cannot be read has a hash too: the export will say what is wrong with it.
+    The result for a missing or unreadable file is "unread". The export reports the error later.
     """
     try:
         if path.is_dir():
@@ -72,7 +72,10 @@ def content_hash(path: Path) -> str:
 
 
 def code_hash() -> str:
-    """SHA-256 of our own code that builds and measures: all but the command line."""
+    """Return the SHA-256 of this project's code, without the command line.
+
+    The command line neither builds nor measures anything.
+    """
     root = _PACKAGE.parent
     folders = (root / "model", _PACKAGE)
     files = sorted(file for folder in folders for file in folder.rglob("*.py"))
@@ -81,5 +84,5 @@ def code_hash() -> str:
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
-def _several(value: Any) -> list[str]:  # noqa: ANN401  # a path, several, or none
+def _as_list(value: Any) -> list[str]:  # noqa: ANN401  # a path, a list of paths, or None
     return [] if value is None else [value] if isinstance(value, str) else list(value)

@@ -1,4 +1,4 @@
-"""The sweep's side of `cell_worker`: starts cells, listens to them, and ends them."""
+"""Run `cell_worker` as child processes: start cells, read their messages, and end them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ OnStage = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class Order:
-    """One cell to be made.
+    """The order to make one cell.
 
     Args:
-        spec: What to export.
+        spec: The export to make.
         out: The directory to make.
-        lock: A file: shared by cells that work, held alone by the one that is timed.
-        build_threads: Threads of all work but the timing.
-        threads: Threads of what is timed.
+        lock: A lock file. A working cell holds a shared lock; a cell that is timed holds an
+            exclusive lock.
+        build_threads: Number of threads for all work except the timing.
+        threads: Number of threads for the timing.
     """
 
     spec: ExportSpec
@@ -41,7 +42,7 @@ class Order:
 
 
 class CellProcesses:
-    """Runs cells, each in a process of its own, from any number of threads."""
+    """Runs each cell in a separate process. Several threads may call `run` at the same time."""
 
     def __init__(self) -> None:
         self._running: list[subprocess.Popen[bytes]] = []
@@ -49,7 +50,7 @@ class CellProcesses:
         self._stopping = False
 
     def run(self, order: Order, on_stage: OnStage = lambda _stage, _what: None) -> str | None:
-        """Make one cell; gives why it failed, or None."""
+        """Make one cell; return the reason of a failure, or None."""
         with tempfile.TemporaryFile() as noise:
             with self._guard:
                 if self._stopping:
@@ -57,22 +58,22 @@ class CellProcesses:
                 worker = _start(noise)
                 self._running.append(worker)
             try:
-                ended, reason = _converse(worker, order, on_stage)
+                answered, reason = _exchange(worker, order, on_stage)
                 code = worker.wait()
             finally:
                 _close(worker)
                 with self._guard:
                     self._running.remove(worker)
-            return reason if ended else _how_it_died(code, noise)
+            return reason if answered else _describe_death(code, noise)
 
     def stop(self) -> None:
-        """End all that run, and start no more; what they have half made goes with them."""
+        """End all running cells and start no more. A cell removes its partial output."""
         with self._guard:
             self._stopping = True
             running = list(self._running)
         for worker in running:
             with contextlib.suppress(OSError, ValueError):
-                worker.stdin.close()  # type: ignore[union-attr]  # it asked for a pipe
+                worker.stdin.close()  # type: ignore[union-attr]  # `_start` opens a pipe
         for worker in running:
             try:
                 worker.wait(2 * GRACE_SECONDS)
@@ -88,14 +89,15 @@ def _start(noise: IO[bytes]) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=noise,
         env=environment,
-        start_new_session=True,  # Ctrl-C of a terminal reaches its whole group: we decide
+        # Ctrl-C in a terminal reaches the whole process group. The sweep decides what to do.
+        start_new_session=True,
     )
 
 
-def _converse(
+def _exchange(
     worker: subprocess.Popen[bytes], order: Order, on_stage: OnStage
 ) -> tuple[bool, str | None]:
-    """Whether the worker came to an end of its own, and why it failed if it did."""
+    """Send the order and read messages; return whether the worker answered, and its failure."""
     assert worker.stdin is not None
     assert worker.stdout is not None
     request: dict[str, Any] = {
@@ -106,11 +108,12 @@ def _converse(
         "threads": order.threads,
         "parent": os.getpid(),
     }
-    with contextlib.suppress(BrokenPipeError):  # it died at its start: its end tells how
+    # If the worker died at its start, `_describe_death` says how.
+    with contextlib.suppress(BrokenPipeError):
         worker.stdin.write(json.dumps(request).encode() + b"\n")
         worker.stdin.flush()
     for line in worker.stdout:
-        if not line.endswith(b"\n"):  # cut off by its death
+        if not line.endswith(b"\n"):  # the worker died in the middle of a line
             break
         message = json.loads(line)
         if message["kind"] == "stage":
@@ -127,12 +130,13 @@ def _close(worker: subprocess.Popen[bytes]) -> None:
                 pipe.close()
 
 
-def _how_it_died(code: int, noise: IO[bytes]) -> str:
+def _describe_death(code: int, noise: IO[bytes]) -> str:
     noise.seek(0)
     printed = noise.read().decode(errors="replace").split()
-    last_words = " ".join(printed)[-300:] or "nothing"
+    last_output = " ".join(printed)[-300:] or "nothing"
     if code == -signal.SIGKILL:
-        return "its process was killed, as the system does when memory runs out"
+        return "its process was killed; the system does this when memory runs out"
     if code < 0:
-        return f"its process was killed by {signal.Signals(-code).name}; it said last: {last_words}"
-    return f"its process ended without an answer (exit code {code}); it said last: {last_words}"
+        name = signal.Signals(-code).name
+        return f"its process was killed by {name}; its last output: {last_output}"
+    return f"its process ended without an answer (exit code {code}); its last output: {last_output}"

@@ -1,4 +1,4 @@
-"""What a sweep exports: options that all cells share, axes of values, and every cell of them."""
+"""The grid of a sweep: options that all cells share, axes of values, and the cells."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ from exporter.spec import OPTIONS
 from model.config import nearest
 
 TABLES = ("base", "axes")
-# An option of `export` that decides the spec and is no field of it.
-RECIPE = "recipe"
-# Options for which a comma makes no axis: it belongs to the value, or a cell takes several.
-_WHOLE = {declared.flag for declared in OPTIONS.values() if declared.whole} | {RECIPE}
-_PLACE = re.compile(r"\{([a-z][a-z0-9-]*)\}")
+RECIPE = "recipe"  # an option of `export` that decides the spec and is not a field of it
+# Options that a comma does not split into an axis: one value may contain a comma, or one cell may
+# take several values.
+_NEVER_SPLIT = {declared.flag for declared in OPTIONS.values() if declared.whole} | {RECIPE}
+_PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9-]*)\}")
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Every combination of the axes' values, each with the options of `base`.
+    """All combinations of the values of the axes, each with the options of `base`.
 
-    Names and values are those of `tsformer export`'s options. A text may hold `{OPTION}`, which is
-    that option's value: `checkpoint = "motion-{attn}.safetensors"`.
+    Names and values are those of the options of `tsformer export`. A text may contain the
+    placeholder `{OPTION}` for the value of another option:
+    `checkpoint = "motion-{attn}.safetensors"`.
 
     Args:
         base: Options that all cells share.
-        axes: The values of each axis, in the order of the cells: the last varies fastest.
+        axes: The values of each axis. The last axis varies fastest in the order of the cells.
 
     Raises:
-        UsageError: if an option is given twice, or an axis has no value or one of them twice.
+        UsageError: if an option is given twice, or an axis has no value or the same value twice.
     """
 
     base: Mapping[str, Any] = field(default_factory=dict)
@@ -51,28 +52,28 @@ class Grid:
                 raise UsageError(f"the axis {name} has a value twice", got=list(values))
 
     def cells(self) -> list[dict[str, Any]]:
-        """The value of each axis, for every cell."""
+        """Return for each cell its value on each axis."""
         points = itertools.product(*self.axes.values())
         return [dict(zip(self.axes, point, strict=True)) for point in points]
 
     def options(self, cell: Mapping[str, Any]) -> dict[str, Any]:
-        """All options of one cell.
+        """Return all options of one cell, with placeholders replaced.
 
         Raises:
-            UsageError: if a text asks for the value of an option that is not there.
+            UsageError: if a placeholder names an option that is not given.
         """
-        together = {**self.base, **cell}
-        return {name: _filled(value, together) for name, value in together.items()}
+        options = {**self.base, **cell}
+        return {name: _fill_placeholders(value, options) for name, value in options.items()}
 
     def with_flags(self, flags: Mapping[str, Sequence[str]]) -> Grid:
-        """The same with options of the command line, which replace those of the same name.
+        """Return this grid with options of the command line, which replace options of this grid.
 
-        Several values make an axis: `64,128`, or the option given twice.
+        An option with several values (`64,128`, or the option given twice) becomes an axis.
         """
         base = {name: value for name, value in self.base.items() if name not in flags}
         axes = {name: values for name, values in self.axes.items() if name not in flags}
         for name, texts in flags.items():
-            if name in _WHOLE:
+            if name in _NEVER_SPLIT:
                 base[name] = list(texts) if len(texts) > 1 else texts[0]
                 continue
             values = [value.strip() for text in texts for value in text.split(",")]
@@ -84,10 +85,10 @@ class Grid:
 
 
 def read_grid(path: Path) -> Grid:
-    """Read a grid from TOML: a table `[base]` of options, and `[axes]` of lists of values.
+    """Read a grid from TOML: a table `[base]` of options, and a table `[axes]` of lists of values.
 
     Raises:
-        GridError: if the file cannot be read, or is not of this form.
+        GridError: if the file cannot be read, or does not have this form.
     """
     content = read_toml(path, GridError)
     for name, table in content.items():
@@ -103,18 +104,18 @@ def read_grid(path: Path) -> Grid:
                 f"{path}: {name} in [axes]",
                 got=repr(values),
                 expected="a list of values",
-                remedy="an option that all cells share belongs into [base]",
+                remedy="move an option that all cells share to [base]",
             )
-    return Grid(*({_hyphened(k): v for k, v in content.get(t, {}).items()} for t in TABLES))
+    return Grid(_with_hyphens(content.get("base", {})), _with_hyphens(content.get("axes", {})))
 
 
 def words(options: Mapping[str, Any]) -> list[str]:
-    """The options as a command line has them."""
+    """Return the options as arguments of a command line."""
     return [f"--{name}={text}" for name, value in options.items() for text in _texts(value)]
 
 
 def name_of(cell: Mapping[str, Any]) -> str:
-    """A cell in words: its values, in the order of the axes."""
+    """Return the name of a cell: its values, in the order of the axes."""
     return " ".join(map(str, cell.values())) or "the only cell"
 
 
@@ -130,11 +131,11 @@ def _texts(value: object) -> Iterator[str]:
         yield str(value)
 
 
-def _filled(value: Any, options: Mapping[str, Any]) -> Any:  # noqa: ANN401  # a value of TOML
+def _fill_placeholders(value: Any, options: Mapping[str, Any]) -> Any:  # noqa: ANN401  # of TOML
     if isinstance(value, list):
-        return [_filled(item, options) for item in value]
+        return [_fill_placeholders(item, options) for item in value]
     if isinstance(value, str):
-        return _PLACE.sub(lambda found: _value_of(found[1], options), value)
+        return _PLACEHOLDER.sub(lambda found: _value_of(found[1], options), value)
     return value
 
 
@@ -149,5 +150,5 @@ def _value_of(name: str, options: Mapping[str, Any]) -> str:
     return str(options[name])
 
 
-def _hyphened(name: str) -> str:
-    return name.replace("_", "-")
+def _with_hyphens(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.replace("_", "-"): value for name, value in table.items()}

@@ -1,4 +1,4 @@
-"""A sweep -> report.html and report.md: what was compared, and which cells are worth having."""
+"""Write report.html and report.md of a sweep: the compared cells and the best trade-offs."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from exporter.sweep.results import (
     read_points,
 )
 
-LONGEST = 60  # rows of a table in Markdown: more is no longer fit for a pull request
+LONGEST = 60  # most rows of a Markdown table: a longer table is too long for a pull request
 
 
 def write_sweep_report(sweep: dict[str, Any], directory: Path) -> None:
     """Write `report.html` and `report.md` of a sweep into its existing directory.
 
     Args:
-        sweep: What `sweep.json` holds; each row with the content of its cell's `report.json`.
-        directory: The sweep's own; links to cells are relative to it.
+        sweep: The content of `sweep.json`. Each row contains the `report.json` of its cell.
+        directory: The directory of the sweep. Links to cells are relative to it.
     """
     cells = read_cells(sweep["rows"])
     criterion = criterion_of(timed for cell in cells for timed in cell.made)
@@ -67,7 +67,7 @@ def write_sweep_report(sweep: dict[str, Any], directory: Path) -> None:
 
 
 def verdict_of(cells: Sequence[CellResult]) -> Verdict:
-    """Give the colour of the whole: that all is done and proven, or why not."""
+    """Return the verdict of the whole sweep. It is "pass" if all cells are done and proven."""
     found = {cell.verdict for cell in cells if cell.status == "done"}
     if any(cell.status == "failed" for cell in cells) or "fail" in found:
         return "fail"
@@ -78,7 +78,7 @@ def verdict_of(cells: Sequence[CellResult]) -> Verdict:
 
 
 def headline(cells: Sequence[CellResult]) -> str:
-    """Count what became of the cells."""
+    """Return one sentence that counts the proven, not proven, failed and pending cells."""
     proven = sum(cell.status == "done" and cell.verdict == "pass" for cell in cells)
     others = {
         "not proven": [c for c in cells if c.status == "done" and c.verdict != "pass"],
@@ -95,12 +95,12 @@ def _notes(
     lines = []
     if criterion == "error":
         lines.append(
-            "No accuracy was measured (--eval): cells are weighed by their error, which says how "
-            "close each is to its own model, not how good that model is"
+            "No accuracy was measured (--eval). Cells are compared by their error: the distance of "
+            "a cell from its own model. The error does not say how accurate that model is"
         )
-    unweighed = [c for c in cells if c.status == "done" and not _has(c.made, criterion)]
-    if unweighed:
-        lines.append(f"Not timed and judged in one runtime, so not weighed: {_names(unweighed)}")
+    skipped = [c for c in cells if c.status == "done" and not _has(c.made, criterion)]
+    if skipped:
+        lines.append(f"Not compared, as no runtime was both timed and judged: {_names(skipped)}")
     busy = [cell for cell, row in zip(cells, sweep["rows"], strict=True) if _was_busy(row)]
     if busy:
         lines.append(f"Timed while other processes kept the machine busy: {_names(busy)}")

@@ -14,23 +14,26 @@ from exporter.report.formats import ms, percent, sci
 from exporter.report.svg import SERIES, tone_of
 from exporter.sweep.results import CellResult, Criterion, Point
 
-DASHES = ("", "8 4", "2 4", "10 4 2 4")  # as SVG has them, in pixels
-# Pixels from a point to where its number may be, the best place first.
+DASHES = ("", "8 4", "2 4", "10 4 2 4")  # values of SVG's stroke-dasharray, in pixels
+# Possible offsets in pixels from a point to its number, the best offset first.
 AROUND = ((0, 15), (-15, 0), (0, -16), (15, 0), (-13, 13), (13, -13), (0, 30), (-28, 6), (0, -31))
-FREE = 13.0  # pixels around a number that nothing else should be in
+FREE = 13.0  # distance in pixels from a number to other points and numbers
 MARGINS = {"left": 58, "right": 14, "top": 12, "bottom": 44}
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Latency over resolution where all other axes are the same."""
+    """Latency over resolution, for one value of each other axis."""
 
     title: str
     lines: Mapping[tuple[str, str], Sequence[tuple[float, float, str]]]  # pixels, ms, resolution
 
 
 def find_panels(cells: Sequence[CellResult]) -> list[Panel]:
-    """Lines of mechanism and runtime through at least two resolutions, by all other axes."""
+    """Return one panel for each combination of the other axes.
+
+    A panel has one line for each mechanism and runtime with at least two resolutions.
+    """
     panels: dict[str, dict[tuple[str, str], list[tuple[float, float, str]]]] = {}
     for cell in (cell for cell in cells if cell.pixels):
         others = (f"{k} {v}" for k, v in cell.words.items() if k not in ("attn", "res"))
@@ -48,7 +51,7 @@ def find_panels(cells: Sequence[CellResult]) -> list[Panel]:
 def resolution_plot(
     name: str, panel: Panel, panels: Sequence[Panel], mechanisms: Sequence[str]
 ) -> Markup:
-    """Median latency over resolution, both logarithmic; all panels have the same axes."""
+    """Plot the median latency over the resolution, on the same logarithmic axes in all panels."""
     places = [place for one in panels for line in one.lines.values() for place in line]
     wheres = runtimes(panels)
 
@@ -64,7 +67,7 @@ def resolution_plot(
             style = {"color": tone_of(tone), "marker": marker, "markersize": 7, "linewidth": 2}
             (drawn,) = canvas.axes.plot(xs, ys, markeredgewidth=0, clip_on=False, **style)
             dashes = [float(pixels) / 2 for pixels in dash(wheres, where).split()]
-            drawn.set_linestyle((0, dashes) if dashes else "-")  # in units of the line's width
+            drawn.set_linestyle((0, dashes) if dashes else "-")  # in units of the line width
 
     told = f"Median latency in milliseconds over resolution, {panel.title}. " + " ".join(
         f"{attn}, {where}: " + ", ".join(f"{ms(y)} at {text}" for _, y, text in line) + "."
@@ -74,18 +77,18 @@ def resolution_plot(
 
 
 def runtimes(panels: Sequence[Panel]) -> list[str]:
-    """All runtimes of the panels, eager PyTorch last."""
+    """Return all runtimes of the panels, with eager PyTorch last."""
     found = dict.fromkeys(where for panel in panels for _, where in panel.lines)
     return sorted(found, key=lambda where: where.startswith("eager"))
 
 
 def dash(wheres: Sequence[str], where: str) -> str:
-    """The dashes of a runtime's lines, as SVG has them."""
+    """Return the dashes of a runtime's lines, as a value of SVG's stroke-dasharray."""
     return DASHES[wheres.index(where) % len(DASHES)]
 
 
 def look(mechanisms: Sequence[str], attn: str) -> tuple[str, str]:
-    """Colour and marker of a mechanism, told apart without colours too."""
+    """Return colour and marker of a mechanism. The marker alone identifies it too."""
     index = mechanisms.index(attn) % len(SERIES)
     return SERIES[index], MARKERS[index]
 
@@ -97,11 +100,9 @@ def trade_plot(
     criterion: Criterion,
     mechanisms: Sequence[str],
 ) -> Markup:
-    """Quality against latency; the front is joined and numbered."""
-    low, high = (
-        [point.quality if end is None else end for point, end in zip(points, ends, strict=True)]
-        for ends in ([p.timed.low for p in points], [p.timed.high for p in points])
-    )
+    """Plot quality against latency. A line joins the points of the front; numbers label them."""
+    low = [p.quality if p.timed.low is None else p.timed.low for p in points]
+    high = [p.quality if p.timed.high is None else p.timed.high for p in points]
 
     def paint(canvas: Canvas) -> None:
         axes = canvas.axes
@@ -129,7 +130,7 @@ def trade_plot(
 
 
 def trade(point: Point, criterion: Criterion) -> str:
-    """A point in words."""
+    """Return a point as text: its cell, runtime, latency and quality."""
     quality = percent(point.quality) if criterion == "accuracy" else sci(point.quality)
     return f"{point.cell.name}, {point.timed.where}: {ms(point.timed.p50_ms)} ms, {quality}"
 
@@ -146,7 +147,7 @@ def _point(canvas: Canvas, point: Point, look: tuple[str, str], criterion: Crite
 
 
 def _number(canvas: Canvas, points: Sequence[Point], front: Sequence[Point]) -> None:
-    """Write each number of the front beside its point, where no other point or number is."""
+    """Write each number of the front beside its point, away from other points and numbers."""
 
     def place(point: Point) -> tuple[float, float]:
         x, y = canvas.axes.transData.transform((point.timed.p50_ms, point.quality))

@@ -1,4 +1,4 @@
-"""The rows of a sweep -> cells with what was measured of each, and the Pareto front (pure)."""
+"""Read the rows of a sweep as cells with their measurements; find the Pareto front (pure)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Timed:
-    """One runtime of a cell: milliseconds per batch, and how good its answers are.
+    """The measurements of one runtime of a cell: milliseconds per batch, and quality.
 
-    `verdict` is empty for eager PyTorch and for baselines, which nothing is to be proven of.
-    `error` is the worst relative L2 distance from the cell's own float64 truth; `bytes` the size of
-    the file that is deployed; `memory_mb` the peak resident memory of the process (MiB).
+    `verdict` is empty for eager PyTorch and for baselines, which need no proof. `error` is the
+    largest relative L2 distance from the float64 truth of the cell. `low` and `high` bound the
+    accuracy. `bytes` is the size of the file to deploy. `memory_mb` is the peak resident memory of
+    the process (MiB).
     """
 
     runtime: str
@@ -40,15 +41,15 @@ class Timed:
 
     @property
     def where(self) -> str:
-        """Runtime and device in words."""
+        """Runtime and device as text."""
         return f"{self.runtime} ({self.device})"
 
 
 @dataclass(frozen=True)
 class CellResult:
-    """One cell: its values, what became of it, and what was measured.
+    """One cell: its values, its outcome, and its measurements.
 
-    `pixels` is the side of a square of as many pixels as a frame has.
+    `pixels` is the side of the square that has as many pixels as a frame.
     """
 
     values: Mapping[str, Any]
@@ -64,17 +65,20 @@ class CellResult:
 
     @property
     def words(self) -> dict[str, str]:
-        """The values in words."""
-        return {name: _in_words(value) for name, value in self.values.items()}
+        """The values as text."""
+        return {name: _as_text(value) for name, value in self.values.items()}
 
     @property
     def name(self) -> str:
-        """The cell in words."""
+        """The name of the cell: its values as text."""
         return " ".join(self.words.values())
 
     @property
     def link(self) -> str | None:
-        """Address of its page, from the sweep's; quoted, so that no name can be one elsewhere."""
+        """Link to the cell's page, relative to the sweep's page.
+
+        The directory is quoted, so a hostile name cannot become a link to another site.
+        """
         return f"{quote(self.directory)}/report.html" if self.directory else None
 
     @property
@@ -84,13 +88,13 @@ class CellResult:
 
     @property
     def fastest(self) -> Timed | None:
-        """The fastest of what was made."""
+        """The fastest of the runtimes in `made`."""
         return min(self.made, key=lambda timed: timed.p50_ms, default=None)
 
 
 @dataclass(frozen=True)
 class Point:
-    """A cell in one runtime, as it is weighed against the others: `quality` is by the criterion."""
+    """A cell in one runtime, for comparison. `quality` is the value of the criterion."""
 
     cell: CellResult
     timed: Timed
@@ -125,8 +129,8 @@ def _read_cell(row: Row) -> CellResult:
     )
 
 
-def _in_words(value: object) -> str:
-    """A value of an axis; two numbers are a resolution."""
+def _as_text(value: object) -> str:
+    """Return a value of an axis as text. Two whole numbers are a resolution."""
     if isinstance(value, list | tuple) and len(value) == 2 and all(type(v) is int for v in value):
         return size(*value)
     return human(value)
@@ -134,16 +138,23 @@ def _in_words(value: object) -> str:
 
 def _read_timed(report: Row, verdict: str, entry: Row) -> Timed:
     runtime = entry["runtime"]
-    parity = {} if runtime == "eager" else _same(report["parity"], entry)
-    accuracy = _same(report.get("accuracy") or (), entry)
+    parity = {} if runtime == "eager" else _find_row(report["parity"], entry)
+    accuracy = _find_row(report.get("accuracy") or (), entry)
     judged = parity.get("verdict", "")
     return Timed(
-        *(entry[key] for key in ("runtime", "device", "precision", "batch", "p50_ms", "p99_ms")),
+        runtime=runtime,
+        device=entry["device"],
+        precision=entry["precision"],
+        batch=entry["batch"],
+        p50_ms=entry["p50_ms"],
+        p99_ms=entry["p99_ms"],
         ratio_to_eager=entry.get("ratio_to_eager"),
-        # proven as a whole: the engine of a cell may have failed where its graph passed
+        # The whole cell must be proven: its engine may fail although its graph passes.
         verdict=verdict if judged == "pass" else judged,
         error=parity.get("rel_l2"),
-        **{key: accuracy.get(key) for key in ("accuracy", "low", "high")},
+        accuracy=accuracy.get("accuracy"),
+        low=accuracy.get("low"),
+        high=accuracy.get("high"),
         bytes=_file_bytes(report, runtime),
         memory_mb=entry["peak_memory_mb"],
     )
@@ -155,38 +166,40 @@ def _file_bytes(report: Row, runtime: str) -> int:
     return report["graph"]["file_bytes"]
 
 
-def _same(rows: Iterable[Row], entry: Row) -> Row:
-    """The row that is about what the entry is about; empty where there is none."""
+def _find_row(rows: Iterable[Row], entry: Row) -> Row:
+    """Return the row with the runtime, device and precision of `entry`, or an empty one."""
     keys = ("runtime", "device", "precision")
     return next((row for row in rows if all(row[key] == entry[key] for key in keys)), {})
 
 
 def criterion_of(timed: Iterable[Timed]) -> Criterion:
-    """What runtimes can be weighed by beside their latency: accuracy, where it was measured."""
+    """Return the criterion beside latency: the accuracy if it was measured, else the error."""
     return "accuracy" if any(one.accuracy is not None for one in timed) else "error"
 
 
 def read_points(cells: Iterable[CellResult], criterion: Criterion) -> list[Point]:
-    """What can be weighed: every runtime of every cell that has both figures."""
-    found = ((cell, timed, getattr(timed, criterion)) for cell in cells for timed in cell.made)
-    return [
-        Point(cell, timed, quality)
-        for cell, timed, quality in found
-        if quality is not None and math.isfinite(quality)
-    ]
+    """Return every runtime of every cell that has a latency and a finite quality."""
+    points = []
+    for cell in cells:
+        for timed in cell.made:
+            quality = getattr(timed, criterion)
+            if quality is not None and math.isfinite(quality):
+                points.append(Point(cell, timed, quality))
+    return points
 
 
 def figures(point: Point, criterion: Criterion) -> tuple[float, float]:
-    """What should be small: the latency, and the error or what is no accuracy."""
+    """Return two numbers to minimise: the latency, and the error or the negated accuracy."""
     return point.timed.p50_ms, point.quality if criterion == "error" else -point.quality
 
 
 def find_front(points: Iterable[Point], criterion: Criterion) -> list[Point]:
-    """The Pareto front: the proven points that no other proven one dominates, the fastest first.
+    """Return the Pareto front: the proven points that no other proven point dominates.
 
-    One dominates another if it is nowhere worse and somewhere better. So points that are equally
-    fast and equally good are on the front together, in the order given: they may differ in size
-    or memory, and none of them is a reason to hide another.
+    The fastest point is first. A point dominates another point if it is not worse in latency or
+    quality, and better in at least one of them. So points with equal latency and equal quality are
+    all on the front, in the order given. They may differ in size or memory, so each is worth
+    showing.
     """
     front: list[Point] = []
     least = (-math.inf, math.inf)

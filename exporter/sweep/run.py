@@ -1,7 +1,8 @@
-"""Every cell of a grid exported; what is finished is kept, and never made again.
+"""Export every cell of a grid. A finished cell is kept and never made again.
 
-`sweep.json` has one row for each cell and is whole at any moment; `cells/` has one export directory
-for each; `sweep.log` has one line for each start and end of a cell, and is only added to.
+`sweep.json` has one row for each cell, and its content is complete at any time. `cells/` has one
+export directory for each cell. `sweep.log` has one line for each start and each end of a cell, and
+lines are only appended.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from exporter.sweep.table import CELLS, KEY_DIGITS, Progress, Row, Table, new_ro
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the grid: its values, and its spec or why there can be none."""
+    """One cell of the grid: its values, and its spec or the reason why it has none."""
 
     values: dict[str, Any]
     spec: ExportSpec | None
@@ -41,17 +42,17 @@ def sweep(
     jobs: int = 1,
     on_progress: Callable[[Progress], None] = lambda _progress: None,
 ) -> dict[str, Any]:
-    """Make every cell that is not there yet, and a page of all; give what `sweep.json` then holds.
+    """Make every missing cell and the report; return the content of `sweep.json`.
 
-    Cells run in processes of their own. With several jobs their threads are divided, but a cell is
-    timed with all threads and while no other works.
+    Each cell runs in a separate process. Several jobs share the threads of the machine. But a cell
+    is timed with all threads, and no other cell works at that time.
 
     Args:
-        grid: What the cells are of, for the record.
-        cells: What to export.
-        directory: The sweep's own; made, or gone on with.
-        jobs: Cells that are made at a time.
-        on_progress: Told how far it is, from several threads.
+        grid: The grid of the cells, for the record.
+        cells: The cells to export.
+        directory: The directory of the sweep. An existing sweep is continued.
+        jobs: Number of cells to make at the same time.
+        on_progress: Called with the progress, from several threads.
 
     Raises:
         UsageError: if two cells are the same export, or cells cannot wait for each other.
@@ -64,7 +65,7 @@ def sweep(
             expected="1: else a cell would be timed while others work",
         )
     with _hold(directory):
-        import torch  # only who makes cells waits for it
+        import torch  # imported here, because the import is slow and only this function needs it
 
         from exporter.machine import environment
 
@@ -93,7 +94,7 @@ def _rows(cells: Sequence[Cell], keys: Keys, threads: int) -> list[Row]:
             raise UsageError(
                 "two cells are the same export",
                 got=f"{name_of(same['cell'])} and {name_of(cell.values)}",
-                remedy="leave one of the values away",
+                remedy="remove one of the values",
             )
         status = "pending" if cell.spec else "failed"
         rows.append(new_row(cell.values, key, status, cell.problem))
@@ -101,7 +102,7 @@ def _rows(cells: Sequence[Cell], keys: Keys, threads: int) -> list[Row]:
 
 
 def _find_unmade(table: Table, cells: Sequence[Cell]) -> list[tuple[Row, ExportSpec]]:
-    """Take over the cells that are there; gives the others."""
+    """Fill the rows of the finished cells; return the other cells."""
     todo = []
     for row, cell in zip(table.rows, cells, strict=True):
         if cell.spec is None:
@@ -114,7 +115,7 @@ def _find_unmade(table: Table, cells: Sequence[Cell]) -> list[tuple[Row, ExportS
 
 
 def _make(todo: Sequence[tuple[Row, ExportSpec]], table: Table, *, jobs: int, threads: int) -> None:
-    """Make the cells, so many at a time."""
+    """Make the cells, `jobs` at a time."""
     table.jobs = jobs = min(jobs, len(todo))
     processes = CellProcesses()
     lock = table.directory / ".measuring"
@@ -150,7 +151,7 @@ def _directory_name(row: Row) -> str:
 
 @contextmanager
 def _hold(directory: Path) -> Iterator[None]:
-    """Make the directory, or go on with it; only one sweep at a time may."""
+    """Make the directory or reuse it, and lock it: only one sweep at a time may use it."""
     try:
         if directory.is_dir() and any(directory.iterdir()) and not (directory / ".lock").exists():
             raise OutputError(

@@ -1,4 +1,4 @@
-"""The Pareto front and the pick: nothing dominated, nothing unproven, nothing beyond a limit."""
+"""The Pareto front and the pick have no dominated or unproven point; the pick meets the limits."""
 
 import json
 
@@ -22,7 +22,10 @@ EAGER = {**CPU, "runtime": "eager"}
 
 
 def row(name, p50, accuracy=None, error=1e-6, verdict="pass", memory=100.0, **runtimes):
-    """A cell timed in ONNX Runtime; `runtimes` are others: their verdict, latency and accuracy."""
+    """Return the row of a cell timed in ONNX Runtime and in `runtimes`.
+
+    `runtimes` maps a name to verdict, latency and accuracy.
+    """
     parity = [{**CPU, "verdict": verdict, "rel_l2": error}]
     latency = [
         {**EAGER, **TIMED, "p50_ms": 0.001, "peak_memory_mb": 1.0},
@@ -44,7 +47,7 @@ def row(name, p50, accuracy=None, error=1e-6, verdict="pass", memory=100.0, **ru
             "parity": parity,
             "latency": latency,
             "accuracy": known,
-            "graph": {"file_bytes": 1000, "bytes": 9},  # the file, and what a clip moves
+            "graph": {"file_bytes": 1000, "bytes": 9},  # `bytes` is the memory traffic of a clip
             "engine": {"bytes": 2000},
         },
     }
@@ -67,7 +70,7 @@ def dominates(one, other, criterion):
 
 
 def random_rows(seed):
-    """Cells of few values each, so that ties come often."""
+    """Return rows with few different values, so that ties are frequent."""
     rng = np.random.default_rng(seed)
     return [
         row(
@@ -83,7 +86,7 @@ def random_rows(seed):
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_what_holds_for_every_sweep(seed):
+def test_front_and_pick_of_random_sweeps_are_proven_and_not_dominated(seed):
     rows = random_rows(seed)
     rng = np.random.default_rng(seed + 1000)
     limits = Limits(
@@ -109,7 +112,7 @@ def test_what_holds_for_every_sweep(seed):
     assert all(point.proven for point in found.front)
 
 
-def test_a_dominated_cell_leaves_the_front():
+def test_a_dominated_cell_is_not_on_the_front():
     points = proven_points((row("a", 1, 0.5), row("b", 2, 0.9), row("c", 3, 0.9)), "accuracy")
     assert [name(point) for point in find_front(points, "accuracy")] == ["a", "b"]
     assert not dominates(points[0], points[0], "accuracy")
@@ -133,32 +136,32 @@ class TestThePick:
             (Limits(max_latency_ms=50), "middle"),
             (Limits(min_accuracy=0.95), "middle"),
             (Limits(max_latency_ms=100, min_accuracy=0.9), "quick"),
-            (Limits(max_latency_ms=30, min_accuracy=0.96), "middle"),  # limits are within
+            (Limits(max_latency_ms=30, min_accuracy=0.96), "middle"),  # limits are inclusive
         ],
     )
-    def test_is_the_best_or_the_fastest_that_is_good_enough(self, limits, picked):
+    def test_is_the_best_or_with_a_minimum_accuracy_the_fastest(self, limits, picked):
         assert name(advise(self.ROWS, limits).pick) == picked
 
-    def test_comes_with_one_sentence(self):
+    def test_has_a_reason_of_one_sentence(self):
         reason = advise(self.ROWS, Limits(50, 0.9)).reason
         assert reason == (
             "quick in onnxruntime is the fastest that is accurate enough of the 2 proven choices "
             "within the limits: 10 ms, accuracy 90.0%."
         )
 
-    def test_memory_is_a_limit_too(self):
+    def test_keeps_the_limit_of_memory(self):
         rows = (row("big", 10, 0.99, memory=900.0), row("small", 20, 0.9, memory=90.0))
         assert name(advise(rows, Limits(max_memory=100e6)).pick) == "small"
 
     @pytest.mark.parametrize("verdict", ["fail", "ill-conditioned", "not-run"])
-    def test_is_never_what_is_not_proven(self, verdict):
+    def test_is_never_an_unproven_cell(self, verdict):
         rows = (row("best", 1, 1.0, verdict=verdict), row("proven", 50, 0.5), FAILED)
         assert name(advise(rows, Limits()).pick) == "proven"
         found = advise(rows[::2], Limits())
         assert (found.pick, found.closest, found.cells) == (None, None, 2)
         assert "No cell is proven" in found.reason
 
-    def test_is_never_a_runtime_that_failed_where_another_passed(self):
+    def test_is_never_a_runtime_that_failed_although_another_passed(self):
         rows = (row("a", 50, 0.9, tensorrt=("fail", 1.0, 0.9)),)
         assert advise(rows, Limits()).pick.timed.runtime == "onnxruntime"
 
@@ -167,7 +170,7 @@ class TestThePick:
         assert [timed.runtime for timed in cell.made] == ["onnxruntime"]
 
 
-def test_a_runtime_can_be_asked_for():
+def test_with_a_runtime_only_its_timings_count():
     rows = (row("a", 50, 0.9, tensorrt=("pass", 1.0, 0.8)), row("b", 40, 0.9))
     assert advise(rows, Limits()).pick.cell.values == {"attn": "b"}
     found = advise(rows, Limits(), "tensorrt").pick
@@ -187,7 +190,7 @@ class TestNothingFits:
             (Limits(max_memory=50e6), "quick", "the memory by 54.9 MB (105 for 50)"),
         ],
     )
-    def test_the_closest_is_named_with_what_it_misses(self, limits, closest, miss):
+    def test_the_closest_is_named_with_the_limits_it_misses(self, limits, closest, miss):
         found = advise(TestThePick.ROWS, limits)
         assert found.pick is None
         assert name(found.closest) == closest
@@ -203,21 +206,21 @@ class TestWithoutAccuracy:
         assert [name(choice) for choice in found.front] == ["a", "b"]
         assert name(found.pick) == "b"
 
-    def test_a_limit_of_accuracy_is_refused(self):
+    def test_a_minimum_accuracy_is_refused(self):
         with pytest.raises(UsageError, match="no accuracy was measured; sweep with --eval"):
             advise(self.ROWS, Limits(min_accuracy=0.9))
 
-    def test_cells_without_it_do_not_compete_with_cells_that_have_it(self):
+    def test_cells_without_accuracy_are_ignored_if_another_cell_has_one(self):
         found = advise((*self.ROWS, row("d", 90, 0.7)), Limits())
         assert [name(choice) for choice in found.front] == ["d"]
 
 
 class TestReading:
-    def test_a_sweep(self, tmp_path):
+    def test_a_sweep_gives_its_rows(self, tmp_path):
         (tmp_path / "sweep.json").write_text(json.dumps({"rows": [row("a", 1, 0.9), FAILED]}))
         assert [r["status"] for r in read_rows(tmp_path)] == ["done", "failed"]
 
-    def test_a_single_export_is_a_sweep_of_one(self, exported):
+    def test_a_single_export_gives_one_row(self, exported):
         (only,) = read_rows(exported().directory)
         assert advise([only], Limits()).pick.timed.runtime == "onnxruntime"
 
@@ -231,12 +234,12 @@ class TestReading:
             '{"rows": [{"cell": {}, "status": "done", "verdict": "pass", "report": {}}]}',
         ],
     )
-    def test_what_is_damaged(self, tmp_path, text):
+    def test_a_damaged_file_is_an_error(self, tmp_path, text):
         (tmp_path / "sweep.json").write_text(text)
         with pytest.raises(NoExportError, match="damaged"):
             read_rows(tmp_path)
 
-    def test_what_is_neither(self, tmp_path):
+    def test_a_directory_that_is_neither_sweep_nor_export_is_an_error(self, tmp_path):
         with pytest.raises(NoExportError, match="neither a sweep nor an export"):
             read_rows(tmp_path)
 
@@ -255,7 +258,7 @@ class TestCommand:
 
     @pytest.mark.parametrize("accuracy", ["0.95", "95%", ".95"])
     @pytest.mark.parametrize("latency", ["50ms", "0.05s", "50000 us", "50 MS"])
-    def test_it_reads_units_and_says_why(self, run, latency, accuracy):
+    def test_reads_units_and_prints_the_pick_with_its_reason(self, run, latency, accuracy):
         code, out, err = run("--max-latency", latency, "--min-accuracy", accuracy)
         assert (code, err) == (0, "")
         assert "→ middle " in out
@@ -266,29 +269,39 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("option", "value"),
         [
-            *(
-                ("--max-latency", text)
-                for text in ("50", "ms", "-1ms", "0ms", "5h", "nan", "1e3ms")
-            ),
-            *(("--min-accuracy", text) for text in ("95", "0", "1.5", "x", "101%", "-5%")),
-            *(("--max-memory", text) for text in ("500", "0MB", "5 XB")),
+            ("--max-latency", "50"),
+            ("--max-latency", "ms"),
+            ("--max-latency", "-1ms"),
+            ("--max-latency", "0ms"),
+            ("--max-latency", "5h"),
+            ("--max-latency", "nan"),
+            ("--max-latency", "1e3ms"),
+            ("--min-accuracy", "95"),
+            ("--min-accuracy", "0"),
+            ("--min-accuracy", "1.5"),
+            ("--min-accuracy", "x"),
+            ("--min-accuracy", "101%"),
+            ("--min-accuracy", "-5%"),
+            ("--max-memory", "500"),
+            ("--max-memory", "0MB"),
+            ("--max-memory", "5 XB"),
         ],
     )
-    def test_what_is_no_quantity_is_refused(self, run, option, value):
+    def test_a_value_that_is_not_a_quantity_is_refused(self, run, option, value):
         code, out, err = run(f"{option}={value}")
         assert (code, out) == (2, "")
         assert "expected" in err
 
-    def test_nothing_that_fits_is_exit_code_5_with_the_closest(self, run):
+    def test_without_a_fitting_cell_exits_with_5_and_names_the_closest(self, run):
         code, out, err = run("--max-latency", "1ms", "--max-memory", "1.5GiB")
         assert code == 5
-        assert "quick" in out  # the front is shown all the same
+        assert "quick" in out  # the front is shown in this case too
         assert err == (
             "tsformer: advise: Nothing meets the limits; closest is quick in onnxruntime, which "
             "misses the latency by 9 ms (10 for 1).\n"
         )
 
-    def test_runtimes_are_named_where_there_are_several(self, tmp_path, capfd):
+    def test_names_the_runtime_if_there_are_several(self, tmp_path, capfd):
         rows = [row("a", 50, 0.9, tensorrt=("pass", 1.0, 0.8))]
         (tmp_path / "sweep.json").write_text(json.dumps({"rows": rows}))
         assert cli.main(["advise", str(tmp_path)]) == 0
@@ -296,7 +309,7 @@ class TestCommand:
         assert "→ a in onnxruntime" in out
         assert "  a in tensorrt" in out
 
-    def test_json(self, run):
+    def test_json_holds_the_pick_and_the_counts(self, run):
         code, out, _ = run("--json", "--max-latency", "50ms")
         found = json.loads(out)
         assert code == 0

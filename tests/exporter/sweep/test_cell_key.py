@@ -1,4 +1,4 @@
-"""The key of a cell changes with everything that decides its figures, and with nothing else."""
+"""The key of a cell changes with everything that decides its measurements, and nothing else."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def key(spec=None, threads=2, **environment):
     return Keys(ENVIRONMENT | environment).key(spec or ExportSpec(attn="regular"), threads)
 
 
-def test_it_is_the_same_for_the_same():
+def test_equal_cells_have_equal_keys():
     assert key() == key()
     assert len(key()) == 64
 
@@ -32,7 +32,7 @@ def test_it_is_the_same_for_the_same():
 @pytest.mark.parametrize(
     "values", [{"attn": "performer"}, {"attn": "regular", "seed": 1}, {"bench_seconds": 1.0}]
 )
-def test_the_spec_decides(values):
+def test_the_spec_changes_the_key(values):
     assert key(ExportSpec(**values)) != key()
 
 
@@ -40,19 +40,19 @@ def test_the_spec_decides(values):
     "entry",
     [{"packages": {"torch": "2.14.0"}}, {"cpu": "other"}, {"tensorrt": {}}, {"gpu": "H100"}],
 )
-def test_the_machine_and_its_packages_decide(entry):
+def test_the_machine_and_its_packages_change_the_key(entry):
     assert key(**entry) != key()
 
 
-def test_neither_the_date_nor_the_build_of_the_system_does():
+def test_the_date_and_the_build_of_the_system_do_not_change_the_key():
     assert key(date="later", platform="Linux-6.2") == key()
 
 
-def test_the_threads_of_what_is_timed_decide():
+def test_the_threads_of_the_timing_change_the_key():
     assert key(threads=1) != key()
 
 
-def test_our_own_code_decides_but_not_the_command_line(monkeypatch, tmp_path):
+def test_our_code_changes_the_key_but_the_command_line_does_not(monkeypatch, tmp_path):
     package = tmp_path / "exporter"
     for file in ("exporter/spec.py", "exporter/cli/doctor.py", "model/config.py"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
@@ -65,14 +65,14 @@ def test_our_own_code_decides_but_not_the_command_line(monkeypatch, tmp_path):
     assert key() != before
 
 
-def test_our_own_code_is_found():
+def test_the_hash_of_our_code_covers_its_files():
     assert code_hash() != content_hash(Path("none"))
     listed = {file.name for file in cell_key._PACKAGE.rglob("*.py")}
     assert {"pipeline.py", "cell_key.py"} <= listed
 
 
 class TestFiles:
-    def test_their_content_decides_wherever_they_lie(self, tmp_path):
+    def test_content_changes_the_key_but_location_does_not(self, tmp_path):
         first, moved, other = (tmp_path / name / "w.pth" for name in "abc")
         for path, content in ((first, b"x"), (moved, b"x"), (other, b"y")):
             path.parent.mkdir()
@@ -80,13 +80,14 @@ class TestFiles:
         keys = [key(ExportSpec(checkpoint=path)) for path in (first, moved, other)]
         assert keys[0] == keys[1] != keys[2]
 
-    def test_the_name_of_a_clip_decides_since_the_report_has_it(self, tmp_path):
+    def test_the_name_of_a_clip_changes_the_key_as_the_report_shows_it(self, tmp_path):
         for name in ("a.mp4", "b.mp4"):
             (tmp_path / name).write_bytes(b"x")
-        one, other = (key(ExportSpec(video=(tmp_path / name,))) for name in ("a.mp4", "b.mp4"))
+        one = key(ExportSpec(video=(tmp_path / "a.mp4",)))
+        other = key(ExportSpec(video=(tmp_path / "b.mp4",)))
         assert one != other
 
-    def test_every_clip_of_a_dataset_decides(self, tmp_path):
+    def test_every_clip_of_a_dataset_changes_the_key(self, tmp_path):
         clip = tmp_path / "left" / "1.mp4"
         clip.parent.mkdir()
         clip.write_bytes(b"x")
@@ -97,6 +98,6 @@ class TestFiles:
         clip.rename(clip.with_name("2.mp4"))
         assert len({before, changed, key(spec)}) == 3
 
-    def test_one_that_is_not_there_is_for_the_export_to_tell(self, tmp_path):
+    def test_a_missing_file_has_a_key_so_that_the_export_reports_it(self, tmp_path):
         assert key(ExportSpec(checkpoint=tmp_path / "none.pth"))
         assert content_hash(tmp_path / "none.pth") == "unread"

@@ -1,4 +1,4 @@
-"""The grid of a sweep: what its file and its flags say, and the cells that follow."""
+"""The grid of a sweep: reading its file and its flags, and its cells."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def test_without_axes_there_is_one_cell():
     assert Grid({"attn": "regular"}).cells() == [{}]
 
 
-def test_texts_take_the_values_of_the_cell():
+def test_placeholders_take_the_values_of_the_cell():
     base = {
         "checkpoint": "runs/{attn}-{dim-head}.pth",
         "video": ["{attn}.mp4"],
@@ -46,18 +46,18 @@ def test_texts_take_the_values_of_the_cell():
 
 
 @pytest.mark.parametrize("text", ['{"frames": 5}', '{"a": {"b": 1}}'])
-def test_json_is_left_as_it_is(text):
+def test_json_text_is_not_a_placeholder(text):
     assert Grid({"config": text}, {"attn": ["regular"]}).options({"attn": "regular"})["config"] == (
         text
     )
 
 
-def test_a_text_takes_the_options_of_all_cells_too():
+def test_placeholders_take_the_options_of_all_cells_too():
     grid = Grid({"checkpoint": "{attn}-{res}.pth", "attn": "regular"}, {"res": [32]})
     assert grid.options({"res": 32})["checkpoint"] == "regular-32.pth"
 
 
-def test_a_place_of_no_option_is_named_with_the_nearest():
+def test_an_unknown_placeholder_is_refused_with_the_nearest_name():
     grid = Grid({"checkpoint": "{atn}.pth"}, {"attn": ["regular"], "res": [32]})
     with pytest.raises(UsageError, match=r"\{atn\} stands for no .*did you mean \{attn\}"):
         grid.options(grid.cells()[0])
@@ -71,7 +71,7 @@ def test_a_place_of_no_option_is_named_with_the_nearest():
         ({}, {"res": [32, 64, 32]}, "res has a value twice"),
     ],
 )
-def test_a_grid_that_contradicts_itself(base, axes, message):
+def test_a_contradictory_grid_is_refused(base, axes, message):
     with pytest.raises(UsageError, match=message):
         Grid(base, axes)
 
@@ -82,7 +82,7 @@ class TestFlags:
         assert grid.axes == {"res": ["64", "128"], "dim": ["32", "64"]}
         assert grid.base == {"attn": "regular"}
 
-    def test_they_replace_what_the_file_says_of_the_same_option(self):
+    def test_flags_replace_the_same_options_of_the_file(self):
         grid = Grid({"depth": 2, "dim": 64}, {"attn": ["regular", "performer"]})
         grid = grid.with_flags({"attn": ["fastformer"], "depth": ["1,2"]})
         assert grid == Grid({"dim": 64, "attn": "fastformer"}, {"depth": ["1", "2"]})
@@ -93,7 +93,7 @@ class TestFlags:
 
 
 class TestFile:
-    def test_has_options_of_all_cells_and_axes(self, written):
+    def test_gives_options_of_all_cells_and_axes(self, written):
         path = written('[base]\nbench_seconds = 0.5\n[axes]\nattn = ["regular"]\n"dim-head" = [8]')
         assert read_grid(path) == Grid(
             {"bench-seconds": 0.5}, {"attn": ["regular"], "dim-head": [8]}
@@ -109,16 +109,16 @@ class TestFile:
             ("[axes]\nattn = 'regular'", "attn in .axes.: got 'regular', expected a list"),
         ],
     )
-    def test_that_is_none_is_an_error_that_says_so(self, written, text, message):
+    def test_with_wrong_content_is_an_error(self, written, text, message):
         with pytest.raises(GridError, match=message):
             read_grid(written(text))
 
-    def test_that_is_not_there(self, tmp_path):
+    def test_that_is_missing_is_an_error(self, tmp_path):
         with pytest.raises(GridError, match=r"cannot read .*No such file"):
             read_grid(tmp_path / "none.toml")
 
 
-def test_options_as_a_command_line_has_them():
+def test_words_are_the_arguments_of_a_command_line():
     options = {"seed": -1, "mask": True, "video": ["a", "b"], "config": {"frames": 5}, "target": []}
     assert words(options) == [
         "--seed=-1",

@@ -1,4 +1,4 @@
-"""The page of a sweep: which cells are worth having, what failed, and where the rest is."""
+"""The page of a sweep shows the best trade-offs, the failures, and links to all cells."""
 
 import re
 from copy import deepcopy
@@ -15,7 +15,7 @@ HOSTILE = "<script>alert(1)</script> | `x` [a](http://b) \x1b[31m"
 
 
 def row(attn="fastformer", res=64, precision="fp32", *, p50=10.0, accuracy=0.9, **more):
-    """A cell as a sweep has it, made up."""
+    """Return the row of an invented cell."""
     who = {"runtime": "onnxruntime", "device": "cpu", "precision": precision}
     times = {"batch": 1, "p50_ms": p50, "p99_ms": 1.2 * p50, "ratio_to_eager": 1.5}
     times |= {"peak_memory_mb": 100.0}
@@ -99,30 +99,30 @@ def parsed(text):
     ("figures", "numbers"),
     [
         ([(10, 0.9), (20, 0.8), (30, 0.95)], [0, 2]),  # slower and worse is dominated
-        ([(10, 0.9), (10, 0.95), (10, 0.9)], [1]),  # equally fast: only the best
+        ([(10, 0.9), (10, 0.95), (10, 0.9)], [1]),  # equal latency: only the best
         ([(10, 0.9), (9, 0.8), (10, 0.9), (10, 0.89)], [1, 0, 2]),  # equal in both: all of them
-        ([(10, 0.9), (12, 0.9)], [0]),  # equally good: only the fastest
+        ([(10, 0.9), (12, 0.9)], [0]),  # equal accuracy: only the fastest
         ([(30, 0.9), (20, 0.8), (10, 0.7)], [2, 1, 0]),
         ([], []),
     ],
 )
-def test_the_front_is_what_nothing_is_faster_and_better_than(figures, numbers):
+def test_the_front_has_exactly_the_points_that_are_not_dominated(figures, numbers):
     rows = [row(str(i), p50=ms, accuracy=share) for i, (ms, share) in enumerate(figures)]
     front = find_front(read_points(read_cells(rows), "accuracy"), "accuracy")
     assert [int(point.cell.attn) for point in front] == numbers
 
 
-def test_what_is_not_proven_is_no_part_of_the_front():
+def test_an_unproven_cell_is_not_on_the_front():
     bad = row(p50=1.0, accuracy=1.0, verdict="fail")
     engine_failed = row(p50=2.0, accuracy=1.0)
-    engine_failed["verdict"] = "fail"  # the cell as a whole, its graph passed
+    engine_failed["verdict"] = "fail"  # the whole cell failed, although its graph passed
     cells = read_cells([bad, engine_failed, row(p50=3.0)])
     points = read_points(cells, "accuracy")
     assert [point.proven for point in points] == [False, False, True]
     assert [point.cell for point in find_front(points, "accuracy")] == [cells[2]]
 
 
-def test_without_accuracy_cells_are_weighed_by_their_error(tmp_path):
+def test_without_accuracy_cells_are_compared_by_their_error(tmp_path):
     rows = [row(p50=10, accuracy=None), row("performer", p50=20, accuracy=None)]
     cells = read_cells(rows)
     assert criterion_of(timed for cell in cells for timed in cell.made) == "error"
@@ -145,7 +145,7 @@ def test_without_accuracy_cells_are_weighed_by_their_error(tmp_path):
         ([], "not-run", "0 of 0 cells proven."),
     ],
 )
-def test_the_headline_counts_what_became_of_the_cells(rows, verdict, words, tmp_path):
+def test_verdict_and_headline_follow_from_the_outcomes_of_the_cells(rows, verdict, words, tmp_path):
     cells = read_cells(rows)
     assert verdict_of(cells) == verdict
     assert headline(cells) == words
@@ -177,12 +177,12 @@ def test_latency_over_resolution_has_a_panel_for_each_value_of_the_other_axes():
     assert {"64", "96", "128"} <= {text.text for text in svg.iter("text")}
 
 
-def test_one_resolution_makes_no_line(tmp_path):
+def test_a_single_resolution_makes_no_plot_over_resolution(tmp_path):
     assert find_panels(read_cells([row(), row("regular")])) == []
     assert "Latency over resolution" not in written(sweep_of(row()), tmp_path)
 
 
-def test_the_front_is_numbered_in_the_plot_and_told_in_words():
+def test_the_front_is_numbered_in_the_plot_and_described_in_its_label():
     cells = read_cells([row(p50=10), row("regular", p50=30, accuracy=0.95)])
     points = read_points(cells, "accuracy")
     front = find_front(points, "accuracy")
@@ -202,7 +202,7 @@ def test_a_failed_cell_is_a_row_with_its_reason(tmp_path):
     assert "engine: no memory" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
-def test_foreign_text_is_inert_everywhere(tmp_path):
+def test_foreign_text_is_escaped_in_html_and_markdown(tmp_path):
     hostile = row(directory='cells/"><b>')
     hostile["cell"] = {"attn": HOSTILE, "res": HOSTILE, "precision": "fp32"}
     away = row(directory="javascript:alert(1)//")
@@ -218,7 +218,7 @@ def test_foreign_text_is_inert_everywhere(tmp_path):
     assert "<" not in re.sub(r"(`+)(?!`).+?(?<!`)\1(?!`)", "", markdown)
 
 
-def test_markdown_is_fit_for_a_pull_request(tmp_path):
+def test_markdown_tables_are_valid_and_short_enough_for_a_pull_request(tmp_path):
     text = written(
         sweep_of(*(row(res=res, p50=res) for res in range(16, 1616, 16))), tmp_path, "md"
     )
@@ -244,7 +244,7 @@ def test_a_sweep_without_a_finished_cell_has_a_page(tmp_path):
         assert "0 of" in "".join(parsed(written(sweep_of(*rows), tmp_path)).text)
 
 
-def test_real_cells_are_read_whole(real_sweep, tmp_path):
+def test_a_real_sweep_gives_all_cells_and_plots(real_sweep, tmp_path):
     cells = read_cells(real_sweep["rows"])
     done = [cell for cell in cells if cell.status == "done"]
     assert len(done) == 5
@@ -258,5 +258,5 @@ def test_real_cells_are_read_whole(real_sweep, tmp_path):
     }
     text = written(real_sweep, tmp_path)
     plots = [attrs for tag, attrs in parsed(text).tags if tag == "svg" and attrs.get("role")]
-    assert len(plots) == 4  # two, each for a wide and a narrow screen
+    assert len(plots) == 4  # two plots, each for a wide and for a narrow screen
     assert len(text) < 3e6

@@ -1,4 +1,4 @@
-"""The sweep: what is finished is kept, what fails is a row, what is killed goes on."""
+"""A sweep keeps finished cells, records failed cells as rows, and continues after a kill."""
 
 import fcntl
 import json
@@ -20,21 +20,12 @@ from exporter.sweep.cell_process import CellProcesses, Order
 from exporter.sweep.grid import Grid
 from exporter.sweep.run import Cell, sweep
 
-ROW_KEYS = {
-    "cell",
-    "key",
-    "status",
-    "verdict",
-    "reason",
-    "directory",
-    "seconds",
-    "report",
-}
+ROW_KEYS = {"cell", "key", "status", "verdict", "reason", "directory", "seconds", "report"}
 
 
 @pytest.fixture
 def made(monkeypatch, exported):
-    """Make cells by copying an export; gives the orders that were carried out."""
+    """Make cells by copying an export; return the executed orders."""
     source, orders = exported().directory, []
 
     def run(self, order, on_stage=lambda stage, what: None):
@@ -67,7 +58,7 @@ def log(directory):
 
 
 class TestRows:
-    def test_each_cell_has_one_with_its_report(self, tmp_path, made):
+    def test_each_cell_has_a_row_with_its_report(self, tmp_path, made):
         found = run(tmp_path / "s")
         assert found == json.loads((tmp_path / "s" / "sweep.json").read_text())
         assert found["sweep_version"] == 1
@@ -81,7 +72,7 @@ class TestRows:
             assert row["seconds"] == pytest.approx(sum(s["seconds"] for s in report["stages"]))
         assert found["rows"][0]["directory"].startswith("cells/fastformer-")
 
-    def test_what_is_finished_is_never_made_again(self, tmp_path, made):
+    def test_a_finished_cell_is_not_made_again(self, tmp_path, made):
         first = run(tmp_path / "s", ("fastformer",))
         second = run(tmp_path / "s", ("regular", "fastformer"))
         assert [order.spec.attn for order in made] == ["fastformer", "regular"]
@@ -89,7 +80,7 @@ class TestRows:
         events = [entry["event"] for entry in log(tmp_path / "s")]
         assert events == ["start", "done", "kept", "start", "done"]
 
-    def test_other_axes_of_the_same_export_keep_it(self, tmp_path, made):
+    def test_a_cell_is_kept_if_other_axes_give_the_same_export(self, tmp_path, made):
         spec = ExportSpec(attn="regular", depth=2)
         for axes in ({"attn": "regular"}, {"depth": 2}):
             grid = Grid({}, {name: [value] for name, value in axes.items()})
@@ -98,14 +89,14 @@ class TestRows:
         assert len(made) == 1
 
     @pytest.mark.parametrize("damage", ["model.onnx", "manifest.json", "report.json"])
-    def test_what_was_changed_since_is_made_again(self, tmp_path, made, damage):
+    def test_a_cell_with_a_changed_file_is_made_again(self, tmp_path, made, damage):
         found = run(tmp_path / "s", ("regular",))
         place = tmp_path / "s" / found["rows"][0]["directory"]
         (place / damage).write_bytes(b"{}")
         assert statuses(run(tmp_path / "s", ("regular",))) == ["done"]
         assert len(made) == 2
 
-    def test_a_failed_cell_is_a_row_and_is_tried_again(self, tmp_path, made):
+    def test_a_failed_cell_has_a_row_and_is_tried_again(self, tmp_path, made):
         for _ in range(2):
             found = run(tmp_path / "s", ("performer", "regular"))
             assert statuses(found) == ["failed", "done"]
@@ -113,13 +104,13 @@ class TestRows:
             assert found["rows"][0]["report"] is None
         assert Counter(order.spec.attn for order in made) == {"performer": 2, "regular": 1}
 
-    def test_a_cell_that_cannot_be_exported_is_a_row(self, tmp_path, made):
+    def test_a_cell_without_a_valid_spec_has_a_failed_row(self, tmp_path, made):
         found = run(tmp_path / "s", problem="no such pair")
         assert statuses(found) == ["failed", "done"]
         assert found["rows"][0]["reason"] == "no such pair"
         assert len(made) == 1
 
-    def test_what_is_not_proven_is_done_and_says_why(self, tmp_path, made):
+    def test_an_unproven_cell_is_done_with_its_reason(self, tmp_path, made):
         found = run(tmp_path / "s", ("regular",))
         place = tmp_path / "s" / found["rows"][0]["directory"]
         manifest = json.loads((place / "manifest.json").read_text())
@@ -132,27 +123,27 @@ class TestRows:
         assert (row["status"], row["verdict"], row["reason"]) == ("done", "fail", "not a number")
         assert len(made) == 1
 
-    def test_two_cells_that_are_the_same_are_refused(self, tmp_path):
+    def test_two_cells_of_the_same_export_are_refused(self, tmp_path):
         cells = [Cell({"res": res}, ExportSpec(res=(32, 32))) for res in (32, "32x32")]
         with pytest.raises(UsageError, match="the same export: got 32 and 32x32"):
             sweep(Grid(), cells, tmp_path / "s")
 
 
 class TestDirectory:
-    def test_of_something_else_is_left_alone(self, tmp_path):
+    def test_with_other_content_is_refused_and_unchanged(self, tmp_path):
         (tmp_path / "mine.txt").write_text("x")
         with pytest.raises(OutputError, match="not empty and no sweep"):
             run(tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
-    def test_that_cannot_be_made(self, tmp_path):
+    def test_that_cannot_be_written_is_an_error(self, tmp_path):
         (tmp_path / "file").write_text("x")
         with pytest.raises(OutputError, match="cannot write"):
             run(tmp_path / "file" / "s")
         with pytest.raises(OutputError, match="cannot write"):
             run(tmp_path / "file")
 
-    def test_is_of_one_sweep_at_a_time(self, tmp_path, made):
+    def test_is_refused_while_another_sweep_uses_it(self, tmp_path, made):
         run(tmp_path)
         with (tmp_path / ".lock").open() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -160,12 +151,10 @@ class TestDirectory:
                 run(tmp_path)
 
 
-def test_threads_are_divided_among_the_jobs_but_not_those_of_what_is_timed(
-    tmp_path, made, monkeypatch
-):
+def test_jobs_share_the_threads_but_each_timing_has_all_threads(tmp_path, made, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     seen = []
-    run(tmp_path, jobs=8, on_progress=seen.append)  # no more jobs than cells
+    run(tmp_path, jobs=8, on_progress=seen.append)  # there are only 2 cells, so only 2 jobs
     assert [(order.build_threads, order.threads) for order in made] == [(1, 2)] * 2
     assert (seen[0].settled, seen[0].total, seen[-1].settled) == (0, 2, 2)
     assert seen[-1].seconds_left == 0
@@ -174,7 +163,7 @@ def test_threads_are_divided_among_the_jobs_but_not_those_of_what_is_timed(
 
 @pytest.mark.slow
 def test_a_cell_is_timed_alone_and_with_all_threads(tmp_path, tiny):
-    """While another works, which is what the lock held here says, it waits."""
+    """The lock held here says that another cell works. So the cell waits with its timing."""
     spec, stages = ExportSpec(attn="regular", **tiny), []
     with (tmp_path / "lock").open("wb") as other:
         fcntl.flock(other, fcntl.LOCK_SH)
@@ -182,7 +171,7 @@ def test_a_cell_is_timed_alone_and_with_all_threads(tmp_path, tiny):
         def on_stage(stage, what):
             stages.append(stage)
             if stage == "waiting":
-                time.sleep(0.5)  # it would go on if it could
+                time.sleep(0.5)  # without the lock, the cell would continue now
                 stages.append("we are done")
                 fcntl.flock(other, fcntl.LOCK_UN)
 
@@ -201,7 +190,7 @@ class TestProcesses:
         return Order(spec, tmp_path / "made", tmp_path / "lock", 2, 2)
 
     @pytest.mark.slow
-    def test_one_that_is_killed_is_a_reason(self, order):
+    def test_a_killed_cell_gives_a_reason_and_no_output(self, order):
         processes = CellProcesses()
 
         def kill(stage, what):
@@ -211,7 +200,7 @@ class TestProcesses:
         assert not order.out.exists()
 
     @pytest.mark.slow
-    def test_stopped_it_ends_and_leaves_nothing(self, order, tmp_path, ended):
+    def test_stop_ends_a_running_cell_and_leaves_no_output(self, order, tmp_path, ended):
         processes, pids = CellProcesses(), []
 
         def stop(stage, what):
@@ -222,25 +211,26 @@ class TestProcesses:
         assert processes.run(order, stop)
         assert ended(pids[0])
         assert [path.name for path in tmp_path.iterdir()] == ["lock"]
-        assert processes.run(order) == "interrupted"  # and no more are started
+        assert processes.run(order) == "interrupted"  # no further cell is started
 
-    def test_one_that_cannot_start_is_a_reason(self, order, monkeypatch):
+    def test_a_cell_that_cannot_start_gives_a_reason(self, order, monkeypatch):
         monkeypatch.setattr(sys, "executable", "/bin/false")
         assert "exit code 1" in CellProcesses().run(order)
 
 
-# --- killed
+# --- sweeps that are killed or interrupted
 
 
 def start(directory):
     command = [sys.executable, "-m", "exporter", "sweep", "-o", str(directory), "--quiet"]
-    command += ["--attn", "fastformer,regular", "--res", "32x48,40", "--frames", "3"]  # 40: no grid
+    # A side of 40 is no multiple of the patch size: these cells fail.
+    command += ["--attn", "fastformer,regular", "--res", "32x48,40", "--frames", "3"]
     command += ["--depth", "1", "--dim", "32", "--dim-head", "16", "--engine", "none"]
     return subprocess.Popen([*command, "--bench-seconds", "0"], stderr=subprocess.PIPE, text=True)
 
 
 def kill_after(directory, count):
-    """Start a sweep and kill it a random time after its `count`-th cell has begun."""
+    """Start a sweep; kill it at a random time after the start of its `count`-th cell."""
     process = start(directory)
     while True:
         assert process.poll() is None, process.communicate()[1]
@@ -256,11 +246,12 @@ def kill_after(directory, count):
 
 
 @pytest.mark.slow
-def test_killed_twice_it_goes_on_and_makes_nothing_twice(tmp_path):
+def test_a_sweep_killed_twice_continues_and_makes_no_cell_twice(tmp_path):
     directory, seen = tmp_path / "s", {}
     for count in (1, 2):
         kill_after(directory, count)
-        assert statuses(json.loads((directory / "sweep.json").read_text()))  # whole, always
+        # The file is complete after a kill too.
+        assert statuses(json.loads((directory / "sweep.json").read_text()))
         seen |= {path: path.stat().st_ino for path in directory.glob("cells/*/model.onnx")}
     process = start(directory)
     _, said = process.communicate()
@@ -280,12 +271,13 @@ def test_killed_twice_it_goes_on_and_makes_nothing_twice(tmp_path):
         if entry["event"] in ("done", "kept") and later["key"] == entry["key"]
     ]
     assert set(after_its_end) <= {"kept"}
-    assert all(path.stat().st_ino == inode for path, inode in seen.items())  # the very same files
+    # The files are the same, not new copies.
+    assert all(path.stat().st_ino == inode for path, inode in seen.items())
     assert not [path for path in (directory / "cells").iterdir() if path.name.startswith(".")]
 
 
 @pytest.mark.slow
-def test_ctrl_c_says_what_is_kept_and_leaves_no_process(tmp_path, ended):
+def test_ctrl_c_prints_one_line_and_leaves_no_process(tmp_path, ended):
     process = start(tmp_path / "s")
     while not (tmp_path / "s" / "sweep.log").exists():
         time.sleep(0.05)
