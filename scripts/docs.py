@@ -13,7 +13,7 @@ from typing import Any
 from pages import table, write
 
 from exporter.cli import app
-from exporter.lint import RULES
+from exporter.lint.pages import describe_rules
 from exporter.rewrite import REWRITES
 from exporter.rewrite.rule import Rewrite
 from exporter.spec import PRECISIONS
@@ -80,20 +80,7 @@ def _row(argument: Any) -> list[str]:  # noqa: ANN401  # cyclopts does not expor
     return [names.replace("--[KEYWORD]", "--OPTION"), meaning]
 
 
-# --- rules of lint and of rewriting
-
-
-def describe_rules() -> str:
-    """Every lint rule with what it finds and what to do, as Markdown."""
-    parts = []
-    for title, severity in (("Errors", "error"), ("Warnings", "warning")):
-        rows = [
-            [f"`{name}`", _join(rule.runtimes), _first_line(rule.find), rule.remedy]
-            for name, rule in RULES.items()
-            if rule.severity == severity
-        ]
-        parts.append(f"### {title}\n\n{table(['rule', 'concerns', 'finds', 'what to do'], rows)}")
-    return "\n".join(parts)
+# --- rewrites
 
 
 def describe_rewrites() -> str:
