@@ -62,7 +62,7 @@ def gather_inputs(
 ) -> Inputs:
     """Read the clips in the form that the model takes, and add the synthetic set.
 
-    With `mask`, every second clip has some masked frames. The first clip has none.
+    With `mask`, random frames of every second clip are masked. The first clip has no masked frame.
 
     Raises:
         VideoError: if a clip cannot be read.

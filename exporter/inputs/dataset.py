@@ -96,7 +96,7 @@ def _places(classes: Sequence[str], model: VideoClassifier) -> dict[str, int]:
     if labels is None:
         if len(classes) != model.config.num_classes:
             raise UsageError(
-                "--eval: the model names no classes, so each needs a folder",
+                "--eval: the model has no labels, so each of its classes needs a folder",
                 got=f"{len(classes)} folders",
                 expected=model.config.num_classes,
             )

@@ -28,7 +28,7 @@ _VELOCITIES = [
     for speed in SPEEDS.values()
 ]
 _SMALLEST = {"count": 1, "frames": 2, "height": 16, "width": 16, "channels": 1, "seed": 0}
-# At most so many periods of the background along a side: its waves are larger than a shape.
+# The largest number of periods of the background along a side. Its waves are longer than a shape.
 _WAVES = 2
 
 

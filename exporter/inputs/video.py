@@ -187,7 +187,10 @@ def _decode(
 
 
 def _missing(stream: VideoStream, count: int, end: float) -> str:
-    """Say what the header announces and the `count` frames up to `end` seconds lack, or ""."""
+    """Say what is missing compared with the header, or "".
+
+    The stream has `count` frames and ends at `end` seconds.
+    """
     if stream.frames:
         same = stream.frames == count
         return "" if same else f"its header says {stream.frames} frames, {count} decode"

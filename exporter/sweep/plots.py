@@ -17,7 +17,7 @@ from exporter.sweep.results import CellResult, Criterion, Point
 DASHES = ("", "8 4", "2 4", "10 4 2 4")  # values of SVG's stroke-dasharray, in pixels
 # Possible offsets in pixels from a point to its number, the best offset first.
 AROUND = ((0, 15), (-15, 0), (0, -16), (15, 0), (-13, 13), (13, -13), (0, 30), (-28, 6), (0, -31))
-FREE = 13.0  # distance in pixels from a number to other points and numbers
+CLEARANCE = 13.0  # distance in pixels from a number to other points and numbers
 MARGINS = {"left": 58, "right": 14, "top": 12, "bottom": 44}
 
 
@@ -158,7 +158,9 @@ def _number(canvas: Canvas, points: Sequence[Point], front: Sequence[Point]) -> 
         x, y = others[id(point)]
         avoided = [*taken, *(at for other, at in others.items() if other != id(point))]
         spots = [(x + dx, y + dy) for dx, dy in AROUND]
-        spot = max(spots, key=lambda spot: min([FREE, *(math.dist(spot, at) for at in avoided)]))
+        spot = max(
+            spots, key=lambda spot: min([CLEARANCE, *(math.dist(spot, at) for at in avoided)])
+        )
         taken.append(spot)
         left, up = canvas.axes.transData.inverted().transform(spot)
         middle: dict[str, Any] = {"ha": "center", "va": "center"}

@@ -102,7 +102,7 @@ class Point:
 
     @property
     def proven(self) -> bool:
-        """Whether it may be advised."""
+        """Whether the point is proven. Only a proven point may be advised."""
         return self.timed.verdict == "pass"
 
 

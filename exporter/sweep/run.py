@@ -170,6 +170,6 @@ def _hold(directory: Path) -> Iterator[None]:
             lock.exclusive(wait=False)
         except OSError as error:
             raise OutputError(
-                f"another sweep is at work in {directory}", remedy="wait for it, or stop it"
+                f"another sweep is at work in {directory}", remedy="wait for that sweep, or stop it"
             ) from error
         yield

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 
-GRACE_SECONDS = 3.0  # cancelled work may take so long to notice it
+GRACE_SECONDS = 3.0  # the time that cancelled work has to stop
 
 
 def die_with(parent: int) -> None:

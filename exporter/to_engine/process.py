@@ -18,7 +18,7 @@ from exporter.to_engine.child import GRACE_SECONDS
 from exporter.to_engine.progress import BuildProgress, PhaseTree
 
 WORKER = "exporter.to_engine.worker"
-SHOWN_LINES = 5  # so many last lines of a dead worker appear in the error
+SHOWN_LINES = 5  # number of last lines of a dead worker that the error shows
 
 OnProgress = Callable[[BuildProgress], None]
 

@@ -22,7 +22,7 @@ from model.block import Block, DropPath
 from model.rotary import RotaryTables
 from model.timesformer import Layer
 
-# So many blocks of one structure make a function. A single block is traced as part of the model.
+# The smallest number of blocks that share a function. A single block is traced with the model.
 MIN_SHARED_BLOCKS = 2
 Export = Callable[..., torch.onnx.ONNXProgram | None]  # the signature of torch.onnx.export
 _DOMAIN = "tsformer"
@@ -94,7 +94,7 @@ class BlockFunction:
         if self._signature is None:
             self._signature, self._alone = signature, _Alone(self._block, rotary, names)
         if signature != self._signature:
-            raise ValueError(f"{path} takes {signature}, a block before it {self._signature}")
+            raise ValueError(f"{path} takes {signature}, an earlier block takes {self._signature}")
         cls, x = torch.onnx.ops.symbolic_multi_out(
             f"{_DOMAIN}::{self.name}",
             (*tensors, *_weights(_Alone(block, rotary)).values()),

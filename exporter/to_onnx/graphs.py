@@ -27,8 +27,8 @@ class Graphs:
     Attributes:
         onnx: The graph for ONNX Runtime, `model.onnx`.
         for_engine: The graph from which the engine is built.
-        fp32: Of an int8 export: the float32 graph that int8 is timed against.
-        quantized: Of an int8 export: the summary of the quantisation of `onnx`.
+        fp32: For an int8 export, the float32 graph whose time is compared with int8.
+        quantized: For an int8 export, the summary of the quantisation of `onnx`.
     """
 
     onnx: Path

@@ -73,7 +73,7 @@ def choose_products(graph: onnx.GraphProto, keep: Collection[str]) -> list[onnx.
         if path not in known:
             closest = nearest(path, known)
             hint = f"did you mean {closest!r}?" if closest else None
-            raise OnnxError(f"no module {path!r} is in the graph, to keep in float32", remedy=hint)
+            raise OnnxError(f"the graph has no module {path!r} to keep in float32", remedy=hint)
     sizes = {weight.name: weight.dims for weight in graph.initializer}
     linear = [node for node in graph.node if node.op_type in PRODUCTS and node.input[1] in sizes]
     chosen = [

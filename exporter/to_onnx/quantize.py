@@ -106,7 +106,7 @@ def _count_clips(model: onnx.ModelProto, calibration: Mapping[str, np.ndarray]) 
     counts = {len(array) for array in calibration.values()}
     if set(calibration) != set(names) or len(counts) != 1:
         raise OnnxError(
-            "calibration needs as many clips for each input of the graph",
+            "calibration needs as many clips for each input of the graph as for the others",
             got={name: array.shape for name, array in calibration.items()},
             expected=", ".join(names),
         )

@@ -253,7 +253,7 @@ def test_cancelling_leaves_no_file_and_no_process(static, engine, kind, phase):
         build_engine(static, engine, flavour="rtx", on_progress=cancel)
     assert time.monotonic() - begin < 8
     assert files(engine.parent) == ["model.onnx"]
-    assert not [command for command in children() if "engine_worker" in command]
+    assert not [command for command in children() if "to_engine.worker" in command]
 
 
 HANGING = """
