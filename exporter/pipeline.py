@@ -184,10 +184,11 @@ def _produce(job: Job, resources: ExitStack) -> Report:
             accuracy = _evaluate(job, job.dataset, opened, stage)
     with job.measuring(), stages.run("latency") as stage:
         timed = measure_latency(job, opened.runners, graphs.onnx, graphs.fp32, stage)
+    facts = _environment(timed)  # takes time that belongs to no stage: it asks each TensorRT
     with stages.run("report"):
         report = Report(
             spec=job.resolved,
-            environment=_environment(timed),
+            environment=facts,
             stages=(),
             parity=parity,
             latency=timed.rows,
