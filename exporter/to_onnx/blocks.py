@@ -20,7 +20,7 @@ from torch.export import Dim
 
 from model.block import Block, DropPath
 from model.rotary import RotaryTables
-from model.timesformer import Layer
+from model.timesformer_layer import Layer
 
 # The smallest number of blocks that share a function. A single block is traced with the model.
 MIN_SHARED_BLOCKS = 2

@@ -19,7 +19,7 @@ from model import (
 )
 from model.families.timesformer_pytorch import TIMESFORMER_PYTORCH
 from model.spacetime import Grid
-from model.timesformer import TokenShift
+from model.timesformer_layer import TokenShift
 
 SMALL = {"dim": 20, "num_frames": 3, "num_classes": 4, "image_size": (8, 12), "patch_size": 4,
          "depth": 2, "heads": 2, "dim_head": 6}  # fmt: skip

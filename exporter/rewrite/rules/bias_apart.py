@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from exporter.rewrite.places import become
 from exporter.rewrite.rule import Refusal, Rewrite
 from exporter.rewrite.rules.fold_global_key import FoldedGlobalKey
-from model.attention import HeadProjections
 from model.classifier import VideoClassifier
+from model.projections import HeadProjections
 
 
 class BiasApart(nn.Linear):

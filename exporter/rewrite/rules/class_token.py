@@ -6,9 +6,9 @@ from torch import Tensor
 
 from exporter.rewrite.places import Place, become, places
 from exporter.rewrite.rule import Refusal, Rewrite
-from model.attention import HeadProjections
 from model.block import Block, merge_class_tokens
 from model.classifier import VideoClassifier
+from model.projections import HeadProjections
 
 
 class ClassToken(HeadProjections):

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from exporter.rewrite.places import become
 from exporter.rewrite.rule import Refusal, Rewrite
-from model.attention import HeadProjections
 from model.block import FeedForward, PreNorm
 from model.classifier import VideoClassifier
+from model.projections import HeadProjections
 from model.timesformer_vit import Mlp
 
 

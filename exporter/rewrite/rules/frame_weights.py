@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from exporter.rewrite.places import Folded, Place, become, places
 from exporter.rewrite.rule import PRECISIONS, Refusal, Rewrite
 from exporter.rewrite.rules.fold_norm import MeanOne, with_bias
-from model.attention import FastAttention, HeadProjections, Projection
+from model.attention import FastAttention
 from model.block import Block
 from model.classifier import VideoClassifier
 from model.precision import as_type_of, at_least_float32
+from model.projections import HeadProjections, Projection
 from model.rotary import RotaryTables, Rotation, swap_pairs
 from model.spacetime import Rearranged, Step
 from model.upstream import UpstreamFastAttention

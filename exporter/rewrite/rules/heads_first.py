@@ -10,8 +10,9 @@ from torch import Tensor
 from exporter.rewrite.places import Place, become, places
 from exporter.rewrite.rule import PRECISIONS, Refusal, Rewrite
 from exporter.rewrite.rules.frame_weights import FrameWeights
-from model.attention import FastAttention, HeadProjections, PerformerAttention, Projection
+from model.attention import FastAttention, PerformerAttention
 from model.classifier import VideoClassifier
+from model.projections import HeadProjections, Projection
 from model.rotary import Rotation
 
 

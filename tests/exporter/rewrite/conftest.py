@@ -11,7 +11,7 @@ from exporter.rewrite import REWRITES
 from exporter.spec import DEFAULT_OPSET
 from exporter.to_onnx.export import export_onnx
 from model import FastTimeSformer, TimeSformer, TimeSformerViT
-from model.attention import HeadProjections
+from model.projections import HeadProjections
 
 FRAMES, HEIGHT, WIDTH, PATCH = 3, 24, 40, 8  # 3 x 3 x 5 patches
 

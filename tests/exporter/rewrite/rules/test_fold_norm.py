@@ -8,8 +8,8 @@ import torch
 from exporter.rewrite import rewrite_measured
 from exporter.rewrite.rules.fold_norm import MeanOne, fold_norm, round_rows, with_bias
 from model import TimeSformerViT
-from model.attention import HeadProjections
 from model.config import MECHANISM_NAMES, SCHEME_NAMES
+from model.projections import HeadProjections
 
 EVERY_NORM = 2 * 3  # two blocks of time, space and feed-forward
 
