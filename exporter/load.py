@@ -12,11 +12,11 @@ import torch
 from exporter.errors import CheckpointInputError, UsageError
 from exporter.files.manifest import hash_checkpoint
 from exporter.rewrite.pixels import take_pixels
-from exporter.spec import DEFAULT_FAMILY, FRESH, MODEL_ARGUMENTS, ExportSpec
+from exporter.spec import DEFAULT_FAMILY, MODEL_ARGUMENTS, ExportSpec
 from model import load_checkpoint
 from model.checkpoint import FAMILIES
 from model.classifier import VideoClassifier
-from model.config import PRESETS, ConfigError, check_choice
+from model.config import FRESH, PRESETS, ConfigError, check_choice
 from model.weights_file import CheckpointError
 
 _PRESET_FAMILY = "facebookresearch"

@@ -18,34 +18,28 @@ from exporter.option import (
     option,
     options_of,
 )
-from model.config import (
-    FAMILY_NAMES,
-    MECHANISM_NAMES,
-    PRESETS,
-    SCHEME_NAMES,
-    SEMANTICS,
-)
+from model.config import FAMILY_NAMES, MECHANISM_NAMES, PRESETS, SCHEME_NAMES, SEMANTICS
 
 MODEL_NAMES = (*FAMILY_NAMES, *PRESETS)
 ENGINES: tuple[str, ...] = ("auto", "rtx", "tensorrt", "none")
 LOWER_PRECISIONS: tuple[str, ...] = ("fp16", "bf16", "int8")
 PRECISIONS: tuple[str, ...] = ("fp32", *LOWER_PRECISIONS)
 TARGETS: tuple[str, ...] = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
-REWRITE_NAMES: tuple[str, ...] = (
-    *("class_token", "fold_norm", "fold_fc", "frame_weights", "heads_first", "few_features"),
-    *("pooled_rotation", "fold_global_key", "bias_apart", "cut_attention", "cut_feed_forward"),
+REWRITE_NAMES: tuple[str, ...] = (  # of `exporter.rewrite`, which imports torch
+    "class_token",
+    "fold_norm",
+    "fold_fc",
+    "frame_weights",
+    "heads_first",
+    "few_features",
+    "pooled_rotation",
+    "fold_global_key",
+    "bias_apart",
+    "cut_attention",
+    "cut_feed_forward",
     "fold_pixels",
 )
 DEFAULT_FAMILY = "fast_timesformer"
-# Sizes of a fresh model unless given, from the README of the published package.
-FRESH = {
-    "frames": 5,
-    "channels": 3,
-    "height": 224,
-    "width": 224,
-    "num_classes": 2,
-    "dim": 128,
-}
 OPSETS = range(18, 24)
 DEFAULT_OPSET = 20  # the first with Gelu; every TensorRT from 10 on parses it
 BF16_OPSET = 22  # the first whose Conv takes bfloat16

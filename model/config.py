@@ -289,3 +289,5 @@ PRESETS: dict[str, dict[str, int]] = {
     "TimeSformer-HR": {"frames": 16, "height": 448, "width": 448, "num_classes": 400},
     "TimeSformer-L": {"frames": 96, "height": 224, "width": 224, "num_classes": 400},
 }
+# Sizes of a fresh FastTimeSformer unless given, from the README of the published package.
+FRESH = {"frames": 5, "channels": 3, "height": 224, "width": 224, "num_classes": 2, "dim": 128}

@@ -13,7 +13,7 @@ from typing import Any
 from pages import table, write
 
 from exporter.cli import app
-from exporter.lint.pages import describe_rules
+from exporter.lint.reference import describe_rules
 from exporter.rewrite import REWRITES
 from exporter.rewrite.rule import Rewrite
 from exporter.spec import PRECISIONS

@@ -1,4 +1,4 @@
-"""The rooms of the house: who imports whom, who owns the heavy imports, who prints.
+"""The architecture: who imports whom, who owns the heavy imports, who prints.
 
 All is read from the sources, lazy and type-checking imports included; nothing is imported.
 """
@@ -15,15 +15,17 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def load_rooms():
-    spec = importlib.util.spec_from_file_location("rooms", ROOT / "scripts" / "rooms.py")
+def load_script():
+    spec = importlib.util.spec_from_file_location(
+        "architecture", ROOT / "scripts" / "architecture.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-rooms = load_rooms()
-SOURCES = rooms.find_sources()
+architecture = load_script()
+SOURCES = architecture.find_sources()
 
 TENSORRT_OWNERS = {
     "exporter.to_engine.build",
@@ -78,17 +80,17 @@ MAY_PRINT = {"exporter.cli.terminal"}
 
 
 def imports(name: str, source: str) -> list[str]:
-    return list(rooms.imports(name, source, SOURCES))
+    return list(architecture.imports(name, source, SOURCES))
 
 
 def order_violations(name: str, source: str) -> list[str]:
     """Modules that a source of the module `name` may not import: those of its own room may."""
-    here = rooms.room_of(name)
-    found = {got: rooms.room_of(got) for got in imports(name, source)}
+    here = architecture.room_of(name)
+    found = {got: architecture.room_of(got) for got in imports(name, source)}
     return [
         got
         for got, there in found.items()
-        if there not in {None, here} and rooms.find_upward({(here, there)})
+        if there not in {None, here} and architecture.find_upward({(here, there)})
     ]
 
 
@@ -130,14 +132,14 @@ def called(call: ast.Call) -> str:
 
 class TestRooms:
     def test_every_room_has_its_place_in_the_order(self):
-        assert len(set(rooms.ORDER)) == len(rooms.ORDER)
-        assert {rooms.room_of(name) for name in SOURCES} == set(rooms.ORDER)
+        assert len(set(architecture.ORDER)) == len(architecture.ORDER)
+        assert {architecture.room_of(name) for name in SOURCES} == set(architecture.ORDER)
 
     def test_no_import_runs_upward(self):
-        assert rooms.find_upward(rooms.find_arrows(SOURCES)) == []
+        assert architecture.find_upward(architecture.find_arrows(SOURCES)) == []
 
     def test_arrows_are_few(self):
-        assert 0 < len(rooms.find_arrows(SOURCES)) <= rooms.MOST_ARROWS
+        assert 0 < len(architecture.find_arrows(SOURCES)) <= architecture.MOST_ARROWS
 
     def test_modules_of_a_room_import_each_other_in_no_circle(self):
         graph = {
@@ -147,7 +149,7 @@ class TestRooms:
         TopologicalSorter(graph).prepare()  # raises CycleError
 
     def test_the_script_says_so(self, capsys):
-        assert rooms.main() == 0
+        assert architecture.main() == 0
         assert "0 upward" in capsys.readouterr().out
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from exporter.cli.options import Flag, Json
+from exporter.cli.parsing import Flag, Json
 from exporter.cli.terminal import show
 from exporter.errors import AdviceError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from exporter.cli.options import Json
+from exporter.cli.parsing import Json
 from exporter.cli.terminal import show
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from exporter.cli.options import Flag, Json, Output, with_options_of_spec
+from exporter.cli.parsing import Flag, Json, Output, with_options_of_spec
 from exporter.cli.proof import require_proof
 from exporter.cli.terminal import progress, show
 from exporter.errors import UsageError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from exporter.cli.options import Flag, Json, Paths
+from exporter.cli.parsing import Flag, Json, Paths
 from exporter.cli.terminal import progress, show
 from exporter.errors import LadderDivergence
 

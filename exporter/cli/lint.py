@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from exporter.cli.options import Flag, Json
+from exporter.cli.parsing import Flag, Json
 from exporter.cli.terminal import show
 from exporter.errors import LintFailure, UsageError
 

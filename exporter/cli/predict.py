@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.cli.options import Flag, Json, WholeOrNone
+from exporter.cli.parsing import Flag, Json, WholeOrNone
 from exporter.cli.terminal import progress, say, show
 from exporter.errors import UsageError
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 
 from exporter.cli.export import export
-from exporter.cli.options import Flag, Json, Output, Whole
+from exporter.cli.parsing import Flag, Json, Output, Whole
 from exporter.cli.terminal import show, sweep_progress
 from exporter.errors import ParityError, SweepError, UsageError
 from exporter.spec import OPTIONS, ExportSpec

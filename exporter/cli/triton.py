@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.cli.options import Flag, Json, Whole, WholeOrNone
+from exporter.cli.parsing import Flag, Json, Whole, WholeOrNone
 from exporter.cli.terminal import show
 
 if TYPE_CHECKING:

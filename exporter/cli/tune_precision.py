@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from exporter.cli.options import Flag, Json, Output, Paths, check_lower_precision
+from exporter.cli.parsing import Flag, Json, Output, Paths, check_lower_precision
 from exporter.cli.terminal import progress, show
 from exporter.errors import OutputError, UsageError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exporter.cli.options import Flag, Json, Paths
+from exporter.cli.parsing import Flag, Json, Paths
 from exporter.cli.proof import require_proof
 from exporter.cli.terminal import progress, show
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exporter.spec import DEFAULT_FAMILY, FRESH, ExportSpec
-from model.config import PRESETS
+from exporter.spec import DEFAULT_FAMILY, ExportSpec
+from model.config import FRESH, PRESETS
 
 
 def default_directory(spec: ExportSpec) -> Path:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from exporter.graph.view import GraphView
 from exporter.lint import batch, operators, ranges, types, validity, waste
+from exporter.lint.location import Spot, node_label
 from exporter.lint.rule import REGISTERED, RUNTIMES, Rule, Severity
-from exporter.lint.spot import Spot, node_label
 
 __all__ = ["CHAPTERS", "RULES", "RUNTIMES", "Finding", "Rule", "lint"]
 

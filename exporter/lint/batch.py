@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 import onnx
 
 from exporter.graph.view import PROBE_BATCH, GraphView, Shape, attribute, operand
+from exporter.lint.location import Spot, at_node, at_value, listed, named_in
 from exporter.lint.rule import rule
-from exporter.lint.spot import Spot, at_node, at_value, listed, named_in
 
 _REDUCTIONS = {
     "ReduceL1",

@@ -8,8 +8,8 @@ import numpy as np
 from onnx import TensorProto
 
 from exporter.graph.view import STANDARD, GraphView, dtype_name, operand
+from exporter.lint.location import Spot, at_node
 from exporter.lint.rule import TENSORRT, rule
-from exporter.lint.spot import Spot, at_node
 
 _CONTROL_FLOW = {"If", "Loop", "Scan"}
 # The shape of the result depends on numbers, not on shapes.

@@ -8,8 +8,8 @@ import numpy as np
 from onnx import TensorProto
 
 from exporter.graph.view import GraphView, attribute, operand
+from exporter.lint.location import Spot, at_node, at_value
 from exporter.lint.rule import rule
-from exporter.lint.spot import Spot, at_node, at_value
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 _FLOAT16_NORMAL = float(np.finfo(np.float16).smallest_normal)

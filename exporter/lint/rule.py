@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from exporter.graph.view import GraphView
-from exporter.lint.spot import Spot
+from exporter.lint.location import Spot
 
 Severity = Literal["error", "warning"]
 Find = Callable[[GraphView], Iterator[Spot]]

@@ -8,8 +8,8 @@ import onnx
 from onnx import TensorProto
 
 from exporter.graph.view import STANDARD, GraphView, Reader, attribute, dtype_name, result
+from exporter.lint.location import Spot, at_node, at_value
 from exporter.lint.rule import ONNX_RUNTIME, TENSORRT, rule
-from exporter.lint.spot import Spot, at_node, at_value
 
 _ARITHMETIC = {"Add", "CumSum", "Div", "Mod", "Mul", "Neg", "Pow", "ReduceProd", "ReduceSum", "Sub"}
 # Where a computed shape may go: op -> positions of the inputs that are shapes, sizes or axes.

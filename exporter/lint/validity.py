@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from exporter.graph.view import GraphView
+from exporter.lint.location import Spot, listed, named_in
 from exporter.lint.rule import rule
-from exporter.lint.spot import Spot, listed, named_in
 from exporter.lint.types import einsum_types, mixed_float64, mixed_types
 
 

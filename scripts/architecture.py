@@ -1,6 +1,6 @@
 """Count the rooms of the source tree and the import arrows between them.
 
-    python scripts/rooms.py            rooms from the lowest to the highest, then the counts
+    python scripts/architecture.py            rooms from the lowest to the highest, then the counts
 
 A room is `model/`, or a file or package directly below `exporter/`. Room A has an arrow to room B
 where a file of A imports from B; lazy imports and those for type checkers count too. `ORDER` lists

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from exporter.lint import RULES
-from exporter.lint.pages import describe_rules
+from exporter.lint.reference import describe_rules
 
 
 @pytest.fixture(scope="module")
