@@ -30,16 +30,7 @@ from exporter.proof.prove import prove, rewrite_proven
 from exporter.report import write_report
 from exporter.results import Accuracy, Ladder, Report, Verdict, overall_verdict
 from exporter.rewrite import Rewritten
-from exporter.run import (
-    Calibration,
-    Job,
-    Measuring,
-    OnProgress,
-    Stage,
-    Stages,
-    calibrate,
-    gather,
-)
+from exporter.run import Calibration, Job, Measuring, OnProgress, Stage, Stages, calibrate, gather
 from exporter.runners.eager import EagerRunner
 from exporter.runners.open import Opened, load_engine, load_graphs, load_onnx
 from exporter.spec import ExportSpec
