@@ -1,9 +1,9 @@
-# Two commands: `make demo` shows it, `make test` proves it. Both install into .venv first.
-# `make docs` builds the guide, docs/, to build/docs.
+# `make demo` exports three models. `make test` runs the checks and all tests. Both install the
+# project into .venv first. `make docs` builds the guide from docs/ to build/docs.
 
 PYTHON ?= python3
 BIN := .venv/bin
-# Processes of the tests, of one thread each.
+# Number of test processes. Each process has one thread.
 WORKERS ?= 2
 
 .PHONY: demo test check docs package clean
@@ -24,7 +24,8 @@ docs: .venv/installed
 	$(BIN)/python scripts/docs.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-# Before a release: the distributions, and the wheel in fresh environments, with torch in one.
+# Run this before a release. It tests the distributions, and the wheel in fresh environments. One
+# of these environments has torch.
 package: .venv/installed
 	$(BIN)/python -m pytest tests/package tests/package/check_cpu.py
 

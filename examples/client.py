@@ -1,8 +1,9 @@
-"""Ask a model that `tsformer triton` wrote for the best classes of a clip.
+"""Send a clip to a Triton server and print the best classes.
 
     python examples/client.py gestures_onnx clip.mp4 [HOST:PORT]
 
-Needs tsformer and tritonclient[http]. The clip is read as it was for the export.
+`tsformer triton` wrote the model that the server runs. This program needs tsformer and
+tritonclient[http]. It reads the clip with the preprocessing of the export.
 """
 
 import json

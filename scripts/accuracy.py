@@ -1,6 +1,6 @@
-"""Export the trained demo models in every precision, and write down what each costs.
+"""Export the trained demo models in every precision, and record error, accuracy, size and speed.
 
-python scripts/accuracy.py    writes scripts/results/accuracy.json; scripts/readme.py shows it
+python scripts/accuracy.py    writes scripts/results/accuracy.json, which scripts/readme.py reads
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from exporter.spec import PRECISIONS
 
 FOLDER = Path(__file__).resolve().parent
 ATTENTIONS = ("fastformer", "performer", "regular")
-# Of the runtimes of one export, the one that a row is about.
+# One export has several runtimes. A row describes this one.
 JUDGE = {"fp32": "onnxruntime", "fp16": "onnx-reference", "bf16": "onnx-reference"}
 
 
 def main() -> int:
-    """Measure all pairs; give the worst exit code."""
+    """Measure all pairs of attention and precision; return the highest exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--attn", nargs="+", default=ATTENTIONS, choices=ATTENTIONS)
     parser.add_argument("--precision", nargs="+", default=PRECISIONS, choices=PRECISIONS)
@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def summarize(report: dict[str, Any], attention: str, precision: str) -> dict[str, Any]:
-    """What one export gave: error, accuracy, size and speed, with their context."""
+    """Return the error, accuracy, size and speed of one export, with their context."""
     judge = JUDGE.get(precision, "onnxruntime")
 
     def row(table: str, runtime: str = judge) -> dict[str, Any]:

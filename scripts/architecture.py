@@ -3,9 +3,10 @@
     python scripts/architecture.py            rooms from the lowest to the highest, then the counts
 
 A room is `model/`, or a file or package directly below `exporter/`. Room A has an arrow to room B
-where a file of A imports from B; lazy imports and those for type checkers count too. `ORDER` lists
-the rooms from the lowest to the highest: a room imports only from rooms before it. The exit code
-is 1 where a room is not in `ORDER`, an arrow runs upward, or there are more than `MOST_ARROWS`.
+if a file of A imports from B. Lazy imports and imports for type checkers count too. `ORDER` lists
+the rooms from the lowest to the highest. A room imports only from rooms before it. The exit code
+is 1 if a room is not in `ORDER`, if an arrow points upward, or if there are more than `MOST_ARROWS`
+arrows.
 """
 
 from __future__ import annotations
@@ -54,18 +55,18 @@ Arrow = tuple[str, str]  # the room that imports, the room that is imported
 
 
 def module_name(path: Path, root: Path = ROOT) -> str:
-    """The dotted name of the module in a source file."""
+    """Return the dotted name of the module in a source file."""
     return ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
 
 
 def find_sources(root: Path = ROOT) -> dict[str, Path]:
-    """The source files of both packages by the name of their module."""
+    """Find the source files of both packages; the keys are module names."""
     paths = (path for package in PACKAGES for path in sorted((root / package).rglob("*.py")))
     return {module_name(path, root): path for path in paths}
 
 
 def imports(name: str, source: str, known: Mapping[str, object]) -> Iterator[str]:
-    """Dotted names of the modules that a source imports; `known` tells modules from attributes."""
+    """Yield the names of imported modules; `known` separates modules from attributes."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -80,7 +81,7 @@ def imports(name: str, source: str, known: Mapping[str, object]) -> Iterator[str
 
 
 def room_of(module: str) -> str | None:
-    """The room of a module, or None for a module of another project."""
+    """Return the room of a module, or None for a module of another project."""
     package, *inside = module.split(".")
     if package not in PACKAGES:
         return None
@@ -88,7 +89,7 @@ def room_of(module: str) -> str | None:
 
 
 def find_arrows(sources: Mapping[str, Path]) -> set[Arrow]:
-    """The arrows between different rooms."""
+    """Find the arrows between different rooms."""
     arrows = set()
     for name, path in sources.items():
         for imported in imports(name, path.read_text(encoding="utf-8"), sources):
@@ -99,7 +100,7 @@ def find_arrows(sources: Mapping[str, Path]) -> set[Arrow]:
 
 
 def find_upward(arrows: set[Arrow]) -> list[Arrow]:
-    """The arrows that do not lead to a room before their own in `ORDER`."""
+    """Find the arrows whose target is not before their source in `ORDER`."""
     height = {room: place for place, room in enumerate(ORDER)}
     highest = len(ORDER)
     return sorted(
@@ -110,7 +111,7 @@ def find_upward(arrows: set[Arrow]) -> list[Arrow]:
 
 
 def main() -> int:
-    """Print the rooms and the counts, and say what is wrong."""
+    """Print the rooms, the counts and the violations; return 1 if there is a violation."""
     sources = find_sources()
     rooms = {room for name in sources if (room := room_of(name))}
     arrows = find_arrows(sources)

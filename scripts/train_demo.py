@@ -1,9 +1,9 @@
-"""Train the small models of the demo, the tests and the tables on clips made in code.
+"""Train the small models of the demo, the tests and the tables on synthetic clips.
 
     python scripts/train_demo.py [fastformer performer regular] [--out scripts/checkpoints]
 
-Writes a checkpoint for each mechanism and, beside them, motion.json with what was measured. Exits
-with 1 if a model gives the right label to less than 95 % of the clips held out.
+The script writes one checkpoint for each mechanism. It writes the measured figures beside them,
+to motion.json. The exit code is 1 if a model has less than 95 % accuracy on the held-out clips.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from model.classifier import VideoClassifier
 from model.config import MECHANISM_NAMES, MechanismName, Preprocessing
 
 OUT = Path(__file__).resolve().parent / "checkpoints"
-PREPROCESSING = Preprocessing(mean=(0.35,) * 3, std=(0.2,) * 3)  # about those of the task's pixels
+PREPROCESSING = Preprocessing(mean=(0.35,) * 3, std=(0.2,) * 3)  # near the task's pixel statistics
 REQUIRED_ACCURACY = 0.95
-HELD_OUT_CLIPS, HELD_OUT_SEED = 2048, 0  # training clips have the seeds from 1 on, one a batch
+HELD_OUT_CLIPS, HELD_OUT_SEED = 2048, 0  # training batches use the seeds 1, 2, 3 and so on
 LOG_EVERY = 100
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained; `seed` is that of its first weights."""
+    """The settings of a training; `seed` makes the initial weights."""
 
     steps: int = 1500
     batch: int = 16
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
-    warmup: float = 0.15  # part of the steps in which the learning rate grows
-    max_norm: float = 1.0  # to which gradients are cut
+    warmup: float = 0.15  # fraction of the steps in which the learning rate grows
+    max_norm: float = 1.0  # gradients are clipped to this norm
     seed: int = 0
 
 
@@ -56,15 +56,16 @@ RECIPES: dict[MechanismName, Recipe] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train what was asked for; give 1 if one of the models has not learned the task."""
-    parser = argparse.ArgumentParser(description="Train small models on clips made in code.")
+    """Train the requested models; return 1 if one of them has too low an accuracy."""
+    parser = argparse.ArgumentParser(description="Train small models on synthetic clips.")
     parser.add_argument("mechanisms", nargs="*", metavar="mechanism", help="default: all three")
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args(arguments)
     mechanisms = given.mechanisms or list(RECIPES)
     if unknown := set(mechanisms) - set(RECIPES):
         parser.error(f"got {', '.join(sorted(unknown))}, expected {', '.join(MECHANISM_NAMES)}")
-    torch.set_num_threads(1)  # the second core makes the clips; sums do not depend on the cores
+    # One thread: a second core makes the clips, and sums do not depend on the number of cores.
+    torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     given.out.mkdir(parents=True, exist_ok=True)
     results = [train_and_save(mechanism, given.out) for mechanism in mechanisms]
@@ -92,7 +93,7 @@ def train_and_save(mechanism: MechanismName, out: Path) -> dict[str, Any]:
 
 
 def build(mechanism: MechanismName, seed: int) -> VideoClassifier:
-    """A fresh model of under 250,000 parameters that knows the task's labels."""
+    """Make a fresh model with fewer than 250,000 parameters and with the task's labels."""
     torch.manual_seed(seed)
     model = FastTimeSformer(
         frames=5,
@@ -104,7 +105,7 @@ def build(mechanism: MechanismName, seed: int) -> VideoClassifier:
         dim_head=32,
         depth=2,
         patch_size=16,
-        drop_path=0.0,  # two blocks are too few to leave one out
+        drop_path=0.0,  # with two blocks, dropping one would remove half of the model
         attn_mechanism=mechanism,
     )
     model.preprocessing, model.labels = PREPROCESSING, MOTION_LABELS
@@ -112,7 +113,7 @@ def build(mechanism: MechanismName, seed: int) -> VideoClassifier:
 
 
 def train(model: VideoClassifier, recipe: Recipe) -> Iterator[tuple[int, float, float]]:
-    """Train in place; yield each step, and means since the last line: loss and share right."""
+    """Train in place; yield each step, with mean loss and accuracy since the last printed line."""
     model.train()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
@@ -137,7 +138,7 @@ def train(model: VideoClassifier, recipe: Recipe) -> Iterator[tuple[int, float, 
 
 
 def batches(model: VideoClassifier, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
-    """Clips never seen before for each step, made while the step before is computed."""
+    """Yield new clips for each step; a thread makes them during the previous step."""
     with ThreadPoolExecutor(max_workers=1) as maker:
         seeds = range(1, recipe.steps + 1)
         coming = maker.submit(labelled_clips, model, recipe.batch, seeds[0])
@@ -149,7 +150,7 @@ def batches(model: VideoClassifier, recipe: Recipe) -> Iterator[tuple[Tensor, Te
 
 
 def labelled_clips(model: VideoClassifier, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Clips of the task as the model takes them, `(n, f, c, h, w)`, and labels `(n,)`."""
+    """Make normalised clips of the task, `(n, f, c, h, w)`, and their labels `(n,)`."""
     size, preprocessing = model.config, model.preprocessing
     clips, labels = motion_clips(
         count, size.frames, size.height, size.width, seed=seed, channels=size.channels
@@ -161,19 +162,19 @@ def labelled_clips(model: VideoClassifier, count: int, seed: int) -> tuple[Tenso
 
 
 def correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """1 where the largest logit is the label's, else 0: `(n, classes), (n,) -> (n,)`."""
+    """Give 1 if the largest logit is the label's, else 0: `(n, classes), (n,) -> (n,)`."""
     return (logits.argmax(-1) == labels).float()
 
 
 @torch.no_grad()
 def accuracy(model: VideoClassifier, clips: Tensor, labels: Tensor) -> float:
-    """Part of the clips `(n, f, c, h, w)` to which the model gives the label `(n,)`."""
+    """Return the fraction of clips `(n, f, c, h, w)` that the model classifies as `(n,)`."""
     model.eval()
     return float(correct(torch.cat([model(part) for part in clips.split(64)]), labels).mean())
 
 
 def measured(model: VideoClassifier, recipe: Recipe, seconds: float) -> dict[str, Any]:
-    """Accuracy on the clips held out, and all that a reader of it needs to know."""
+    """Measure the accuracy on the held-out clips, and add the context of the figure."""
     held_out = labelled_clips(model, HELD_OUT_CLIPS, HELD_OUT_SEED)
     machine = describe()
     return {
@@ -193,7 +194,7 @@ def measured(model: VideoClassifier, recipe: Recipe, seconds: float) -> dict[str
 
 
 def record(path: Path, mechanism: str, result: dict[str, Any]) -> None:
-    """Set the entry of one mechanism; those of the others stay."""
+    """Set the entry of one mechanism; keep the other entries."""
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     results = dict(sorted({**results, mechanism: result}.items()))
     path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

@@ -1,16 +1,17 @@
 """Time every runtime of a GPU machine on the same models and clips, side by side.
 
     python scripts/gpu/bench_gpu.py --time-limit 500
-    python scripts/gpu/bench_gpu.py --device cpu --quick     the same code on a CPU, tiny models
+    python scripts/gpu/bench_gpu.py --device cpu --quick     runs the code on a CPU, tiny models
 
-Where tsformer is not installed, set PYTHONPATH to the project's directory.
+Set PYTHONPATH to the project's directory where tsformer is not installed.
 
-Times are of the device alone (CUDA events; clips and results stay on the device), the copy of the
-clips to it is a row of its own. All runtimes of a case are timed in turn, round by round. A runtime
-that is missing, fails, or is left out for want of time is a row with the reason.
+Times cover the device alone: CUDA events measure them, and clips and results stay on the device.
+The copy of the clips to the device has its own row. Each round times every runtime of a case
+once. A runtime that is missing, that fails, or that is skipped for lack of time has a row with
+the reason.
 
-"eager upstream semantics" computes the published FastTimeSformer's function with this project's
-code; it is not the published package.
+The runtime "eager upstream semantics" computes the function of the published FastTimeSformer with
+this project's code. It does not run the published package.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def measure_all(
     device: torch.device,
     deadline: Deadline,
 ) -> Iterator[list[Row]]:
-    """The rows of one case after the other; past the deadline they say so."""
+    """Yield the rows of each case; after the deadline each row says that it was left out."""
     for case in cases:
         rows = partial(_rows_of_all, case, runtimes)
         if deadline.left() <= 0:
@@ -63,7 +64,7 @@ def measure_all(
         with tempfile.TemporaryDirectory() as folder:
             try:
                 yield measure(Subject(case, sizes, device, Path(folder)), runtimes, deadline)
-            except Exception as error:  # out of memory, say; other cases may do
+            except Exception as error:  # for example out of memory; other cases may still work
                 yield rows("failed", describe_error(error))
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -74,7 +75,7 @@ def _rows_of_all(case: Case, runtimes: Sequence[str], status: Status, reason: st
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """What the figures were measured on and with."""
+    """Describe the machine and the software that give the figures."""
     git = ("git", "-C", str(ROOT))
     facts = environment.describe() | {
         "commit": _ask(*git, "rev-parse", "HEAD"),
@@ -95,7 +96,7 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def _ask(*command: str) -> str | None:
-    """What a command prints, or none where it is missing or fails."""
+    """Return the output of a command, or None where the command is missing or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -146,7 +147,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print and write; 0 if anything was timed."""
+    """Measure, print and write; return 0 if at least one runtime was timed."""
     asked = parse(arguments)
     device = torch.device(asked.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -166,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with torch.no_grad(), on_own_stream(device):
         for made in measure_all(cases, asked.runtimes, sizes, device, deadline):
             rows += made
-            write(asked.out, facts, rows)  # after every case: the run may be cut short
+            write(asked.out, facts, rows)  # after every case, because the run may be stopped early
             for row in made:
                 show(row)
     counts = Counter(row.status for row in rows)
@@ -176,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def on_own_stream(device: torch.device) -> AbstractContextManager[object]:
-    """A stream that is not the default one, which neither CUDA graphs nor TensorRT can use."""
+    """Select a stream other than the default; CUDA graphs and TensorRT cannot use the default."""
     if device.type == "cpu":
         return nullcontext()
     torch.cuda.set_device(device)

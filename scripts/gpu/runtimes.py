@@ -1,4 +1,4 @@
-"""The runtimes that `bench_gpu.py` compares: each makes a run of a subject."""
+"""The runtimes that `bench_gpu.py` compares. Each one turns a subject into a run."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from exporter.to_engine.worker import load_tensorrt, make_logger
 from model.config import Semantics
 
 PUBLISHED = "eager upstream semantics"
-Run = Callable[[], Tensor]  # one run on the clips of a case; gives its logits, on the device
+Run = Callable[[], Tensor]  # runs the clips of a case once; returns the logits, on the device
 
 
 class UnavailableError(Exception):
-    """A runtime that this machine does not have, or that cannot do what the case asks for."""
+    """This machine lacks the runtime, or the runtime does not support the case."""
 
 
 def make_eager(subject: Subject, *, semantics: Semantics = "paper") -> Run:
-    """PyTorch as it is."""
+    """Make a run of PyTorch in eager mode."""
     model = subject.typed_model(semantics)
     return lambda: model(subject.video)
 
 
 def make_compiled(subject: Subject, *, mode: str | None = None) -> Run:
-    """torch.compile; with `mode="reduce-overhead"` it captures CUDA graphs."""
+    """Make a run of torch.compile; `mode="reduce-overhead"` captures CUDA graphs."""
     if mode:
         require_cuda(subject)
     model = torch.compile(
@@ -45,7 +45,7 @@ def make_compiled(subject: Subject, *, mode: str | None = None) -> Run:
 
 
 def make_onnxruntime(subject: Subject, *, cuda_graph: bool = False) -> Run:
-    """ONNX Runtime on the memory of torch; on a GPU on its stream too."""
+    """Make a run of ONNX Runtime on torch's memory; on a GPU it also uses torch's stream."""
     if cuda_graph:
         require_cuda(subject)
     try:
@@ -81,7 +81,7 @@ def make_onnxruntime(subject: Subject, *, cuda_graph: bool = False) -> Run:
 
 
 def bind(binding: Any, subject: Subject) -> tuple[Any, Tensor]:  # noqa: ANN401  # an IOBinding
-    """Let a session of ONNX Runtime read the clips, and write the logits, where torch has them."""
+    """Bind a session of ONNX Runtime to torch's memory of the clips and the logits."""
     kind, index = subject.device.type, subject.device.index or 0
     video, logits = subject.video, new_logits(subject)
     binding.bind_input("video", kind, index, np.float32, tuple(video.shape), video.data_ptr())
@@ -90,7 +90,7 @@ def bind(binding: Any, subject: Subject) -> tuple[Any, Tensor]:  # noqa: ANN401 
 
 
 def make_tensorrt(subject: Subject, *, flavour: str) -> Run:
-    """A TensorRT engine on the memory of torch."""
+    """Make a run of a TensorRT engine on torch's memory."""
     require_cuda(subject)
     if subject.precision.tf32:
         raise UnavailableError("engines of this project are built with TF32 off")
@@ -114,7 +114,8 @@ def make_tensorrt(subject: Subject, *, flavour: str) -> Run:
         context.set_tensor_address(name, tensor.data_ptr()) for name, tensor in tensors.items()
     ):
         raise RuntimeError("; ".join(complaints) or "the engine cannot be loaded")
-    kept = (logger, runtime, engine, context)  # a tuple lets go of its last item first, as needed
+    # A tuple releases its last item first: the context must go before the engine and the runtime.
+    kept = (logger, runtime, engine, context)
     return partial(execute_engine, kept, tensors, complaints)
 
 
@@ -128,10 +129,10 @@ def execute_engine(
 
 
 def make_captured(subject: Subject, *, make: Callable[[Subject], Run]) -> Run:
-    """Another runtime, its launches captured once in a CUDA graph and replayed."""
+    """Make a run that captures another runtime's launches in a CUDA graph and replays them."""
     require_cuda(subject)
     launch = make(subject)
-    for _ in range(3):  # whatever allocates or tunes at first must not be captured
+    for _ in range(3):  # the graph must not capture the first allocations and the tuning
         launch()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
@@ -142,7 +143,7 @@ def make_captured(subject: Subject, *, make: Callable[[Subject], Run]) -> Run:
 
 
 def replay(graph: torch.cuda.CUDAGraph, logits: Tensor, _kept: Run) -> Tensor:
-    """Launch what was captured; it uses memory that the captured runtime owns."""
+    """Replay a captured graph; `_kept` is the captured runtime, which owns the memory."""
     graph.replay()
     return logits
 
@@ -169,11 +170,11 @@ def require_cuda(subject: Subject) -> None:
 
 
 def new_logits(subject: Subject) -> Tensor:
-    """Memory for the result of a runtime that does not make it itself."""
+    """Allocate the logits for a runtime that does not allocate its own result."""
     return torch.empty(subject.case.batch, 2, device=subject.device)
 
 
 @cache
 def probe_once(flavour: str) -> FlavourStatus:
-    """Whether a flavour of TensorRT works here; asking takes a process."""
+    """Probe a flavour of TensorRT once; the probe starts a process."""
     return probe(flavour)

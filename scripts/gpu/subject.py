@@ -1,4 +1,4 @@
-"""What all runtimes of `bench_gpu.py` are compared on: a model, its clips and its precision."""
+"""The subject that all runtimes of `bench_gpu.py` run: a model, its clips and its precision."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ MIN_ROUNDS = 5
 
 @dataclass(frozen=True)
 class Precision:
-    """What a model computes in."""
+    """The type in which a model computes."""
 
-    name: str  # as `tsformer export --precision` has it
+    name: str  # a value of `tsformer export --precision`
     tf32: bool = False
 
 
@@ -38,7 +38,7 @@ PRECISIONS: Mapping[str, Precision] = {
 
 @dataclass(frozen=True)
 class Case:
-    """What all runtimes are compared on."""
+    """One case of the comparison. Every runtime runs it."""
 
     mechanism: MechanismName
     resolution: int
@@ -48,7 +48,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is the same in all cases."""
+    """The settings that all cases share."""
 
     frames: int = 5
     dim: int = 128
@@ -64,7 +64,7 @@ QUICK = Sizes(3, 32, 1, 16, MIN_ROUNDS, 0.0, 1.0, compiler="eager")  # "eager" g
 
 
 class Subject:
-    """The model and the clips of one case, and what runtimes make of them."""
+    """The model and the clips of one case, with its typed model, its graph and its truth."""
 
     def __init__(self, case: Case, sizes: Sizes, device: torch.device, folder: Path) -> None:
         self.case, self.sizes, self.device, self.folder = case, sizes, device, folder
@@ -77,7 +77,7 @@ class Subject:
         self._truths: dict[Semantics, Tensor] = {}
 
     def model(self, semantics: Semantics) -> FastTimeSformer:
-        """The float32 model, on the CPU, the same in every case of its mechanism and resolution."""
+        """Make the float32 model on the CPU; a mechanism and a resolution give the same weights."""
         case, sizes = self.case, self.sizes
         torch.manual_seed(0)
         return FastTimeSformer(
@@ -94,12 +94,12 @@ class Subject:
         ).eval()
 
     def typed_model(self, semantics: Semantics = "paper") -> nn.Module:
-        """The eager model in the precision of the case, on the device."""
+        """Make the eager model in the precision of the case, on the device."""
         return in_precision(self.model(semantics), self.precision.name).to(self.device)
 
     @cached_property
     def onnx_path(self) -> Path:
-        """The graph that `tsformer export` makes, in the precision of the case."""
+        """Export the graph of `tsformer export` in the precision of the case."""
         path = self.folder / "model.onnx"
         for_a_cpu = [name for name, rule in REWRITES.items() if "tensorrt" not in rule.targets]
         rewritten = rewrite(self.model("paper"), skip=for_a_cpu)
@@ -109,7 +109,7 @@ class Subject:
         return path
 
     def truth(self, semantics: Semantics) -> Tensor:
-        """Logits in float64, clip by clip: a whole batch may not fit the memory."""
+        """Compute the float64 logits clip by clip; a whole batch may not fit the memory."""
         if semantics not in self._truths:
             model = self.model(semantics).double().to(self.device)
             clips = [model(clip[None].double()) for clip in self.video]

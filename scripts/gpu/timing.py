@@ -1,4 +1,4 @@
-"""Subjects and runtimes -> rows: every runtime that can is timed in turn, round by round."""
+"""Subjects and runtimes -> rows. Each round times every available runtime once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Status = Literal["timed", "failed", "missing", "left out"]
 
 @dataclass(frozen=True)
 class Row:
-    """One runtime in one case; `speedup` is over PUBLISHED in the same rounds."""
+    """One runtime in one case; `speedup` compares it with PUBLISHED in the same rounds."""
 
     mechanism: str
     resolution: int
@@ -43,7 +43,7 @@ class Row:
 
 @dataclass
 class Deadline:
-    """When to stop, and how long each runtime took to get ready so far."""
+    """The time limit, and the longest preparation time of each runtime so far."""
 
     limit: float
     started: float = field(default_factory=time.monotonic)
@@ -51,31 +51,31 @@ class Deadline:
 
     @property
     def reason(self) -> str:
-        """What to say of what was left out."""
+        """The reason in a row that was left out."""
         return f"time limit of {self.limit:g} s"
 
     def left(self) -> float:
-        """Seconds until the limit."""
+        """Return the seconds until the limit."""
         return self.limit - (time.monotonic() - self.started)
 
     def allows(self, runtime: str) -> bool:
-        """Whether a runtime can get ready in time, as far as earlier cases tell."""
+        """Tell whether a runtime can get ready in time, judged by the earlier cases."""
         return self.longest.get(runtime, 0.0) < self.left()
 
     def note(self, runtime: str, seconds: float) -> None:
-        """Remember how long a runtime took to get ready."""
+        """Record the preparation time of a runtime."""
         self.longest[runtime] = max(seconds, self.longest.get(runtime, 0.0))
 
 
 def time_on_cpu(run: Callable[[], object]) -> float:
-    """Seconds of one run, by the clock on the wall."""
+    """Return the wall-clock seconds of one run."""
     before = time.perf_counter()
     run()
     return time.perf_counter() - before
 
 
 def time_on_cuda(run: Callable[[], object]) -> float:
-    """Seconds of one run between two events on the current stream, which must be idle."""
+    """Return the seconds between two events around one run; the current stream must be idle."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
     run()
@@ -91,10 +91,10 @@ CLOCKS: Mapping[str, Callable[[Callable[[], object]], float]] = {
 
 
 def measure(subject: Subject, runtimes: Sequence[str], deadline: Deadline) -> list[Row]:
-    """All rows of one case: those timed, then those that could not be."""
+    """Return the rows of one case: first the timed runtimes, then the others."""
     torch.backends.cuda.matmul.allow_tf32 = subject.precision.tf32
     torch.backends.cudnn.allow_tf32 = subject.precision.tf32
-    torch._dynamo.reset()  # its limit of recompilations would count those of all cases
+    torch._dynamo.reset()  # otherwise its recompilation limit counts over all cases
     ready, rows = prepare(subject, runtimes, deadline)
     copied = torch.empty_like(subject.video)
     runs: dict[str, Callable[[], object]] = {name: run for name, (run, _) in ready.items()}
@@ -117,7 +117,7 @@ def measure(subject: Subject, runtimes: Sequence[str], deadline: Deadline) -> li
 def prepare(
     subject: Subject, runtimes: Sequence[str], deadline: Deadline
 ) -> tuple[dict[str, tuple[Run, float]], list[Row]]:
-    """Make and warm up the runtimes: each with its error, or a row that says why not."""
+    """Make and warm up the runtimes; return each run with its error, and a row for each absence."""
     ready: dict[str, tuple[Run, float]] = {}
     rows: list[Row] = []
     for name in runtimes:
@@ -131,18 +131,18 @@ def prepare(
             ready[name] = run, warm_up(subject, run, "upstream" if name == PUBLISHED else "paper")
         except UnavailableError as error:
             rows.append(row(status="missing", reason=str(error)))
-        except Exception as error:  # whatever a runtime raises is what there is to say of it
+        except Exception as error:  # a runtime may raise anything; the row reports it
             rows.append(row(status="failed", reason=describe_error(error)))
         deadline.note(name, time.monotonic() - started)
     return ready, rows
 
 
 def warm_up(subject: Subject, run: Run, semantics: Semantics) -> float:
-    """Run until everything is made and tuned; give the error of the last logits."""
+    """Run until the warm-up is over; return the relative L2 error of the last logits."""
     until = time.monotonic() + subject.sizes.warmup_seconds
     runs = 0
     while runs < WARMUP_RUNS or time.monotonic() < until:
-        CLOCKS[subject.device.type](run)  # waits for each, or the device would queue up thousands
+        CLOCKS[subject.device.type](run)  # waits, so that the device does not queue many runs
         runs += 1
     logits = run()
     truth = subject.truth(semantics)
@@ -152,7 +152,7 @@ def warm_up(subject: Subject, run: Run, semantics: Semantics) -> float:
 def time_rounds(
     runs: Mapping[str, Callable[[], object]], subject: Subject, deadline: Deadline
 ) -> dict[str, list[float]]:
-    """Seconds of every run, each once a round, in an order that turns."""
+    """Return the seconds of every run; each round runs all of them, in a rotated order."""
     clock, sizes, names = CLOCKS[subject.device.type], subject.sizes, list(runs)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     until = time.monotonic() + min(sizes.case_seconds, deadline.left())
@@ -168,7 +168,7 @@ def time_rounds(
 def summarize(
     seconds: Sequence[float], batch: int, published: Sequence[float] | None
 ) -> dict[str, Any]:
-    """The figures of a timed row (pure)."""
+    """Compute the figures of a timed row (pure)."""
     p10, p50, p90 = (float(ms) for ms in np.percentile(np.asarray(seconds) * 1e3, [10, 50, 90]))
     speedup = None
     if published:
@@ -184,5 +184,5 @@ def summarize(
 
 
 def describe_error(error: Exception) -> str:
-    """Class and beginning of a message, in one line."""
+    """Return the class and the first 300 characters of an error, in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

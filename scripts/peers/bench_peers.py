@@ -1,4 +1,4 @@
-r"""Time our exported graphs against their peers, pair by pair, and say how sure the ratios are.
+r"""Time our exported graphs against their peers in pairs, and give an interval for each ratio.
 
     python scripts/peers/bench_peers.py                             paper semantics, 224 and 512 px
     python scripts/peers/bench_peers.py --resolutions 64 128 224 512 --batches 1 4 \
@@ -7,20 +7,21 @@ r"""Time our exported graphs against their peers, pair by pair, and say how sure
         --peers ours/onnxruntime@regular                            one mechanism against another
     python scripts/peers/bench_peers.py --model vit --precision int8      the base model, 8 x 224 px
 
-A side is SOURCE/RUNTIME, of the mechanism of the pair or @MECHANISM. The sources:
+A side is SOURCE/RUNTIME. It has the mechanism of the pair unless @MECHANISM follows. The sources:
 
-    published   what the published package computes (published.py; for vit that of transformers)
-    einsum      the same plain form in paper semantics
-    plain       our eager model; for ONNX as torch's own exporter writes it
+    published   the computation of the published package (published.py; for vit: transformers)
+    einsum      the same einsum form in paper semantics
+    plain       our eager model; its ONNX graph comes from torch's own exporter
     ours        the graph that tsformer exports
-    uncut       the same with --optimize-for tensorrt, which OpenVINO is faster on at small sizes
+    uncut       the same with --optimize-for tensorrt; OpenVINO runs it faster at small sizes
 
-and the runtimes eager, onnxruntime, openvino, and torch.compile as compile, frozen, unmatched and
-frozen-unmatched (with inductor's freezing, and without its pattern matcher, which can fail).
+The runtimes: eager, onnxruntime, openvino, and torch.compile under four names. `compile` has
+default options. `frozen` has inductor's freezing. `unmatched` omits inductor's pattern matcher,
+which can fail. `frozen-unmatched` has freezing and no pattern matcher.
 
-Each pair has a process of its own, or several, which run its two sides in turn. A ratio is the
-peer's seconds over ours: above 1, ours is faster. A side that is missing or fails is a row with
-the reason.
+Each pair runs in one or more processes of its own. A process runs the two sides in turn. A ratio
+is the peer's seconds divided by ours: above 1, ours is faster. A pair with a side that is missing
+or fails has a row with the reason.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ NOTES = (
 
 
 def measure_all(pairs: Sequence[Pair], limit: float) -> Iterator[dict[str, Any]]:
-    """One row after the other; pairs of one case that stand together share their graphs."""
+    """Yield the row of each pair; adjacent pairs of one case share their exported graphs."""
     for _, case in itertools.groupby(pairs, lambda pair: replace(pair, ours="", peer="")):
         with tempfile.TemporaryDirectory() as folder:
             for pair in case:
@@ -66,7 +67,7 @@ def measure_all(pairs: Sequence[Pair], limit: float) -> Iterator[dict[str, Any]]
 
 
 def measure_pair(pair: Pair, folder: Path, limit: float) -> Figures:
-    """Measure in as many processes as asked for, or until one fails."""
+    """Measure in `pair.processes` processes; stop at the first that fails."""
     parts = []
     for _ in range(pair.processes):
         parts.append(measure_apart(pair, folder, limit))
@@ -76,7 +77,7 @@ def measure_pair(pair: Pair, folder: Path, limit: float) -> Figures:
 
 
 def measure_apart(pair: Pair, folder: Path, limit: float) -> Rounds:
-    """Measure in a process of its own: what one runtime sets or leaks, the next does not see."""
+    """Measure in a new process, so that settings and leaks of one runtime do not reach the next."""
     try:
         return Rounds(**run_child(__file__, pair, folder, limit))
     except ChildError as error:
@@ -84,14 +85,14 @@ def measure_apart(pair: Pair, folder: Path, limit: float) -> Rounds:
 
 
 class ChildError(Exception):
-    """A process that did not measure."""
+    """A child process ended without a measurement."""
 
 
 def run_child(script: str, pair: Pair, folder: Path, limit: float) -> dict[str, Any]:
-    """What `script --child` measures of a pair, in a process with as many threads as it asks for.
+    """Run `script --child` on a pair, in a process with `pair.threads` threads.
 
     Raises:
-        ChildError: if it fails, or takes longer than `limit` seconds.
+        ChildError: if the process fails, or takes longer than `limit` seconds.
     """
     command = [sys.executable, script, "--child", json.dumps(asdict(pair)), str(folder)]
     surroundings = os.environ | {"OMP_NUM_THREADS": str(pair.threads)}
@@ -105,13 +106,13 @@ def run_child(script: str, pair: Pair, folder: Path, limit: float) -> dict[str, 
         ended = f"signal {-done.returncode}" if done.returncode < 0 else "an error"
         last = (done.stderr.strip().splitlines() or [""])[-1]
         raise ChildError(f"the process ended with {ended}: {last[:300]}")
-    return json.loads(done.stdout.splitlines()[-1])  # runtimes may print before
+    return json.loads(done.stdout.splitlines()[-1])  # runtimes may print earlier lines
 
 
 def find_closest(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Of each case the row of our better graph with the best of its peers (pure).
+    """Find one row for each case: our better graph against its best peer (pure).
 
-    Peers of another mechanism or of other semantics compute something else, and do not count.
+    A peer of another mechanism or of other semantics computes another function. It does not count.
     """
     cases: dict[tuple[object, ...], dict[str, list[Mapping[str, Any]]]] = {}
     for row in rows:
@@ -131,7 +132,7 @@ CASE = ("model", "mechanism", "resolution", "batch", "semantics", "precision")
 
 
 def describe() -> dict[str, Any]:
-    """What the figures were measured on and with."""
+    """Describe the machine and the software that give the figures."""
     facts = environment.describe()
     for package in ("openvino", "transformers"):
         try:
@@ -149,12 +150,12 @@ def describe() -> dict[str, Any]:
 
 
 def tell(script: str, given: Sequence[str], out: Path) -> list[str]:
-    """The command for a results file: without the folder of this machine that it stands in."""
+    """Return the command for a results file, without folders of this machine."""
     return [Path(script).name, *(word for word in given if word not in {"--out", str(out)})]
 
 
 def write(out: Path, facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Everything to `out` as JSON, and the rows beside it as CSV."""
+    """Write everything to `out` as JSON, and the rows beside it as CSV."""
     out.parent.mkdir(parents=True, exist_ok=True)
     content = {**facts, "notes": NOTES, "closest": find_closest(rows), "rows": rows}
     out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -166,7 +167,7 @@ def write(out: Path, facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
 
 
 def line(row: Mapping[str, Any]) -> str:
-    """One row of the printed table."""
+    """Format one row of the printed table."""
     case = f"{row['mechanism']:<11}{row['resolution']:>4} px  batch {row['batch']:<3}"
     case += f"{row['semantics']:<9}{row['precision']:<5}{row['ours']:<17}{row['peer']:<24}"
     if row["status"] != "timed":
@@ -180,14 +181,23 @@ def line(row: Mapping[str, Any]) -> str:
 
 OURS = ("ours/onnxruntime", "ours/openvino")
 PEERS = (
-    *("published/eager", "published/onnxruntime", "published/openvino"),
-    *("einsum/eager", "einsum/compile", "plain/eager", "plain/onnxruntime", "plain/openvino"),
-    *("plain/compile", "plain/frozen", "plain/unmatched", "plain/frozen-unmatched"),
+    "published/eager",
+    "published/onnxruntime",
+    "published/openvino",
+    "einsum/eager",
+    "einsum/compile",
+    "plain/eager",
+    "plain/onnxruntime",
+    "plain/openvino",
+    "plain/compile",
+    "plain/frozen",
+    "plain/unmatched",
+    "plain/frozen-unmatched",
 )
 
 
 def count(text: str) -> int:
-    """At least one."""
+    """Parse an integer of at least 1."""
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError("at least 1")
     return number
@@ -203,21 +213,23 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--semantics", nargs="+", choices=["paper", "upstream"], default=["paper"])
     parser.add_argument("--ours", nargs="+", default=list(OURS), metavar="SIDE")
     parser.add_argument("--peers", nargs="+", default=list(PEERS), metavar="SIDE")
-    parser.add_argument("--precision", choices=["fp32", "int8"], default="fp32", help="of ours")
+    parser.add_argument(
+        "--precision", choices=["fp32", "int8"], default="fp32", help="of our graphs"
+    )
     parser.add_argument("--threads", type=count, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--processes", type=count, default=1, help="of one pair")
-    parser.add_argument("--rounds", type=count, default=100, help="at most, of one process")
-    parser.add_argument("--seconds", type=float, default=20.0, help="after which no round starts")
-    parser.add_argument("--limit", type=float, default=1800.0, help="seconds of one process")
+    parser.add_argument("--processes", type=count, default=1, help="processes of one pair")
+    parser.add_argument("--rounds", type=count, default=100, help="most rounds of one process")
+    parser.add_argument("--seconds", type=float, default=20.0, help="start no round after this")
+    parser.add_argument("--limit", type=float, default=1800.0, help="most seconds of one process")
     for name in ("--frames", "--dim", "--depth"):
         parser.add_argument(name, type=int)
     parser.add_argument("--out", type=Path, default=ROOT / "scripts" / "results" / "peers.json")
-    parser.add_argument("--add", action="store_true", help="to the rows that are in --out already")
+    parser.add_argument("--add", action="store_true", help="keep the earlier rows of --out")
     return parser.parse_args(arguments)
 
 
 def list_pairs(asked: argparse.Namespace) -> list[Pair]:
-    """The pairs that a command line asks for, those of one case together."""
+    """List the pairs that a command line asks for; the pairs of one case are adjacent."""
     fast = asked.model == "fast"
     mechanisms = asked.mechanisms or (MECHANISM_NAMES if fast else ["regular"])
     resolutions = asked.resolutions or ([224, 512] if fast else [224])
@@ -248,14 +260,14 @@ def list_pairs(asked: argparse.Namespace) -> list[Pair]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print and write; 0 if anything was timed."""
+    """Measure, print and write; return 0 if at least one pair was timed."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     if given[:1] == ["--child"]:
         print(json.dumps(asdict(measure(Pair(**json.loads(given[1])), Path(given[2])))))
         return 0
     asked = parse(given)
     facts = {"environment": describe(), "commands": [tell(__file__, given, asked.out)]}
-    # Of each row: with --add those of a file are of several days and commits.
+    # Every row has its context: with --add the rows of a file have several dates and commits.
     context = {name: facts["environment"][name] for name in ("date", "cpu", "commit")}
     rows: list[dict[str, Any]] = []
     if asked.add and asked.out.is_file():
@@ -263,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows, facts["commands"] = before["rows"], before["commands"] + facts["commands"]
     for row in measure_all(list_pairs(asked), asked.limit):
         rows.append(row | context)
-        write(asked.out, facts, rows)  # after each: the run may be cut short
+        write(asked.out, facts, rows)  # after each row, because the run may be stopped early
         print(line(row), flush=True)
     print("\nour better graph against the best of its peers, of the same semantics:")
     for row in find_closest(rows):

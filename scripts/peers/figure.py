@@ -1,11 +1,12 @@
-"""Draw the published package's figure anew: seconds over resolution, published eager and ours.
+"""Measure and draw seconds over resolution: the published package in eager mode, and ours.
 
     python scripts/peers/figure.py                        measure, write figure.{json,png,svg}
-    python scripts/peers/figure.py --from FIGURE.json     draw again what was measured
+    python scripts/peers/figure.py --from FIGURE.json     draw an earlier measurement
 
-Measured as `bench_peers.py` does: the published package in eager mode against ONNX Runtime on our
-graph, in turn. Beside it the exponent of time in tokens: of the attention part (one module of each
-mechanism, eager, more and more tokens), and of the whole model, from the figure's own points.
+The figure repeats that of the published package. `bench_peers.py` measures it: it runs the
+published package in eager mode and our graph in ONNX Runtime in turn. The script also fits the
+exponent of time over tokens. The exponent of the attention part comes from one eager module of each
+mechanism at growing token counts. The exponent of the whole model comes from the figure's points.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from model.config import MECHANISM_NAMES
 
 RESOLUTIONS = (32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 TOKENS = (1024, 2048, 4096, 8192)
-LARGE = 224  # from here on the whole model's time is that of its tokens, not of starting operators
-STYLES = {  # told apart without colours too; each at least 3:1 on white
+LARGE = 224  # from this resolution on, tokens dominate the model's time, not operator launches
+STYLES = {  # markers differ too, for readers who see no colours; contrast on white at least 3:1
     "regular": ("#D55E00", "s"),
     "performer": ("#0072B2", "^"),
     "fastformer": ("#008060", "o"),
@@ -45,7 +46,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def list_pairs(asked: argparse.Namespace) -> list[Pair]:
-    """The published package against our graph, for each mechanism at each resolution."""
+    """List the pairs, published package against our graph, by mechanism and resolution."""
     flags = ["--batches", str(asked.batch), "--threads", str(asked.threads)]
     flags += ["--processes", str(asked.processes)]
     flags += ["--rounds", str(asked.rounds), "--seconds", str(asked.seconds)]
@@ -58,7 +59,7 @@ def list_pairs(asked: argparse.Namespace) -> list[Pair]:
 
 
 def time_attention(mechanisms: Sequence[str], tokens: Sequence[int], rounds: int) -> np.ndarray:
-    """Seconds of one attention module: (rounds, mechanisms, tokens), all of a round in turn."""
+    """Time attention modules in turn; return seconds `(rounds, mechanisms, tokens)`."""
     modules = [MECHANISMS[name](128).eval() for name in mechanisms]
     inputs = [torch.randn(1, n, 128) for n in tokens]
     seconds = np.empty((rounds, len(modules), len(inputs)))
@@ -73,14 +74,14 @@ def time_attention(mechanisms: Sequence[str], tokens: Sequence[int], rounds: int
 
 
 def fit_exponent(tokens: Sequence[float], seconds: Sequence[float]) -> float:
-    """The slope of log time over log tokens (pure)."""
+    """Fit the slope of log time over log tokens (pure)."""
     return float(np.polyfit(np.log(tokens), np.log(seconds), 1)[0])
 
 
 def measure_exponents(
     mechanisms: Sequence[str], tokens: Sequence[int], rounds: int
 ) -> list[dict[str, Any]]:
-    """Of the attention part, for each mechanism: the median over rounds and its interval."""
+    """Fit each mechanism's attention exponent: the median over rounds and its interval."""
     seconds = time_attention(mechanisms, tokens, rounds)
     found = []
     for index, name in enumerate(mechanisms):
@@ -101,7 +102,7 @@ def measure_exponents(
 
 
 def model_exponents(rows: Rows, smallest: int) -> list[dict[str, Any]]:
-    """Of the whole model, for each mechanism and side, over the larger resolutions (pure)."""
+    """Fit the whole model's exponent by mechanism and side, from `smallest` pixels on (pure)."""
     found = []
     for name, side in ((name, side) for name in STYLES for side in NAMES):
         points = [row for row in find_points(rows, name) if row["resolution"] >= smallest]
@@ -116,7 +117,7 @@ def model_exponents(rows: Rows, smallest: int) -> list[dict[str, Any]]:
 
 
 def find_points(rows: Rows, mechanism: str) -> list[Mapping[str, Any]]:
-    """What was timed of one mechanism, by resolution."""
+    """Return the timed rows of one mechanism, sorted by resolution."""
     timed = (row for row in rows if (row["mechanism"], row["status"]) == (mechanism, "timed"))
     return sorted(timed, key=lambda row: row["resolution"])
 
@@ -128,7 +129,7 @@ def draw(content: Mapping[str, Any], stem: Path) -> None:
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
-    # Fixed, so that the same results give the same file.
+    # Fixed settings: the same results give the same file.
     settings: dict[Any, Any] = {"svg.hashsalt": "tsformer", "svg.fonttype": "path", "font.size": 11}
     with mpl.rc_context(settings):
         figure, axes = plt.subplots(figsize=(8, 5), layout="constrained", facecolor="white")
@@ -140,7 +141,7 @@ def draw(content: Mapping[str, Any], stem: Path) -> None:
 
 
 def draw_lines(axes: Any, rows: Rows) -> None:  # noqa: ANN401  # matplotlib is imported late
-    """Both axes logarithmic: a ratio is the same distance everywhere."""
+    """Draw the lines on logarithmic axes, so that equal ratios have equal distances."""
     for mechanism, (colour, marker) in STYLES.items():
         points = find_points(rows, mechanism)
         places = [row["resolution"] for row in points]
@@ -158,14 +159,14 @@ def draw_lines(axes: Any, rows: Rows) -> None:  # noqa: ANN401  # matplotlib is 
 
 
 def title(content: Mapping[str, Any]) -> str:
-    """What the figure shows, and on what it was measured."""
+    """Write the title: the content of the figure, and the machine."""
     row, facts = content["rows"][0], content["environment"]
     clips = f"{row['batch']} clip{'s' if row['batch'] > 1 else ''} of {row['frames']} frames"
     return f"Forward pass, {clips}, float32\n{facts['cpu']}, {row['threads']} threads"
 
 
 def alternative(content: Mapping[str, Any]) -> str:
-    """The figure in words, for those who cannot see it (pure)."""
+    """Describe the figure in words, for readers who cannot see it (pure)."""
     row = content["rows"][0]
     said = []
     for mechanism in STYLES:
@@ -190,28 +191,28 @@ def alternative(content: Mapping[str, Any]) -> str:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Draw seconds over resolution.")
-    parser.add_argument("--from", dest="source", type=Path, help="draw this, measure nothing")
+    parser.add_argument("--from", dest="source", type=Path, help="draw this, do not measure")
     parser.add_argument("--batch", type=int, default=4)
     choices = list(MECHANISM_NAMES)
     parser.add_argument("--mechanisms", nargs="+", choices=choices, default=choices)
     parser.add_argument("--resolutions", nargs="+", type=int, default=list(RESOLUTIONS))
     parser.add_argument("--tokens", nargs="+", type=int, default=list(TOKENS))
     parser.add_argument("--threads", type=bench_peers.count, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--processes", type=bench_peers.count, default=1, help="of one point")
+    parser.add_argument("--processes", type=bench_peers.count, default=1, help="for each point")
     parser.add_argument(
-        "--rounds", type=bench_peers.count, default=50, help="at most, of one process"
+        "--rounds", type=bench_peers.count, default=50, help="most rounds of one process"
     )
-    parser.add_argument("--seconds", type=float, default=20.0, help="after which no round starts")
-    parser.add_argument("--limit", type=float, default=1800.0, help="seconds of one process")
+    parser.add_argument("--seconds", type=float, default=20.0, help="start no round after this")
+    parser.add_argument("--limit", type=float, default=1800.0, help="most seconds of one process")
     for name in ("--frames", "--dim", "--depth"):
         parser.add_argument(name, type=int)
     default = bench_peers.ROOT / "docs" / "images" / "figure"  # the guide shows it
-    parser.add_argument("--out", type=Path, default=default, help="without its suffix")
+    parser.add_argument("--out", type=Path, default=default, help="path without suffix")
     return parser.parse_args(arguments)
 
 
 def measure(asked: argparse.Namespace) -> dict[str, Any]:
-    """All that the figure tells, with its context."""
+    """Measure everything that the figure shows, with its context."""
     torch.set_num_threads(asked.threads)
     content: dict[str, Any] = {"environment": bench_peers.describe(), "notes": bench_peers.NOTES}
     attention = measure_exponents(asked.mechanisms, asked.tokens, min(asked.rounds, 10))
@@ -225,7 +226,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure or read, then draw; 0 if there was anything to draw."""
+    """Measure or read, then draw; return 0 if at least one pair was timed."""
     asked = parse(arguments)
     if asked.source:
         content = json.loads(asked.source.read_text(encoding="utf-8"))

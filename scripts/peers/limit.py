@@ -1,11 +1,12 @@
-"""How near our graphs are to what a runtime can do: the time of their matrix products alone.
+"""Compare the time of our graphs with the time of their matrix products alone.
 
     python scripts/peers/limit.py                                         fastformer at 512 px
     python scripts/peers/limit.py --mechanisms regular --resolutions 224 512
 
-A row is a graph in a runtime: the median time of a run, the time that its matrix products take in
-that runtime by themselves, one shape after the other, and the share of the run that they are: 1 is
-the limit. Measured in rounds of runs and products, each row in processes of its own.
+The products alone are the least time that a runtime can need. A row describes one graph in one
+runtime: the median time of a run, the time of the graph's matrix products in the same runtime, one
+shape after the other, and the share of the products in the run. A share of 1 is the limit. Each
+round measures runs and products. Each row has processes of its own.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ SIDES = ("ours/onnxruntime", "ours/openvino")
 
 
 def measure(pair: Pair, folder: Path) -> dict[str, Any]:
-    """Operations, and seconds of a run and of its products round by round; for a process apart."""
+    """Count operations, and time runs and products in rounds; call this in a new process."""
     torch.set_num_threads(pair.threads)
     side = resolve(pair.ours, pair)
     video = make_clips(pair)
@@ -55,14 +56,14 @@ def measure(pair: Pair, folder: Path) -> dict[str, Any]:
 
 
 def in_openvino(shape: MatmulShape, threads: int) -> Callable[[], object]:
-    """One product ready to run."""
+    """Prepare one product in OpenVINO."""
     request = open_openvino(matmul_model(shape).SerializeToString(), threads)
     request.get_tensor("left").data[:] = 1
-    return partial(request.infer, share_outputs=True)  # by default it copies what is made
+    return partial(request.infer, share_outputs=True)  # the default copies the outputs
 
 
 def measure_apart(pair: Pair, folder: Path, limit: float) -> dict[str, Any] | None:
-    """Measure in as many processes as asked for; none if one fails, which is said on stderr."""
+    """Measure in `pair.processes` processes; if one fails, print that to stderr and return None."""
     try:
         parts = [run_child(__file__, pair, folder, limit) for _ in range(pair.processes)]
     except ChildError as error:
@@ -72,7 +73,7 @@ def measure_apart(pair: Pair, folder: Path, limit: float) -> dict[str, Any] | No
 
 
 def summarise(pair: Pair, parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One row of what several processes found (pure)."""
+    """Combine the results of several processes into one row (pure)."""
     shares = [np.divide(part["products"], part["runs"]) for part in parts]
     share, low, high = median_interval(*shares)
     products = np.median([part["products"] for part in parts])
@@ -91,7 +92,7 @@ def summarise(pair: Pair, parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def line(row: dict[str, Any]) -> str:
-    """One row of the printed table."""
+    """Format one row of the printed table."""
     return (
         f"{row['mechanism']:<11}{row['resolution']:>4} px  {row['side']:<17}{row['p50_ms']:8.1f} ms"
         f"  products {row['products_ms']:8.1f} ms at {row['products_gflop_per_s']:.0f} GFLOP/s"
@@ -101,15 +102,15 @@ def line(row: dict[str, Any]) -> str:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Time our graphs against their own products.")
+    parser = argparse.ArgumentParser(description="Time our graphs against their products.")
     parser.add_argument("--mechanisms", nargs="+", choices=MECHANISM_NAMES, default=["fastformer"])
     parser.add_argument("--resolutions", nargs="+", type=int, default=[512])
     parser.add_argument("--sides", nargs="+", default=list(SIDES), metavar="SIDE")
-    parser.add_argument("--processes", type=count, default=2, help="of one row")
-    parser.add_argument("--rounds", type=count, default=8, help="of one process")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each half of a round")
+    parser.add_argument("--processes", type=count, default=2, help="for each row")
+    parser.add_argument("--rounds", type=count, default=8, help="for each process")
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each half of a round")
     parser.add_argument("--threads", type=count, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--limit", type=float, default=1800.0, help="seconds of one process")
+    parser.add_argument("--limit", type=float, default=1800.0, help="most seconds of one process")
     for name in ("--frames", "--dim", "--depth"):
         parser.add_argument(name, type=int)
     parser.add_argument("--out", type=Path, default=ROOT / "scripts" / "results" / "limit.json")
@@ -117,7 +118,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def list_sides(asked: argparse.Namespace) -> list[Pair]:
-    """Each graph in each runtime, against its products."""
+    """List each graph in each runtime, paired with its products."""
     flags = ["--mechanisms", *asked.mechanisms, "--ours", *asked.sides, "--peers", "products"]
     flags += ["--resolutions", *map(str, asked.resolutions)]
     for name in ("processes", "rounds", "seconds", "threads", "frames", "dim", "depth"):
@@ -127,7 +128,7 @@ def list_sides(asked: argparse.Namespace) -> list[Pair]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print and write; 0 if all could be measured."""
+    """Measure, print and write; return 0 if every row was measured."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     if given[:1] == ["--child"]:
         print(json.dumps(measure(Pair(**json.loads(given[1])), Path(given[2]))))
@@ -136,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     content = {"environment": describe(), "command": tell(__file__, given, asked.out)}
     pairs, rows = list_sides(asked), []
     for _, case in itertools.groupby(pairs, lambda pair: (pair.mechanism, pair.resolution)):
-        with tempfile.TemporaryDirectory() as folder:  # one graph serves a case
+        with tempfile.TemporaryDirectory() as folder:  # the pairs of a case share one graph
             for pair in case:
                 if row := measure_apart(pair, Path(folder), asked.limit):
                     rows.append(row)

@@ -1,13 +1,14 @@
-"""The published models as baselines of the timings: FastTimeSformer's way of computing, and ViT.
+"""The published models as baselines of the timings: FastTimeSformer in its own layout, and ViT.
 
-The first is written from what the package (0.2.2) computes and how it lays its tensors out, with
-none of its code: one projection cut into query, key and value, heads folded into the batch, rotary
-pairs unbound and stacked, softmax over the axis it is published with, contractions by einsum, class
-token and patch tokens in one tensor, patches by a rearrangement and a linear map. Outputs equal
-those of `model/`.
+`PublishedTimeSformer` has the computation and the tensor layout of the package (0.2.2), and no code
+from it. One projection is cut into query, key and value. Heads are folded into the batch. Rotary
+pairs are unbound and stacked. Softmax runs over the published axis. Contractions use einsum. Class
+token and patch tokens share one tensor. A rearrangement and a linear map embed the patches. The
+outputs equal those of `model/`.
 
-In `upstream` semantics it is what the package computes, with the work whose result it drops (the
-performer's random features). In `paper` semantics it is the plain einsum form of the papers.
+With `upstream` semantics it computes the same as the package. This includes the performer's random
+features, which the package computes and drops. With `paper` semantics it is the einsum form of the
+papers.
 
 Axes: b batch, f h w tokens along time, height and width, g groups of n tokens, d token width,
 k heads, e channels of a head, m random features.
@@ -28,17 +29,17 @@ from model.block import PreNorm
 from model.config import FastTimeSformerConfig, ViTConfig
 from model.rotary import FrameRotary, ImageRotary
 
-# How the package reads its raster of tokens, and what the papers mean.
+# The order in which the package reads its tokens, and the order of the papers.
 TOKEN_ORDER = {"upstream": "h w f", "paper": "f h w"}
 KERNEL_EPSILON = 1e-4  # the package adds it to its features; the paper's estimator has none
 Angles = tuple[Tensor, Tensor]  # cosines and sines, each (n, e)
 
 
 def as_published(model: FastTimeSformer) -> PublishedTimeSformer:
-    """The same function and weights in the published layout, in evaluation mode.
+    """Copy the weights into the published layout; the function stays the same, in evaluation mode.
 
     Raises:
-        ValueError: if the package has nothing of the kind (another scheme, no rotary positions).
+        ValueError: if the package has no such model (another scheme, no rotary positions).
     """
     published = PublishedTimeSformer(model.config)
     published.load_state_dict(model.state_dict())
@@ -46,7 +47,7 @@ def as_published(model: FastTimeSformer) -> PublishedTimeSformer:
 
 
 class HuggingFaceTimeSformer(nn.Module):
-    """TimeSformer of transformers itself, logits alone; its weights are fresh."""
+    """The TimeSformer of transformers with fresh weights; it returns the logits alone."""
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -132,7 +133,7 @@ class PublishedBlock(nn.Module):
 
 
 class PublishedAttention(nn.Module):
-    """What the mechanisms share: projections, heads folded into the batch, rotation."""
+    """The parts that the mechanisms share: projections, heads folded into the batch, rotation."""
 
     def __init__(self, config: FastTimeSformerConfig) -> None:
         super().__init__()
@@ -151,15 +152,15 @@ class PublishedAttention(nn.Module):
         return self.attend(query, rotate(q, angles), rotate(k, angles), v)
 
     def attend(self, query: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The mechanism and `to_out`; `query` is `(g, n, c)` before heads and rotation."""
+        """Apply the mechanism and `to_out`; `query` is `(g, n, c)` before heads and rotation."""
         raise NotImplementedError
 
     def fold(self, x: Tensor) -> Tensor:
-        """Heads into the batch: `(g, n, k e) -> (g k, n, e)`."""
+        """Fold the heads into the batch: `(g, n, k e) -> (g k, n, e)`."""
         return rearrange(x, "g n (k e) -> (g k) n e", k=self.heads)
 
     def unfold(self, x: Tensor) -> Tensor:
-        """And back: `(g k, n, e) -> (g, n, k e)`."""
+        """Unfold the heads from the batch: `(g k, n, e) -> (g, n, k e)`."""
         return rearrange(x, "(g k) n e -> g n (k e)", k=self.heads)
 
 
@@ -172,7 +173,7 @@ class PublishedRegular(PublishedAttention):
 
 
 class PublishedFastformer(PublishedAttention):
-    """Additive attention, with softmax over the tokens where they stand: the axis before last."""
+    """Additive attention; softmax runs over the tokens, the axis before the last."""
 
     def __init__(self, config: FastTimeSformerConfig) -> None:
         super().__init__(config)
@@ -189,7 +190,7 @@ class PublishedFastformer(PublishedAttention):
 
 
 class PublishedPerformer(PublishedAttention):
-    """Linear attention on random features, or beside them: upstream makes and drops them."""
+    """Linear attention on random features; upstream computes the features and drops them."""
 
     projection_matrix: Tensor
 
@@ -200,7 +201,7 @@ class PublishedPerformer(PublishedAttention):
 
     def attend(self, query: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # noqa: D102
         q, k, v = (rearrange(x, "(g k) n e -> g k n e", k=self.heads) for x in (q, k, v))
-        # Of the whole batch upstream, of each sample and head in the paper.
+        # Upstream takes the keys' maximum over the batch, the paper over each sample and head.
         of_keys = tuple(range(k.ndim)) if self.upstream else (-2, -1)
         phi_q, phi_k = self.features(q, (-1,)), self.features(k, of_keys)
         if not self.upstream:
@@ -211,7 +212,7 @@ class PublishedPerformer(PublishedAttention):
         return self.to_out(rearrange(mixed, "g k n e -> g n (k e)"))
 
     def features(self, x: Tensor, over: tuple[int, ...]) -> Tensor:
-        """`exp(w x - |x|^2 / 2) / sqrt(m)`, stabilised by the largest `over` some axes."""
+        """`exp(w x - |x|^2 / 2) / sqrt(m)`, stabilised by the maximum over the axes `over`."""
         groups, heads, _, dim_head = x.shape
         matrix = self.projection_matrix
         weights = repeat(matrix, "m e -> g k m e", g=groups, k=heads)
@@ -222,14 +223,14 @@ class PublishedPerformer(PublishedAttention):
         return (phi + KERNEL_EPSILON if self.upstream else phi) * len(matrix) ** -0.5
 
     def largest(self, logits: Tensor, norms: Tensor, over: tuple[int, ...]) -> Tensor:
-        """What is subtracted before the exponential; upstream leaves the norms out of it."""
+        """The maximum to subtract before the exponential; upstream omits the norms from it."""
         if self.upstream:
             return logits.max() if len(over) > 1 else logits.amax(over, keepdim=True)
         return (logits - norms).amax(over, keepdim=True)
 
 
 class PublishedFeedForward(nn.Module):
-    """GEGLU on one projection cut in two."""
+    """GEGLU: one projection gives value and gate."""
 
     def __init__(self, dim: int, mult: int = 4) -> None:
         super().__init__()
@@ -257,14 +258,14 @@ PUBLISHED_MECHANISMS = {
 
 
 def rotate(x: Tensor, angles: Angles) -> Tensor:
-    """Turn the pairs of channels of all tokens but the class token, `(b, n, e)`."""
+    """Rotate the channel pairs of all tokens except the class token, `(b, n, e)`."""
     cos, sin = angles
-    extra = x.shape[1] - len(cos)  # a class token in front, which stands nowhere
+    extra = x.shape[1] - len(cos)  # 1 with a class token in front, which has no position
     cls, x = x[:, :extra], x[:, extra:]
     turned, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
     first, second = rearrange(turned, "b n (j two) -> b n j two", two=2).unbind(-1)
     turned = turned * cos + torch.stack((-second, first), dim=-1).flatten(-2) * sin
-    x = torch.cat((turned, rest), dim=-1)  # a copy, although nothing is left of the channels
+    x = torch.cat((turned, rest), dim=-1)  # the package copies even where `rest` is empty
     return torch.cat((cls, x), dim=1) if extra else x
 
 

@@ -1,4 +1,4 @@
-"""The sides that `bench_peers.py` compares: what a name stands for, made ready to run."""
+"""The sides that `bench_peers.py` compares: read the name of a side, and prepare its run."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from model.config import MECHANISM_NAMES
 if TYPE_CHECKING:
     from openvino import InferRequest  # pyright: ignore[reportMissingImports]  # an optional peer
 
-TRUTH_CLIPS = 2  # of a batch: float64 takes long
-# The semantics that a source is bound to, if any.
+TRUTH_CLIPS = 2  # clips of a batch that have a float64 truth, which is slow to compute
+# The fixed semantics of a source; None: those of the pair.
 SOURCES = {"published": "upstream", "einsum": "paper", "plain": None, "ours": None, "uncut": None}
-# What the product writes, and the runtime it lays the model out for.
+# The sources that tsformer exports, and the runtime for which it rewrites the model.
 OURS = {"ours": "onnxruntime", "uncut": "tensorrt"}
-FROZEN = {"freezing": True}  # the weights may be laid out beforehand
-# inductor (torch 2.13) fails on attention over 5 axes when it matches the pattern.
+FROZEN = {"freezing": True}  # inductor may change the layout of the weights in advance
+# The pattern matcher of inductor (torch 2.13) fails on attention over 5 axes.
 UNMATCHED = {"pattern_matcher": False}
-Run = Callable[[], np.ndarray]  # one run on the clips of a pair; gives its logits
+Run = Callable[[], np.ndarray]  # runs the clips of a pair once; returns the logits
 
 
 class UnavailableError(Exception):
-    """A side that is not installed, or that there is not."""
+    """The side does not exist, or its package is not installed."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """What is measured, in `processes` processes one after the other."""
+    """Two sides to compare and their settings; `processes` processes measure them in sequence."""
 
     model: str
     mechanism: str
@@ -64,7 +64,7 @@ class Pair:
 
 
 class Side(NamedTuple):
-    """One side of a pair, its name read; the semantics are its own."""
+    """One side of a pair, parsed from its name; `semantics` are those of the side itself."""
 
     source: str
     runtime: str
@@ -84,13 +84,13 @@ def resolve(name: str, pair: Pair) -> Side:
 
 
 def make_clips(pair: Pair) -> np.ndarray:
-    """The clips of a pair, the same each time: `(b, f, 3, h, w)`."""
+    """Make the clips of a pair, `(b, f, 3, h, w)`; each call gives the same values."""
     shape = (pair.batch, pair.frames, 3, pair.resolution, pair.resolution)
     return np.random.default_rng(0).standard_normal(shape, np.float32)
 
 
 def make_module(side: Side, pair: Pair) -> nn.Module:
-    """The eager module of a side in float32, with the same weights each time."""
+    """Make the eager float32 module of a side; each call gives the same weights."""
     torch.manual_seed(0)
     res, frames, dim, depth = pair.resolution, pair.frames, pair.dim, pair.depth
     if pair.model == "vit":
@@ -116,7 +116,7 @@ def make_module(side: Side, pair: Pair) -> nn.Module:
 
 
 def run_eager(side: Side, pair: Pair, video: np.ndarray, _folder: Path) -> Run:
-    """PyTorch as it is."""
+    """Prepare PyTorch in eager mode."""
     module, clips = make_module(side, pair), torch.from_numpy(video)
 
     def run() -> np.ndarray:
@@ -134,26 +134,26 @@ def run_compiled(
     *,
     options: dict[str, Any] | None = None,
 ) -> Run:
-    """`torch.compile` for CPU, with options of inductor."""
+    """Prepare `torch.compile` for the CPU, with options of inductor."""
     module = torch.compile(make_module(side, pair), dynamic=False, options=options)
     clips = torch.from_numpy(video)
     return lambda: module(clips).numpy()
 
 
 def run_onnxruntime(side: Side, pair: Pair, video: np.ndarray, folder: Path) -> Run:
-    """ONNX Runtime on the CPU."""
+    """Prepare ONNX Runtime on the CPU."""
     runner = OnnxRuntimeRunner(find_graph(side, pair, video, folder), threads=pair.threads)
     return lambda: runner.run({"video": video})["logits"]
 
 
 def run_openvino(side: Side, pair: Pair, video: np.ndarray, folder: Path) -> Run:
-    """OpenVINO in float32, which is not its default, set for latency."""
+    """Prepare OpenVINO for latency, in float32, which is not its default."""
     request = open_openvino(find_graph(side, pair, video, folder), pair.threads)
     return lambda: request.infer([video], share_inputs=True, share_outputs=True)[0]
 
 
 def open_openvino(graph: Path | bytes, threads: int) -> InferRequest:
-    """An infer request of OpenVINO."""
+    """Compile a graph in OpenVINO and return an infer request."""
     try:
         import openvino  # pyright: ignore[reportMissingImports]  # an optional peer
     except ImportError as error:
@@ -181,7 +181,7 @@ RUNTIMES: Mapping[str, Callable[[Side, Pair, np.ndarray, Path], Run]] = {
 
 
 def find_graph(side: Side, pair: Pair, video: np.ndarray, folder: Path) -> Path:
-    """The ONNX file of a side, exported unless another pair has done so."""
+    """Return the ONNX file of a side; export it unless another pair did."""
     path = folder / f"{'-'.join((side.source, side.mechanism, side.semantics))}.onnx"
     if not path.exists():
         module, part = make_module(side, pair), path.with_suffix(".part")
@@ -195,7 +195,7 @@ def find_graph(side: Side, pair: Pair, video: np.ndarray, folder: Path) -> Path:
 
 
 def export_plain(module: nn.Module, path: Path, video: torch.Tensor) -> None:
-    """What torch writes by itself, with the optimisation that is its default."""
+    """Export with torch's own exporter and its default optimisation."""
     names: dict[str, Any] = {"input_names": ["video"], "output_names": ["logits"]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -207,7 +207,7 @@ def export_plain(module: nn.Module, path: Path, video: torch.Tensor) -> None:
 def export_ours(
     module: nn.Module, path: Path, video: torch.Tensor, precision: str, layout: str
 ) -> None:
-    """What the product writes."""
+    """Export as `tsformer export` does."""
     assert isinstance(module, VideoClassifier)
     spec = ExportSpec(batch=len(video), precision=precision, optimize_for=layout)
     rewritten = rewrite_for_export(spec, module)
@@ -219,7 +219,7 @@ def export_ours(
 
 
 def find_truth(side: Side, pair: Pair, video: np.ndarray, folder: Path) -> np.ndarray:
-    """Logits of the first clips in float64, computed unless another pair has done so."""
+    """Return the float64 logits of the first clips; compute them unless another pair did."""
     source = "plain" if side.source in OURS else side.source
     path = folder / f"{'-'.join((source, side.mechanism, side.semantics))}.npy"
     if not path.exists():

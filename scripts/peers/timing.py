@@ -1,4 +1,4 @@
-"""A pair of sides -> rounds -> figures: both judged against the truth, and timed in turn."""
+"""A pair of sides -> rounds -> figures. Compare both sides with the truth; time them in turn."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from sides import (
 from exporter.machine.contention import Contention
 
 WARMUP_RUNS, MIN_ROUNDS = 3, 5
-SETTLE_SECONDS = 0.005  # the threads of one runtime spin on for a while, and would slow the other
+SETTLE_SECONDS = 0.005  # after a run the threads of a runtime still spin and slow the other one
 RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Rounds:
-    """What one process found of a pair: seconds of both sides, round by round."""
+    """The measurement of a pair by one process: seconds of both sides, round by round."""
 
     status: str = "timed"  # or "failed", "missing"
     reason: str = ""
@@ -41,7 +41,7 @@ class Rounds:
 
 @dataclass(frozen=True)
 class Figures:
-    """What came of a pair."""
+    """The figures of a pair, over all its processes."""
 
     status: str = "timed"
     reason: str = ""
@@ -57,7 +57,7 @@ class Figures:
 
 
 def measure(pair: Pair, folder: Path) -> Rounds:
-    """Make both sides, judge what they compute, and time them; for a process of its own."""
+    """Prepare both sides, compute their errors, and time them; run this in a new process."""
     torch.set_num_threads(pair.threads)
     video = make_clips(pair)
     runs, errors = [], []
@@ -71,7 +71,7 @@ def measure(pair: Pair, folder: Path) -> Rounds:
                 errors.append(relative_error(runs[-1](), find_truth(side, pair, video, folder)))
         except UnavailableError as error:
             return Rounds("missing", f"{name}: {error}")
-        except Exception as error:  # whatever a side raises is what there is to say of it
+        except Exception as error:  # a side may raise anything; the row reports it
             said = " ".join(str(error).split())[:300]
             return Rounds("failed", f"{name}: {type(error).__name__}: {said}")
     with torch.no_grad(), Contention() as others:
@@ -81,7 +81,7 @@ def measure(pair: Pair, folder: Path) -> Rounds:
 
 
 def summarise(parts: Sequence[Rounds]) -> Figures:
-    """The figures of what several processes found of one pair (pure)."""
+    """Combine the measurements of several processes into the figures of a pair (pure)."""
     for part in parts:
         if part.status != "timed":
             return Figures(part.status, part.reason)
@@ -104,7 +104,7 @@ def summarise(parts: Sequence[Rounds]) -> Figures:
 
 
 def relative_error(logits: np.ndarray, truth: np.ndarray) -> float:
-    """Relative L2 of the clips whose truth is known."""
+    """Compute the relative L2 error over the clips with a known truth."""
     if not np.isfinite(logits).all():
         raise ValueError("the logits are not finite")
     off = np.linalg.norm(logits[: len(truth)].astype(np.float64) - truth)
@@ -112,7 +112,7 @@ def relative_error(logits: np.ndarray, truth: np.ndarray) -> float:
 
 
 def time_pair(runs: Sequence[Run], rounds: int, seconds: float) -> list[list[float]]:
-    """Seconds of both sides, once each a round, the first to go changing from round to round."""
+    """Time both sides once in each round; the side that runs first alternates."""
     taken: list[list[float]] = [[], []]
     started = time.perf_counter()
     for done in range(max(rounds, MIN_ROUNDS)):
@@ -127,10 +127,10 @@ def time_pair(runs: Sequence[Run], rounds: int, seconds: float) -> list[list[flo
 
 
 def median_interval(*samples: np.ndarray) -> tuple[float, float, float]:
-    """The median of all samples and its 95 % bootstrap interval (pure).
+    """Return the median of all samples and its 95 % bootstrap interval (pure).
 
-    Samples are drawn first and their values then: what one process differs from the next, in where
-    its memory lies, is part of the interval.
+    The bootstrap draws samples first, then values within each drawn sample. So the interval
+    includes the variation between processes, for example from the placement of their memory.
     """
     rng = np.random.default_rng(0)
 
