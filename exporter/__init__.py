@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from exporter.install import is_ours, missing_package, refuse_shadow
 
-refuse_shadow()  # before the first import of `model`
+refuse_shadow()  # must run before the first import of `model`
 
 from exporter.errors import TsformerError  # noqa: E402
 from exporter.spec import BatchProfile, ExportSpec  # noqa: E402
@@ -16,7 +16,7 @@ __all__ = ["BatchProfile", "ExportResult", "ExportSpec", "TsformerError", "expor
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401
-    """Load the pipeline, and torch with it, only when it is used."""
+    """Import the pipeline, and so torch, at the first use of it."""
     if name not in ("ExportResult", "export"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

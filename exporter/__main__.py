@@ -1,4 +1,4 @@
-"""`python -m exporter` is `tsformer`."""
+"""`python -m exporter` runs `tsformer`."""
 
 import sys
 

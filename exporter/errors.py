@@ -1,4 +1,4 @@
-"""One error class for each stage; every message says what, got, expected and what to do."""
+"""One error class for each stage. A message names the fault, got, expected and the remedy."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import ClassVar
 
 
 class TsformerError(Exception):
-    """Base of all errors that a user can cause or cure.
+    """The base of all errors that a user can cause or fix.
 
     Args:
-        what: What went wrong and where, in one clause.
-        got: What was found, if that helps.
-        expected: What would have been right.
-        remedy: What to do about it, as an imperative.
+        what: The fault and its place, in one clause.
+        got: The value found, if it helps the user.
+        expected: A description of the valid values.
+        remedy: The action that fixes the fault, as an imperative.
     """
 
     stage: ClassVar[str] = "tsformer"
@@ -33,25 +33,26 @@ class TsformerError(Exception):
         ]
         message = f"{what}: {', '.join(facts)}" if facts else what
         message = f"{message}; {remedy}" if remedy else message
-        super().__init__(" ".join(message.split()))  # one line, whatever a library put into it
+        # A library's text may contain line breaks; the message has one line.
+        super().__init__(" ".join(message.split()))
 
 
 class MissingPackageError(TsformerError, ImportError):
-    """A package that is needed is not installed."""
+    """A required package is not installed."""
 
     stage = "install"
     exit_code = 4
 
 
 class ShadowedError(TsformerError, ImportError):
-    """A file of the user's is imported instead of a package of this project."""
+    """A file of the user hides a package of this project from `import`."""
 
     stage = "install"
     exit_code = 4
 
 
 class UsageError(TsformerError):
-    """An argument is not valid, alone or together with another."""
+    """An argument is not valid by itself or in combination with another."""
 
     stage = "usage"
     exit_code = 2
@@ -65,7 +66,7 @@ class OutputError(TsformerError):
 
 
 class CheckpointInputError(TsformerError):
-    """A checkpoint could not be read, or does not hold the model that was named."""
+    """A checkpoint could not be read, or does not contain the named model."""
 
     stage = "checkpoint"
     exit_code = 3
@@ -86,28 +87,28 @@ class NoExportError(TsformerError):
 
 
 class ManifestError(TsformerError):
-    """A directory is not a complete export, or was changed after it: it is no longer proven."""
+    """A directory is an incomplete export, or was changed after the export and lost its proof."""
 
     stage = "manifest"
     exit_code = 5
 
 
 class GraphInputError(TsformerError):
-    """A file to look at is missing, cannot be read, or is neither a graph nor an engine."""
+    """An input file is missing, cannot be read, or is neither a graph nor an engine."""
 
     stage = "input"
     exit_code = 3
 
 
 class OnnxError(TsformerError):
-    """The ONNX graph could not be made, or the runtimes cannot run it."""
+    """The ONNX graph could not be exported, or the runtimes cannot run it."""
 
     stage = "onnx"
     exit_code = 4
 
 
 class LintFailure(TsformerError):  # noqa: N818  # a finding, like a failed parity
-    """A graph contains what a runtime will refuse."""
+    """A graph contains a construct that a runtime will refuse."""
 
     stage = "lint"
     exit_code = 4
@@ -120,8 +121,8 @@ class EngineError(TsformerError):
     exit_code = 4
 
 
-class RuntimeFailure(TsformerError):  # noqa: N818  # "RuntimeError" is Python's
-    """A runtime that should run the model could not."""
+class RuntimeFailure(TsformerError):  # noqa: N818  # Python has a RuntimeError
+    """A runtime failed to run the model."""
 
     stage = "runtime"
     exit_code = 4
@@ -135,7 +136,7 @@ class LadderError(TsformerError):
 
 
 class LadderDivergence(TsformerError):  # noqa: N818  # a finding, like a failed parity
-    """A module of the graph is further from the truth than rounding explains."""
+    """The error of a module in the graph is larger than rounding explains."""
 
     stage = "ladder"
     exit_code = 5
@@ -149,14 +150,14 @@ class TuneError(TsformerError):
 
 
 class GridError(TsformerError):
-    """The file of a sweep could not be read, or is not valid."""
+    """The grid file of a sweep could not be read, or is not valid."""
 
     stage = "sweep"
     exit_code = 3
 
 
 class SweepError(TsformerError):
-    """Cells of a sweep could not be exported."""
+    """Some cells of a sweep could not be exported."""
 
     stage = "sweep"
     exit_code = 4
@@ -170,7 +171,7 @@ class AdviceError(TsformerError):
 
 
 class TritonError(TsformerError):
-    """Triton can serve nothing of an export."""
+    """Triton can serve no file of an export."""
 
     stage = "triton"
     exit_code = 4

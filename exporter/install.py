@@ -1,6 +1,7 @@
-"""What an installation lacks or hides: the extra that brings a package, a file that shadows ours.
+"""Find faults of an installation: a missing package and its extra, a file that shadows `model`.
 
-Standard library only, and nothing of `model`: this runs before anything else of the package.
+This module runs before the rest of the package. It imports the standard library and
+`exporter.errors` only, and never `model`.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from pathlib import Path
 from exporter.errors import MissingPackageError, ShadowedError
 
 NAME = "tsformer"
-EXTRAS = ("runtime", "cpu", "gpu")  # those that users choose from, the smallest first
+EXTRAS = ("runtime", "cpu", "gpu")  # the extras for users, the smallest first
 COMMANDS = ("tsformer", "export")
-# Modules whose distribution has another name; `-` instead of `_` is no other name.
+# Modules whose distribution has another name. A `-` in place of a `_` does not need an entry.
 _DISTRIBUTIONS = {"google": "protobuf", "tensorrt_rtx": "tensorrt-rtx-cu13"}
 
 
 def how_to_install(module: str) -> str:
-    """The command that installs what brings a module, for an installed wheel and for a checkout."""
+    """Return the command that installs a module, for a wheel and for a checkout."""
     extras = _extras_with(module.partition(".")[0])
     if not extras:
         return f"pip install {NAME} (in a checkout: pip install .)"
@@ -31,23 +32,23 @@ def how_to_install(module: str) -> str:
 
 
 def missing_package(module: str, user: str) -> MissingPackageError:
-    """The error for a module that is not installed; `user` says what needs it."""
+    """Make the error for a module that is not installed; `user` names the feature that needs it."""
     return MissingPackageError(
         f"{user} needs {module}, which is not installed", remedy=how_to_install(module)
     )
 
 
 def is_ours(module: str | None) -> bool:
-    """Whether a module that cannot be found is part of this project, or of Python: a defect."""
+    """Tell whether a missing module belongs to this project or to Python, which is a defect."""
     top = (module or "exporter").partition(".")[0]
     return top in ("exporter", "model") or top in sys.stdlib_module_names
 
 
 def _extras_with(module: str) -> list[str]:
-    """The extras that bring a module; none where every installation has it."""
+    """List the extras that install a module; empty if every installation has it."""
     try:
         lines = metadata.requires(NAME) or []
-    except metadata.PackageNotFoundError:  # a checkout that is not installed: nothing is known
+    except metadata.PackageNotFoundError:  # a checkout that is not installed has no metadata
         return list(EXTRAS[1:])
     requirements = [_parse(line) for line in lines]
     package = _normalised(_DISTRIBUTIONS.get(module, module))
@@ -58,7 +59,7 @@ def _extras_with(module: str) -> list[str]:
 
 
 def _closure(extra: str, requirements: list[tuple[str, list[str], str]]) -> set[str]:
-    """The packages of an extra and of the extras that it is made of."""
+    """Collect the packages of an extra and of the extras that it includes."""
     found: set[str] = set()
     for name, of, needed_by in requirements:
         if needed_by != extra:
@@ -70,7 +71,7 @@ def _closure(extra: str, requirements: list[tuple[str, list[str], str]]) -> set[
 
 
 def _parse(line: str) -> tuple[str, list[str], str]:
-    """`name[a,b]>=1; extra == "c"` -> name, [a, b], c."""
+    """Parse `name[a,b]>=1; extra == "c"` into name, [a, b], c."""
     parts = re.match(r"([\w.-]+)\s*(?:\[([^]]*)\])?", line)
     assert parts, line
     extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", line)
@@ -83,12 +84,12 @@ def _normalised(name: str) -> str:
 
 
 def refuse_shadow() -> None:
-    """Refuse to go on where `import model` finds a file of the user's instead of our package.
+    """Stop if `import model` finds a file of the user instead of tsformer's package.
 
-    A command ends with one line; a program gets the error.
+    A command ends with a message of one line. A program gets the exception.
 
     Raises:
-        ShadowedError: names the file, and what to do.
+        ShadowedError: with the file and the remedy.
     """
     ours = Path(__file__).resolve().parent.parent / "model" / "__init__.py"
     found = _find_model()
@@ -106,7 +107,7 @@ def refuse_shadow() -> None:
 
 
 def _find_model() -> Path | None:
-    """The file that `import model` loads, or has loaded; none where nothing is found."""
+    """Find the file that `import model` loads or loaded; None if there is no such module."""
     loaded = sys.modules.get("model")
     if loaded is not None:
         origin = getattr(loaded, "__file__", None)
@@ -117,7 +118,7 @@ def _find_model() -> Path | None:
 
 
 def _is_command() -> bool:
-    """Whether a console script runs, or Python looks for the module of `python -m exporter`."""
+    """Tell whether a console script runs, or `python -m exporter` looks for its module."""
     program = sys.argv[0] if sys.argv else ""
     if program == "-m":
         return "exporter" in sys.orig_argv

@@ -1,7 +1,7 @@
-"""The command line: arguments -> spec -> pipeline; exit codes; the only package that prints.
+"""The command line: arguments -> spec -> pipeline -> exit code. Only this package prints.
 
-Exit codes: 0 done and proven; 2 usage; 3 an input cannot be read; 4 export or build failed; 5 not
-proven; 130 interrupted, 143 terminated.
+Exit codes: 0 done and proven; 2 usage error; 3 an input cannot be read; 4 export or build failed;
+5 not proven; 130 interrupted; 143 terminated.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ ENDINGS = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 1
 
 app = App(
     name="tsformer",
-    help="Take a video transformer to ONNX and TensorRT, proven to be the same model.",
+    help="Export a video transformer to ONNX and TensorRT, with proof that it is the same model.",
     version_flags=["--version"],
     help_format="plaintext",
-    help_epilogue=f"A file can give options too: {config_file.FILE} in the current directory, or\n"
-    f"{config_file.OPTION} PATH. It has a table for each command. The command line\n"
+    help_epilogue=f"A file can set options: {config_file.FILE} in the current directory, or\n"
+    f"{config_file.OPTION} PATH. It has one table for each command. The command line\n"
     "overrides it.",
     version=lambda: importlib.metadata.version("tsformer"),
     console=Output(),
     result_action="return_value",
-    suppress_keyboard_interrupt=False,  # `main` gives its exit code
+    suppress_keyboard_interrupt=False,  # `main` returns its exit code
 )
 app.register_install_completion_command()
 
 
 def _examples(command: Callable[..., int]) -> str:
-    """The examples in the docstring of a command, which cyclopts leaves out of its help."""
+    """Extract the examples from a command's docstring; cyclopts omits them from the help."""
     text = getdoc(command) or ""
     found = re.search(r"^Examples:\n(.*?)(?=^\w|\Z)", text, re.DOTALL | re.MULTILINE)
     return f"Examples:\n{found[1].rstrip()}" if found else ""
@@ -79,7 +79,7 @@ for command in (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and give its exit code."""
+    """Run the command line and return its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     received: list[int] = []
     try:
@@ -89,24 +89,23 @@ def main(argv: Sequence[str] | None = None) -> int:
                 say(used, 0)
             return app(argv, exit_on_error=False, print_error=False) or 0
     except (Exception, KeyboardInterrupt) as error:
-        # An interrupted import or trace can raise any error: the signal decides.
+        # An interrupted import or trace can raise any error, so the signal decides the exit code.
         if received or isinstance(error, KeyboardInterrupt):
             how, code = ENDINGS[signal.Signals(received[0]) if received else signal.SIGINT]
-            told = isinstance(error, KeyboardInterrupt) and str(
-                error
-            )  # from code that keeps something
+            # Code that keeps partial results says so in its KeyboardInterrupt.
+            told = isinstance(error, KeyboardInterrupt) and str(error)
             return say(f"{how}: {told or 'nothing was left behind'}", code)
         return _fail(error, argv)
 
 
 def export_main() -> int:
-    """Entry point of the console script `export`: `tsformer export` by a shorter name."""
+    """Run `tsformer export`; this is the entry point of the console script `export`."""
     return main(["export", *sys.argv[1:]])
 
 
 @contextmanager
 def _noting_signals(received: list[int]) -> Iterator[None]:
-    """Let SIGTERM clean up as Ctrl-C does, and note which signal came."""
+    """Let SIGTERM clean up as Ctrl-C does, and record the signal that arrived."""
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
         if received:
@@ -115,7 +114,7 @@ def _noting_signals(received: list[int]) -> Iterator[None]:
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals belong to the main thread
+        yield  # Python allows signal handlers in the main thread only
         return
     before = {number: signal.getsignal(number) for number in ENDINGS}
     caught = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
@@ -137,7 +136,7 @@ def _fail(error: Exception, argv: Sequence[str]) -> int:
         error = missing_package(str(error.name), "this command")
     if isinstance(error, TsformerError):
         return say(f"{error.stage}: {error}", error.exit_code)
-    # Our defect, or a machine without memory.
+    # This is a defect of tsformer, or the machine is out of memory.
     what = f"internal: {type(error).__name__}: {_one_line(error)[:300]}"
     return say(f"{what}; run with --debug for the trace", INTERNAL_EXIT)
 

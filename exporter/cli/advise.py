@@ -1,4 +1,4 @@
-"""`tsformer advise`: which cell of a sweep to deploy."""
+"""`tsformer advise`: recommend a cell of a sweep."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def _quantity(text: str, units: Mapping[str, float], expected: str) -> float:
 
 
 def _milliseconds(_type: Any, tokens: Sequence[Any]) -> float:  # noqa: ANN401
-    return 1e3 * _quantity(tokens[0].value, _SECONDS, "a time, as 50ms or 0.05s")
+    return 1e3 * _quantity(tokens[0].value, _SECONDS, "a time like 50ms or 0.05s")
 
 
 def _memory(_type: Any, tokens: Sequence[Any]) -> float:  # noqa: ANN401
-    return _quantity(tokens[0].value, _BYTES, "a size, as 500MB or 1.5GiB")
+    return _quantity(tokens[0].value, _BYTES, "a size like 500MB or 1.5GiB")
 
 
 def _share(_type: Any, tokens: Sequence[Any]) -> float:  # noqa: ANN401
@@ -57,21 +57,22 @@ def advise(
     json_: Json = False,
     debug: Flag = False,
 ) -> int:
-    """Say which cell of a sweep to deploy: the Pareto front, and the pick.
+    """Recommend a cell of a sweep: print the Pareto front and the pick.
 
     Only proven cells count. With --min-accuracy the pick is the fastest cell
-    within the limits, else the most accurate. If no cell is within them, the
-    exit code is 5 and the closest cell is named.
+    within the limits. Otherwise it is the most accurate cell within the limits.
+    If no cell meets the limits, the exit code is 5 and the message names the
+    closest cell.
 
     Examples:
         tsformer advise build/sweep --max-latency 50ms --min-accuracy 0.95
 
     Args:
         directory: The directory of a sweep, or of a single export.
-        max_latency: Median time of one run: 50ms or 0.05s.
-        min_accuracy: Accuracy on the labelled clips of --eval: 0.95 or 95%.
-        max_memory: Peak memory of the process that measured it, with PyTorch: 500MB or 1.5GiB.
-        runtime: Count this runtime only, as onnxruntime.
+        max_latency: Highest median time of one run: 50ms or 0.05s.
+        min_accuracy: Lowest accuracy on the labelled clips of --eval: 0.95 or 95%.
+        max_memory: Highest peak memory of the measuring process, PyTorch included: 500MB or 1.5GiB.
+        runtime: Count this runtime only, for example onnxruntime.
         json_: Print JSON instead of a table.
         debug: Show the trace of an error.
     """

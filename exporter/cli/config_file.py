@@ -1,4 +1,4 @@
-"""`tsformer.toml`: options of every command in a file; the command line overrides them."""
+"""`tsformer.toml`: a file with options for every command. The command line overrides it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def take_option(argv: Sequence[str]) -> tuple[list[str], Path | None]:
     """Separate `--config-file PATH` from the other arguments of a command.
 
     Raises:
-        UsageError: if it has no path.
+        UsageError: if no path follows the option.
     """
     others: list[str] = []
     path = None
@@ -42,13 +42,13 @@ def take_option(argv: Sequence[str]) -> tuple[list[str], Path | None]:
 
 
 def use_options(app: App, argv: Sequence[str]) -> tuple[list[str], str | None]:
-    """Give the called command its options from the file that is named or found.
+    """Give the called command the options of the configuration file.
 
     Returns:
-        The arguments to call it with, and a line that names the file, unless it is quiet.
+        The arguments of the call, and a line that names the file; no line with --quiet.
 
     Raises:
-        UsageError: if the file cannot be read, or contains a name that no command knows.
+        UsageError: if the file cannot be read, or contains an unknown command or option.
     """
     argv, path = take_option(argv)
     app.config = ()
@@ -64,7 +64,7 @@ def use_options(app: App, argv: Sequence[str]) -> tuple[list[str], str | None]:
     named, _ = _names(app[argv[0]])
     known = {name: value for name, value in table.items() if name in named}
     app.config = (Dict({argv[0]: known}, source=str(path)),)
-    # If one option that a command does not name is given, cyclopts drops all others of the file.
+    # cyclopts drops such options of a file if the command line has one of them. Pass them as words.
     given = {word.partition("=")[0] for word in argv}
     others = {n: v for n, v in table.items() if n not in named and f"--{n}" not in given}
     quiet = "--quiet" in argv or table.get("quiet") is True
@@ -73,7 +73,7 @@ def use_options(app: App, argv: Sequence[str]) -> tuple[list[str], str | None]:
 
 
 def _read(app: App, commands: Sequence[str], path: Path) -> dict[str, dict[str, Any]]:
-    """The tables of the file, one for each command."""
+    """Read and check the tables of the file, one for each command."""
     checked = {}
     for name, table in read_toml(path, UsageError).items():
         if name not in commands or not isinstance(table, Mapping):
@@ -94,7 +94,7 @@ def _check(where: str, table: Mapping[str, Any], command: App) -> dict[str, Any]
 
 
 def _names(command: App) -> tuple[list[str], bool]:
-    """The options that a command names, and whether it takes others too."""
+    """Return the options that a command declares, and whether it accepts other options."""
     arguments = command.assemble_argument_collection()
     every = [name for argument in arguments for name in argument.names]
     names = [name.removeprefix("--") for name in every if name.startswith("--")]

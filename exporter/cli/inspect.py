@@ -1,4 +1,4 @@
-"""`tsformer inspect`: what is in an export, a graph or an engine."""
+"""`tsformer inspect`: show the contents of an export, a graph or an engine."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from exporter.cli.terminal import show
 
 
 def inspect(path: Path, /, *, json_: Json = False, debug: Flag = False) -> int:
-    """Show what is in an export, an ONNX graph of any origin, or a TensorRT engine.
+    """Show the contents of an export, an ONNX graph of any origin, or a TensorRT engine.
 
     For a graph: inputs and outputs, operators, weights by module, operations of one run, types and
-    casts, and what ONNX Runtime fuses. For an engine: what is known without a GPU. For a directory:
-    both, the rewrites that fired, and whether its files are as they were exported.
+    casts, and the fusions of ONNX Runtime. For an engine: the facts that need no GPU. For a
+    directory: both, the rewrites that fired, and whether its files have changed since the export.
 
     Examples:
         tsformer inspect build/fastformer-divided-512x512-fp32
         tsformer inspect --json model.onnx
 
     Args:
-        path: A directory that tsformer export made, an ONNX file, or an engine.
+        path: A directory that tsformer export wrote, an ONNX file, or an engine.
         json_: Print JSON, with every module and operator.
         debug: Show the trace of an error.
     """

@@ -1,4 +1,4 @@
-"""`tsformer ladder`: the error of a graph, module by module."""
+"""`tsformer ladder`: measure the error of a graph, module by module."""
 
 from __future__ import annotations
 
@@ -20,16 +20,18 @@ def ladder(
     json_: Json = False,
     debug: Flag = False,
 ) -> int:
-    """Name the module where a graph leaves its model: the error at each, beside eager's own.
+    """Find the first module where a graph deviates from its model.
+
+    The output lists the error of each module, beside the error of eager PyTorch.
 
     Examples:
         tsformer ladder build/fastformer-divided-224x224-fp16
 
     Args:
-        directory: What `tsformer export` made; its model.onnx may have been changed since.
-        checkpoint: Where the checkpoint lies now, if it was moved.
-        video: Clips beside the synthetic inputs; may be given several times.
-        engine: Climb in TensorRT, on a machine with a GPU.
+        directory: A directory that tsformer export wrote; its model.onnx may have changed since.
+        checkpoint: The new path of the checkpoint, if it was moved.
+        video: Clips to add to the synthetic inputs; may be given several times.
+        engine: Run the graph in TensorRT, on a machine with a GPU.
         json_: Print JSON instead of a table.
         debug: Show the trace of an error.
     """

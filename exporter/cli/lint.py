@@ -1,4 +1,4 @@
-"""`tsformer lint`: what would hurt on a runtime, before anything is built."""
+"""`tsformer lint`: find constructs that a runtime refuses or runs badly."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from exporter.errors import LintFailure, UsageError
 
 
 def lint(graph: Path, /, *, runtime: str = "all", json_: Json = False, debug: Flag = False) -> int:
-    """Find what TensorRT or ONNX Runtime will refuse or do badly, before anything is built.
+    """Find constructs that TensorRT or ONNX Runtime will refuse or run badly.
 
-    Takes a graph of any origin, also one that no runtime loads, and names the PyTorch module of
-    each finding. Exit code 0: no finding, or warnings alone (slow or inexact); 4: errors (will not
-    load or build).
+    The command needs no build. It accepts a graph of any origin, also one that no runtime loads. It
+    names the PyTorch module of each finding. Exit code 0: no finding, or only warnings (slow or
+    inexact). Exit code 4: errors (will not load or build).
 
     Examples:
         tsformer lint model.onnx
         tsformer lint --runtime onnxruntime build/fastformer-divided-224x224-fp16
 
     Args:
-        graph: An ONNX file, or a directory that tsformer export made.
+        graph: An ONNX file, or a directory that tsformer export wrote.
         runtime: Apply the rules of one runtime: onnxruntime, tensorrt or all.
         json_: Print JSON, with every finding.
         debug: Show the trace of an error.

@@ -1,4 +1,4 @@
-"""The exit code of a verdict: only what is proven ends with 0."""
+"""Turn a verdict into an exit code: only a proven export gives 0."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def require_proof(verdict: str, report: Report, directory: Path, way_out: str = "") -> None:
-    """Raise `ParityError` unless proven; `way_out` is what helps with an ill-conditioned model."""
+    """Raise `ParityError` unless proven; `way_out` is the remedy for an ill-conditioned model."""
     if verdict == "pass":
         return
     from exporter.report import headline

@@ -1,4 +1,4 @@
-"""What commands print: results to stdout, progress and messages to stderr. Only this prints."""
+"""Print results to stdout, and progress and messages to stderr. Only this file prints."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress(*, shown: bool) -> Iterator[OnProgress]:
-    """Show a bar on stderr, if that is a terminal."""
+    """Show a progress bar on stderr, if stderr is a terminal."""
     console = Console(stderr=True)
     if not (shown and console.is_terminal):
         yield lambda _stage, _fraction, _what: None
@@ -59,7 +59,7 @@ def progress(*, shown: bool) -> Iterator[OnProgress]:
 
 @contextmanager
 def sweep_progress(*, shown: bool) -> Iterator[Callable[[SweepProgress], None]]:
-    """Show on stderr, if that is a terminal, the cells done, the time left and what runs."""
+    """Show finished cells, time left and running cells on stderr, if stderr is a terminal."""
     console = Console(stderr=True)
     if not (shown and console.is_terminal):
         yield lambda _progress: None
@@ -89,22 +89,22 @@ def sweep_progress(*, shown: bool) -> Iterator[Callable[[SweepProgress], None]]:
 
 
 class Output(Console):
-    """Standard output; rich's own class ends the process with exit code 1 where a pipe breaks."""
+    """Standard output that survives a broken pipe; rich's own class exits with code 1."""
 
     def on_broken_pipe(self) -> None:
-        """Go on: the reader has left, and the command's exit code does not depend on readers."""
+        """Continue: the exit code of a command does not depend on the reader of its output."""
         _drop(sys.stdout)
 
 
 @contextmanager
 def reader_may_leave(stream: TextIO) -> Iterator[None]:
-    """Print to a pipe that its reader may close, as `head` does: the rest goes nowhere.
+    """Print to a pipe that its reader may close, as `head` does; drop the rest of the output.
 
-    The exit code tells what was done and proven. A reader that leaves does not change it.
+    The exit code describes the work and the proof. A closed pipe does not change it.
     """
     try:
         yield
-        stream.flush()  # else Python does it when it ends, complains, and gives exit code 120
+        stream.flush()  # without it Python flushes at exit, prints an error and exits with 120
     except BrokenPipeError:
         _drop(stream)
 
@@ -130,7 +130,7 @@ def show_trace(error: BaseException) -> None:
 
 
 def say(message: str, code: int) -> int:
-    """Print a message to stderr, and give the exit code."""
+    """Print a message to stderr, and return the exit code."""
     with reader_may_leave(sys.stderr):
         print(f"tsformer: {message}", file=sys.stderr)
     return code

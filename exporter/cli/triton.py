@@ -1,4 +1,4 @@
-"""`tsformer triton`: an export as models of a Triton Inference Server repository."""
+"""`tsformer triton`: write an export as models of a Triton Inference Server repository."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def triton(
     json_: Json = False,
     debug: Flag = False,
 ) -> int:
-    """Write an exported directory as models of a Triton Inference Server repository.
+    """Write an export as models of a Triton Inference Server repository.
 
-    NAME_onnx runs model.onnx in ONNX Runtime, NAME_trt the engine in TensorRT. Only proven models
-    are written. The output names those that are left out, and why.
+    NAME_onnx runs model.onnx in ONNX Runtime. NAME_trt runs the engine in TensorRT. The command
+    writes proven models only. It lists the models that it leaves out, with the reason.
 
     Examples:
         tsformer triton build/fastformer-divided-224x224-fp32 models
@@ -40,13 +40,13 @@ def triton(
         tsformer triton build/mine models --name gestures --queue-delay 5000 --ensemble
 
     Args:
-        directory: The exported directory; its files must be unchanged and proven.
-        repository: The model repository; models of other names stay as they are.
-        name: What the models' names begin with (default: the name of the directory).
-        queue_delay: Microseconds that a request waits for others to fill its batch (default 2000).
+        directory: A directory that tsformer export wrote; it must be unchanged and proven.
+        repository: The model repository; models of other names stay unchanged.
+        name: Prefix of the models' names (default: the name of the directory).
+        queue_delay: Longest wait for a full batch, in microseconds (default 2000).
         instances: Copies of each model that run side by side (default 1).
-        device: Where ONNX Runtime computes: cpu or cuda (default: where the export ran).
-        ensemble: Add a model NAME that takes frames as uint8 (b, f, h, w, c).
+        device: Device of ONNX Runtime: cpu or cuda (default: the device of the export).
+        ensemble: Add a model NAME that takes uint8 frames (b, f, h, w, c).
         force: Replace the models of the same name.
         json_: Print JSON instead of a table.
         debug: Show the trace of an error.

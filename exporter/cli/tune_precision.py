@@ -1,4 +1,4 @@
-"""`tsformer tune-precision`: what to keep in float32, as a recipe."""
+"""`tsformer tune-precision`: write a recipe of the modules to keep in float32."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def tune_precision(
     json_: Json = False,
     debug: Flag = False,
 ) -> int:
-    """Find what to keep in float32 so that the error meets a budget; write it as a recipe.
+    """Find the modules to keep in float32 so that the error meets a budget; write a recipe.
 
     Examples:
         tsformer tune-precision build/fastformer-divided-224x224-fp16 --budget 1e-3
@@ -30,12 +30,12 @@ def tune_precision(
         tsformer export --recipe build/fastformer-divided-224x224-fp16.recipe.json
 
     Args:
-        directory: What `tsformer export` made.
-        budget: Relative L2 of the logits against the float64 truth.
-        precision: fp16, bf16 or int8 (default: that of the export, fp16 if it is fp32).
+        directory: A directory that tsformer export wrote.
+        budget: Largest relative L2 error of the logits against the float64 truth.
+        precision: fp16, bf16 or int8 (default: that of the export; fp16 for an fp32 export).
         output: The recipe file to write (default: beside the directory, .recipe.json).
-        checkpoint: Where the checkpoint lies now, if it was moved.
-        video: Clips beside the synthetic inputs; may be given several times.
+        checkpoint: The new path of the checkpoint, if it was moved.
+        video: Clips to add to the synthetic inputs; may be given several times.
         json_: Print the recipe instead of a table.
         debug: Show the trace of an error.
     """

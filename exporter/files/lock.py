@@ -1,7 +1,7 @@
-"""Locks between processes: the one file that knows of `fcntl`.
+"""Locks between processes. Only this file imports `fcntl`.
 
-A system without `fcntl` (Windows) has no locks here. A `Lock` then holds nothing, and `have_locks`
-says so: the caller must not conclude from a lock that nobody else works.
+On a system without `fcntl` (Windows) a `Lock` does not lock, and `have_locks` returns False. A
+caller there must not conclude from a lock that no other process works.
 """
 
 from __future__ import annotations
@@ -13,35 +13,35 @@ from typing import Any, Self
 
 
 class Lock:
-    """An open file or directory that this process may lock; closing it gives the lock back.
+    """An open file or directory that this process may lock. Closing it releases the lock.
 
-    The system closes it when the process ends, in whatever way.
+    The system closes it when the process ends, also when the process is killed.
 
     Args:
         path: The file, or a directory.
-        create: Make the file where there is none. Needs `path` to be a file.
+        create: Create the file if it is missing. `path` must not be a directory.
 
     Raises:
-        OSError: if it cannot be opened.
+        OSError: if `path` cannot be opened.
     """
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         self._fcntl = _load()
-        # Some network file systems grant an exclusive lock only to who may write.
+        # Some network file systems give an exclusive lock only on a file opened for writing.
         flags = os.O_RDWR | os.O_CREAT if create else os.O_RDONLY
-        # Without locks a directory stays closed: Windows can neither open nor rename an open one.
+        # Without locks, do not open a directory: Windows cannot open it, or rename it while open.
         self._handle = os.open(path, flags, 0o666) if self._fcntl or create else None
 
     def exclusive(self, *, wait: bool = True) -> None:
-        """Lock it for this process alone.
+        """Take an exclusive lock.
 
         Raises:
-            OSError: if another process holds it, and `wait` is off.
+            OSError: if another process holds a lock, and `wait` is False.
         """
         self._flock("LOCK_EX", wait=wait)
 
     def shared(self) -> None:
-        """Lock it together with others that share it; an exclusive lock becomes a shared one."""
+        """Take a shared lock; an exclusive lock of this process becomes a shared one."""
         self._flock("LOCK_SH", wait=True)
 
     def _flock(self, kind: str, *, wait: bool) -> None:
@@ -50,7 +50,7 @@ class Lock:
             self._fcntl.flock(self._handle, flags)
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
@@ -68,7 +68,7 @@ class Lock:
 
 
 def have_locks() -> bool:
-    """Whether this system can lock a file or a directory."""
+    """Tell whether this system can lock a file or a directory."""
     return _load() is not None
 
 

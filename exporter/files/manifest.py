@@ -1,4 +1,4 @@
-"""manifest.json: what a program needs to use an export, and hashes that prove it unchanged."""
+"""manifest.json: the facts that a program needs to use an export, and the hash of every file."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def write_manifest(
     preprocessing: Preprocessing,
     labels: tuple[str, ...] | None,
 ) -> None:
-    """Describe the files of a finished export; must be written last.
+    """Describe the files of a finished export; call this after all other files are written.
 
     Args:
         directory: The directory with the files of the export.
         report: The results of the stages.
-        model: Family and configuration.
-        preprocessing: How clips become the model's input.
+        model: Family and configuration of the model.
+        preprocessing: The preprocessing that turns clips into the model's input.
         labels: Names of the classes, if known.
     """
     files = sorted(path for path in directory.iterdir() if path.name != MANIFEST)
@@ -64,11 +64,11 @@ def read_manifest(directory: Path, *, unchanged: bool = True) -> dict[str, Any]:
 
     Args:
         directory: The export.
-        unchanged: Require that all its files are there, as they were exported.
+        unchanged: Require that every file exists and has the hash of the manifest.
 
     Raises:
-        NoExportError: if there is no manifest that can be read.
-        ManifestError: if it is damaged, or a file is missing or changed.
+        NoExportError: if the manifest is missing or cannot be read.
+        ManifestError: if the manifest is damaged, or a file is missing or changed.
     """
     path = directory / MANIFEST
     try:
@@ -83,7 +83,7 @@ def read_manifest(directory: Path, *, unchanged: bool = True) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ManifestError(f"{path} is damaged: {error!r}") from error
     if GRAPH not in files:
-        raise ManifestError(f"{path} is damaged: it names no {GRAPH}")
+        raise ManifestError(f"{path} is damaged: it does not list {GRAPH}")
     for name, expected in files.items() if unchanged else ():
         file = directory / Path(name).name
         if not file.is_file():
@@ -99,13 +99,13 @@ def read_manifest(directory: Path, *, unchanged: bool = True) -> dict[str, Any]:
 
 
 def sha256(path: Path) -> str:
-    """Hash a file without holding it in memory."""
+    """Hash a file without reading it into memory as a whole."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_checkpoint(path: Path) -> str:
-    """SHA-256 of a file, or of the names and hashes of the files of a directory."""
+    """Return the SHA-256 of a file, or of the names and hashes of a directory's files."""
     if path.is_file():
         return sha256(path)
     files = sorted(file for file in path.iterdir() if file.is_file())

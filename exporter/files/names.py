@@ -1,4 +1,4 @@
-"""The name of an export's directory."""
+"""The default name of an export's directory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from model.config import FRESH, PRESETS
 
 
 def default_directory(spec: ExportSpec) -> Path:
-    """Name a directory under `build/` by what most often differs between exports."""
+    """Name a directory under `build/` by the options that differ most often between exports."""
     if spec.checkpoint:
         path = spec.checkpoint.absolute()
         name = path.name if path.is_dir() else path.stem

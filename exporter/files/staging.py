@@ -1,4 +1,4 @@
-"""The output directory appears complete or not at all, whatever happens meanwhile."""
+"""Stage an output directory, so that it appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from exporter.errors import OutputError
 from exporter.files.lock import Lock, have_locks
 
 MANIFEST = "manifest.json"
-ENTRY_MARK = "tsformer.json"  # not the manifest's name, or an entry would pass for an export
+ENTRY_MARK = "tsformer.json"  # differs from MANIFEST, so that an entry is not taken for an export
 
 
 class StagedDirectory:
     """Fill `path` in a hidden directory beside `out`; `publish` renames it into place.
 
-    Leaving the context without `publish` removes everything. The next run removes what a killed
-    run left behind: a staging directory is locked for as long as its process lives. Where the
-    system has no locks, nobody can know which run was killed, and its directory stays.
+    Leaving the context without `publish` removes everything. A process locks its staging directory
+    while it lives, so the next run finds and removes the unlocked directory of a killed run. On a
+    system without locks no run can tell a killed run from a live one, and the directory stays.
 
     Raises:
-        OutputError: if `out` exists and may not be replaced, or cannot be written.
+        OutputError: if `out` exists and must not be replaced, or cannot be written.
     """
 
     path: Path
@@ -67,7 +67,7 @@ class StagedDirectory:
         self._lock.close()
 
     def publish(self) -> None:
-        """Rename the directory into place; it replaces an older export, and mixes with none."""
+        """Rename the directory into place; it replaces an older export as a whole."""
         self._check_out()
         try:
             if self.out.exists():
@@ -92,7 +92,7 @@ class StagedDirectory:
             lock.close()
 
     def _make_hidden(self) -> tuple[Path, Lock]:
-        """Make a directory beside `out` and lock it; before that another run may remove it."""
+        """Make and lock a directory beside `out`; retry if another run removes it first."""
         while True:
             path = Path(tempfile.mkdtemp(".partial", self._prefix, self._place))
             with contextlib.suppress(FileNotFoundError):
@@ -104,7 +104,7 @@ class StagedDirectory:
 
     @property
     def _place(self) -> Path:
-        """Where to make hidden directories: a rename cannot cross file systems."""
+        """The parent of the hidden directories; a rename must stay on one file system."""
         return self.out.parent
 
     @property
@@ -112,7 +112,7 @@ class StagedDirectory:
         return f".{self.out.name}."
 
     def _check_out(self) -> None:
-        if not os.path.lexists(self.out):  # true also for a link whose target is missing
+        if not os.path.lexists(self.out):  # lexists is true for a link without a target too
             return
         if not self.out.is_dir():
             raise OutputError(f"{self.out} is a file", remedy=self.elsewhere)
@@ -130,29 +130,30 @@ class StagedDirectory:
         if not have_locks():
             return
         for path in self._place.glob(f"{glob.escape(self._prefix)}*.partial"):
-            # Another process may be removing it too.
+            # Another process may remove the same directory at the same time.
             with contextlib.suppress(OSError), Lock(path) as lock:
                 lock.exclusive(wait=False)
                 shutil.rmtree(path)
 
     def _remove_made_parents(self) -> None:
         for path in self._made_parents:
-            with contextlib.suppress(OSError):  # not empty: another process uses it
+            with contextlib.suppress(OSError):  # not empty if another process uses it
                 path.rmdir()
 
 
 class StagedEntries(StagedDirectory):
-    """Fill `path` with entries for `out`, which may exist and hold others; `publish` adds them.
+    """Fill `path` with entries for `out`; `publish` adds them to the other entries of `out`.
 
     Args:
-        out: The directory that they are for.
-        names: The entries that will be made; each contains `ENTRY_MARK`, which marks it as ours.
-        family: The names that belong together: with `force`, all of them that are ours are
-            removed, also those that are not made again.
-        force: Replace those of an earlier call.
+        out: The directory that receives the entries. It may exist.
+        names: The names of the new entries. Each entry contains the file `ENTRY_MARK`, which shows
+            that tsformer made it.
+        family: The names that belong together. With `force`, `publish` removes every entry of the
+            family that tsformer made, also if no new entry has its name.
+        force: Replace the entries of an earlier call.
 
     Raises:
-        OutputError: if an entry is in the way and may not be replaced, or cannot be written.
+        OutputError: if an entry exists and must not be replaced, or cannot be written.
     """
 
     elsewhere = "give another repository"
@@ -164,7 +165,7 @@ class StagedEntries(StagedDirectory):
         self._names, self._family = tuple(names), tuple(family)
 
     def publish(self) -> None:
-        """Move the entries into place: all of them, or the older ones come back."""
+        """Move all entries into place; if one fails, restore the older entries."""
         self._check_out()
         made = not self.out.exists()
         try:
@@ -197,7 +198,7 @@ class StagedEntries(StagedDirectory):
             lock.close()
 
     def _in_the_way(self) -> list[Path]:
-        """Entries with a new one's name, and ours of the family, which would be out of date."""
+        """List existing entries with the name of a new one, and outdated entries of the family."""
         entries = [self.out / name for name in self._family]
         return [
             entry
@@ -208,11 +209,11 @@ class StagedEntries(StagedDirectory):
 
     @property
     def _place(self) -> Path:
-        """Beside `out`, which a server may read; inside it where beside is not possible."""
+        """Beside `out`, because a server may read `out`; inside `out` if beside is impossible."""
         parent = self.out.parent
         effective = os.access in os.supports_effective_ids  # not on Windows
         closed = not os.access(parent, os.W_OK, effective_ids=effective)
-        is_mount = os.path.ismount(self.out)  # that of pathlib fails on Windows before Python 3.12
+        is_mount = os.path.ismount(self.out)  # pathlib's fails on Windows before Python 3.12
         return self.out if self.out.is_dir() and (closed or is_mount) else parent
 
     def _check_out(self) -> None:

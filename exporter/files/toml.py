@@ -1,4 +1,4 @@
-"""Read the tables of a TOML file that a user wrote."""
+"""Read a TOML file that a user wrote."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from exporter.errors import TsformerError
 
 
 def read_toml(path: Path, failure: type[TsformerError]) -> dict[str, Any]:
-    """Read the tables of a file.
+    """Read the tables of a TOML file.
 
     Raises:
-        failure: if it cannot be read, or is not TOML.
+        failure: if the file cannot be read, or is not TOML.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What one clip costs a model: operations, their floating point operations, bytes (pure)."""
+"""Measure the cost of one clip in a model: operations, floating point operations, bytes (pure)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from model.classifier import VideoClassifier
 
 
 class Cost(NamedTuple):
-    """Operations that are no views, their floating point operations, and bytes read and written.
+    """Operations other than views, their floating point operations, and bytes read and written.
 
-    Floating point operations are those of products (`torch.utils.flop_counter`).
+    Only products count as floating point operations (`torch.utils.flop_counter`).
     """
 
     operations: int
@@ -37,16 +37,16 @@ class _Call(NamedTuple):
 
 
 class _Recorder(TorchDispatchMode):
-    """Notes the calls that depend on the clip: what weights alone decide is folded at export."""
+    """Records the calls that depend on the clip; the export folds those that use weights alone."""
 
     def __init__(self, clip: Tensor) -> None:
         super().__init__()
-        self.live = {id(clip): clip}  # held, so that no number is given twice
+        self.live = {id(clip): clip}  # keeps the tensors alive, so that no id is used twice
         self.calls: list[_Call] = []
 
     def __torch_dispatch__(
         self,
-        func: Any,  # noqa: ANN401  # torch's
+        func: Any,  # noqa: ANN401  # torch's signature
         types: Any,  # noqa: ANN401  # as above
         args: Any = (),  # noqa: ANN401  # as above
         kwargs: Any = None,  # noqa: ANN401  # as above
@@ -66,7 +66,7 @@ class _Recorder(TorchDispatchMode):
 
 
 def measure(model: VideoClassifier) -> Cost:
-    """Cost of one clip, without what nothing reads and what weights alone decide."""
+    """Measure the cost of one clip; ignore unused results and results of weights alone."""
     config = model.config
     tensors = dict(chain(model.named_parameters(), model.named_buffers()))
     on_meta = {name: tensor.to("meta") for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""Preprocessing inside the model: it takes pixels, as a decoder or a camera gives them."""
+"""Preprocessing inside the model: the model takes the pixels of a decoder or a camera."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from model.classifier import VideoClassifier
 
 
 class TakesPixels(nn.Module):
-    """A model whose clips are uint8 `(b, f, h, w, c)`: sampled, resized and cropped, no more.
+    """A model that takes uint8 clips `(b, f, h, w, c)`, sampled, resized and cropped beforehand.
 
     Attributes:
-        pixel_mean: Of the preprocessing, `(c,)`.
-        pixel_std: The same.
-        pixels_folded: Whether the patch embedding normalises.
+        pixel_mean: Mean of the preprocessing, `(c,)`.
+        pixel_std: Standard deviation of the preprocessing, `(c,)`.
+        pixels_folded: True if the weights of the patch embedding include the normalisation.
     """
 
     pixel_mean: Tensor
@@ -26,16 +26,16 @@ class TakesPixels(nn.Module):
 
     def forward(self, video: Tensor, *more: Tensor) -> Tensor:
         """Classify clips: uint8 `(b, f, h, w, c) -> (b, classes)` logits."""
-        x = video.to(self.pixel_mean.dtype)  # at once: TensorRT knows no uint8 but as an input
+        x = video.to(self.pixel_mean.dtype)  # first: TensorRT supports uint8 only as an input
         if not self.pixels_folded:
             x = (x / 255 - self.pixel_mean) / self.pixel_std
         return super().forward(x.permute(0, 1, 4, 2, 3), *more)
 
 
 def take_pixels(model: VideoClassifier) -> None:
-    """Let a model scale, normalise and lay out its clips itself, in place.
+    """Move scaling, normalisation and layout of the clips into a model, in place.
 
-    Mean and deviation are rounded to float32, as they are where clips are normalised outside.
+    Mean and standard deviation are rounded to float32, as in the preprocessing outside the model.
     """
     become(model, TakesPixels)
     for name in ("mean", "std"):

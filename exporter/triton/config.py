@@ -18,7 +18,7 @@ TYPES = {
 
 @dataclass(frozen=True)
 class TritonTensor:
-    """An input or output as Triton names it; `dims` leave out the batch if that is dynamic."""
+    """An input or output in Triton's terms; `dims` omit the batch if the batch is dynamic."""
 
     name: str
     type: str
@@ -27,7 +27,7 @@ class TritonTensor:
 
 @dataclass(frozen=True)
 class Step:
-    """One model of an ensemble, and its tensors; the ensemble uses the same names for them."""
+    """One model of an ensemble, and its tensors; the ensemble uses the same tensor names."""
 
     model: str
     inputs: tuple[str, ...]
@@ -40,20 +40,20 @@ class TritonModel:
 
     Args:
         name: Its directory, and its name for clients.
-        backend: What runs it: `onnxruntime`, `tensorrt` or `python`; `ensemble` runs its `steps`.
-        max_batch_size: The largest batch; 0 where it is fixed, and then part of `dims`.
+        backend: The backend: `onnxruntime`, `tensorrt` or `python`; `ensemble` runs its `steps`.
+        max_batch_size: The largest batch; 0 if the batch is fixed, and then `dims` include it.
         inputs: The tensors that clients send.
         outputs: The tensors that clients receive.
-        device: Where its instances run: `cpu`, or `cuda` for every GPU.
-        instances: Copies that run there.
+        device: The device of its instances: `cpu`, or `cuda` for every GPU.
+        instances: Number of copies on each device.
         preferred: Sizes of the batches that the server forms from waiting requests; empty if it
             forms no batches.
-        queue_delay: Microseconds that a request waits for others.
+        queue_delay: Longest wait of a request for other requests, in microseconds.
         warm_up: Sizes of the batches that run once before the model is ready.
         steps: The models of an ensemble.
         labels: Names of the classes; empty if not known.
-        facts: JSON for clients: how a clip becomes the input.
-        program: The model.py that the python backend runs.
+        facts: JSON for clients: the preprocessing that turns a clip into the input.
+        program: The text of model.py for the python backend.
     """
 
     name: str
@@ -81,7 +81,7 @@ def render(template: str, **values: object) -> str:
     """Fill a template of this package."""
     environment = Environment(
         loader=PackageLoader("exporter.triton"),
-        autoescape=False,  # neither form is HTML: `quoted` escapes for both
+        autoescape=False,  # no template is HTML; the filter `quoted` escapes strings
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -92,6 +92,6 @@ def render(template: str, **values: object) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A string of protobuf's text format, for printable ASCII."""
+    """Quote printable ASCII as a string of protobuf's text format."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

@@ -1,4 +1,4 @@
-"""An export -> models of a Triton Inference Server repository, beside those that are there."""
+"""An export -> models of a Triton Inference Server repository, beside the models already there."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ from exporter.triton.plan import FILES, SUFFIXES, Deployment, Serving, plan
 def deploy(
     directory: Path, repository: Path, serving: Serving, *, force: bool = False
 ) -> Deployment:
-    """Write the models of an export into a repository, beside those that are there.
+    """Write the models of an export into a repository, beside the models already there.
 
-    All of them appear, or none. With `force` the models of the same name are replaced together: one
-    that is no longer written is removed, so that no old model is served beside the new ones.
+    All models appear, or none. `force` replaces all models of the same name together. It also
+    removes a model that this call does not write, so that the server has no old model beside the
+    new ones.
 
     Args:
         directory: The exported directory, with its proof.
-        repository: The model repository; made where there is none.
-        serving: How to serve it.
+        repository: The model repository; created if missing.
+        serving: The options of serving.
         force: Replace the models of the same name.
 
     Raises:
-        NoExportError: if the directory is no export.
-        ManifestError: if it is not complete, or was changed.
-        ParityError: if it is not proven.
-        UsageError: if it cannot be served as asked for.
-        TritonError: if it holds nothing that Triton can run.
-        OutputError: if the repository cannot be written, or has models of the same name.
+        NoExportError: if the directory is not an export.
+        ManifestError: if the export is not complete, or was changed.
+        ParityError: if the export is not proven.
+        UsageError: if the options do not fit the export.
+        TritonError: if Triton can run no file of the export.
+        OutputError: if the repository cannot be written, or has models of the same name already.
     """
     manifest = read_manifest(directory)
     _require_proof(directory, manifest)
@@ -58,7 +59,7 @@ def deploy(
 
 
 def _require_proof(directory: Path, manifest: Mapping[str, Any]) -> None:
-    """Refuse an export that is not proven, unless its user accepted that at export."""
+    """Refuse an export that is not proven, unless the user accepted that at export time."""
     verdict = manifest.get("verdict")
     accepted = verdict == "ill-conditioned" and manifest["spec"].get("allow_ill_conditioned")
     if verdict != "pass" and not accepted:
@@ -71,7 +72,7 @@ def _require_proof(directory: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def _write(model: TritonModel, directory: Path, place: Path) -> None:
-    """Fill the directory of one model; the manifest of its export goes with it."""
+    """Fill the directory of one model; copy the manifest of its export into it."""
     version = place / "1"
     version.mkdir(parents=True)
     (place / "config.pbtxt").write_text(model.config, encoding="ascii")

@@ -1,7 +1,7 @@
-"""Decide which Triton models serve an export, and why others are left out; no file is touched.
+"""Decide which Triton models serve an export, and why others are left out (pure).
 
 NAME_onnx/        config.pbtxt, labels.txt, tsformer.json, 1/model.onnx
-NAME_trt/         the same with 1/model.plan, where there is an engine that Triton can run
+NAME_trt/         the same with 1/model.plan, if there is an engine that Triton can run
 NAME_preprocess/  with --ensemble: 1/model.py, uint8 frames -> the model's input
 NAME/             with --ensemble: frames -> NAME_preprocess -> NAME_trt or NAME_onnx -> logits
 """
@@ -18,28 +18,28 @@ from exporter.errors import TritonError, UsageError
 from exporter.triton.config import KINDS, TYPES, Step, TritonModel, TritonTensor, render
 from model.config import Preprocessing
 
-FILES = {  # backend: the file of the export, and what Triton looks for
+FILES = {  # backend: name of the file in the export, and its name in the repository
     "onnxruntime": ("model.onnx", "model.onnx"),
     "tensorrt": ("model.engine", "model.plan"),
 }
-SUFFIXES = ("_onnx", "_trt", "_preprocess", "")  # all the models that one NAME may have
-# Microseconds; short compared with the tens of milliseconds that a clip takes.
+SUFFIXES = ("_onnx", "_trt", "_preprocess", "")  # NAME plus a suffix is the name of a model
+# In microseconds. It is short compared with the tens of milliseconds of one clip.
 DEFAULT_QUEUE_DELAY = 2000
 _LONGEST_QUEUE_DELAY = 10_000_000
 _MOST_INSTANCES = 1000
-# A name is a directory of the repository and a part of the server's URLs.
+# A name becomes a directory of the repository and a part of the server's URLs.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 
 
 @dataclass(frozen=True)
 class Serving:
-    """How to serve an export.
+    """The options of serving an export.
 
     Args:
-        name: What the models' names begin with.
-        queue_delay: Microseconds that a request waits for others to fill its batch.
+        name: Prefix of the models' names.
+        queue_delay: Longest wait of a request for others that fill its batch, in microseconds.
         instances: Copies of each model that run side by side, on each device.
-        device: Where ONNX Runtime computes, `cpu` or `cuda`; where the export ran unless given.
+        device: Device of ONNX Runtime, `cpu` or `cuda`; by default the device of the export.
         ensemble: Add a model that takes uint8 frames.
 
     Raises:
@@ -71,7 +71,7 @@ class Serving:
 
 @dataclass(frozen=True)
 class Deployment:
-    """The models; those that are left out, with the reason; and notes for the user."""
+    """The models, the models that are left out with the reason, and notes for the user."""
 
     models: tuple[TritonModel, ...]
     left_out: dict[str, str]
@@ -82,13 +82,13 @@ def plan(manifest: Mapping[str, Any], report: Mapping[str, Any], serving: Servin
     """Decide which models serve an export.
 
     Args:
-        manifest: Its manifest.json.
-        report: Its report.json, which says where it was run.
-        serving: How to serve it.
+        manifest: The manifest.json of the export.
+        report: The report.json of the export, which names the devices that ran it.
+        serving: The options of serving.
 
     Raises:
-        UsageError: if it cannot be served as asked for.
-        TritonError: if it holds nothing that Triton can run.
+        UsageError: if the options do not fit the export.
+        TritonError: if Triton can run no file of the export.
     """
     shared = _shared(manifest, serving)
     ran = _ran(report)
@@ -105,7 +105,7 @@ def plan(manifest: Mapping[str, Any], report: Mapping[str, Any], serving: Servin
     models = [model for which, model in made.items() if not absences[which]]
     if not models:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
-        raise TritonError(f"nothing here can be served: {reasons}")
+        raise TritonError(f"Triton can serve no file of this export: {reasons}")
     notes = _notes(models, manifest, ran)
     if serving.ensemble:
         models += _ensemble(models[-1], _preprocessing(manifest), serving)
@@ -113,12 +113,12 @@ def plan(manifest: Mapping[str, Any], report: Mapping[str, Any], serving: Servin
 
 
 def _shared(manifest: Mapping[str, Any], serving: Serving) -> dict[str, Any]:
-    """Fields that the models of both runtimes share."""
+    """Make the fields that the models of both runtimes share."""
     profile = manifest["spec"].get("dynamic_batch")
     if profile is None and serving.queue_delay is not None:
         raise UsageError(
             "--queue-delay is for forming batches, and the batch of this export is fixed",
-            remedy="leave it away, or export with --dynamic-batch MIN:OPT:MAX",
+            remedy="omit it, or export with --dynamic-batch MIN:OPT:MAX",
         )
     delay = DEFAULT_QUEUE_DELAY if serving.queue_delay is None else serving.queue_delay
     sizes = sorted({profile["opt"], profile["max"]}) if profile else []
@@ -129,7 +129,7 @@ def _shared(manifest: Mapping[str, Any], serving: Serving) -> dict[str, Any]:
         "instances": serving.instances,
         "preferred": tuple(sizes),
         "queue_delay": delay,
-        # The first run of a size is slow: runtimes choose their kernels and take memory then.
+        # The first run of a batch size is slow: runtimes choose kernels and allocate memory then.
         "warm_up": tuple(sorted({1, *sizes})),
         "labels": tuple(" ".join(label.split()) for label in manifest["labels"] or ()),
         "facts": json.dumps({"preprocessing": asdict(_preprocessing(manifest))}),
@@ -143,9 +143,9 @@ def _preprocessing(manifest: Mapping[str, Any]) -> Preprocessing:
 
 
 def _tensors(described: Sequence[Mapping[str, Any]], *, first: int) -> tuple[TritonTensor, ...]:
-    """The tensors of the graph with their axes from `first` on."""
+    """Convert the tensors of the graph, with their axes from `first` on."""
     if not all(_NAME.fullmatch(entry["name"]) for entry in described):
-        raise ValueError("a tensor has a name that is none")
+        raise ValueError("Triton does not accept the name of a tensor")
     return tuple(
         TritonTensor(entry["name"], TYPES[entry["dtype"]], tuple(map(int, entry["shape"][first:])))
         for entry in described
@@ -153,7 +153,7 @@ def _tensors(described: Sequence[Mapping[str, Any]], *, first: int) -> tuple[Tri
 
 
 def _ran(report: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """By runtime and device: why it was not run there, or "" if it was."""
+    """For each runtime and device: the reason why it did not run there, or "" if it ran."""
     found: dict[str, dict[str, str]] = {"onnxruntime": {}, "tensorrt": {}}
     for row in report["parity"]:
         if row["runtime"] in found:
@@ -164,7 +164,7 @@ def _ran(report: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def _onnx_absence(ran: Mapping[str, str], device: str) -> str:
-    """Why the graph cannot be served on a device, or ""."""
+    """Return the reason why the graph cannot be served on a device, or ""."""
     if not ran.get(device):
         return ""
     hint = "; --device cuda serves it on a GPU" if device == "cpu" and not ran.get("cuda") else ""
@@ -172,7 +172,7 @@ def _onnx_absence(ran: Mapping[str, str], device: str) -> str:
 
 
 def _engine_absence(manifest: Mapping[str, Any], ran: Mapping[str, str]) -> str:
-    """Why Triton cannot serve the engine, or ""."""
+    """Return the reason why Triton cannot serve the engine, or ""."""
     engine, profile = manifest["engine"], manifest["spec"].get("dynamic_batch")
     flavour = engine.get("flavour")
     if flavour is None:
@@ -197,7 +197,7 @@ def _engine_absence(manifest: Mapping[str, Any], ran: Mapping[str, str]) -> str:
 def _notes(
     models: Sequence[TritonModel], manifest: Mapping[str, Any], ran: Mapping[str, Mapping[str, str]]
 ) -> tuple[str, ...]:
-    """Facts for the person who starts the server."""
+    """Make the notes for the person who starts the server."""
     notes = []
     for model in models:
         if model.backend == "tensorrt":
@@ -205,13 +205,13 @@ def _notes(
             notes.append(f"{model.name} needs a server with TensorRT {version}, which built it")
         elif model.device not in ran["onnxruntime"]:
             where = f"{model.name} is not proven on {model.device}"
-            notes.append(f"{where}: run tsformer verify where it will be served")
+            notes.append(f"{where}: run tsformer verify on the machine that will serve it")
     if manifest["verdict"] != "pass":
-        notes.append("the model is ill-conditioned, which was accepted when it was exported")
+        notes.append("the model is ill-conditioned; the user accepted that at export")
     if not models[0].preferred:
         notes.append(
-            "the batch is fixed, so the server forms no batches: for that, export with "
-            "--dynamic-batch MIN:OPT:MAX"
+            "the batch is fixed, so the server forms no batches; export with "
+            "--dynamic-batch MIN:OPT:MAX to form them"
         )
     return tuple(notes)
 
@@ -219,7 +219,7 @@ def _notes(
 def _ensemble(
     target: TritonModel, preprocessing: Preprocessing, serving: Serving
 ) -> list[TritonModel]:
-    """Make a model that scales uint8 frames, and one that passes its result to `target`."""
+    """Make a model that scales uint8 frames, and an ensemble that passes them to `target`."""
     video, *others = target.inputs
     if video.type != "TYPE_FP32":
         raise UsageError("--ensemble is for graphs of float32, and this one takes pixels itself")

@@ -1,7 +1,7 @@
 "use strict";
-// A click or a key press on the head of a column sorts by it: ascending, descending, original order.
-// Cells without a number stay last. The heads become buttons here, so that a page whose script does
-// not run shows no button that does nothing.
+// A click or a key press on a column head sorts by that column: ascending, descending, original
+// order. Cells without a number stay last. This script turns the heads into buttons, so that a page
+// without a running script has no buttons without effect.
 const collator = new Intl.Collator("en", { numeric: true });
 
 function numberIn(cell) {
