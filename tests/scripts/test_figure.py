@@ -22,7 +22,7 @@ def made_up_rows(figure, exponent=2.0):
     for pair in figure.list_pairs(figure.parse(["--batch", "2", "--resolutions", "64", "128"])):
         ours = (pair.resolution / 16) ** (2 * exponent) / 100
         figures = figure.bench_peers.Figures(
-            *("timed", "", 2.0, 1.9, 2.1, ours, 2 * ours), ours_rel_l2=1e-7, peer_rel_l2=1e-7
+            "timed", "", 2.0, 1.9, 2.1, ours, 2 * ours, ours_rel_l2=1e-7, peer_rel_l2=1e-7
         )
         rows.append(asdict(pair) | asdict(figures))
     lost = rows[0] | asdict(figure.bench_peers.Figures("failed", "signal 9")) | {"resolution": 256}

@@ -254,7 +254,7 @@ def large(tmp_path_factory):
     folder = tmp_path_factory.mktemp("large")
     torch.manual_seed(0)
     model = FastTimeSformer(
-        *(3, 3, 32, 48, 5), dim=32, dim_head=16, depth=2, attn_mechanism="regular"
+        3, 3, 32, 48, 5, dim=32, dim_head=16, depth=2, attn_mechanism="regular"
     ).eval()
     with torch.no_grad():
         model.project_in.weight.mul_(300)

@@ -24,7 +24,11 @@ class Exported:
     def __init__(self, attn, path):
         torch.manual_seed(0)
         model = FastTimeSformer(
-            *(FRAMES, 3, HEIGHT, WIDTH, 5),
+            FRAMES,
+            3,
+            HEIGHT,
+            WIDTH,
+            5,
             dim=DIM,
             dim_head=DIM_HEAD,
             depth=1,

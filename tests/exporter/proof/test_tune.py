@@ -24,7 +24,7 @@ def sound():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = FastTimeSformer(
-            *(3, 3, 32, 48, 5), dim=32, dim_head=16, depth=3, attn_mechanism="regular"
+            3, 3, 32, 48, 5, dim=32, dim_head=16, depth=3, attn_mechanism="regular"
         )
     return model.eval()
 

@@ -22,7 +22,11 @@ FIRE = {
     "regular": [*BY_HEAD, "bias_apart"],
     "performer": [*BY_HEAD, "few_features", "bias_apart"],
     "fastformer": [
-        *("class_token", "fold_norm", "frame_weights", "pooled_rotation", "fold_global_key"),
+        "class_token",
+        "fold_norm",
+        "frame_weights",
+        "pooled_rotation",
+        "fold_global_key",
         "bias_apart",
     ],
 }

@@ -117,12 +117,25 @@ class Server:
         site = next((venv / "lib").glob("python3*")) / "site-packages"
         shipped = site / "pytriton" / "tritonserver"
         command = [
-            *("timeout", "--kill-after=10", LIVES_AT_MOST),
-            *(shipped / "bin" / "tritonserver", "--model-repository", repository),
-            *("--backend-directory", backends(shipped, folder / "backends")),
-            *("--http-address", "127.0.0.1", "--http-port", self.http),
-            *("--grpc-address", "127.0.0.1", "--grpc-port", self.grpc),
-            *("--allow-metrics", "false", "--disable-auto-complete-config"),
+            "timeout",
+            "--kill-after=10",
+            LIVES_AT_MOST,
+            shipped / "bin" / "tritonserver",
+            "--model-repository",
+            repository,
+            "--backend-directory",
+            backends(shipped, folder / "backends"),
+            "--http-address",
+            "127.0.0.1",
+            "--http-port",
+            self.http,
+            "--grpc-address",
+            "127.0.0.1",
+            "--grpc-port",
+            self.grpc,
+            "--allow-metrics",
+            "false",
+            "--disable-auto-complete-config",
         ]
         libraries = (site / "nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR"))
         environment = {
@@ -173,8 +186,14 @@ class Server:
         np.savez(folder / "inputs.npz", **inputs)
         ports = f"{self.http},{self.grpc}"
         told = self.ask(
-            *(HERE / "load.py", protocol, ports, model, folder / "inputs.npz"),
-            *(requests, concurrency, folder / "answers.npz"),
+            HERE / "load.py",
+            protocol,
+            ports,
+            model,
+            folder / "inputs.npz",
+            requests,
+            concurrency,
+            folder / "answers.npz",
         )
         told = json.loads(told)
         if told["errors"]:

@@ -110,8 +110,12 @@ def test_it_does_not_fire_where_matrices_take_the_time(make, untouched, limit):
         {"family": "timesformer_pytorch"},
     ],
     ids=[
-        *("few weights", "no weights", "one group", "a rotation for each group"),
-        *("a class token for each group", "other blocks"),
+        "few weights",
+        "no weights",
+        "one group",
+        "a rotation for each group",
+        "a class token for each group",
+        "other blocks",
     ],
 )
 def test_it_does_not_fire(make, untouched, limit, options):
