@@ -117,7 +117,7 @@ def listing(folder="."):
     return sorted(path.name for path in Path(folder).iterdir())
 
 
-def in_process_of_its_own(*arguments, cwd):
+def run_in_new_process(*arguments, cwd):
     return subprocess.run(
         [sys.executable, "-m", "exporter", *map(str, arguments)],
         cwd=cwd,
@@ -262,7 +262,7 @@ def test_a_corrupted_graph_is_delivered_with_its_verdict_and_exit_5(run, tiny_fl
     assert json.loads(Path("made/manifest.json").read_text())["verdict"] == "fail"
 
 
-def test_a_failed_proof_is_not_let_through_as_ill_conditioned(run, tiny_flags, monkeypatch):
+def test_allow_ill_conditioned_does_not_accept_a_failed_proof(run, tiny_flags, monkeypatch):
     corrupt_after_export(monkeypatch)
     flags = (*tiny_flags, "--quiet", "--allow-ill-conditioned")
     assert run("export", *flags, "-o", "made")[0] == 5
@@ -389,16 +389,14 @@ def checkpoints(tmp_path):
     ],
 )
 def test_a_bad_checkpoint_is_one_line_and_exit_3(refused, checkpoints, name, words):
-    error = refused(
-        3, "export", "--checkpoint", checkpoints / name, "--frames", "2", "--res", "32"
-    )
+    error = refused(3, "export", "--checkpoint", checkpoints / name, "--frames", "2", "--res", "32")
     assert error.startswith("tsformer: checkpoint: ")
     assert words in error
     assert name in error
     assert not (checkpoints / "exploded").exists()
 
 
-def test_the_bomb_is_one(checkpoints):
+def test_the_bomb_checkpoint_runs_code_when_unpickled(checkpoints):
     torch.load(checkpoints / "bomb.pth", weights_only=False)
     assert (checkpoints / "exploded").exists()
 
@@ -472,7 +470,9 @@ def test_force_that_fails_keeps_the_older_export(run, tiny_flags, exported, tmp_
 
 
 @pytest.mark.parametrize("out", ["/proc/tsformer", "../file/made", f"long/{'x' * 300}"])
-def test_where_nothing_can_be_written_is_one_line_and_exit_2(refused, tiny_flags, tmp_path, out):
+def test_an_output_that_cannot_be_written_is_one_line_and_exit_2(
+    refused, tiny_flags, tmp_path, out
+):
     (tmp_path / "file").touch()
     assert "cannot write" in refused(2, "export", *tiny_flags, "-o", out)
 
@@ -502,7 +502,7 @@ def test_verify_prints_json(run, directory):
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "report.md"])
-def test_a_changed_byte_is_seen(refused, directory, name):
+def test_verify_refuses_a_file_with_a_changed_byte(refused, directory, name):
     content = bytearray((directory / name).read_bytes())
     content[len(content) // 3] ^= 1
     (directory / name).write_bytes(content)
@@ -526,7 +526,7 @@ def test_a_graph_that_was_changed_with_its_hash_fails_the_proof(run, directory):
     assert err.startswith("tsformer: parity: fail")
 
 
-def test_what_is_no_export_cannot_be_verified(refused, tmp_path):
+def test_verify_refuses_a_directory_that_is_not_an_export(refused, tmp_path):
     assert "is not an export" in refused(3, "verify", tmp_path)
     assert "is not an export" in refused(3, "verify", tmp_path / "nowhere")
 
@@ -538,7 +538,7 @@ def test_a_manifest_without_its_parts_cannot_be_verified(refused, directory):
     assert "damaged" in refused(5, "verify", directory)
 
 
-def test_verify_wants_the_checkpoint_that_was_exported(run, tiny_flags, tmp_path):
+def test_verify_accepts_only_the_checkpoint_that_was_exported(run, tiny_flags, tmp_path):
     with torch.random.fork_rng():
         torch.manual_seed(1)
         model = FastTimeSformer(2, 3, 32, 32, 2, dim=32, dim_head=16, depth=1)
@@ -559,14 +559,14 @@ def test_verify_wants_the_checkpoint_that_was_exported(run, tiny_flags, tmp_path
 # --- the other commands
 
 
-def test_the_doctor_says_what_works(run):
+def test_the_doctor_lists_every_part(run):
     code, out, err = run("doctor")
     assert (code, err) == (0, "")
     for part in ("PyTorch", "ONNX Runtime", "TensorRT-RTX", "NVIDIA GPU", "PyAV"):
         assert part in " ".join(out.split()), part
 
 
-def test_the_doctor_speaks_json(run):
+def test_the_doctor_prints_json(run):
     code, out, err = run("doctor", "--json")
     assert (code, err) == (0, "")
     said = json.loads(out)
@@ -575,7 +575,7 @@ def test_the_doctor_speaks_json(run):
 
 
 @pytest.mark.parametrize("command", [[], ["export"], ["verify"], ["doctor"]], ids=" ".join)
-def test_help_is_there(run, command):
+def test_help_shows_the_usage(run, command):
     code, out, err = run(*command, "--help")
     assert (code, err) == (0, "")
     assert "Usage: tsformer" in out
@@ -615,7 +615,7 @@ def test_the_help_of_export_names_every_option_of_the_contract(run):
 
 
 def test_the_version_is_that_of_the_package(tmp_path):
-    done = in_process_of_its_own("--version", cwd=tmp_path)
+    done = run_in_new_process("--version", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == metadata.version("tsformer") + "\n"
 
@@ -641,7 +641,7 @@ def test_debug_shows_the_trace(run):
     assert err.splitlines()[-1].startswith("tsformer: usage: height must be a multiple")
 
 
-def test_a_defect_is_one_line_too(run, tiny_flags, monkeypatch):
+def test_an_internal_error_is_one_line_and_exit_4(run, tiny_flags, monkeypatch):
     def broken(*_args, **_options):
         raise ZeroDivisionError("a defect\nin two lines")
 
@@ -663,8 +663,8 @@ def test_a_defect_is_one_line_too(run, tiny_flags, monkeypatch):
     ],
     ids=["usage", "checkpoint", "verify"],
 )
-def test_a_process_of_its_own_gives_one_line_and_the_code(tmp_path, code, arguments):
-    done = in_process_of_its_own(*arguments, cwd=tmp_path)
+def test_a_new_process_gives_one_line_and_the_exit_code(tmp_path, code, arguments):
+    done = run_in_new_process(*arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.count("\n") == 1
     assert listing(tmp_path) == []
@@ -700,7 +700,7 @@ def test_an_interrupted_export_leaves_nothing(start, ended, tmp_path, tiny_flags
     [(KeyboardInterrupt, 130), (RuntimeError, 130)],
     ids=["as is", "turned"],
 )
-def test_ctrl_c_is_ctrl_c_whatever_a_library_makes_of_it(
+def test_ctrl_c_is_told_as_an_interrupt_whatever_a_library_raises(
     run, tiny_flags, monkeypatch, interruption, code
 ):
     """Imports and traces that are interrupted raise anything: RecursionError, AttributeError."""
@@ -724,7 +724,7 @@ def test_ctrl_c_is_ctrl_c_whatever_a_library_makes_of_it(
 
 
 @pytest.mark.parametrize("option", [[], ["--json"]], ids=["table", "json"])
-def test_a_reader_that_leaves_changes_no_exit_code(monkeypatch, tmp_path, option):
+def test_a_closed_pipe_does_not_change_the_exit_code(monkeypatch, tmp_path, option):
     """`tsformer export | true`: the verdict is that of the proof, not of the pipe."""
     script = (
         "import sys, time; from types import SimpleNamespace as N; from pathlib import Path\n"

@@ -38,7 +38,7 @@ def run(tmp_path, monkeypatch, capfd):
     return call
 
 
-def test_its_options_are_used_and_that_is_said(run):
+def test_its_options_are_used_and_stderr_names_the_file(run):
     toml = (
         '[export]\nattn = "regular"\nres = 64\nmask = false\nvideo = ["a", "b"]\n'
         'bench_seconds = 1\neval = "motion"\ndynamic-batch = "1:2:3"\n[verify]\njson = true'
@@ -49,19 +49,19 @@ def test_its_options_are_used_and_that_is_said(run):
     assert (list(map(str, spec.video)), spec.eval, spec.run_batch) == (["a", "b"], "motion", 2)
 
 
-def test_the_command_line_wins(run):
+def test_the_command_line_overrides_the_file(run):
     toml = '[export]\nattn = "regular"\nres = 64\nvideo = ["a", "b"]'
     _, _, spec = run(toml, "export", "--res", "32", "--video", "c")
     assert (spec.attn, spec.res, list(map(str, spec.video))) == ("regular", (32, 32), ["c"])
 
 
-def test_a_table_can_be_an_option_that_is_json(run):
+def test_a_table_sets_an_option_that_takes_json(run):
     _, _, spec = run('[export]\ncheckpoint = "x"\nconfig = {frames = 5}', "export")
     assert spec.config == {"frames": 5}
 
 
 @pytest.mark.parametrize("arguments", [["--config-file", "my.toml"], ["--config-file=my.toml"]])
-def test_another_file_can_be_named_anywhere(run, arguments):
+def test_config_file_can_stand_before_or_after_the_command(run, arguments):
     Path("tsformer.toml").write_text('[export]\nattn = "performer"')
     toml = '[export]\nattn = "regular"'
     for words in (["export", *arguments], [*arguments, "export"]):
@@ -71,25 +71,25 @@ def test_another_file_can_be_named_anywhere(run, arguments):
 
 
 @pytest.mark.parametrize("quiet", ["--quiet", None])
-def test_it_is_not_told_to_who_wants_quiet(run, quiet):
+def test_quiet_hides_the_name_of_the_file(run, quiet):
     toml = '[export]\nattn = "regular"\n' + ("" if quiet else "quiet = true")
     _, err, spec = run(toml, "export", *([quiet] if quiet else []))
     assert spec.attn == "regular"
     assert "are used" not in err
 
 
-def test_a_command_without_a_table_uses_nothing_and_says_nothing(run):
+def test_a_command_without_a_table_ignores_the_file_silently(run):
     _, err, spec = run('[verify]\nvideo = ["a"]', "export")
     assert spec.video == ()
     assert "are used" not in err
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["export", "--help"], ["--version"]])
-def test_who_asks_for_help_gets_it_whatever_the_file_holds(run, arguments):
+def test_help_and_version_ignore_errors_in_the_file(run, arguments):
     assert run("[exprot]", *arguments) == (0, "")
 
 
-def test_one_call_leaves_nothing_to_the_next(run):
+def test_options_of_one_call_do_not_reach_the_next(run):
     assert run('[export]\nattn = "regular"', "export")[2].attn == "regular"
     Path("tsformer.toml").unlink()
     assert run(None, "export")[2].attn is None
@@ -108,7 +108,7 @@ def test_one_call_leaves_nothing_to_the_next(run):
         (b"\xff", "tsformer.toml is not TOML"),
     ],
 )
-def test_what_is_wrong_in_it_is_named(run, toml, message):
+def test_an_error_in_the_file_is_named_in_one_line(run, toml, message):
     code, err = run(toml, "export")
     assert code == 2
     assert message in err.removeprefix(TOLD)
@@ -124,12 +124,12 @@ def test_what_is_wrong_in_it_is_named(run, toml, message):
         (["--config-file", "."], "cannot read .: Is a directory"),
     ],
 )
-def test_a_file_that_is_named_must_be_there(run, arguments, message):
+def test_a_named_file_that_cannot_be_read_is_bad_usage(run, arguments, message):
     code, err = run(None, "export", *arguments)
     assert (code, message in err) == (2, True)
 
 
-def test_the_options_of_a_sweep_are_replaced_one_by_one(run, monkeypatch):
+def test_a_flag_of_sweep_overrides_one_option_and_keeps_the_others(run, monkeypatch):
     """And what is said of [export] is not slipped into its cells."""
     seen = []
 

@@ -78,7 +78,7 @@ def report_of(directory):
 # --- the report
 
 
-def test_the_rows_are_of_the_precision_asked_for(made):
+def test_the_rows_have_the_requested_precision(made):
     report = report_of(made)
     rows = {row["runtime"]: row for row in report["parity"]}
     assert set(rows) == {"onnxruntime", "onnx-reference"}
@@ -106,7 +106,7 @@ def test_the_rows_are_of_the_precision_asked_for(made):
     ]
 
 
-def test_the_ladder_stands_in_the_report(made):
+def test_the_report_contains_the_ladder(made):
     found = report_of(made)["ladder"]
     assert (found["runtime"], found["precision"]) == ("onnx-reference", "fp16")
     assert found["first_divergence"] == found["first_not_finite"] == ""
@@ -117,7 +117,7 @@ def test_the_ladder_stands_in_the_report(made):
     assert all(rung["finite"] and rung["rel_l2"] > 0 for rung in found["rungs"])
 
 
-def test_the_accuracy_stands_in_the_report(made, data):
+def test_the_report_contains_the_accuracy(made, data):
     rows = report_of(made)["accuracy"]
     assert [(row["runtime"], row["precision"]) for row in rows] == [
         ("eager", "fp32"),
@@ -175,7 +175,7 @@ def test_report_md_shows_accuracy_and_ladder(made):
     assert "onnx-reference (cpu, fp16): every module is within the rounding" in text
 
 
-def test_a_typed_export_is_verified_and_climbed_again(made, capsys):
+def test_an_fp16_export_passes_verify_and_ladder_again(made, capsys):
     assert main(["verify", str(made), "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert [(row["runtime"], row["verdict"]) for row in again["parity"]] == [
@@ -185,7 +185,7 @@ def test_a_typed_export_is_verified_and_climbed_again(made, capsys):
     assert main(["ladder", str(made)]) == 0
 
 
-def test_the_summary_says_what_onnxruntime_does_with_fp16(made, tmp_path, capsys):
+def test_the_summary_describes_fp16_in_onnxruntime(made, tmp_path, capsys):
     options = ["--precision", "fp16", "-o", str(tmp_path / "x")]
     assert main(["export", *TINY, *options]) == 0
     out, err = capsys.readouterr()
@@ -270,14 +270,14 @@ def test_bad_usage_is_one_line_and_exit_2(refused, options, words):
     assert words in refused(2, "export", *SIZES, *engine, *options, "-o", "made")
 
 
-def test_the_built_in_task_wants_at_least_two_frames(refused):
+def test_the_built_in_task_refuses_a_single_frame(refused):
     """Told before anything is exported, as other bad usage is."""
     sizes = ["--num-classes", "8", "--frames", "1", "--res", "32", "--depth", "1"]
     narrow = ["--dim", "32", "--dim-head", "16", "--attn", "regular"]
     assert "frames" in refused(2, "export", *sizes, *narrow, *QUICK, "--eval", "motion")
 
 
-def test_a_mask_and_an_evaluation_go_together_or_are_bad_usage(data, tmp_path, capsys):
+def test_a_mask_with_an_evaluation_works_or_is_bad_usage(data, tmp_path, capsys):
     model = ["--model", "timesformer_pytorch", "--mask", "--res", "32", "--depth", "1"]
     sizes = ["--dim", "32", "--dim-head", "16", "--heads", "2", "--frames", "3"]
     command = ["export", *model, *sizes, *QUICK, "--quiet", "--eval", str(data)]
@@ -286,7 +286,7 @@ def test_a_mask_and_an_evaluation_go_together_or_are_bad_usage(data, tmp_path, c
     assert code in (0, 2), err
 
 
-def test_an_evaluation_of_a_clip_that_is_none_is_exit_3(refused, tmp_path_factory):
+def test_an_evaluation_of_a_file_that_is_not_a_clip_is_exit_3(refused, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bad")
     for name in ("a", "b"):
         (folder / name).mkdir()
@@ -313,7 +313,7 @@ def test_the_help_names_the_options_and_commands(capsys):
         assert f"Usage: tsformer {command}" in capsys.readouterr().out
 
 
-def test_the_trained_checkpoint_is_of_the_built_in_task():
+def test_the_trained_checkpoint_has_the_labels_of_the_built_in_task():
     from model import load_checkpoint
 
     assert load_checkpoint(TRAINED).labels == MOTION_LABELS

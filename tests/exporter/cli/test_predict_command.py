@@ -46,7 +46,7 @@ def test_the_table_has_labels_and_scores_best_first(directory, clip, capsys, mon
     assert max(map(len, out.splitlines())) <= 80
 
 
-def test_json_is_for_machines(directory, clip, capsys):
+def test_json_has_every_prediction(directory, clip, capsys):
     code, out, err = run(capsys, directory, clip, clip, "--top", "1", "--json", "--threads", "1")
     assert (code, err) == (0, "")
     found = json.loads(out)
@@ -59,7 +59,7 @@ def test_json_is_for_machines(directory, clip, capsys):
     assert 0.5 <= first[0]["score"] <= 1  # the better one of two
 
 
-def test_foreign_text_moves_no_cursor(directory, clip, capsys, tmp_path):
+def test_control_characters_in_labels_and_paths_are_not_printed(directory, clip, capsys, tmp_path):
     change(directory, labels=["\x1b[31mred\u202e", "[bold]plain[/bold]"])
     hostile = tmp_path / "\x1b[2Jclip\udcff.mp4"
     shutil.copy(clip, hostile)
@@ -73,7 +73,7 @@ def test_foreign_text_moves_no_cursor(directory, clip, capsys, tmp_path):
 
 
 @pytest.mark.parametrize("verdict", ["fail", "ill-conditioned", "not-run"])
-def test_what_is_not_proven_predicts_with_a_warning(verdict, directory, clip, capsys):
+def test_an_unproven_export_predicts_with_a_warning(verdict, directory, clip, capsys):
     change(directory, verdict=verdict)
     code, out, err = run(capsys, directory, clip)
     assert code == 0
@@ -98,7 +98,7 @@ def test_what_is_not_proven_predicts_with_a_warning(verdict, directory, clip, ca
         (["{clip}", "{clip}"], 3, "manifest: {clip} is not an export"),
     ],
 )
-def test_what_is_wrong_is_one_line(arguments, code, said, directory, clip, capsys):
+def test_a_wrong_argument_is_one_line(arguments, code, said, directory, clip, capsys):
     def fill(text):
         return text.format(dir=directory, clip=clip)
 
@@ -108,14 +108,14 @@ def test_what_is_wrong_is_one_line(arguments, code, said, directory, clip, capsy
     assert err.count("\n") == 1
 
 
-def test_a_changed_graph_predicts_nothing(directory, clip, capsys):
+def test_a_changed_graph_is_refused(directory, clip, capsys):
     (directory / "model.onnx").write_bytes(b"")
     code, out, err = run(capsys, directory, clip)
     assert (code, out) == (5, "")
     assert "was changed since it was exported" in err
 
 
-def test_an_engine_that_nobody_proved_is_told(directory, clip, capsys, monkeypatch):
+def test_an_engine_without_a_gpu_is_one_line(directory, clip, capsys, monkeypatch):
     change(directory, engine={"flavour": "tensorrt_rtx", "status": "built, not executed"})
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     code, out, err = run(capsys, directory, clip, "--engine")

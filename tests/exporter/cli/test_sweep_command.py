@@ -48,7 +48,7 @@ def specs(given):
     return [cell.spec for cell in given["cells"]]
 
 
-def test_flags_are_those_of_export_and_commas_make_axes(ran):
+def test_flags_of_export_work_and_commas_make_axes(ran):
     code, out, _, given = ran(
         "--attn", "regular", "--res", "32,32x48", "--dim-head=16", "--jobs", 3
     )
@@ -63,7 +63,7 @@ def test_flags_are_those_of_export_and_commas_make_axes(ran):
     assert max(map(len, out.splitlines())) <= 80
 
 
-def test_a_file_has_the_same_names_and_flags_win(ran):
+def test_a_file_takes_the_same_names_and_flags_override_it(ran):
     Path("grid.toml").write_text(
         '[base]\ncheckpoint = "w-{attn}.pth"\nmask = false\nconfig = {frames = 5}\n'
         'dynamic-batch = "1:2:3"\n[axes]\nattn = ["regular", "performer"]\nseed = [0, -1]'
@@ -77,7 +77,7 @@ def test_a_file_has_the_same_names_and_flags_win(ran):
     assert given["directory"] == Path("here")
 
 
-def test_what_only_lower_precision_takes_is_given_to_it_alone(ran):
+def test_options_of_lower_precision_are_not_given_to_fp32_cells(ran):
     _, _, _, given = ran(
         "--attn=regular",
         "--precision=fp32,fp16,int8",
@@ -109,14 +109,14 @@ def test_what_only_lower_precision_takes_is_given_to_it_alone(ran):
         (["--attn"], 2, "requires an argument"),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_made(ran, arguments, code, message):
+def test_a_mistake_is_refused_before_any_cell_is_exported(ran, arguments, code, message):
     got, out, err, given = ran(*arguments)
     assert (got, out, given) == (code, "", {})
     assert message in err
     assert err.count("\n") == 1
 
 
-def test_a_pair_that_does_not_go_together_is_a_row(ran):
+def test_a_combination_that_is_not_valid_is_a_failed_row(ran):
     code, _, err, given = ran("--attn=regular", "--precision=fp32,bf16", "--opset=20,22")
     assert code == 4
     assert [cell.spec is None for cell in given["cells"]] == [False, False, True, False]
@@ -133,13 +133,13 @@ def test_a_pair_that_does_not_go_together_is_a_row(ran):
         ("regular,fastformer", ("--allow-ill-conditioned", "true"), 5),
     ],
 )
-def test_the_exit_code_says_whether_all_is_proven(ran, attns, more, code):
+def test_the_exit_code_is_0_only_if_every_cell_is_proven(ran, attns, more, code):
     got, _, err, _ = ran("--attn", attns, *more)
     assert got == code
     assert ("1 of 2 cells are not proven, first" in err) == (code == 5)
 
 
-def test_json_and_quiet(ran):
+def test_json_prints_the_rows_and_quiet_prints_nothing(ran):
     code, out, err, _ = ran("--attn", "regular", "--json")
     assert (code, err) == (0, "")
     assert [row["status"] for row in json.loads(out)["rows"]] == ["done"]

@@ -17,7 +17,7 @@ def test_this_system_has_locks():
     assert have_locks()
 
 
-def test_one_holder_keeps_the_other_out(place):
+def test_an_exclusive_lock_excludes_another(place):
     with Lock(place) as first, Lock(place) as second:
         first.exclusive()
         with pytest.raises(BlockingIOError):
@@ -26,7 +26,7 @@ def test_one_holder_keeps_the_other_out(place):
         second.exclusive(wait=False)
 
 
-def test_those_who_share_keep_out_who_does_not(place):
+def test_shared_locks_exclude_an_exclusive_one(place):
     with Lock(place) as first, Lock(place) as second:
         first.exclusive()
         first.shared()
@@ -35,7 +35,7 @@ def test_those_who_share_keep_out_who_does_not(place):
             second.exclusive(wait=False)
 
 
-def test_the_end_of_the_block_gives_it_back(place):
+def test_the_end_of_the_block_releases_the_lock(place):
     with Lock(place) as first:
         first.exclusive()
     with Lock(place) as second:
@@ -43,7 +43,7 @@ def test_the_end_of_the_block_gives_it_back(place):
     second.close()  # again: nothing to do
 
 
-def test_a_file_is_made_only_on_request(tmp_path):
+def test_a_missing_file_is_created_only_on_request(tmp_path):
     with pytest.raises(FileNotFoundError):
         Lock(tmp_path / "none")
     Lock(tmp_path / "made", create=True).close()

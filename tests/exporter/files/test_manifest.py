@@ -43,7 +43,7 @@ def rewrite(directory, change):
     path.write_text(json.dumps(change(content)), encoding="utf-8")
 
 
-def test_a_manifest_tells_how_to_use_the_export(directory):
+def test_a_manifest_describes_how_to_use_the_export(directory):
     manifest = read_manifest(directory)
     assert set(manifest) == KEYS
     assert manifest["verdict"] == "pass"
@@ -61,7 +61,7 @@ def test_a_manifest_tells_how_to_use_the_export(directory):
     assert {"torch", "onnx", "onnxruntime"} <= set(manifest["environment"]["packages"])
 
 
-def test_every_other_file_is_in_it_with_its_hash(directory):
+def test_a_manifest_lists_every_other_file_with_its_hash(directory):
     files = read_manifest(directory)["files"]
     assert set(files) == {path.name for path in directory.iterdir()} - {MANIFEST}
     assert set(files) == {"model.onnx", "report.json", "report.md", "report.html"}
@@ -71,7 +71,7 @@ def test_every_other_file_is_in_it_with_its_hash(directory):
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "report.json", "report.md", "report.html"])
-def test_one_changed_byte_of_any_file_is_seen(directory, name):
+def test_one_changed_byte_of_any_file_is_refused(directory, name):
     content = bytearray((directory / name).read_bytes())
     content[len(content) // 2] ^= 1
     (directory / name).write_bytes(content)
@@ -79,12 +79,12 @@ def test_one_changed_byte_of_any_file_is_seen(directory, name):
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "report.html"])
-def test_a_missing_file_is_seen(directory, name):
+def test_a_missing_file_is_refused(directory, name):
     (directory / name).unlink()
     assert f"lacks {name}" in damaged(directory)
 
 
-def test_a_directory_without_a_manifest_is_no_export(tmp_path):
+def test_a_directory_without_a_manifest_is_not_an_export(tmp_path):
     assert "is not an export of tsformer" in damaged(tmp_path, NoExportError, 3)
     assert "is not an export of tsformer" in damaged(tmp_path / "nowhere", NoExportError, 3)
 
@@ -103,28 +103,28 @@ def test_a_directory_without_a_manifest_is_no_export(tmp_path):
         '{"files": {"a": {}}}',
     ],
 )
-def test_a_damaged_manifest_is_seen(directory, content):
+def test_a_damaged_manifest_is_refused(directory, content):
     (directory / MANIFEST).write_text(content)
     assert "damaged" in damaged(directory)
 
 
-def test_a_manifest_that_is_no_text_is_seen(directory):
+def test_a_manifest_that_is_not_text_is_refused(directory):
     (directory / MANIFEST).write_bytes(b"\xff\xfe\x00")
     assert "damaged" in damaged(directory)
 
 
 @pytest.mark.parametrize("key", ["spec", "engine", "model"])
-def test_a_manifest_without_what_verify_needs_is_damaged(directory, key):
+def test_a_manifest_without_a_required_table_is_refused(directory, key):
     rewrite(directory, lambda content: {k: v for k, v in content.items() if k != key})
     assert "damaged" in damaged(directory)
 
 
-def test_a_manifest_that_names_no_graph_is_damaged(directory):
+def test_a_manifest_without_the_graph_is_refused(directory):
     rewrite(directory, lambda content: content | {"files": {}})
     assert "model.onnx" in damaged(directory)
 
 
-def test_a_manifest_reaches_no_file_elsewhere(directory, tmp_path):
+def test_a_manifest_cannot_name_a_file_outside_its_directory(directory, tmp_path):
     (tmp_path / "secret").write_text("mine")
     entry = {"sha256": sha256(tmp_path / "secret"), "bytes": 4}
 
@@ -135,7 +135,7 @@ def test_a_manifest_reaches_no_file_elsewhere(directory, tmp_path):
     assert "lacks ../secret" in damaged(directory)
 
 
-def test_a_hash_is_that_of_the_whole_file(tmp_path):
+def test_a_hash_covers_the_whole_file(tmp_path):
     path = tmp_path / "x"
     path.write_bytes(b"tsformer" * 100_000)
     assert sha256(path) == hashlib.sha256(b"tsformer" * 100_000).hexdigest()

@@ -53,7 +53,7 @@ def no_privileges():
 # --- made
 
 
-def test_nothing_is_there_before_publish_and_all_of_it_after(tmp_path):
+def test_the_output_appears_complete_at_publish_and_not_before(tmp_path):
     out = tmp_path / "x"
     with StagedDirectory(out) as staged:
         (staged.path / MANIFEST).touch()
@@ -65,12 +65,12 @@ def test_nothing_is_there_before_publish_and_all_of_it_after(tmp_path):
     assert tree(tmp_path) == ["x", f"x/{MANIFEST}"]
 
 
-def test_parents_are_made(tmp_path):
+def test_missing_parents_are_created(tmp_path):
     fill(tmp_path / "a" / "b" / "x")
     assert tree(tmp_path / "a") == ["b", "b/x", f"b/x/{MANIFEST}", "b/x/model.onnx"]
 
 
-def test_a_relative_path_is_that_of_the_start(tmp_path, monkeypatch):
+def test_a_relative_path_is_resolved_at_the_start(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -83,7 +83,7 @@ def test_a_relative_path_is_that_of_the_start(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
-def test_permissions_are_those_of_any_other_directory(tmp_path, umask):
+def test_permissions_are_those_of_an_ordinary_directory(tmp_path, umask):
     before = os.umask(umask)
     try:
         out = fill(tmp_path / "x")
@@ -110,13 +110,13 @@ def test_leaving_without_publish_leaves_nothing(tmp_path):
     assert tree(tmp_path) == []
 
 
-def test_parents_that_others_use_by_now_are_kept(tmp_path):
+def test_new_parents_with_files_of_others_are_kept(tmp_path):
     with StagedDirectory(tmp_path / "a" / "b" / "x"):
         (tmp_path / "a" / "theirs").touch()
     assert tree(tmp_path) == ["a", "a/theirs"]
 
 
-def test_parents_that_were_there_are_kept(tmp_path):
+def test_parents_that_existed_before_are_kept(tmp_path):
     (tmp_path / "a").mkdir()
     with StagedDirectory(tmp_path / "a" / "b" / "x"):
         pass
@@ -134,14 +134,14 @@ def test_an_exception_after_publish_keeps_what_was_published(tmp_path):
 # --- something is there
 
 
-def test_what_exists_is_refused_and_untouched(tmp_path):
+def test_an_existing_output_is_refused_and_unchanged(tmp_path):
     out = fill(tmp_path / "x", "old")
     assert "replace it with --force" in refused(out)
     assert (out / MANIFEST).read_text() == "old"
     assert tree(tmp_path) == ["x", f"x/{MANIFEST}", "x/model.onnx"]
 
 
-def test_force_replaces_an_export_whole(tmp_path):
+def test_force_replaces_an_export_as_a_whole(tmp_path):
     out = fill(tmp_path / "x", "old")
     (out / "model.engine").write_text("old")
     fill(out, "new", force=True)
@@ -158,7 +158,7 @@ def test_force_that_fails_keeps_the_older_export(tmp_path):
     assert tree(tmp_path) == ["x", f"x/{MANIFEST}", "x/model.onnx"]
 
 
-def test_a_rename_that_fails_brings_the_older_export_back(tmp_path, monkeypatch):
+def test_a_rename_that_fails_restores_the_older_export(tmp_path, monkeypatch):
     out = fill(tmp_path / "x", "old")
     rename = Path.rename
 
@@ -174,7 +174,7 @@ def test_a_rename_that_fails_brings_the_older_export_back(tmp_path, monkeypatch)
     assert tree(tmp_path) == ["x", f"x/{MANIFEST}", "x/model.onnx"]
 
 
-def test_force_does_not_replace_what_is_no_export(tmp_path):
+def test_force_does_not_replace_a_directory_that_is_not_an_export(tmp_path):
     out = tmp_path / "photos"
     out.mkdir()
     (out / "holiday.jpg").touch()
@@ -182,7 +182,7 @@ def test_force_does_not_replace_what_is_no_export(tmp_path):
     assert tree(tmp_path) == ["photos", "photos/holiday.jpg"]
 
 
-def test_force_takes_an_empty_directory(tmp_path):
+def test_force_replaces_an_empty_directory(tmp_path):
     (tmp_path / "x").mkdir()
     refused(tmp_path / "x")
     fill(tmp_path / "x", force=True)
@@ -197,7 +197,7 @@ def test_a_file_is_refused_even_with_force(tmp_path, force):
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_a_link_to_nowhere_is_refused_before_any_work(tmp_path, force):
+def test_a_link_without_a_target_is_refused_before_any_work(tmp_path, force):
     (tmp_path / "x").symlink_to(tmp_path / "nowhere")
     refused(tmp_path / "x", force=force)
     assert tree(tmp_path) == ["x"]
@@ -206,14 +206,14 @@ def test_a_link_to_nowhere_is_refused_before_any_work(tmp_path, force):
 # --- it cannot be written
 
 
-def test_below_a_file_nothing_can_be_made(tmp_path):
+def test_an_output_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
     for out in (tmp_path / "file" / "x", tmp_path / "file" / "deep" / "x"):
         assert "cannot write" in refused(out)
     assert tree(tmp_path) == ["file"]
 
 
-def test_where_the_system_refuses_the_message_says_so():
+def test_the_message_names_an_output_that_the_system_refuses():
     assert "cannot write /proc/tsformer/x" in refused(Path("/proc/tsformer/x"))
 
 
@@ -224,7 +224,7 @@ def test_a_name_too_long_is_refused_and_leaves_no_parents(tmp_path, length):
 
 
 @pytest.mark.parametrize("mode", [0o555, 0o000], ids=["read-only", "closed"])
-def test_without_permission_the_message_says_so(mode):
+def test_the_message_names_a_missing_permission(mode):
     with tempfile.TemporaryDirectory() as base:  # tmp_path lies where only its owner can go
         Path(base).chmod(0o755)
         locked = Path(base) / "locked"
@@ -246,21 +246,21 @@ def leave_behind(parent, name):
     return stale
 
 
-def test_what_a_killed_run_left_is_removed(tmp_path):
+def test_the_directory_of_a_killed_run_is_removed(tmp_path):
     leave_behind(tmp_path, ".x.abcd1234.partial")
     fill(tmp_path / "x")
     assert tree(tmp_path) == ["x", f"x/{MANIFEST}", "x/model.onnx"]
 
 
 @pytest.mark.parametrize("name", ["x[1]", "x*", "x?"])
-def test_a_name_is_no_pattern(tmp_path, name):
+def test_a_name_is_not_read_as_a_pattern(tmp_path, name):
     leave_behind(tmp_path, f".{name}.abcd1234.partial")
     bystander = leave_behind(tmp_path, ".x1.abcd1234.partial")
     fill(tmp_path / name)
     assert {path.name for path in tmp_path.iterdir()} == {bystander.name, name}
 
 
-def test_what_is_hidden_there_for_other_reasons_is_kept(tmp_path):
+def test_other_hidden_files_are_kept(tmp_path):
     (tmp_path / ".x").mkdir()
     (tmp_path / ".y.abcd1234.partial").mkdir()
     (tmp_path / ".x.notes").touch()
@@ -268,7 +268,7 @@ def test_what_is_hidden_there_for_other_reasons_is_kept(tmp_path):
     assert {".x", ".y.abcd1234.partial", ".x.notes"} <= {path.name for path in tmp_path.iterdir()}
 
 
-def test_what_a_running_export_writes_is_kept(tmp_path):
+def test_the_directory_of_a_running_export_is_kept(tmp_path):
     with StagedDirectory(tmp_path / "x") as first:
         (first.path / MANIFEST).write_text("first")
         with StagedDirectory(tmp_path / "x") as second:
@@ -279,7 +279,7 @@ def test_what_a_running_export_writes_is_kept(tmp_path):
     assert (tmp_path / "x" / MANIFEST).read_text() == "first"
 
 
-def test_a_lock_of_another_process_counts(tmp_path):
+def test_a_directory_locked_by_another_process_is_kept(tmp_path):
     stale = leave_behind(tmp_path, ".x.abcd1234.partial")
     holder = textwrap.dedent("""
         import fcntl, os, sys
@@ -301,7 +301,7 @@ def test_a_lock_of_another_process_counts(tmp_path):
     assert not stale.exists()
 
 
-def test_the_lock_is_given_back(tmp_path):
+def test_the_lock_is_released_after_publish(tmp_path):
     out = fill(tmp_path / "x")
     handle = os.open(out, os.O_RDONLY)
     try:
@@ -310,7 +310,7 @@ def test_the_lock_is_given_back(tmp_path):
         os.close(handle)
 
 
-def test_of_two_at_once_the_first_to_publish_wins(tmp_path):
+def test_of_two_runs_the_first_to_publish_wins(tmp_path):
     out = tmp_path / "x"
     with StagedDirectory(out) as first, pytest.raises(OutputError, match="exists"):
         (first.path / MANIFEST).write_text("first")
@@ -322,7 +322,7 @@ def test_of_two_at_once_the_first_to_publish_wins(tmp_path):
     assert tree(tmp_path) == ["x", f"x/{MANIFEST}"]
 
 
-def test_of_two_at_once_with_force_the_last_to_publish_wins(tmp_path):
+def test_of_two_runs_with_force_the_last_to_publish_wins(tmp_path):
     out = tmp_path / "x"
     with StagedDirectory(out, force=True) as first, StagedDirectory(out, force=True) as second:
         (first.path / MANIFEST).write_text("first")
@@ -349,7 +349,7 @@ def contents(out):
     return {path.name: (path / ENTRY_MARK).read_text() for path in out.iterdir()}
 
 
-def test_entries_come_together_beside_others(tmp_path):
+def test_entries_appear_together_beside_others(tmp_path):
     out = tmp_path / "new" / "x"
     add(out, "other", family=("other",))
     add(out, "a", "b")
@@ -357,7 +357,7 @@ def test_entries_come_together_beside_others(tmp_path):
     assert [path.name for path in out.parent.iterdir()] == ["x"]
 
 
-def test_a_family_is_replaced_as_a_whole_and_only_when_asked(tmp_path):
+def test_a_family_is_replaced_as_a_whole_and_only_with_force(tmp_path):
     out = tmp_path / "x"
     add(out, "a", "b", "other", family=("a", "b", "other"), content="old")
     for names in (("a",), ("c",)):  # also where no name is the same: old ones would go stale
@@ -369,7 +369,7 @@ def test_a_family_is_replaced_as_a_whole_and_only_when_asked(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
-def test_an_entry_of_others_is_in_the_way_only_of_its_own_name(tmp_path):
+def test_an_entry_of_others_blocks_only_its_own_name(tmp_path):
     (tmp_path / "x" / "a").mkdir(parents=True)
     with pytest.raises(OutputError, match="not made by tsformer"):
         add(tmp_path / "x", "a", force=True)
@@ -377,7 +377,7 @@ def test_an_entry_of_others_is_in_the_way_only_of_its_own_name(tmp_path):
     assert (tmp_path / "x" / "a").is_dir()
 
 
-def test_entries_that_cannot_all_be_put_into_place_leave_the_old_ones(tmp_path, monkeypatch):
+def test_a_failed_move_of_one_entry_restores_the_old_ones(tmp_path, monkeypatch):
     out = tmp_path / "x"
     add(out, "a", "c", content="old")
     rename = Path.rename
@@ -397,7 +397,7 @@ def test_entries_that_cannot_all_be_put_into_place_leave_the_old_ones(tmp_path, 
 
 
 @pytest.mark.parametrize("why", ["mounted", "closed parent"])
-def test_entries_are_staged_in_a_directory_beside_which_they_cannot_be(tmp_path, monkeypatch, why):
+def test_entries_are_staged_inside_where_beside_is_impossible(tmp_path, monkeypatch, why):
     out = tmp_path / "x"
     out.mkdir()
     if why == "mounted":  # a rename would cross file systems
@@ -411,7 +411,7 @@ def test_entries_are_staged_in_a_directory_beside_which_they_cannot_be(tmp_path,
     assert [path.name for path in out.iterdir()] == ["a"]
 
 
-def test_entries_of_a_place_that_cannot_be_reached_are_refused(tmp_path):
+def test_entries_of_a_directory_without_permission_are_refused(tmp_path):
     (tmp_path / "x").mkdir(mode=0o700)
     with no_privileges(), pytest.raises(OutputError, match="Permission denied; give another rep"):
         add(tmp_path / "x" / "y", "a")
