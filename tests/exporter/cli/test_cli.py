@@ -1,4 +1,4 @@
-"""The command line: exit codes, one line for every error, and nothing left behind."""
+"""Test the command line: exit codes, one line for every error, no files left behind."""
 
 import json
 import os
@@ -54,8 +54,8 @@ LATENCY_KEYS = {
     "runs",
     "peak_memory_mb",
 }
-# The smallest published performer that is clearly ill-conditioned with every seed tried: floors of
-# 7e-2 to 1, with this one 3e-1. The package's default (depth 12, dim 128) is beyond that.
+# The smallest published performer that is clearly ill-conditioned with every tried seed. Floors are
+# 7e-2 to 1; this seed gives 3e-1. The package's default (depth 12, dim 128) has larger floors.
 ILL_CONDITIONED = [
     "--semantics",
     "upstream",
@@ -80,7 +80,7 @@ ILL_CONDITIONED = [
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capfd):
-    """Run a command line in an empty directory; gives code, stdout and stderr."""
+    """Run a command line in an empty directory; return exit code, stdout and stderr."""
     home = tmp_path / "cwd"
     home.mkdir()
     monkeypatch.chdir(home)
@@ -95,7 +95,7 @@ def run(tmp_path, monkeypatch, capfd):
 
 @pytest.fixture
 def refused(run):
-    """Run what must fail with a code; gives the one line of stderr."""
+    """Run a command that must fail with a given code; return the one line of stderr."""
 
     def call(code, *arguments):
         got, out, err = run(*arguments)
@@ -288,7 +288,7 @@ def test_the_published_performer_is_ill_conditioned(run):
 
     code, _, err = run("verify", "allowed")
     assert code == 5
-    assert "--allow-ill-conditioned" not in err  # which `verify` does not have
+    assert "--allow-ill-conditioned" not in err  # `verify` has no such option
 
 
 # --- bad input: arguments
@@ -343,7 +343,7 @@ def test_an_unknown_command_is_bad_usage(refused):
 
 
 class Bomb:
-    """Unpickling this makes a file."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, target):
         self.target = target
@@ -354,7 +354,7 @@ class Bomb:
 
 @pytest.fixture
 def checkpoints(tmp_path):
-    """Bad checkpoints by what is wrong with them, with words of the message each should give."""
+    """Write bad checkpoints; the file names describe the faults."""
     model = FastTimeSformer(2, 3, 32, 32, 2, dim=32, dim_head=16, depth=1, semantics="upstream")
     state = dict(model.state_dict())
     torch.save(state, tmp_path / "good.pth")
@@ -434,7 +434,7 @@ def test_a_bad_clip_is_one_line_and_exit_3(refused, tiny_flags, tmp_path, real_c
         clip.write_text("no video at all\n" * 100)
     elif what == "sound":
         clip = write_sound(tmp_path / "sound.wav")
-    elif what == "truncated":  # its index stands at the end
+    elif what == "truncated":  # the index is at the end of the file
         clip.write_bytes(real_clips["bikes"].read_bytes()[:20_000])
     elif what == "directory":
         clip.mkdir()
@@ -510,7 +510,7 @@ def test_verify_refuses_a_file_with_a_changed_byte(refused, directory, name):
 
 
 def test_a_graph_that_was_changed_with_its_hash_fails_the_proof(run, directory):
-    """Whoever can write the manifest too still cannot make another model pass."""
+    """The proof fails for another model even if its hash in the manifest is correct."""
     graph = onnx.load(directory / "model.onnx")
     (weight,) = (w for w in graph.graph.initializer if w.name == "to_out.fn.bias")
     weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) + 0.01, weight.name))
@@ -631,7 +631,7 @@ def test_the_console_scripts_are_installed(tmp_path, script):
     assert listing(tmp_path) == []
 
 
-# --- errors: of ours, and in a process of its own
+# --- internal errors, and errors in a new process
 
 
 def test_debug_shows_the_trace(run):
@@ -685,7 +685,7 @@ def test_a_new_process_gives_one_line_and_the_exit_code(tmp_path, code, argument
     ],
 )
 def test_an_interrupted_export_leaves_nothing(start, ended, tmp_path, tiny_flags, number, moment):
-    changed = {"none": "auto", "0": "60"}  # with an engine, and latency that does not end by itself
+    changed = {"none": "auto", "0": "60"}  # builds an engine, and measures latency for 60 s
     process = start("export", *(changed.get(flag, flag) for flag in tiny_flags), "-o", "a/made")
     process.wait_for(*moment.split())
     children = process.children()
@@ -703,12 +703,12 @@ def test_an_interrupted_export_leaves_nothing(start, ended, tmp_path, tiny_flags
 def test_ctrl_c_is_told_as_an_interrupt_whatever_a_library_raises(
     run, tiny_flags, monkeypatch, interruption, code
 ):
-    """Imports and traces that are interrupted raise anything: RecursionError, AttributeError."""
+    """Interrupted imports and traces raise any error, for example RecursionError."""
 
     def interrupted(_spec):
         try:
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(5)  # the interruption comes here
+            time.sleep(5)  # the signal arrives here
         except KeyboardInterrupt:
             raise interruption from None
 
@@ -720,12 +720,12 @@ def test_ctrl_c_is_told_as_an_interrupt_whatever_a_library_raises(
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-# --- a reader that leaves
+# --- a closed pipe
 
 
 @pytest.mark.parametrize("option", [[], ["--json"]], ids=["table", "json"])
 def test_a_closed_pipe_does_not_change_the_exit_code(monkeypatch, tmp_path, option):
-    """`tsformer export | true`: the verdict is that of the proof, not of the pipe."""
+    """`tsformer export | true`: the exit code describes the proof, not the pipe."""
     script = (
         "import sys, time; from types import SimpleNamespace as N; from pathlib import Path\n"
         "from exporter import cli, pipeline; from exporter.results import Parity, Report\n"

@@ -1,4 +1,4 @@
-"""Options in a file: named on stderr, checked, and weaker than the command line; completion."""
+"""Test options in a file: named on stderr, checked, overridden by the command line; completion."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ TOLD = "tsformer: options of [export] in tsformer.toml are used\n"
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capfd):
-    """Run a command line up to where the export would begin; gives code, stderr and the spec."""
+    """Run a command line up to the start of the export; return code, stderr and the spec."""
     monkeypatch.chdir(tmp_path)
     specs = []
 
@@ -100,7 +100,7 @@ def test_options_of_one_call_do_not_reach_the_next(run):
     [
         ("[export]\natn = 'regular'", "[export] atn: expected an option of this command; did you "),
         ("[exprot]\nattn = 'regular'", "exprot: expected a table named as a command; did you mean"),
-        ("[verify]\nvido = ['a']", "[verify] vido"),  # of another command than that called
+        ("[verify]\nvido = ['a']", "[verify] vido"),  # the table of another command
         ("export = 3", "export: expected a table named as a command"),
         ("[export]\nframes = 'x'", "Invalid value for [frames]: got 'x' in tsformer.toml"),
         ("[export]\nattn = 'fastfomer'", "did you mean 'fastformer'"),
@@ -130,7 +130,7 @@ def test_a_named_file_that_cannot_be_read_is_bad_usage(run, arguments, message):
 
 
 def test_a_flag_of_sweep_overrides_one_option_and_keeps_the_others(run, monkeypatch):
-    """And what is said of [export] is not slipped into its cells."""
+    """The table [export] has no effect on the cells of a sweep."""
     seen = []
 
     def fake(grid, cells, directory, **_):
@@ -151,7 +151,7 @@ def test_every_command_shows_its_examples(capfd):
 
 
 def test_completion_can_be_installed_and_completes_in_bash(tmp_path):
-    """Sourced by a bash, the script offers commands and options."""
+    """The script, sourced in bash, completes commands and options."""
     script = tmp_path / "tsformer.bash"
     code = (
         "import sys; sys.argv[0] = 'tsformer'; from exporter.cli import main;"

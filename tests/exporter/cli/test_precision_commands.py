@@ -1,4 +1,4 @@
-"""Lower precision from the command line: what the report then holds, and what is refused."""
+"""Test lower precision from the command line: the report, and refused options."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from exporter.inputs.motion import MOTION_LABELS
 
 TRAINED = Path(__file__).parents[3] / "scripts" / "checkpoints" / "motion-fastformer.safetensors"
 SIZES = ["--res", "32x48", "--depth", "1", "--dim", "32", "--dim-head", "16", "--frames", "3"]
-MOTION_CLIPS = 192  # not all: the evaluator of lower precision is slow
+MOTION_CLIPS = 192  # a part of them, because the evaluator of lower precision is slow
 QUICK = ["--engine", "none", "--bench-seconds", "0"]
 TINY = ["--attn", "regular", *SIZES, *QUICK]
 
@@ -34,7 +34,7 @@ def write_clip(path, level):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Three clips of one class, two of another."""
+    """Write three clips of one class and two of another."""
     folder = tmp_path_factory.mktemp("data") / "clips"
     for name, count in (("dark", 3), ("light", 2)):
         for i in range(count):
@@ -44,7 +44,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(data, tmp_path_factory):
-    """An fp16 export with a module kept, evaluated on a folder; not to be changed."""
+    """Export in fp16 with one module in float32, and evaluate on a folder; read only."""
     out = tmp_path_factory.mktemp("made") / "x"
     options = ["--precision", "fp16", "--keep-fp32", "blocks.0.mlp", "--eval", str(data)]
     assert main(["export", *TINY, *options, "--quiet", "-o", str(out)]) == 0
@@ -53,7 +53,7 @@ def made(data, tmp_path_factory):
 
 @pytest.fixture
 def refused(tmp_path, monkeypatch, capsys):
-    """Run what must fail with a code in an empty directory; gives the one line of stderr."""
+    """Run a command that must fail in an empty directory; return the one line of stderr."""
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.iterdir())
 
@@ -132,7 +132,7 @@ def test_the_report_contains_the_accuracy(made, data):
 
 
 class Tags(HTMLParser):
-    """Checks that what is opened is closed, and collects the text."""
+    """Check that every opened tag is closed, and collect the text."""
 
     def __init__(self):
         super().__init__()
@@ -200,7 +200,7 @@ def test_a_kept_module_makes_the_graph_larger(made, tmp_path):
     assert main(["export", *TINY, *options]) == 0
     kept, none = (report_of(path)["graph"]["file_bytes"] for path in (made, tmp_path / "x"))
     feed_forward = 32 * 256 + 128 * 32
-    assert kept - none > 0.9 * 2 * feed_forward  # two bytes more for each weight
+    assert kept - none > 0.9 * 2 * feed_forward  # float32 needs two more bytes for each weight
 
 
 # --- the built-in task, with a trained model
@@ -208,7 +208,7 @@ def test_a_kept_module_makes_the_graph_larger(made, tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A trained model in a precision, evaluated on a part of the built-in task."""
+    """Export a trained model in a precision, and evaluate it on a part of the built-in task."""
     done = {}
     patch = pytest.MonkeyPatch()
     patch.setattr("exporter.inputs.dataset.MOTION_CLIPS", MOTION_CLIPS)
@@ -271,7 +271,7 @@ def test_bad_usage_is_one_line_and_exit_2(refused, options, words):
 
 
 def test_the_built_in_task_refuses_a_single_frame(refused):
-    """Told before anything is exported, as other bad usage is."""
+    """The command refuses it before the export, as other bad usage."""
     sizes = ["--num-classes", "8", "--frames", "1", "--res", "32", "--depth", "1"]
     narrow = ["--dim", "32", "--dim-head", "16", "--attn", "regular"]
     assert "frames" in refused(2, "export", *sizes, *narrow, *QUICK, "--eval", "motion")

@@ -1,4 +1,4 @@
-"""`tsformer predict`: what it prints, what it warns of, and what it refuses."""
+"""Test `tsformer predict`: output, warnings and refusals."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from exporter.predict import Predictor
 
 @pytest.fixture
 def directory(exported, tmp_path):
-    """A copy that may be changed."""
+    """Make a copy of an export that a test may change."""
     return shutil.copytree(exported().directory, tmp_path / "copy")
 
 
@@ -56,7 +56,7 @@ def test_json_has_every_prediction(directory, clip, capsys):
     first, second = (entry["classes"] for entry in found["predictions"])
     assert first == second
     assert set(first[0]) == {"index", "label", "score"}
-    assert 0.5 <= first[0]["score"] <= 1  # the better one of two
+    assert 0.5 <= first[0]["score"] <= 1  # the higher score of two classes
 
 
 def test_control_characters_in_labels_and_paths_are_not_printed(directory, clip, capsys, tmp_path):

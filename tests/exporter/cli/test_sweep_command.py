@@ -1,4 +1,4 @@
-"""`tsformer sweep`: the cells that flags and files describe, and the exit codes."""
+"""Test `tsformer sweep`: cells from flags and files, and exit codes."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ VERDICTS = {"regular": "pass", "performer": "ill-conditioned", "fastformer": "fa
 
 @pytest.fixture
 def ran(monkeypatch, tmp_path, capfd):
-    """Run a command line without making cells; gives the code, what was said, and the cells."""
+    """Run a command line without exports; return code, stdout, stderr and the cells."""
     monkeypatch.chdir(tmp_path)
     given = {}
 

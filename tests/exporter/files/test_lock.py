@@ -1,4 +1,4 @@
-"""A lock keeps other holders out, until it is closed."""
+"""Test that a lock excludes other holders until it is closed."""
 
 import pytest
 
@@ -40,7 +40,7 @@ def test_the_end_of_the_block_releases_the_lock(place):
         first.exclusive()
     with Lock(place) as second:
         second.exclusive(wait=False)
-    second.close()  # again: nothing to do
+    second.close()  # a second close has no effect
 
 
 def test_a_missing_file_is_created_only_on_request(tmp_path):

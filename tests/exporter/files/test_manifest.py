@@ -25,7 +25,7 @@ KEYS = {
 
 @pytest.fixture
 def directory(exported, tmp_path):
-    """A copy that may be changed."""
+    """Make a copy of an export that a test may change."""
     return shutil.copytree(exported().directory, tmp_path / "export")
 
 

@@ -1,4 +1,4 @@
-"""The output directory is whole or absent, whatever happens meanwhile."""
+"""Test that the output directory is complete or absent after any event."""
 
 import fcntl
 import os
@@ -40,7 +40,7 @@ def refused(out, **options):
 
 @contextmanager
 def no_privileges():
-    """Root may write anywhere: be somebody else meanwhile."""
+    """Run as another user, because root may write anywhere."""
     before = os.geteuid()
     if before == 0:
         os.seteuid(NOBODY)
@@ -50,7 +50,7 @@ def no_privileges():
         os.seteuid(before)
 
 
-# --- made
+# --- published
 
 
 def test_the_output_appears_complete_at_publish_and_not_before(tmp_path):
@@ -58,7 +58,7 @@ def test_the_output_appears_complete_at_publish_and_not_before(tmp_path):
     with StagedDirectory(out) as staged:
         (staged.path / MANIFEST).touch()
         assert not out.exists()
-        assert staged.path.parent == out.parent  # renaming works only within a file system
+        assert staged.path.parent == out.parent  # a rename must stay on one file system
         assert staged.path.name.startswith(".")
         staged.publish()
         assert tree(tmp_path) == ["x", f"x/{MANIFEST}"]
@@ -92,7 +92,7 @@ def test_permissions_are_those_of_an_ordinary_directory(tmp_path, umask):
     assert stat.S_IMODE(out.stat().st_mode) == 0o777 & ~umask
 
 
-# --- not made
+# --- not published
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
@@ -131,7 +131,7 @@ def test_an_exception_after_publish_keeps_what_was_published(tmp_path):
     assert tree(tmp_path) == ["x", f"x/{MANIFEST}"]
 
 
-# --- something is there
+# --- an existing output
 
 
 def test_an_existing_output_is_refused_and_unchanged(tmp_path):
@@ -203,7 +203,7 @@ def test_a_link_without_a_target_is_refused_before_any_work(tmp_path, force):
     assert tree(tmp_path) == ["x"]
 
 
-# --- it cannot be written
+# --- an output that cannot be written
 
 
 def test_an_output_below_a_file_is_refused(tmp_path):
@@ -225,7 +225,7 @@ def test_a_name_too_long_is_refused_and_leaves_no_parents(tmp_path, length):
 
 @pytest.mark.parametrize("mode", [0o555, 0o000], ids=["read-only", "closed"])
 def test_the_message_names_a_missing_permission(mode):
-    with tempfile.TemporaryDirectory() as base:  # tmp_path lies where only its owner can go
+    with tempfile.TemporaryDirectory() as base:  # only its owner can enter tmp_path
         Path(base).chmod(0o755)
         locked = Path(base) / "locked"
         locked.mkdir()
@@ -236,7 +236,7 @@ def test_the_message_names_a_missing_permission(mode):
         assert tree(Path(base)) == ["locked"]
 
 
-# --- what others left, or are at
+# --- staging directories of other runs
 
 
 def leave_behind(parent, name):
@@ -333,12 +333,12 @@ def test_of_two_runs_with_force_the_last_to_publish_wins(tmp_path):
     assert tree(tmp_path) == ["x", f"x/{MANIFEST}"]
 
 
-# --- entries of a directory that others use too
+# --- entries of a shared directory
 
 
 def add(out, *names, content="new", family=("a", "b", "c"), **options):
     with StagedEntries(out, names, family=family, **options) as staged:
-        assert staged.path.parent == out.parent  # not where a server looks for entries
+        assert staged.path.parent == out.parent  # a server does not look there for entries
         for name in names:
             (staged.path / name).mkdir()
             (staged.path / name / ENTRY_MARK).write_text(content)
@@ -360,7 +360,7 @@ def test_entries_appear_together_beside_others(tmp_path):
 def test_a_family_is_replaced_as_a_whole_and_only_with_force(tmp_path):
     out = tmp_path / "x"
     add(out, "a", "b", "other", family=("a", "b", "other"), content="old")
-    for names in (("a",), ("c",)):  # also where no name is the same: old ones would go stale
+    for names in (("a",), ("c",)):  # "c" too: its name is new, but the old entries become stale
         with pytest.raises(OutputError, match=r"exists; replace it with --force"):
             add(out, *names)
     assert set(contents(out).values()) == {"old"}

@@ -1,4 +1,4 @@
-"""Latency on a clock of our own: what is measured, in which order, how often."""
+"""Test latency on a fake clock: the figures, the order of runs and their number."""
 
 from itertools import cycle
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ class Clock:
 
 
 class Sleeper:
-    """A runner that takes the given seconds, one after the other, on a clock of the test."""
+    """A runner whose runs take the given seconds, in sequence, on the fake clock."""
 
     device, precision, transfers_included = "cpu", "fp32", True
 
@@ -36,7 +36,7 @@ class Sleeper:
         assert inputs["video"] is VIDEO
         self.runs += 1
         self.log.append(self.name)
-        # Warming up is slow, which must not be seen in any figure.
+        # The warm-up runs are slow. No figure may contain their time.
         self.clock.now += 50.0 if self.runs <= WARMUP_RUNS else float(next(self.seconds))
         return {"logits": np.zeros((4, 2))}
 
@@ -78,7 +78,7 @@ def test_percentiles_of_known_times():
     assert row.p95_ms == pytest.approx(95.05)
     assert row.p99_ms == pytest.approx(99.01)
     assert row.mean_ms == pytest.approx(50.5)
-    assert row.std_ms == pytest.approx(29.0115, rel=1e-5)  # of a sample
+    assert row.std_ms == pytest.approx(29.0115, rel=1e-5)  # the sample standard deviation
     assert row.clips_per_s == pytest.approx(2 / 0.0505)
     assert (row.runs, row.peak_memory_mb, row.transfers_included) == (100, 12.5, False)
 
@@ -105,7 +105,7 @@ def test_without_eager_there_is_no_ratio(clock):
     assert [row.ratio_to_eager for row in rows] == [None, None]
 
 
-def test_every_runner_comes_first_in_turn(clock):
+def test_the_first_runner_of_a_round_rotates(clock):
     log = []
     runners = [Sleeper(clock, name, 1.0, log) for name in ("eager", "b", "c")]
     bench(runners, BATCH, budget_seconds=0)
@@ -116,7 +116,7 @@ def test_every_runner_comes_first_in_turn(clock):
     assert rounds == [turns[i % 3] for i in range(MIN_RUNS)]
 
 
-def test_times_go_to_their_own_runner_whatever_the_order(clock):
+def test_times_are_assigned_to_their_own_runner(clock):
     rows = bench(
         [Sleeper(clock, name, s) for name, s in (("eager", 1.0), ("b", 2.0), ("c", 3.0))],
         BATCH,
@@ -130,12 +130,12 @@ def test_times_go_to_their_own_runner_whatever_the_order(clock):
     [
         (1.0, 0.0, MIN_RUNS),
         (1000.0, 20.0, MIN_RUNS),
-        (1.0, 20.0, 21),  # after 20 rounds the budget is used up, not exceeded
+        (1.0, 20.0, 21),  # 20 rounds use up the budget but do not exceed it
         (1.0, 19.5, 20),
         (0.001, 20.0, MAX_RUNS),
     ],
 )
-def test_as_many_rounds_as_fit_the_budget(clock, seconds, budget, rounds):
+def test_the_budget_decides_the_number_of_rounds(clock, seconds, budget, rounds):
     (row,) = bench([Sleeper(clock, "eager", seconds)], BATCH, budget_seconds=budget)
     assert row.runs == rounds
 
@@ -145,7 +145,7 @@ def test_the_budget_does_not_count_the_warm_up(clock):
     assert rows[0].runs == 15
 
 
-def test_every_round_is_told(clock):
+def test_every_round_is_reported(clock):
     told = []
     bench(
         [Sleeper(clock, "eager", 1.0)], BATCH, budget_seconds=0, on_round=lambda *x: told.append(x)

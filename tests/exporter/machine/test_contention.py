@@ -27,12 +27,12 @@ def test_another_process_is_counted_and_this_one_is_not():
 
     assert alone.cores is not None
     assert beside.cores is not None
-    # At least the other one; whatever else runs on the machine is in both figures.
+    # The difference is at least the other process; both figures include the rest of the machine.
     assert beside.cores > 0.4
     assert alone.cores < beside.cores + 1.0
 
 
-def test_a_system_that_does_not_tell_gives_none(monkeypatch, tmp_path):
+def test_a_system_without_the_figure_gives_none(monkeypatch, tmp_path):
     monkeypatch.setattr("exporter.machine.contention._STAT", tmp_path / "absent")
     with Contention() as contention:
         time.sleep(0.01)

@@ -20,7 +20,7 @@ def finding(part):
 
 @pytest.fixture
 def flavours(monkeypatch):
-    """Say what the TensorRT packages are to answer."""
+    """Set the answers of the TensorRT packages."""
 
     def answer(**statuses):
         monkeypatch.setattr(environment, "available_flavours", lambda: statuses)
@@ -29,7 +29,7 @@ def flavours(monkeypatch):
     return answer
 
 
-def test_the_facts_are_those_of_this_machine(flavours):
+def test_the_environment_describes_this_machine(flavours):
     facts = json.loads(json.dumps(describe(), allow_nan=False))
     assert facts["python"] == platform.python_version()
     assert facts["packages"]["torch"] == torch.__version__
@@ -51,7 +51,7 @@ def test_a_tensorrt_that_does_not_work_is_described_by_its_reason(flavours):
     assert found.remedy == "pip install x"
 
 
-def test_what_works_needs_no_remedy(flavours):
+def test_a_part_that_works_has_no_remedy(flavours):
     for part in ("PyTorch", "ONNX Runtime", "TensorRT-RTX", "Video (PyAV)"):
         found = finding(part)
         assert found.works, part
@@ -59,14 +59,14 @@ def test_what_works_needs_no_remedy(flavours):
         assert found.found, part
 
 
-def test_without_a_gpu_the_doctor_says_what_still_works(flavours, monkeypatch):
+def test_without_a_gpu_the_doctor_lists_what_still_works(flavours, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     found = finding("NVIDIA GPU")
     assert (found.works, found.found) == (False, "none")
     assert "TensorRT-RTX" in found.remedy
 
 
-def test_a_gpu_that_onnx_runtime_cannot_use_is_told(flavours, monkeypatch):
+def test_a_gpu_that_onnx_runtime_cannot_use_is_reported(flavours, monkeypatch):
     monkeypatch.setattr(environment, "gpu_name", lambda: "NVIDIA H200")
     monkeypatch.setattr(environment, "available_devices", lambda: ("cpu",))
     found = finding("ONNX Runtime")
@@ -77,7 +77,7 @@ def test_a_gpu_that_onnx_runtime_cannot_use_is_told(flavours, monkeypatch):
     assert finding("ONNX Runtime").works
 
 
-def test_without_onnx_runtime_the_doctor_says_what_to_install(flavours, monkeypatch):
+def test_without_onnx_runtime_the_doctor_names_the_install_command(flavours, monkeypatch):
     def missing():
         raise RuntimeFailure("ONNX Runtime cannot be imported")
 
@@ -86,7 +86,7 @@ def test_without_onnx_runtime_the_doctor_says_what_to_install(flavours, monkeypa
     assert (found.works, found.remedy) == (False, "pip install onnxruntime")
 
 
-def test_without_av_the_doctor_says_what_to_install(flavours, monkeypatch):
+def test_without_av_the_doctor_names_the_install_command(flavours, monkeypatch):
     version = environment._version
     monkeypatch.setattr(
         environment, "_version", lambda name: None if name == "av" else version(name)
@@ -95,7 +95,7 @@ def test_without_av_the_doctor_says_what_to_install(flavours, monkeypatch):
     assert (found.works, found.remedy) == (False, "pip install av")
 
 
-def test_without_torch_the_doctor_says_what_to_install(flavours, monkeypatch, capsys):
+def test_without_torch_the_doctor_names_the_install_command(flavours, monkeypatch, capsys):
     from exporter.cli import main
 
     monkeypatch.setitem(sys.modules, "torch", None)
@@ -104,4 +104,4 @@ def test_without_torch_the_doctor_says_what_to_install(flavours, monkeypatch, ca
     assert "predict works" in found.found
     assert describe()["gpu"] is None
     assert main(["doctor"]) == 0
-    assert "'tsformer[cpu]'" in capsys.readouterr().out  # not taken for markup
+    assert "'tsformer[cpu]'" in capsys.readouterr().out  # not read as markup

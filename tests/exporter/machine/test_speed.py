@@ -1,4 +1,4 @@
-"""What the machine can do: that the measurements measure what they say, never how fast it is."""
+"""Test the speed measurements for correctness, not for the speed of this machine."""
 
 import itertools
 import sys
@@ -38,20 +38,20 @@ def small(monkeypatch):
     monkeypatch.setattr(speed, "COPIED_BYTES", 2**16)
 
 
-def test_the_limit_is_that_of_the_matrix_products_alone():
+def test_the_limit_counts_the_matrix_products_alone():
     assert limit_seconds(COST, LIMIT) == pytest.approx(4.0)
     assert of_limit(COST, LIMIT, 4.0) == pytest.approx(1.0)
     assert of_limit(COST, LIMIT, 16.0) == pytest.approx(0.25)
 
 
-def test_measuring_gives_rates_of_this_machine(small):
+def test_measured_rates_are_positive_and_finite(small):
     limit = measure_machine(Counter({SQUARE: 3, MANY: 2}), 2, seconds=0.05)
     assert limit.threads == 2
     assert 0 < limit.gemm_flops_per_s < np.inf
     assert 0 < limit.copy_bytes_per_s < np.inf
 
 
-def test_the_rate_is_that_of_all_products_one_after_another(monkeypatch):
+def test_the_rate_covers_all_products_in_sequence(monkeypatch):
     seconds = {SQUARE: 0.5, MANY: 0.25}
     monkeypatch.setattr(speed, "_in_onnxruntime", lambda shape, _threads: shape)
     monkeypatch.setattr(speed, "median_seconds", lambda shape, _budget: seconds[shape])
@@ -60,7 +60,7 @@ def test_the_rate_is_that_of_all_products_one_after_another(monkeypatch):
     assert rate == pytest.approx(flops / (3 * 0.5 + 2 * 0.25))
 
 
-def test_the_budget_is_shared_by_operations(monkeypatch):
+def test_the_budget_is_divided_by_operations(monkeypatch):
     budgets = {}
     monkeypatch.setattr(speed, "_in_onnxruntime", lambda shape, _threads: shape)
     monkeypatch.setattr(
@@ -70,7 +70,7 @@ def test_the_budget_is_shared_by_operations(monkeypatch):
     measure_gemm(Counter({SQUARE: 3, MANY: 2, tiny: 1}), 1, seconds=2.0)
     assert budgets[SQUARE] / budgets[MANY] == pytest.approx(3 * SQUARE.flops / (2 * MANY.flops))
     assert sum(budgets.values()) == pytest.approx(2.0, rel=0.01)
-    assert tiny not in budgets  # less than a thousandth
+    assert tiny not in budgets  # less than a thousandth of the operations
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_the_measured_graph_computes_the_product(shape):
     np.testing.assert_allclose(made[..., 0], left.sum(-1), rtol=1e-4, atol=1e-4)
 
 
-def test_a_copied_byte_counts_twice_and_all_are_copied(small, monkeypatch):
+def test_every_byte_is_copied_and_counts_twice(small, monkeypatch):
     copied = []
     monkeypatch.setattr(
         speed.np, "copyto", lambda target, source: copied.append((target.size, source.size))
@@ -107,20 +107,20 @@ def test_a_copied_byte_counts_twice_and_all_are_copied(small, monkeypatch):
     assert len(copied) == 3
 
 
-def test_a_median_has_its_least_number_of_runs(monkeypatch):
+def test_a_median_has_at_least_the_minimum_of_runs(monkeypatch):
     moments = itertools.count(0, 10)
     monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: next(moments)))
     runs = []
     assert speed.median_seconds(lambda: runs.append(1), budget=0.0) == 10
-    assert len(runs) == MIN_RUNS + 1  # and the first, which is not timed
+    assert len(runs) == MIN_RUNS + 1  # plus the first run, which is not timed
 
 
-def test_nothing_to_measure_on_is_an_error():
+def test_measuring_without_products_is_an_error():
     with pytest.raises(RuntimeFailure, match="no matrix products"):
         measure_gemm(Counter(), 1)
 
 
-def test_without_onnxruntime_it_says_so(monkeypatch):
+def test_without_onnxruntime_the_error_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(RuntimeFailure, match="ONNX Runtime cannot be imported"):
         measure_gemm(Counter({SQUARE: 1}), 1)

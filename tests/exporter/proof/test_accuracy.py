@@ -1,4 +1,4 @@
-"""Accuracy: counted right, its interval by hand, and datasets that do not fit refused."""
+"""Test accuracy: counts, intervals computed by hand, and refusals of datasets that do not fit."""
 
 from typing import Any, cast
 
@@ -17,12 +17,12 @@ from exporter.runners.eager import EagerRunner
 from model import FastTimeSformer
 from model.config import Preprocessing
 
-evaluated: Any = evaluate  # here on stand-ins
+evaluated: Any = evaluate  # these tests pass stand-ins
 CLASSES = ("cat", "dog", "horse")
 
 
 class Fake:
-    """A runtime whose first class of a clip is its first pixel; `fault` changes the logits."""
+    """A runtime whose top-1 class of a clip is its first pixel; `fault` changes the logits."""
 
     device, precision, threads, transfers_included = "cpu", "fp32", 1, True
 
@@ -37,7 +37,7 @@ class Fake:
 
 
 class Counted:
-    """A dataset of clips whose first pixel is told, in chunks of a size, with labels."""
+    """A dataset of clips with given first pixels and labels, in chunks of a given size."""
 
     name = "counted"
 
@@ -73,7 +73,7 @@ def write_clip(path, level=100):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two cats, one dog and three horses, each class at its own gray level."""
+    """Write two cats, one dog and three horses; each class has its own gray level."""
     for level, (name, count) in enumerate((("cat", 2), ("dog", 1), ("horse", 3))):
         for i in range(count):
             write_clip(tmp_path / "data" / name / f"{i}.mkv", 20 + 80 * level)
@@ -85,19 +85,19 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 4, 7, 10])
 @pytest.mark.parametrize("chunk", [1, 3, 10])
-def test_accuracy_and_agreement_are_counted_right(chunk, batch):
+def test_accuracy_and_agreement_are_counted_correctly(chunk, batch):
     shown = [0, 1, 2, 3, 4, 5, 6, 7, 0, 1]
-    labels = [0, 1, 2, 3, 4, 5, 6, 0, 1, 2]  # seven of ten
+    labels = [0, 1, 2, 3, 4, 5, 6, 0, 1, 2]  # seven of ten are correct
     off_by_one = Fake("other", fault=lambda logits: np.roll(logits, 1, axis=1))
     same, other = evaluated([Fake(), off_by_one], Counted(shown, labels, chunk), batch)
     assert (same.clips, same.accuracy, same.agreement) == (10, 0.7, 1.0)
-    # One more than shown: 7 -> 0, 0 -> 1 and 1 -> 2 are right.
+    # This runtime answers one class higher than shown: 7 -> 0, 0 -> 1 and 1 -> 2 are correct.
     assert (other.clips, other.accuracy, other.agreement) == (10, 0.3, 0.0)
     assert (same.runtime, same.device, same.precision) == ("fake", "cpu", "fp32")
     assert same.dataset == "counted"
 
 
-def test_the_agreement_is_with_the_first_runtime():
+def test_agreement_compares_with_the_first_runtime():
     shown, labels = [0, 1, 2, 3], [7, 7, 7, 7]
 
     def two_differ(logits):
@@ -111,7 +111,7 @@ def test_the_agreement_is_with_the_first_runtime():
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 5, 8])
-def test_clips_that_fill_up_a_batch_are_not_counted(batch):
+def test_clips_that_pad_a_batch_are_not_counted(batch):
     runner: Any = Fake()
     video = np.arange(5, dtype=np.float32).reshape(5, 1, 1, 1, 1)
     np.testing.assert_array_equal(predict(runner, video, batch), np.arange(5))
@@ -119,7 +119,7 @@ def test_clips_that_fill_up_a_batch_are_not_counted(batch):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_logits_that_are_no_numbers_are_never_right(value):
+def test_logits_that_are_not_finite_are_never_correct(value):
     broken = Fake("broken", fault=lambda logits: np.full_like(logits, value))
     honest, found = evaluated([Fake(), broken], Counted([0] * 4, [0] * 4, 4), 2)
     assert honest.accuracy == 1.0
@@ -146,7 +146,7 @@ FAKE: Any = Fake()
         (1, 1, 0.2065, 1.0),
     ],
 )
-def test_the_interval_is_that_of_wilson(correct, clips, low, high):
+def test_the_interval_is_the_wilson_interval(correct, clips, low, high):
     found = summarize(FAKE, "x", clips, correct, clips)
     assert found.low == pytest.approx(low, abs=1e-4)
     assert found.high == pytest.approx(high, abs=1e-4)
@@ -155,13 +155,13 @@ def test_the_interval_is_that_of_wilson(correct, clips, low, high):
 
 
 @pytest.mark.parametrize("clips", [1, 7, 64, 192, 512, 2048])
-def test_the_interval_holds_the_accuracy_at_its_very_ends(clips):
+def test_the_interval_contains_an_accuracy_of_0_and_of_1(clips):
     none, all_ = summarize(FAKE, "x", clips, 0, 0), summarize(FAKE, "x", clips, clips, clips)
     assert (none.low, none.accuracy) == (0.0, 0.0)
     assert (all_.high, all_.accuracy) == (1.0, 1.0)
 
 
-def test_more_clips_make_it_narrower():
+def test_more_clips_make_the_interval_narrower():
     few, many = (summarize(FAKE, "x", n, n // 2, n) for n in (10, 1000))
     assert many.high - many.low < (few.high - few.low) / 5
 
@@ -173,7 +173,7 @@ def motion_model(**options):
     return model_of(MOTION_LABELS, 8, **options)
 
 
-def test_the_built_in_task_has_as_many_clips_as_it_says_balanced_and_normalised():
+def test_the_built_in_task_has_512_balanced_normalised_clips():
     model = motion_model()
     model.preprocessing = Preprocessing((0.5,) * 3, (0.25,) * 3)
     dataset = open_dataset("motion", model)
@@ -190,7 +190,7 @@ def test_the_built_in_task_has_as_many_clips_as_it_says_balanced_and_normalised(
 
 
 @pytest.mark.parametrize("count", [1, 64, 70])
-def test_a_dataset_gives_as_many_clips_as_it_says(count):
+def test_a_dataset_gives_the_number_of_clips_in_count(count):
     dataset = Dataset(MOTION, count, motion_model())
     assert sum(len(labels) for _, labels in dataset.chunks()) == count
 
@@ -203,7 +203,7 @@ def test_pixels_are_normalised_by_channel():
     assert got.dtype == np.float32
 
 
-def test_a_model_of_eight_nameless_classes_is_taken_at_its_word():
+def test_the_built_in_task_accepts_eight_classes_without_names():
     assert open_dataset("motion", model_of(None, 8)).count == 512
 
 
@@ -217,7 +217,7 @@ def test_a_model_of_eight_nameless_classes_is_taken_at_its_word():
     ],
     ids=["three", "three nameless", "another order", "others"],
 )
-def test_the_built_in_task_wants_a_model_of_it(model):
+def test_the_built_in_task_refuses_a_model_with_other_classes(model):
     with pytest.raises(UsageError, match="built-in task") as caught:
         open_dataset("motion", model)
     assert "\n" not in str(caught.value)
@@ -226,7 +226,7 @@ def test_the_built_in_task_wants_a_model_of_it(model):
 # --- folders
 
 
-def test_a_folder_gives_its_clips_with_the_labels_of_the_model(folder):
+def test_a_folder_maps_class_names_to_the_model_s_labels(folder):
     reordered = ("horse", "cow", "cat", "dog")
     dataset = open_dataset(str(folder), model_of(reordered, 4))
     assert (dataset.name, dataset.count) == (str(folder), 6)
@@ -236,7 +236,7 @@ def test_a_folder_gives_its_clips_with_the_labels_of_the_model(folder):
     assert levels[2] < levels[3] < levels[0]  # cat, dog, horse
 
 
-def test_a_folder_is_shaped_and_normalised_as_the_model_takes_it(folder):
+def test_clips_of_a_folder_have_the_model_s_shape_and_normalisation(folder):
     model = model_of()
     model.preprocessing = Preprocessing((1.0,) * 3, (0.5,) * 3)
     for video, labels in open_dataset(str(folder), model).chunks():
@@ -245,23 +245,23 @@ def test_a_folder_is_shaped_and_normalised_as_the_model_takes_it(folder):
         assert video.max() < 0
 
 
-def test_folders_stand_in_order_where_the_model_names_no_classes(folder):
+def test_folders_are_numbered_in_order_if_the_model_has_no_labels(folder):
     dataset = open_dataset(str(folder), model_of(None, 3))
     assert [label for _, label in dataset.files] == [0, 0, 1, 2, 2, 2]
 
 
-def test_what_is_hidden_and_what_is_no_folder_is_left_aside(folder):
+def test_hidden_files_and_files_beside_the_folders_are_ignored(folder):
     (folder / "README.txt").write_text("no class")
     (folder / "cat" / ".DS_Store").write_text("no clip")
     (folder / "cat" / "more").mkdir()
     assert open_dataset(str(folder), model_of()).count == 6
 
 
-def test_a_class_may_be_missing_where_the_model_names_them(folder):
+def test_a_class_of_the_model_may_have_no_folder(folder):
     assert open_dataset(str(folder), model_of((*CLASSES, "cow"), 4)).count == 6
 
 
-def test_a_folder_is_evaluated_at_batches_that_do_not_divide_it(folder):
+def test_a_batch_that_does_not_divide_the_clips_gives_the_same_result(folder):
     model = model_of()
     dataset = open_dataset(str(folder), model)
     with EagerRunner(model, {"video": (None, 2, 3, 16, 16)}) as runner:
@@ -271,7 +271,7 @@ def test_a_folder_is_evaluated_at_batches_that_do_not_divide_it(folder):
     assert one.accuracy * 6 == pytest.approx(round(one.accuracy * 6))
 
 
-def test_a_folder_called_motion_is_a_folder(folder, tmp_path, monkeypatch):
+def test_a_folder_named_motion_is_read_as_a_folder(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder.rename(tmp_path / "motion")
     dataset = open_dataset("./motion", model_of())
@@ -288,7 +288,7 @@ def refused(name, model):
 
 
 @pytest.mark.parametrize("wrong", ["hrose", "Dog", "cats"])
-def test_a_class_the_model_does_not_know_is_refused_with_the_nearest(folder, wrong):
+def test_an_unknown_class_is_refused_with_the_nearest_name(folder, wrong):
     (folder / wrong).mkdir()
     nearest = {"hrose": "horse", "Dog": "dog", "cats": "cat"}[wrong]
     message = refused(folder, model_of())
@@ -296,18 +296,18 @@ def test_a_class_the_model_does_not_know_is_refused_with_the_nearest(folder, wro
     assert f"did you mean {nearest!r}?" in message
 
 
-def test_a_class_like_no_other_is_refused(folder):
+def test_an_unknown_class_without_a_near_name_is_refused(folder):
     (folder / "xyz").mkdir()
     assert "'xyz' is no class of the model" in refused(folder, model_of())
 
 
-def test_a_nameless_model_wants_a_folder_for_each_class(folder):
+def test_a_model_without_labels_needs_a_folder_for_each_class(folder):
     message = refused(folder, model_of(None, 4))
     assert "got 3 folders" in message
     assert "expected 4" in message
 
 
-def test_where_there_are_no_clips_nothing_is_measured(folder, tmp_path):
+def test_a_folder_without_clips_is_refused(folder, tmp_path):
     assert "'nowhere'" in refused("nowhere", model_of())
     (tmp_path / "file").touch()
     refused(tmp_path / "file", model_of())
@@ -317,7 +317,7 @@ def test_where_there_are_no_clips_nothing_is_measured(folder, tmp_path):
     assert "no clips" in refused(tmp_path / "empty", model_of())
 
 
-def test_a_file_that_is_no_clip_is_named_in_one_line(folder):
+def test_a_file_that_is_not_a_clip_is_named_in_one_line(folder):
     (folder / "dog" / "notes.txt").write_text("no clip\n" * 100)
     with pytest.raises(TsformerError) as caught:
         list(open_dataset(str(folder), model_of()).chunks())

@@ -1,4 +1,4 @@
-"""The judge must be able to fail: every way in which an export can be wrong, on made-up logits."""
+"""Test that the judge can fail: synthetic logits for every fault of an export."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from exporter.proof.judge import (
 
 INPUTS, CLASSES = 8, 5
 NAMES = tuple(f"clip-{i}" for i in range(INPUTS))
-FLOOR = 1e-6  # of the references here; well above TINY / FLOOR_FACTOR
+FLOOR = 1e-6  # floor of the references here; well above TINY / FLOOR_FACTOR
 
 
 def truth(inputs=INPUTS, classes=CLASSES):
@@ -25,7 +25,7 @@ def truth(inputs=INPUTS, classes=CLASSES):
 
 
 def reference(truth_=None, *, floor=FLOOR, **changes):
-    """A reference whose floor is a relative error, or the logits themselves."""
+    """Make a reference; `floor` is a relative error or the rounded logits."""
     t = changes.pop("truth", truth() if truth_ is None else truth_)
     names = tuple(f"clip-{i}" for i in range(len(t)))
     rounded = t * (1 + floor) if isinstance(floor, float) else floor
@@ -36,7 +36,7 @@ def judged(ref, *runs, precision="fp32", **options):
     return judge(ref, runs, runtime="fake", device="cpu", precision=precision, **options)
 
 
-# --- judge: how far is too far
+# --- judge: tolerance
 
 
 @pytest.mark.parametrize(("times", "verdict"), [(0.0, "pass"), (3.9, "pass"), (4.1, "fail")])
@@ -62,7 +62,7 @@ def test_the_constants_are_those_of_the_design():
 
 
 @pytest.mark.parametrize("place", range(INPUTS))
-def test_one_wrong_input_is_enough_wherever_it_stands(place):
+def test_one_wrong_input_at_any_place_fails(place):
     wrong = truth()
     wrong[place] *= 1 + 1e-4
     parity = judged(reference(), wrong)
@@ -73,7 +73,7 @@ def test_one_wrong_input_is_enough_wherever_it_stands(place):
 
 
 @pytest.mark.parametrize("place", range(3))
-def test_one_wrong_run_is_enough(place):
+def test_one_wrong_run_fails(place):
     runs = [truth() for _ in range(3)]
     runs[place][2] *= 1 + 1e-4
     assert judged(reference(), *runs).verdict == "fail"
@@ -83,7 +83,7 @@ def test_swapped_clips_fail():
     assert judged(reference(), truth()[::-1]).verdict == "fail"
 
 
-def test_a_parity_holds_the_worst_of_every_figure():
+def test_a_parity_contains_the_worst_value_of_every_figure():
     wrong = truth()
     wrong[3] += [0.0, 0.25, 0.0, 0.0, 0.0]
     wrong[5] = -wrong[5]
@@ -97,11 +97,11 @@ def test_a_parity_holds_the_worst_of_every_figure():
     assert (parity.runtime, parity.device, parity.precision) == ("fake", "cpu", "fp32")
 
 
-# --- judge: what is no function
+# --- judge: ill-conditioned models
 
 
 @pytest.mark.parametrize("candidate", [1.0, 2.0, -1.0], ids=["exact", "double", "negative"])
-def test_a_large_floor_is_ill_conditioned_whatever_the_candidate(candidate):
+def test_a_large_floor_is_ill_conditioned_for_any_candidate(candidate):
     parity = judged(reference(floor=1.1e-3), candidate * truth())
     assert parity.verdict == "ill-conditioned"
     assert "1.1e-03" in parity.reason
@@ -113,19 +113,19 @@ def test_a_floor_just_below_the_limit_is_judged():
 
 
 @pytest.mark.parametrize("place", [0, INPUTS - 1])
-def test_one_ill_conditioned_input_is_enough(place):
+def test_one_ill_conditioned_input_makes_the_parity_ill_conditioned(place):
     rounded = truth() * (1 + FLOOR)
     rounded[place] *= 1.01
     assert judged(reference(floor=rounded), truth()).verdict == "ill-conditioned"
 
 
-# --- judge: numbers that are none
+# --- judge: NaN and Inf
 
 
 @pytest.mark.parametrize("place", [0, 3, INPUTS - 1])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("where", ["candidate", "second run", "truth", "floor", "batched"])
-def test_a_number_that_is_none_fails_wherever_it_stands(where, value, place):
+def test_nan_or_inf_at_any_place_fails(where, value, place):
     broken = truth() * (1 + FLOOR)
     broken[place, 1] = value
     changed = {where: broken} if where in ("truth", "floor", "batched") else {}
@@ -136,7 +136,7 @@ def test_a_number_that_is_none_fails_wherever_it_stands(where, value, place):
     assert "NaN or Inf" in parity.reason
 
 
-def test_the_figures_of_a_broken_runtime_are_not_those_of_its_good_inputs():
+def test_one_nan_input_makes_all_figures_nan():
     broken = truth()
     broken[4] = np.nan
     parity = judged(reference(), broken)
@@ -145,7 +145,7 @@ def test_the_figures_of_a_broken_runtime_are_not_those_of_its_good_inputs():
     assert np.isnan(parity.cosine)
 
 
-def test_a_broken_truth_and_the_same_broken_candidate_do_not_agree():
+def test_a_nan_truth_and_an_equal_nan_candidate_fail():
     broken = np.full((INPUTS, CLASSES), np.nan)
     assert judged(reference(broken), broken).verdict == "fail"
 
@@ -169,7 +169,7 @@ def test_too_few_inputs_fail():
     assert judged(reference(t), t, min_inputs=7).verdict == "pass"
 
 
-def test_a_runtime_that_never_ran_is_no_pass():
+def test_a_runtime_without_runs_is_an_error():
     with pytest.raises(ValueError, match=r".+"):
         judged(reference())
 
@@ -187,40 +187,40 @@ def test_the_parts_of_a_reference_must_have_one_shape(short):
         Reference(NAMES, *parts)
 
 
-# --- judge: the first class
+# --- judge: top-1 and top-5
 
 
 def two_close_classes(distance):
-    """Logits whose first two classes are `distance` x the norm apart, in every row."""
+    """Make logits whose first two classes differ by `distance` x the norm, in every row."""
     t = np.array([3.0, 3.0, -1.0, 0.5, 0.0])
     t[0] += distance * np.linalg.norm(t)
-    return np.outer(np.arange(1.0, INPUTS + 1), t)  # rows differ by their size alone
+    return np.outer(np.arange(1.0, INPUTS + 1), t)  # rows differ in scale only
 
 
 def flipped(t, row=2):
-    """The same with the first two classes of one row swapped."""
+    """Swap the first two classes of one row."""
     other = t.copy()
     other[row, :2] = other[row, 1::-1]
     return other
 
 
-def test_another_first_class_is_forgiven_only_within_the_floor():
+def test_another_top_1_passes_only_within_the_floor():
     within, outside = two_close_classes(0.9 * FLOOR), two_close_classes(1.1 * FLOOR)
     forgiven = judged(reference(within), flipped(within))
     assert forgiven.verdict == "pass"
     assert forgiven.top1_agreement == 1 - 1 / INPUTS
     refused = judged(reference(outside), flipped(outside))
-    assert refused.rel_l2 < refused.tolerance  # the error alone would pass
+    assert refused.rel_l2 < refused.tolerance  # the error alone passes
     assert refused.verdict == "fail"
     assert refused.reason == "top-1 differs on clip-2"
 
 
-def test_another_first_class_in_one_of_the_runs_is_enough():
+def test_another_top_1_in_one_run_fails():
     t = two_close_classes(1.1 * FLOOR)
     assert judged(reference(t), t, flipped(t)).verdict == "fail"
 
 
-def test_five_of_the_first_classes_are_compared_as_a_set():
+def test_top_5_is_compared_as_a_set():
     t = np.tile(np.arange(10.0, 0.0, -1.0), (INPUTS, 1))
     moved = t.copy()
     moved[:, 4], moved[:, 5] = t[:, 5], t[:, 4]
@@ -234,7 +234,7 @@ def test_a_model_of_one_class_is_judged_by_its_error_alone():
     assert judged(reference(t), t * (1 + 1e-4)).verdict == "fail"
 
 
-def test_an_input_whose_truth_is_zero_wants_zeros():
+def test_an_input_with_zero_truth_requires_zeros():
     t = truth()
     t[3] = 0.0
     assert judged(reference(t), t).verdict == "pass"
@@ -244,7 +244,7 @@ def test_an_input_whose_truth_is_zero_wants_zeros():
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
-def test_logits_that_do_not_depend_on_the_input_prove_nothing(value):
+def test_logits_that_do_not_depend_on_the_input_fail(value):
     t = np.full((INPUTS, CLASSES), value)
     parity = judged(reference(t), t)
     assert parity.verdict == "fail"
@@ -272,18 +272,18 @@ def test_the_relative_error_is_the_distance_over_the_norm_of_the_truth():
     assert np.isnan(relative_error(np.array([np.nan, 1.0]), np.ones(2)))
 
 
-def test_the_relative_error_is_reckoned_in_float64():
+def test_the_relative_error_is_computed_in_float64():
     t = np.array([1.0 + 1e-12, 1.0])
     assert relative_error(t.astype(np.float32), t) == pytest.approx(7.1e-13, rel=1e-2)
     large = np.full(4, 1e30, np.float32)  # its square overflows float32
     assert relative_error(large, large.astype(np.float64)) == 0.0
 
 
-# --- validate: clips beside each other
+# --- validate: clips in one batch
 
 
 class Linear:
-    """A runtime that computes `W x`; `fault` gets the logits of a batch and gives worse ones."""
+    """A runtime that computes `W x`; `fault` changes the logits of a batch."""
 
     name, device, precision, threads, transfers_included = "fake", "cpu", "fp32", 1, True
 
@@ -300,7 +300,7 @@ class Linear:
 
 
 def clips(count=INPUTS):
-    """Clips, `video` `(n, f, c, h, w)`, of noise, whose first pixel is their own number."""
+    """Make noise clips, `video` `(n, f, c, h, w)`; the first pixel of a clip is its index."""
     made = np.random.default_rng(2).standard_normal((count, 2, 1, 2, 2))
     made[:, 0, 0, 0, 0] = np.arange(count)
     return {"video": made}
@@ -313,7 +313,7 @@ def validated(runner, batches, count=INPUTS):
 
 
 @pytest.mark.parametrize("batches", [[1], [2], [3], [5], [8], [16], [1, 2, 3, 20]])
-def test_an_honest_runtime_passes_at_every_batch(batches):
+def test_a_correct_runtime_passes_at_every_batch(batches):
     parity = validated(Linear(), batches)
     assert parity.verdict == "pass"
     assert parity.rel_l2 == pytest.approx(0, abs=1e-12)
@@ -328,15 +328,17 @@ def of_the_neighbour(logits):
     return logits + 1e-3 * np.roll(logits, 1, axis=0) * (len(logits) > 1)
 
 
-def test_a_clip_that_feels_its_neighbours_is_seen():
-    assert validated(Linear(of_the_neighbour), [1]).verdict == "pass"  # no neighbours, no fault
+def test_a_runtime_that_couples_clips_of_a_batch_fails():
+    assert (
+        validated(Linear(of_the_neighbour), [1]).verdict == "pass"
+    )  # a batch of 1 has no neighbours
     for fault in (coupled, of_the_neighbour):
         parity = validated(Linear(fault), [1, 2])
         assert parity.verdict == "fail"
         assert parity.batch_invariance_rel_l2 > 1e-4
 
 
-def test_a_model_that_couples_clips_is_seen_even_if_its_runtime_does_so_too():
+def test_a_model_that_couples_clips_fails():
     names = [f"clip-{i}" for i in range(INPUTS)]
     ref = make_reference(Linear(), Linear(of_the_neighbour), names, clips())
     parity = validate(Linear(), ref, clips(), [1])
@@ -344,13 +346,13 @@ def test_a_model_that_couples_clips_is_seen_even_if_its_runtime_does_so_too():
     assert "beside it" in parity.reason
 
 
-def test_rows_in_the_wrong_order_are_seen():
+def test_rows_in_the_wrong_order_fail():
     parity = validated(Linear(lambda logits: logits[::-1]), [2])
     assert parity.verdict == "fail"
 
 
 @pytest.mark.parametrize("batch", [2, 3, 8, 16, 20])
-def test_a_single_wrong_row_of_a_batch_is_seen(batch):
+def test_a_single_wrong_row_of_a_batch_fails(batch):
     for row in range(batch):
 
         def one_wrong(logits, row=row):
@@ -360,7 +362,7 @@ def test_a_single_wrong_row_of_a_batch_is_seen(batch):
         assert validated(Linear(one_wrong), [batch]).verdict == "fail", f"row {row} of {batch}"
 
 
-def test_one_wrong_batch_size_is_seen():
+def test_one_wrong_batch_size_fails():
     def only_at_three(logits):
         return logits * (1.01 if len(logits) == 3 else 1.0)
 
@@ -389,18 +391,18 @@ def test_a_parity_names_its_runtime():
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 8, 11])
 @pytest.mark.parametrize("order", [None, [2, 0, 7, 1, 3, 6, 5, 4]])
-def test_logits_come_in_the_order_of_the_clips(batch, order):
+def test_logits_have_the_order_of_the_clips(batch, order):
     alone = run_clips(Linear(), clips(), 1)
     np.testing.assert_allclose(run_clips(Linear(), clips(), batch, order), alone, rtol=1e-12)
 
 
-def test_the_last_batch_is_filled_up():
+def test_the_last_batch_is_padded_with_the_first_clips():
     runner = Linear()
     run_clips(runner, clips(4), 3)
     assert runner.seen == [[0, 1, 2], [3, 0, 1]]
 
 
-def test_the_floor_is_run_alone_and_in_pairs():
+def test_the_floor_runs_clips_alone_and_in_pairs():
     floor = Linear()
     make_reference(Linear(), floor, NAMES, clips())
     assert floor.seen == [[i] for i in range(INPUTS)] + [[0, 1], [2, 3], [4, 5], [6, 7]]

@@ -1,4 +1,4 @@
-"""The ladder names the module that is wrong, and none where nothing is."""
+"""Test that the ladder names the wrong module, and no module of a correct graph."""
 
 import json
 import math
@@ -23,14 +23,14 @@ from exporter.to_engine.build import build_engine
 from model import FastTimeSformer, save_checkpoint
 
 SIZES = {"depth": 2, "dim": 32, "dim_head": 16, "frames": 3, "res": (32, 48)}
-# Every module stands for itself: nothing is folded into another.
+# Without rewrites no module is folded into another, so the ladder has a rung for each.
 QUICK = {"engine": "none", "bench_seconds": 0.0, "rewrite": "none"}
 SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Exports by precision; not to be changed."""
+    """Make one export for each precision; read only."""
     done = {}
 
     def get(precision, attn="regular"):
@@ -45,7 +45,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def changed(made, tmp_path):
-    """A copy of an export whose graph is changed by a function."""
+    """Copy an export and change its graph by a function."""
 
     def get(precision, change, source=None):
         directory = shutil.copytree(source or made(precision), tmp_path / "changed")
@@ -62,7 +62,7 @@ def scope(node):
 
 
 def weights_of(model, path):
-    """The matrices that only nodes of one module multiply with."""
+    """List the matrices that only the nodes of one module use as a factor."""
     names = {weight.name for weight in model.graph.initializer}
     inside, outside = set(), set()
     for node in model.graph.node:
@@ -83,13 +83,13 @@ def corrupt(path, factor=1.5):
     return change
 
 
-# --- untouched graphs
+# --- unchanged graphs
 
 
 @pytest.mark.parametrize(
     "precision", ["fp32", "fp16", pytest.param("bf16", marks=pytest.mark.slow)]
 )
-def test_an_untouched_graph_names_nothing(made, capsys, precision):
+def test_an_unchanged_graph_has_no_divergence(made, capsys, precision):
     assert main(["ladder", str(made(precision)), "--json"]) == 0
     found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert found["first_divergence"] == found["first_not_finite"] == ""
@@ -99,7 +99,7 @@ def test_an_untouched_graph_names_nothing(made, capsys, precision):
     assert len(set(paths)) == len(paths) == 23 - 4
     assert paths[0] == "project_in"
     assert paths[-1] == "to_out.fn"
-    # In the order they compute: the parts of a block before it.
+    # The order of computation: the parts of a block come before the block.
     order = ("attn_t.norm", "attn_t.fn", "fc_t", "attn_s.norm", "attn_s.fn", "mlp.norm", "mlp.fn")
     assert paths[1:9] == [*(f"blocks.0.{name}" for name in order), "blocks.0"]
     for rung in found["rungs"]:
@@ -110,7 +110,7 @@ def test_an_untouched_graph_names_nothing(made, capsys, precision):
         assert rung["max_abs"] > 0
 
 
-def test_the_errors_of_a_lower_precision_are_those_of_its_rounding(made):
+def test_errors_of_fp16_are_within_its_rounding(made):
     whole, half = ladder(made("fp32")), ladder(made("fp16"))
     for a, b in zip(whole.rungs, half.rungs, strict=True):
         assert a.path == b.path
@@ -118,7 +118,7 @@ def test_the_errors_of_a_lower_precision_are_those_of_its_rounding(made):
         assert 1e-5 < b.rel_l2 < 1e-2
 
 
-def test_the_table_is_for_people(made, capsys):
+def test_the_table_lists_the_modules_and_the_result(made, capsys):
     assert main(["ladder", str(made("fp16"))]) == 0
     out, err = capsys.readouterr()
     assert err == ""
@@ -138,7 +138,7 @@ def test_a_wrong_weight_names_its_module(changed, path):
     assert found.first_not_finite == ""
 
 
-def test_a_wrong_weight_of_a_typed_graph_names_its_module_and_is_exit_5(changed, capsys):
+def test_a_wrong_weight_of_an_fp16_graph_names_its_module_and_is_exit_5(changed, capsys):
     directory = changed("fp16", corrupt("blocks.1.attn_s.fn", 3.0))
     assert main(["ladder", str(directory)]) == 5
     out, err = capsys.readouterr()
@@ -150,7 +150,7 @@ def test_a_wrong_weight_of_a_typed_graph_names_its_module_and_is_exit_5(changed,
     assert "tune-precision" in err
 
 
-def test_a_bias_is_found_as_a_weight_is(changed):
+def test_a_wrong_bias_names_its_module(changed):
     def change(model):
         (bias,) = (w for w in model.graph.initializer if w.name == "blocks.1.fc_t.bias")
         bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + 0.01, bias.name))
@@ -158,7 +158,7 @@ def test_a_bias_is_found_as_a_weight_is(changed):
     assert ladder(changed("fp32", change)).first_divergence == "blocks.1.fc_t"
 
 
-# --- numbers that are none
+# --- NaN and Inf
 
 
 def test_the_first_nan_is_marked_and_json_stays_strict(changed, capsys):
@@ -207,22 +207,22 @@ def judged(*rungs, precision="fp16"):
         ([rung("a", 3.9e-2, 1e-2), rung("b", 4.1e-2, 1e-2)], ("b", "")),
         ([rung("a"), rung("b", math.nan, finite=False)], ("b", "b")),
         ([rung("a", 1.0), rung("b", math.inf, finite=False)], ("a", "b")),
-        # Eager PyTorch overflows there too: still no number, and never within any limit.
+        # Eager PyTorch overflows there too. NaN and Inf are never within a limit.
         ([rung("a"), rung("b", math.inf, math.inf, finite=False)], ("b", "b")),
         ([rung("a"), rung("b", math.nan, math.nan, finite=False)], ("b", "b")),
     ],
 )
-def test_the_marks(rungs, marks):
+def test_first_divergence_and_first_not_finite_are_marked(rungs, marks):
     assert judged(*rungs) == marks
 
 
-def test_the_limit_of_a_precision_is_that_of_parity():
+def test_the_limit_of_a_precision_equals_that_of_parity():
     assert judged(rung("a", 0.9e-6), rung("b", 1.1e-6), precision="fp32") == ("b", "")
     assert judged(rung("a", 1.5e-2), rung("b", 1.7e-2), precision="bf16") == ("b", "")
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_the_worse_of_two_clips_counts(order):
+def test_the_larger_error_of_two_clips_counts(order):
     clips = [rung("a", 0.1, 0.3), rung("a", 0.2, 0.1)]
     worst = _worse(*(clips[i] for i in order))
     assert (worst.rel_l2, worst.floor_rel_l2, worst.finite) == (0.2, 0.3, True)
@@ -232,13 +232,13 @@ def test_the_worse_of_two_clips_counts(order):
     assert not worst.finite
 
 
-def test_outputs_are_matched_by_size_the_last_first():
+def test_outputs_are_matched_by_size_from_the_last():
     cls, x, other = np.zeros((1, 4)), np.zeros((9, 4)), np.ones((9, 4))
     assert [v is w for v, w in zip(_match([cls, x], [x, cls]).values(), [x, cls], strict=True)] == [
         True,
         True,
     ]
-    assert set(_match([cls, x], [cls])) == {0}  # the patches of a last block are not in a graph
+    assert set(_match([cls, x], [cls])) == {0}  # a graph omits the patches of the last block
     found = _match([x, x], [x, other])
     assert found[0] is x
     assert found[1] is other
@@ -250,7 +250,7 @@ def test_outputs_are_matched_by_size_the_last_first():
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """An fp16 export of a model whose tokens are in the hundreds: squares above float16."""
+    """Export a model in fp16 with tokens in the hundreds, whose squares overflow float16."""
     folder = tmp_path_factory.mktemp("large")
     torch.manual_seed(0)
     model = FastTimeSformer(
@@ -301,7 +301,7 @@ def force_first_norm_into_float16(model):
     onnx.checker.check_model(model)
 
 
-def test_large_tokens_name_nothing_where_norms_are_in_float32(large):
+def test_large_tokens_with_float32_norms_have_no_divergence(large):
     found = ladder(large)
     assert (found.first_divergence, found.first_not_finite) == ("", "")
 
@@ -313,13 +313,13 @@ def test_a_norm_forced_into_float16_is_named(large, changed):
     assert before.finite
 
 
-def test_a_norm_in_float16_of_small_tokens_is_no_finding(made, changed):
-    """What makes it wrong is the size of the tokens, not that the graph is another."""
+def test_a_float16_norm_of_small_tokens_is_not_named(made, changed):
+    """Large tokens cause the error. The changed graph alone does not."""
     found = ladder(changed("fp16", force_first_norm_into_float16))
     assert (found.first_divergence, found.first_not_finite) == ("", "")
 
 
-# --- what cannot be climbed
+# --- refusals
 
 
 def refused(capsys, directory, code):
@@ -331,7 +331,7 @@ def refused(capsys, directory, code):
     return err
 
 
-def test_a_graph_that_names_no_modules_is_one_line(changed, capsys):
+def test_a_graph_without_module_names_is_refused_in_one_line(changed, capsys):
     def change(model):
         kept = [entry for entry in model.metadata_props if entry.key != "tsformer.modules"]
         del model.metadata_props[:]
@@ -343,7 +343,7 @@ def test_a_graph_that_names_no_modules_is_one_line(changed, capsys):
         ladder(directory)
 
 
-def test_what_is_no_export_is_one_line(capsys, tmp_path):
+def test_a_directory_that_is_not_an_export_is_refused_in_one_line(capsys, tmp_path):
     assert "is not an export" in refused(capsys, tmp_path, 3)
 
 
@@ -376,7 +376,7 @@ def test_an_engine_without_a_gpu_is_one_line(made, capsys):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_an_engine_can_be_built_that_gives_every_module(made, tmp_path, precision):
+def test_an_engine_with_every_module_as_output_can_be_built(made, tmp_path, precision):
     proto = onnx.load(made(precision) / "model.onnx")
     names = [*dict.fromkeys(name for of in read_module_outputs(proto).values() for name in of)]
     add_outputs(proto, names)

@@ -1,4 +1,4 @@
-"""A parity test must be able to fail: real graphs, each with one thing wrong."""
+"""Test that parity can fail: real graphs, each with one fault."""
 
 import numpy as np
 import onnx
@@ -19,7 +19,7 @@ MECHANISMS = ("fastformer", "performer", "regular")
 
 
 class Exported:
-    """A model, its graph and its reference; the graph can be judged with changes."""
+    """A model, its graph and its reference; a test can change the graph and judge it."""
 
     def __init__(self, attn, path):
         torch.manual_seed(0)
@@ -49,7 +49,7 @@ class Exported:
     def judge(self, model, tmp_path):
         path = tmp_path / "changed.onnx"
         onnx.save(model, path)
-        check_onnx(path)  # a wrong graph, not a broken one
+        check_onnx(path)  # the changed graph must be valid
         with OnnxRuntimeRunner(path) as runner:
             return validate(runner, self.reference, self.clips, [2])
 
@@ -61,7 +61,7 @@ def case(request, tmp_path_factory):
 
 
 def weights(model):
-    """The float weights that have axes: scalars are constants of formulas."""
+    """List the float weights with axes; scalars are constants of formulas."""
     return [
         weight
         for weight in model.graph.initializer
@@ -79,7 +79,7 @@ def change(model, name, how):
 
 
 def product_of(model, tail):
-    """The name of the weight of the matrix product to which the bias `tail` is added."""
+    """Find the weight of the matrix product whose bias name ends with `tail`."""
     (bias,) = (node for node in model.graph.node if any(x.endswith(tail) for x in node.input))
     made_by = {name: node for node in model.graph.node for name in node.output}
     (product,) = (made_by[x] for x in bias.input if x in made_by)
@@ -87,23 +87,23 @@ def product_of(model, tail):
     return name
 
 
-def test_the_untouched_graph_passes(case, tmp_path):
+def test_the_unchanged_graph_passes(case, tmp_path):
     parity = case.judge(case.load(), tmp_path)
     assert parity.verdict == "pass", parity.reason
     assert parity.inputs == 8
-    assert parity.rel_l2 > 0  # two programs, not one compared with itself
+    assert parity.rel_l2 > 0  # the graph is another program than the model
 
 
 def double_one(values):
-    """Double one number: the largest, of channel 2 in a matrix, which every rotation turns."""
+    """Double the largest number; in a matrix use channel 2, which every rotation changes."""
     channel = values[..., 2] if values.ndim > 1 and values.shape[-1] > 2 else values  # a view
     place = np.unravel_index(np.abs(channel).argmax(), channel.shape)
     channel[place] = 2 * channel[place] or 0.1
     return values
 
 
-def turned_with(model, table):
-    """The weights of the matrix products that are multiplied by a rotary table."""
+def weights_rotated_with(model, table):
+    """Find the weights of the matrix products that a rotary table multiplies."""
     names = {weight.name for weight in model.graph.initializer}
     made_by = {name: node for node in model.graph.node for name in node.output}
     factors = {x for node in model.graph.node if table in node.input for x in node.input}
@@ -117,14 +117,14 @@ def test_one_wrong_number_in_any_weight_fails(case, tmp_path):
         change(model, name, double_one)
         if case.judge(model, tmp_path).verdict != "fail":
             survivors.add(name)
-    # Of the last queries only that of the class token is read, which is not turned: where queries
-    # are not pooled, the weight that turns them cannot matter.
+    # The graph reads only the class token's query of the last block, and no rotation applies to
+    # it. If queries are not pooled, the weight for rotated queries has no effect.
     without_effect = 0 if case.attn == "fastformer" else 1
     assert len(survivors) == without_effect, survivors
-    assert survivors <= turned_with(case.load(), "rotary.sin_s")
+    assert survivors <= weights_rotated_with(case.load(), "rotary.sin_s")
 
 
-def test_there_are_weights_of_every_kind(case):
+def test_the_weights_include_every_kind(case):
     names = {weight.name for weight in weights(case.load())}
     assert len(names) > 25
     assert {"project_in.bias", "to_out.fn.weight", "to_out.norm.weight", "rotary.cos_s"} <= names
@@ -176,7 +176,7 @@ def test_a_bias_of_zeros_fails(case, tmp_path, name):
 
 
 def reorder(model, axis, order):
-    """Let the graph take its input in another order along one axis."""
+    """Make the graph read its input in another order along one axis."""
     for node in model.graph.node:
         for i, name in enumerate(node.input):
             if name == "video":

@@ -1,4 +1,4 @@
-"""That rewrites are proven, and that the proof can fail."""
+"""Test that rewrites are proven, and that the proof can fail."""
 
 import json
 
@@ -49,7 +49,7 @@ def test_the_report_says_how_exact_the_rewritten_model_is(exported):
     _, _, proof = stage["detail"].rpartition("; ")
     error, _, where = proof.partition(" ")
     assert where == "in float64"
-    assert float(error) < 1e-12  # nothing was rounded to float32
+    assert float(error) < 1e-12  # no value was rounded to float32
 
 
 def test_the_report_lists_the_rewrites_and_why_others_were_not_applied(exported):

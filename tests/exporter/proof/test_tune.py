@@ -1,4 +1,4 @@
-"""tune-precision finds the module that overflows, and what it writes is what export reads."""
+"""Test that tune-precision finds the module that overflows, and that export reads its recipe."""
 
 import json
 import math
@@ -31,7 +31,7 @@ def sound():
 
 @torch.no_grad()
 def planted(path=PLANTED, factor=2e5):
-    """The same function in float32; in float16 the hidden values of one feed-forward overflow."""
+    """Make an equal function in float32 whose feed-forward overflows in float16."""
     model = sound()
     net: Any = model.get_submodule(f"{path}.net")
     project_in, project_out = net[0], net[3]
@@ -49,10 +49,10 @@ def tuned(model, precision="fp16", budget=BUDGET, **options):
     return tune(model, inputs_of(model), precision=precision, budget=budget, **options)
 
 
-# --- what is found
+# --- the search
 
 
-def test_the_overflow_is_one_and_only_in_float16():
+def test_the_planted_overflow_occurs_only_in_float16():
     model, video = planted(), torch.from_numpy(inputs_of(planted()).arrays["video"])
     with torch.no_grad():
         assert not in_precision(model, "fp16")(video).isfinite().all()
@@ -60,7 +60,7 @@ def test_the_overflow_is_one_and_only_in_float16():
 
 
 @pytest.mark.parametrize("path", [f"blocks.{i}.mlp.fn" for i in range(3)])
-def test_a_planted_overflow_is_found_and_nothing_else(path):
+def test_only_the_planted_overflow_is_kept(path):
     recipe = tuned(planted(path))
     assert recipe.keep_fp32 == (path.replace(".", r"\."),)
     assert recipe.error <= recipe.budget == BUDGET
@@ -72,20 +72,20 @@ def test_a_planted_overflow_is_found_and_nothing_else(path):
     assert max(others) < BUDGET
 
 
-def test_two_planted_overflows_are_found():
+def test_two_planted_overflows_are_kept():
     model = planted("blocks.0.mlp.fn")
     model.blocks[2] = planted("blocks.2.mlp.fn").blocks[2]
     assert tuned(model).keep_fp32 == (r"blocks\.0\.mlp\.fn", r"blocks\.2\.mlp\.fn")
 
 
-def test_nothing_is_kept_where_the_budget_is_met_without():
+def test_nothing_is_kept_if_the_budget_is_met_without():
     recipe = tuned(sound())
     assert recipe.keep_fp32 == ()
     assert recipe.evaluations == 1
     assert recipe.error == recipe.error_without <= BUDGET
 
 
-def test_bf16_has_no_such_overflow():
+def test_bf16_does_not_overflow_and_keeps_nothing():
     assert tuned(planted(), "bf16", 0.05).keep_fp32 == ()
 
 
@@ -94,7 +94,7 @@ def test_a_budget_below_the_rounding_keeps_some_and_meets_it():
     recipe = tuned(sound(), budget=without / 2)
     assert 0 < len(recipe.keep_fp32) < len(rounded_modules(sound()))
     assert recipe.error <= without / 2
-    # One fewer, of those that add least, is not enough.
+    # The kept modules are those with the largest errors.
     kept = [path for path in recipe.alone if path.replace(".", r"\.") in recipe.keep_fp32]
     assert kept == list(recipe.alone)[: len(kept)]
 
@@ -105,7 +105,7 @@ def test_a_budget_that_float32_cannot_meet_is_an_error():
     assert caught.value.exit_code == 5
 
 
-def test_progress_is_told_and_ends_within_its_total():
+def test_progress_is_reported_and_ends_within_its_total():
     told = []
     tuned(planted(), on_step=lambda done, total, what: told.append((done, total, what)))
     assert [done for done, _, _ in told] == list(range(len(told)))
@@ -130,7 +130,7 @@ def recipe_of(**changes):
     return Recipe(**{**values, **changes})
 
 
-def test_a_recipe_is_strict_json_and_is_read_again(tmp_path):
+def test_a_recipe_is_strict_json_and_can_be_read(tmp_path):
     write_recipe(recipe_of(), tmp_path / "r.json")
     values = json.loads((tmp_path / "r.json").read_text(), parse_constant=pytest.fail)
     assert values["error_without"] is None
@@ -176,7 +176,7 @@ def test_a_bad_recipe_is_bad_usage(bad):
 
 
 @pytest.mark.parametrize("name", ["none.json", "."])
-def test_a_recipe_that_is_no_file_is_bad_usage(tmp_path, name):
+def test_a_recipe_that_cannot_be_read_is_bad_usage(tmp_path, name):
     with pytest.raises(UsageError, match="cannot read"):
         read_recipe(tmp_path / name)
 
@@ -224,7 +224,7 @@ def exported(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_what_is_found_is_what_makes_the_export_pass(exported, tmp_path, capsys):
+def test_the_recipe_makes_the_export_pass(exported, tmp_path, capsys):
     recipe = tmp_path / "found.json"
     arguments = [str(exported / "made"), "--budget", str(BUDGET), "-o", str(recipe)]
     assert main(["tune-precision", *arguments, "--json"]) == 0
@@ -242,10 +242,10 @@ def test_what_is_found_is_what_makes_the_export_pass(exported, tmp_path, capsys)
     assert report["spec"]["keep_fp32"] == [r"blocks\.1\.mlp\.fn"]
     really = next(row for row in report["parity"] if row["runtime"] == "onnx-reference")
     assert really["verdict"] == "pass"
-    # What tune-precision promised is what the graph gives, but for other roundings.
+    # The graph has the error that tune-precision predicted, except for other roundings.
     assert really["rel_l2"] < 2 * BUDGET
 
-    # Without it the export fails, in one line, and its ladder says where.
+    # Without the recipe the export fails in one line, and its ladder names the module.
     capsys.readouterr()
     without = ["export", *checkpoint, "--precision", "fp16", *QUICK]
     assert main([*without, "-o", str(tmp_path / "without")]) == 5
@@ -255,7 +255,7 @@ def test_what_is_found_is_what_makes_the_export_pass(exported, tmp_path, capsys)
 
 
 @pytest.mark.slow
-def test_the_recipe_lies_beside_the_export_unless_told(exported, capsys):
+def test_the_recipe_is_written_beside_the_export_by_default(exported, capsys):
     assert main(["tune-precision", str(exported / "made"), "--budget", "0.1"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
@@ -279,7 +279,7 @@ def test_the_recipe_lies_beside_the_export_unless_told(exported, capsys):
         (2, ["--budget", "0.5", "--precision", "bf16", "-o", "/proc/none/r.json"], "cannot write"),
     ],
 )
-def test_what_cannot_be_tuned_is_one_line(exported, capsys, code, options, words):
+def test_bad_options_are_one_line(exported, capsys, code, options, words):
     assert main(["tune-precision", str(exported / "made"), *options]) == code
     out, err = capsys.readouterr()
     assert out == ""
@@ -288,6 +288,6 @@ def test_what_cannot_be_tuned_is_one_line(exported, capsys, code, options, words
     assert not err.startswith("tsformer: internal")
 
 
-def test_what_is_no_export_cannot_be_tuned(tmp_path, capsys):
+def test_a_directory_that_is_not_an_export_is_refused(tmp_path, capsys):
     assert main(["tune-precision", str(tmp_path)]) == 3
     assert capsys.readouterr().err.count("\n") == 1
