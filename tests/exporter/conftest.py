@@ -1,4 +1,4 @@
-"""Tiny models and exports, made once for all tests of the exporter."""
+"""Make tiny models and exports once for all tests of the exporter."""
 
 import contextlib
 import functools
@@ -16,9 +16,9 @@ from onnxscript import optimizer
 from exporter import ExportSpec
 from exporter.pipeline import export
 
-# Frames, height and width all differ, so that no two axes can be mistaken for each other.
+# Frames, height and width differ, so that a swap of two axes changes a shape.
 TINY = {"depth": 1, "dim": 32, "dim_head": 16, "frames": 3, "res": (32, 48)}
-# `tsformer`, telling on stdout which stage it has reached.
+# `tsformer`, with a line on stdout for each stage that it reaches.
 TELLING = textwrap.dedent("""
     import sys
     from exporter import run
@@ -59,13 +59,13 @@ def untraced(function):
 
 @pytest.fixture(scope="session")
 def tiny():
-    """Arguments of an `ExportSpec` that is exported in a few seconds."""
+    """Arguments of an `ExportSpec` whose export takes a few seconds."""
     return {**TINY, "bench_seconds": 0.0, "engine": "none"}
 
 
 @pytest.fixture(scope="session")
 def tiny_flags():
-    """The same for the command line."""
+    """Arguments of the command line whose export takes a few seconds."""
     height, width = TINY["res"]
     sizes = {k.replace("_", "-"): v for k, v in TINY.items() if k != "res"}
     flags = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
@@ -74,7 +74,7 @@ def tiny_flags():
 
 @pytest.fixture(scope="session")
 def exported(tiny, real_clips, tmp_path_factory):
-    """A finished export of a mechanism; not to be changed."""
+    """Export a mechanism once; tests must not change the result."""
     made = {}
 
     def get(attn="fastformer"):
@@ -89,7 +89,7 @@ def exported(tiny, real_clips, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def real_sweep(exported, tiny, tmp_path_factory):
-    """`sweep.json` of a few real exports, of one that failed and of one still to do."""
+    """Make the `sweep.json` of some real exports, one failed cell and one open cell."""
     larger = {**tiny, "res": (64, 80)}
     made = {
         **{(attn, tiny["res"]): exported(attn) for attn in ("fastformer", "performer", "regular")},
@@ -129,7 +129,7 @@ def real_sweep(exported, tiny, tmp_path_factory):
 
 
 class Process:
-    """`tsformer` in a process of its own, that can be waited for at a stage."""
+    """`tsformer` in a new process; a test can wait until it reaches a stage."""
 
     def __init__(self, arguments, cwd, environ):
         self.popen = subprocess.Popen(
@@ -142,7 +142,7 @@ class Process:
         )
 
     def wait_for(self, *words):
-        """Wait until a line holds all the words; they must come."""
+        """Wait until a line contains all the words; fail if the process ends before."""
         for line in self.popen.stdout:
             if all(word in line for word in words):
                 return
@@ -153,7 +153,7 @@ class Process:
         return [int(child) for task in tasks for child in task.read_text().split()]
 
     def end(self, signal):
-        """Send the signal; gives the exit code and what was said on stderr."""
+        """Send the signal; return the exit code and stderr."""
         self.popen.send_signal(signal)
         _, said = self.popen.communicate(timeout=60)
         return self.popen.returncode, said
@@ -161,9 +161,9 @@ class Process:
 
 @pytest.fixture
 def start(tmp_path, environ_without_coverage):
-    """Start `tsformer` with arguments in `tmp_path`; nothing of it outlives the test.
+    """Start `tsformer` with arguments in `tmp_path`; kill it after the test.
 
-    What ends it is `tsformer`'s own: coverage would handle SIGTERM too.
+    Coverage is off, because it would handle SIGTERM in place of `tsformer`.
     """
     started = []
 
@@ -181,7 +181,7 @@ def start(tmp_path, environ_without_coverage):
 
 @pytest.fixture(scope="session")
 def ended():
-    """Whether a process ends within five seconds, adopted by whomever."""
+    """Tell whether a process ends within five seconds, whatever its parent is."""
 
     def check(pid):
         deadline = time.monotonic() + 5

@@ -1,4 +1,4 @@
-"""The extra that brings a package is read from the metadata, which `pyproject.toml` declares."""
+"""Test that the metadata, which `pyproject.toml` declares, decides the extra of a package."""
 
 import tomllib
 from importlib import metadata
@@ -30,11 +30,11 @@ CPU_OR_GPU = "pip install 'tsformer[cpu]' (or [gpu]), in a checkout: pip install
         ("something_that_torch_needs", CPU_OR_GPU),
     ],
 )
-def test_a_module_is_brought_by_the_smallest_extra_that_has_it(module, remedy):
+def test_the_remedy_names_the_smallest_extra_with_the_module(module, remedy):
     assert how_to_install(module) == remedy
 
 
-def test_the_runtime_is_an_extra_of_its_own():
+def test_onnxruntime_is_in_the_extra_runtime():
     assert how_to_install("onnxruntime").startswith("pip install 'tsformer[runtime]' (or [cpu])")
 
 
@@ -46,8 +46,8 @@ def test_a_checkout_that_is_not_installed_names_the_extras_for_exports(monkeypat
     assert how_to_install("torch") == CPU_OR_GPU
 
 
-def test_every_package_of_every_extra_is_found_in_it():
-    """Those of `export` are found in `cpu`, which contains it."""
+def test_every_package_of_an_extra_has_an_install_command():
+    """The packages of `export` are found in `cpu`, which includes that extra."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert set(install.EXTRAS) <= set(project["optional-dependencies"])
     for extra in (*install.EXTRAS, "export"):
@@ -57,7 +57,7 @@ def test_every_package_of_every_extra_is_found_in_it():
                 assert "pip install 'tsformer[" in how_to_install(name), name
 
 
-def test_the_error_is_both_ours_and_pythons():
+def test_the_error_is_a_tsformer_error_and_an_import_error():
     error = missing_package("torch", "this command")
     assert isinstance(error, MissingPackageError)
     assert isinstance(error, TsformerError)

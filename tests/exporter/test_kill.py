@@ -1,4 +1,4 @@
-"""SIGKILL at any point of an export: the output directory is absent or whole; a rerun succeeds."""
+"""Test SIGKILL at any point of an export: the output is absent or complete; a rerun succeeds."""
 
 import shutil
 import signal
@@ -11,13 +11,13 @@ from exporter import ExportSpec
 from exporter.files.manifest import read_manifest
 from exporter.pipeline import export
 
-# What the export has just reached, and the seconds it is left to go on.
+# The stage that the export has reached, and the seconds from there to the kill.
 MOMENTS = [
     (("load",), 0.0),
     (("onnx",), 1.0),
     (("engine", "Building"), 0.0),
     (("latency", "5 rounds"), 0.0),
-    (("report",), 0.03),  # about to be put into place
+    (("report",), 0.03),  # just before the final rename
 ]
 
 
@@ -27,7 +27,7 @@ def listing(folder="."):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("moment", "delay"), MOMENTS, ids=str)
-def test_a_killed_export_leaves_nothing_or_all(
+def test_a_killed_export_leaves_a_complete_directory_or_none(
     start, ended, tmp_path, tiny, tiny_flags, moment, delay
 ):
     out = tmp_path / "made"
@@ -47,7 +47,7 @@ def test_a_killed_export_leaves_nothing_or_all(
     result = export(ExportSpec(**tiny), out, force=whole)
     assert result.verdict == "pass"
     read_manifest(out)
-    assert listing(tmp_path) == ["made"]  # and no `.partial`
+    assert listing(tmp_path) == ["made"]  # no `.partial` is left
 
 
 @pytest.mark.slow
@@ -59,7 +59,7 @@ def test_a_kill_while_an_older_export_is_there_keeps_it(
     process = start("export", *tiny_flags, "--seed", "1", "--force", "-o", out)
     process.wait_for("parity", "onnxruntime")
     process.end(signal.SIGKILL)
-    assert read_manifest(out) == older  # untouched until the new one is whole
+    assert read_manifest(out) == older  # unchanged until the new export is complete
     export(ExportSpec(seed=1, **tiny), out, force=True)
     assert read_manifest(out)["spec"]["seed"] == 1
     assert listing(tmp_path) == ["made"]

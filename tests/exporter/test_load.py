@@ -36,7 +36,7 @@ def own(trained, tmp_path):
 
 @pytest.fixture
 def published(tmp_path):
-    """A bare state dict as the published package saves it, which tells no configuration."""
+    """Save a bare state dict as the published package does; it has no configuration."""
     model = FastTimeSformer(3, 3, 32, 48, 4, dim=32, dim_head=16, depth=1, semantics="upstream")
     torch.save(dict(model.state_dict()), tmp_path / "published.pth")
     return tmp_path / "published.pth"
@@ -47,7 +47,7 @@ def same_weights(one, other):
     return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
 
 
-def test_a_fresh_model_is_what_the_readme_says():
+def test_a_fresh_model_has_the_defaults_of_the_readme():
     config = load_model(ExportSpec()).config
     assert (config.frames, config.channels, config.height, config.width) == (5, 3, 224, 224)
     assert (config.num_classes, config.dim, config.depth, config.num_heads) == (2, 128, 12, 2)
@@ -55,7 +55,7 @@ def test_a_fresh_model_is_what_the_readme_says():
     assert config.semantics == "paper"
 
 
-def test_what_is_given_is_what_is_built():
+def test_the_model_has_the_given_options():
     model = load_model(
         ExportSpec(attn="performer", scheme="joint", heads=3, num_classes=7, patch_size=8, **SMALL)
     )
@@ -66,7 +66,7 @@ def test_what_is_given_is_what_is_built():
     assert not model.training
 
 
-def test_the_seed_decides_the_weights_and_the_callers_own_is_left_alone():
+def test_the_seed_decides_the_weights_and_the_global_state_stays():
     torch.manual_seed(1)
     state = torch.get_rng_state()
     first, again, other = (load_model(ExportSpec(seed=seed, **SMALL)) for seed in (7, 7, 8))
@@ -85,12 +85,12 @@ def test_the_seed_decides_the_weights_and_the_callers_own_is_left_alone():
         ({"attn": "fastformer", "heads": 3}, "heads x dim_head must equal dim"),
     ],
 )
-def test_a_model_that_cannot_be_built_is_an_error_of_use(values, words):
+def test_a_model_that_cannot_be_built_is_a_usage_error(values, words):
     with pytest.raises(UsageError, match=words):
         load_model(ExportSpec(**values))
 
 
-def test_our_own_checkpoint_needs_no_argument(own, trained):
+def test_a_checkpoint_of_tsformer_needs_no_argument(own, trained):
     model = load_model(ExportSpec(checkpoint=own))
     assert model.config == trained.config
     assert same_weights(model, trained)
@@ -98,12 +98,12 @@ def test_our_own_checkpoint_needs_no_argument(own, trained):
     assert model.labels == trained.labels
 
 
-def test_arguments_that_agree_are_taken(own):
+def test_arguments_that_agree_with_the_checkpoint_are_accepted(own):
     load_model(ExportSpec(checkpoint=own, attn="regular", depth=2, res=(32, 48)))
 
 
 @pytest.mark.parametrize("values", [{"attn": "fastformer"}, {"depth": 3}, {"res": (48, 48)}])
-def test_arguments_that_contradict_the_checkpoint_are_an_error_that_names_both(own, values):
+def test_arguments_that_contradict_the_checkpoint_are_refused(own, values):
     with pytest.raises(CheckpointInputError, match=r"own\.safetensors: contradicts .* was given"):
         load_model(ExportSpec(checkpoint=own, **values))
 
@@ -120,12 +120,12 @@ def test_a_published_checkpoint_is_completed_by_arguments_or_config(published):
     assert paper.config.semantics == "paper"
 
 
-def test_arguments_and_config_that_differ_are_an_error_of_use(published):
+def test_arguments_that_contradict_the_config_are_a_usage_error(published):
     with pytest.raises(UsageError, match="--config says frames is 3, the command line 5"):
         load_model(ExportSpec(checkpoint=published, frames=5, config={"frames": 3}))
 
 
-def test_a_missing_checkpoint_is_an_error_of_input(tmp_path):
+def test_a_missing_checkpoint_is_an_input_error(tmp_path):
     with pytest.raises(CheckpointInputError, match="No such file") as caught:
         load_model(ExportSpec(checkpoint=tmp_path / "none.pth"))
     assert caught.value.exit_code == 3
@@ -134,7 +134,7 @@ def test_a_missing_checkpoint_is_an_error_of_input(tmp_path):
 # --- resolve
 
 
-def test_a_resolved_spec_leaves_nothing_open():
+def test_a_resolved_spec_has_every_size():
     spec = ExportSpec(**SMALL)
     resolved = resolve(spec, load_model(spec))
     sizes = ("attn", "scheme", "semantics", "frames", "channels", "num_classes", "heads", "batch")
@@ -149,7 +149,7 @@ def test_a_resolved_spec_leaves_nothing_open():
     [
         {},
         {"heads": 2},
-        {"heads": 8},  # what the published package is given, and ignores
+        {"heads": 8},  # an argument that the published package ignores
         {"frames_first": False},
         {"preprocessing": {"mean": [0.5] * 3, "std": [0.5] * 3}},
     ],
@@ -172,10 +172,10 @@ def test_a_resolved_fresh_spec_gives_the_same_model_again():
     assert same_weights(again, model)
 
 
-# --- the checkpoint of before
+# --- the checkpoint of the export
 
 
-def test_the_checkpoint_must_be_the_one_that_was_exported(own, tmp_path):
+def test_another_or_missing_checkpoint_is_refused(own, tmp_path):
     spec = ExportSpec(checkpoint=own)
     recorded = resolve(spec, load_model(spec))
     check_same_checkpoint(spec, recorded)
@@ -205,7 +205,7 @@ def test_a_fresh_model_has_no_checkpoint_to_compare():
         ({"checkpoint": Path("best.pth"), "res": (64, 64)}, "best-64x64-fp32"),
     ],
 )
-def test_the_default_directory_tells_exports_apart(values, name):
+def test_the_default_directory_names_the_differing_options(values, name):
     assert default_directory(ExportSpec(**values)) == Path("build") / name
 
 
@@ -238,7 +238,7 @@ def test_a_module_to_keep_in_float32_is_not_folded_into_another():
     ],
     ids=str,
 )
-def test_each_runtime_and_precision_has_its_rewrites(options, left_out):
+def test_runtime_and_precision_decide_the_rewrites(options, left_out):
     sizes = {"attn": "fastformer", "res": (48, 64), "depth": 2, "dim": 8, "dim_head": 4}
     spec = ExportSpec(**sizes, **options)
     model = load_model(spec)
@@ -248,7 +248,7 @@ def test_each_runtime_and_precision_has_its_rewrites(options, left_out):
     assert {one.name for one in fired} == all_fired.difference(left_out)
 
 
-def test_integer_products_need_weights_that_are_not_stacked():
+def test_integer_products_skip_rewrites_that_stack_weights():
     spec = ExportSpec(attn="regular", res=(48, 64), depth=1, dim=8, dim_head=4, precision="int8")
     model = load_model(spec)
     stored, integer = (

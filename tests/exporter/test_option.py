@@ -28,7 +28,7 @@ def test_options_are_read_in_the_order_of_their_fields():
     assert list(OF_TEA) == ["kind", "extras", "cups_at_once", "notes"]
 
 
-def test_a_flag_is_the_name_with_hyphens_unless_given():
+def test_a_flag_is_the_name_with_hyphens_by_default():
     assert [declared.flag for declared in OF_TEA.values()] == [
         "kind",
         "extras",
@@ -37,7 +37,7 @@ def test_a_flag_is_the_name_with_hyphens_unless_given():
     ]
 
 
-def test_each_object_has_its_own_dict():
+def test_each_object_has_its_own_default_dict():
     assert Tea().notes == {}
     assert Tea().notes is not Tea().notes
 
@@ -55,14 +55,14 @@ def test_the_docstring_lists_every_option_on_one_line():
         (Tea(extras=["salt"]), "milk, lemon"),
     ],
 )
-def test_a_value_that_is_not_offered_is_refused(tea, words):
+def test_a_value_that_is_not_a_choice_is_refused(tea, words):
     with pytest.raises(UsageError) as caught:
         check_choices(tea, OF_TEA)
     assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("tea", [Tea(), Tea(kind="green", extras=("milk", "lemon"))])
-def test_a_value_that_is_offered_is_accepted(tea):
+def test_a_value_that_is_a_choice_is_accepted(tea):
     check_choices(tea, OF_TEA)
 
 
@@ -72,11 +72,11 @@ def test_an_option_of_some_precisions_is_refused_at_another():
     with pytest.raises(UsageError, match=r"--note .* --precision fp16.*choose --precision int8"):
         check_precision(Tea(notes={"a": 1}), OF_TEA, "fp16")
     check_precision(Tea(notes={"a": 1}), OF_TEA, "int8")
-    check_precision(Tea(cups_at_once=0), OF_TEA, "fp32")  # it has no value
+    check_precision(Tea(cups_at_once=0), OF_TEA, "fp32")  # 0 means that the option is not set
 
 
 def test_the_metadata_of_a_graph_keeps_its_order():
-    # The bytes of model.onnx hold it: a new option of the graph takes the next place.
+    # model.onnx contains this order, so a new option of the graph takes the next place.
     assert " ".join(OF_THE_GRAPH) == (
         "model attn scheme res frames channels num_classes dim depth heads dim_head patch_size "
         "semantics batch dynamic_batch mask embed_preprocess precision keep_fp32 rewrite "
@@ -84,12 +84,12 @@ def test_the_metadata_of_a_graph_keeps_its_order():
     )
 
 
-def test_no_two_options_of_the_graph_have_one_place():
+def test_the_options_of_the_graph_have_distinct_places():
     places = sorted(declared.graph for declared in OPTIONS.values() if declared.graph)
     assert places == list(range(1, len(OF_THE_GRAPH) + 1))
 
 
-def test_the_arguments_of_a_model_are_those_of_every_family():
+def test_the_model_arguments_are_the_common_options_of_all_families():
     assert " ".join(MODEL_ARGUMENTS) == (
         "attn scheme frames channels num_classes dim depth heads dim_head patch_size semantics"
     )
@@ -103,11 +103,11 @@ def test_the_command_line_has_every_option_of_a_spec_once():
     )
 
 
-def test_options_that_are_not_given_make_the_default_spec():
+def test_no_options_make_the_default_spec():
     assert ExportOptions().to_spec() == ExportSpec()
 
 
-def test_every_option_of_a_spec_reaches_it():
+def test_every_option_sets_its_field_of_the_spec():
     given = {
         int: 1,
         str: "all",

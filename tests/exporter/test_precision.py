@@ -1,4 +1,4 @@
-"""Typed graphs: what computes in what, and that each is proven in its own precision."""
+"""Test typed graphs: the type of each operator, and the proof of each precision."""
 
 import json
 from itertools import product
@@ -24,10 +24,11 @@ from model.config import MECHANISM_NAMES, SCHEME_NAMES
 from model.precision import rounded_modules
 
 LOWER = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
-# Of the few whose fresh fastformer tells the inputs apart by more than bf16 rounds, at both sizes.
+# One of the few seeds whose fresh fastformer separates the inputs by more than bf16 rounding, at
+# both sizes.
 SIZES: dict[str, Any] = {"dim": 64, "dim_head": 32, "frames": 2, "depth": 1}
 QUICK = {"engine": "auto", "bench_seconds": 0.0}
-# What moves numbers and computes none.
+# Operators that move numbers and compute none.
 MOVES = {
     "Reshape",
     "Transpose",
@@ -54,7 +55,7 @@ BITS: dict[int, int] = {
 
 
 class Typed:
-    """A graph with the types of all its values."""
+    """A graph with the type of every value."""
 
     def __init__(self, path):
         self.proto = onnx.shape_inference.infer_shapes(
@@ -73,7 +74,7 @@ class Typed:
         return [node for node in self.proto.graph.node if node.op_type in ops]
 
     def reals(self, node):
-        """The types of the real numbers a node reads and makes."""
+        """Return the types of the real numbers that a node reads and writes."""
         found = {self.types[name] for name in (*node.input, *node.output) if name}
         return found & set(BITS)
 
@@ -81,12 +82,12 @@ class Typed:
         return {
             name: self.weights[name]
             for node in self.nodes("MatMul", "Conv", "Gemm")
-            for name in node.input[:2]  # the third is a bias
+            for name in node.input[:2]  # a third input is a bias
             if name in self.weights
         }
 
     def cancelled(self):
-        """Casts back to what a number was before a cast up, with nothing computed in between."""
+        """Find casts that undo an earlier cast up, without a computation between the two."""
         found = []
         for node in self.nodes("Cast"):
             back_to = self.types[node.output[0]]
@@ -136,7 +137,7 @@ CASES = [
 
 @pytest.fixture(scope="module", params=CASES)
 def case(request, tmp_path_factory):
-    """One mechanism in one precision, through the whole line."""
+    """Run one mechanism in one precision through the whole pipeline."""
     attn, precision = request.param
     out = tmp_path_factory.mktemp("typed") / f"{attn}-{precision}"
     result = export(spec(attn, precision), out)
@@ -148,7 +149,7 @@ def rows(report) -> dict[tuple[str, str], Any]:
 
 
 def assert_proven(report, precision, verdict):
-    """The row of the evaluator passes; ONNX Runtime's stands beside it, or says why not."""
+    """Require that the evaluator's row passes, and that ONNX Runtime's has figures or a reason."""
     assert verdict == "pass", [row.reason for row in report.parity]
     found = rows(report)
     really = found["onnx-reference", "cpu"]
@@ -157,7 +158,7 @@ def assert_proven(report, precision, verdict):
     assert really.tolerance == max(
         4 * really.floor_rel_l2, {"fp16": 2e-3, "bf16": 1.6e-2}[precision]
     )
-    # Eager PyTorch is in lower precision too, or the floor would be none.
+    # Eager PyTorch runs in lower precision too. Otherwise the floor would be too small.
     epsilon = 2.0 ** -BITS[LOWER[precision]]
     assert epsilon / 50 < really.floor_rel_l2
     assert really.batch_invariance_rel_l2 <= really.tolerance
@@ -174,12 +175,12 @@ def assert_proven(report, precision, verdict):
 # --- proven and built
 
 
-def test_a_typed_graph_is_proven_in_its_own_precision(case):
+def test_a_lower_precision_graph_is_proven_in_its_precision(case):
     _, precision, result, _ = case
     assert_proven(result.report, precision, result.verdict)
 
 
-def test_the_first_class_is_that_of_the_truth(case):
+def test_top_1_equals_the_truth_above_the_floor(case):
     _, _, result, _ = case
     really = rows(result.report)["onnx-reference", "cpu"]
     assert really.top1_agreement == np.mean([entry.top1_equal for entry in really.per_input])
@@ -187,7 +188,7 @@ def test_the_first_class_is_that_of_the_truth(case):
         assert entry.top1_equal or entry.margin <= really.floor_rel_l2, entry
 
 
-def test_a_typed_graph_is_built(case):
+def test_an_engine_of_a_lower_precision_graph_is_built(case):
     _, precision, result, _ = case
     if probe("rtx").version is None:
         pytest.skip("tensorrt_rtx is not installed")
@@ -202,7 +203,7 @@ def test_a_typed_graph_is_built(case):
     assert {str(kind).lower() for kind in types} <= {"float32", "float"}
 
 
-def test_the_report_tells_of_it(case):
+def test_the_report_names_precision_and_ladder(case):
     attn, precision, result, _ = case
     report = json.loads((result.directory / "report.json").read_text())
     assert report["spec"]["precision"] == precision
@@ -219,7 +220,7 @@ def test_the_report_tells_of_it(case):
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", LOWER)
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
-def test_a_typed_graph_of_224_pixels_is_proven_and_built(tmp_path, attn, precision):
+def test_a_lower_precision_graph_of_224_pixels_is_proven_and_built(tmp_path, attn, precision):
     result = export(spec(attn, precision, 224), tmp_path / "x")
     assert_proven(result.report, precision, result.verdict)
     if probe("rtx").version:
@@ -228,7 +229,7 @@ def test_a_typed_graph_of_224_pixels_is_proven_and_built(tmp_path, attn, precisi
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", LOWER)
-def test_a_clip_does_not_feel_its_batch(tmp_path, precision):
+def test_logits_do_not_depend_on_the_batch(tmp_path, precision):
     profile = BatchProfile(1, 2, 4)
     result = export(
         spec("performer", precision, dynamic_batch=profile, engine="none"), tmp_path / "x"
@@ -252,28 +253,28 @@ def test_inputs_and_outputs_are_float32(case):
     assert [value.name for value in graph.output] == ["logits"]
 
 
-def test_what_overflows_or_loses_digits_is_computed_in_float32(case):
+def test_operators_that_overflow_or_lose_digits_are_in_float32(case):
     attn, _, _, typed = case
     found = typed.nodes(*ISLANDS)
     for node in found:
         assert typed.reals(node) == {TensorProto.FLOAT}, node.name
-    # On few tokens, FAVOR+ needs no logarithm.
+    # FAVOR+ on few tokens needs no logarithm.
     expected = {"performer": set(ISLANDS) - {"Log"}, "regular": {"LayerNormalization", "Softmax"}}
     assert {node.op_type for node in found} >= expected.get(attn, {"LayerNormalization", "Softmax"})
 
 
-def test_matrix_products_with_weights_are_of_lower_precision(case):
+def test_products_with_weights_are_in_lower_precision(case):
     _, precision, _, typed = case
     kinds = typed.products_with_weights()
     whole = [name for name, kind in kinds.items() if kind == TensorProto.FLOAT]
-    # The classifier is the one product in float32, but for swaps of pooled channels.
+    # The classifier is the only product in float32, except swaps of pooled channels.
     swaps = [n for n in whole if set(np.unique(typed.values[n])) == {0.0, 1.0}]
     assert len(whole) - len(swaps) == 1
     assert set(kinds.values()) == {LOWER[precision], TensorProto.FLOAT}
     assert sum(kind == LOWER[precision] for kind in kinds.values()) > 8
 
 
-def test_products_of_activations_are_of_lower_precision_but_for_pooled_sums(case):
+def test_products_of_activations_are_in_lower_precision_except_pooled_sums(case):
     attn, precision, _, typed = case
     activations = [n for n in typed.nodes("MatMul") if not set(n.input) & set(typed.weights)]
     kinds = {TensorProto.FLOAT} if attn == "fastformer" else {LOWER[precision]}
@@ -291,7 +292,7 @@ def test_no_two_casts_cancel(case):
     assert case[3].cancelled() == []
 
 
-def test_the_sums_with_the_tokens_are_float32(case):
+def test_residual_sums_are_in_float32(case):
     typed = case[3]
     scopes = {
         node.name: {entry.key: entry.value for entry in node.metadata_props}
@@ -312,7 +313,7 @@ def test_the_sums_with_the_tokens_are_float32(case):
     ("scheme", "semantics"),
     [*((name, "paper") for name in SCHEME_NAMES if name != "divided"), ("joint", "upstream")],
 )
-def test_the_rules_hold_for_every_scheme(tmp_path, scheme, semantics):
+def test_every_scheme_has_its_islands_in_float32(tmp_path, scheme, semantics):
     attn = {"axial": "fastformer", "joint": "regular"}.get(scheme, "performer")
     what = {"attn": attn, "scheme": scheme, "semantics": semantics}
     model = load_model(ExportSpec(res=(32, 48), **what, **SIZES))
@@ -324,7 +325,7 @@ def test_the_rules_hold_for_every_scheme(tmp_path, scheme, semantics):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["timesformer_pytorch", "facebookresearch"])
-def test_the_rules_hold_for_every_family(tmp_path, family):
+def test_every_family_has_its_islands_in_float32(tmp_path, family):
     torch.manual_seed(0)
     if family == "timesformer_pytorch":
         sizes = {"dim": 32, "num_frames": 3, "num_classes": 5, "image_size": (32, 48)}
@@ -365,7 +366,7 @@ def test_keep_fp32_leaves_exactly_the_matched_modules_in_float32(tmp_path):
 # --- in_precision
 
 
-def test_a_copy_is_lowered_and_the_model_stays(tmp_path):
+def test_in_precision_changes_a_copy_and_not_the_model(tmp_path):
     model = load_model(ExportSpec(res=(32, 32), **SIZES))
     before = {name: (t.dtype, t.clone()) for name, t in model.state_dict().items()}
     for precision in ("fp64", "fp32", "fp16", "bf16"):
@@ -380,7 +381,7 @@ def test_a_copy_is_lowered_and_the_model_stays(tmp_path):
     ("pattern", "words"),
     [("blocks.0.mpl", "blocks.0.mlp"), ("(", "not a regular expression"), ("to_out", "matches no")],
 )
-def test_a_pattern_that_means_nothing_is_bad_usage(pattern, words):
+def test_a_pattern_without_a_match_is_bad_usage(pattern, words):
     model = load_model(ExportSpec(res=(32, 32), **SIZES))
     with pytest.raises(UsageError) as caught:
         in_precision(model, "fp16", [pattern])
@@ -405,13 +406,13 @@ def test_a_pattern_that_means_nothing_is_bad_usage(pattern, words):
         ({"precision": "bf61"}, "did you mean 'bf16'"),
     ],
 )
-def test_what_does_not_go_together_is_bad_usage(options, words):
+def test_a_combination_that_is_not_valid_is_bad_usage(options, words):
     with pytest.raises(UsageError) as caught:
         ExportSpec(**options)
     assert words in str(caught.value)
 
 
-def test_each_precision_has_its_opset_and_its_targets():
+def test_each_precision_has_its_opset_and_targets():
     assert [ExportSpec(precision=p).graph_opset for p in ("fp32", "fp16", "bf16")] == [20, 20, 22]
     assert ExportSpec(precision="bf16", opset=23).graph_opset == 23
     assert ExportSpec(precision="fp16").engine_targets == ()
@@ -426,7 +427,7 @@ def test_each_precision_has_its_opset_and_its_targets():
     assert ExportSpec(precision="bf16", engine="none").engine_targets == ()
 
 
-def test_a_spec_of_lower_precision_survives_json():
+def test_a_spec_of_lower_precision_is_equal_after_json():
     made = ExportSpec(precision="bf16", keep_fp32=("blocks.0", r"blocks\.1\.mlp"), eval="motion")
     assert ExportSpec.from_dict(json.loads(json.dumps(made.to_dict()))) == made
 

@@ -1,4 +1,4 @@
-"""`Predictor`: what was exported, put to use; its answers are those of the eager model."""
+"""Test that a `Predictor` of an export gives the answers of the eager model."""
 
 import json
 import shutil
@@ -34,14 +34,14 @@ CHECKPOINTS = Path(__file__).parents[2] / "scripts" / "checkpoints"
 CLASSES = 11
 SIZES = ("frames", "channels", "height", "width", "num_classes", "patch_size")
 NUMBERS = [str(i) for i in range(CLASSES)]
-# What `Predictor` may import, beside the standard library: an edge image needs no more.
+# The packages that `Predictor` may import. An edge image needs no others.
 RUNTIME = {"exporter", "model", "numpy", "onnxruntime", "av"}
-COMMAND = {"cyclopts", "rich"}  # and the command line these, with what they import themselves
+COMMAND = {"cyclopts", "rich"}  # the command line imports these too, with their dependencies
 
 
 @pytest.fixture(scope="module")
 def make(tiny, tmp_path_factory):
-    """Exports a fresh model of 11 classes; gives its spec and its directory."""
+    """Export a fresh model of 11 classes; return its spec and its directory."""
 
     def export_one(**given):
         spec = ExportSpec(**{**tiny, "num_classes": CLASSES, **given})
@@ -52,13 +52,13 @@ def make(tiny, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def fresh(make):
-    """Not to be changed."""
+    """Export once; tests must not change the result."""
     return make(attn="regular")
 
 
 @pytest.fixture
 def copy(fresh, tmp_path):
-    """A copy that may be changed."""
+    """Make a copy of an export that a test may change."""
     return shutil.copytree(fresh[1], tmp_path / "copy")
 
 
@@ -68,7 +68,7 @@ def clips(real_clips):
 
 
 def eager(spec, clips):
-    """Softmax `(n, classes)` of the eager model in float64, clip by clip."""
+    """Compute the softmax `(n, classes)` of the eager model in float64, clip by clip."""
     model = load_model(spec).double()
     videos = [read_for(model.config, model.preprocessing, clip).array for clip in clips]
     mask = (torch.ones(1, model.config.frames, dtype=torch.bool),) if spec.mask else ()
@@ -78,7 +78,7 @@ def eager(spec, clips):
 
 
 def check(predictions, expected, labels, top, atol=1e-5):
-    """Classes, their order and their scores are those of `expected` `(n, classes)`."""
+    """Compare classes, their order and their scores with `expected` `(n, classes)`."""
     assert len(predictions) == len(expected)
     for prediction, scores in zip(predictions, expected, strict=True):
         order = np.argsort(-scores, kind="stable")[:top]
@@ -94,7 +94,7 @@ def run(directory, clips, top=None, **options):
 
 
 def change(directory, **entries):
-    """Edit the manifest, which no hash guards."""
+    """Edit the manifest, which no hash protects."""
     path = directory / MANIFEST
     path.write_text(json.dumps(json.loads(path.read_text()) | entries))
 
@@ -114,12 +114,12 @@ class TestTheRealClips:
         check(predictions, eager(spec, clips), NUMBERS, 5)
         assert [prediction.clip for prediction in predictions] == [*map(str, clips)]
 
-    def test_the_check_sees_another_model(self, fresh, clips):
+    def test_the_check_fails_for_other_clips(self, fresh, clips):
         spec, directory = fresh
         with pytest.raises(AssertionError):
             check(run(directory, clips), eager(spec, clips[::-1]), NUMBERS, 5)
 
-    def test_the_scores_of_all_classes_add_up_to_one(self, fresh, clips):
+    def test_the_scores_of_all_classes_sum_to_one(self, fresh, clips):
         (prediction,) = run(fresh[1], clips[:1], top=CLASSES)
         assert sum(entry.score for entry in prediction.classes) == pytest.approx(1)
         assert len(prediction.classes) == CLASSES
@@ -129,13 +129,13 @@ class TestHowItWasExported:
     @pytest.mark.parametrize(
         "given",
         [
-            {"batch": 2},  # three clips: the last run is filled up
+            {"batch": 2},  # three clips, so the last run is padded
             {"dynamic_batch": BatchProfile(1, 2, 2)},
             {"model": "timesformer_pytorch", "mask": True},
         ],
         ids=["static", "dynamic", "mask"],
     )
-    def test_every_clip_is_answered_as_eager_does(self, given, make, clips):
+    def test_every_clip_has_the_answer_of_eager(self, given, make, clips):
         given = {**given, "attn": None} if "model" in given else {**given, "attn": "regular"}
         spec, directory = make(**given)
         check(run(directory, clips), eager(spec, clips), NUMBERS, 5)
@@ -152,14 +152,14 @@ class TestHowItWasExported:
                 row[entry.index] = entry.score
         np.testing.assert_allclose(found, eager(spec, clips), atol=0.02, rtol=0)
 
-    def test_labels_are_the_models(self, copy, clips):
+    def test_labels_come_from_the_model(self, copy, clips):
         change(copy, labels=[f"class {i}" for i in range(CLASSES)])
         (prediction,) = run(copy, clips[:1])
         assert [entry.label for entry in prediction.classes] == [
             f"class {entry.index}" for entry in prediction.classes
         ]
 
-    def test_what_the_reader_of_a_clip_notes_is_told(self, fresh, clips, tmp_path):
+    def test_notes_about_a_clip_are_in_the_prediction(self, fresh, clips, tmp_path):
         with av.open(str(tmp_path / "short.mkv"), "w") as container:
             stream = cast("VideoStream", container.add_stream("ffv1", rate=25))
             stream.height, stream.width, stream.pix_fmt = 48, 64, "bgr0"
@@ -169,18 +169,18 @@ class TestHowItWasExported:
         assert "shorter than asked (1 of 3 frames)" in noted.note
         assert clean.note == ""
 
-    def test_a_model_of_two_classes_gives_two(self, exported, clips):
+    def test_a_model_of_two_classes_gives_two_scores(self, exported, clips):
         (prediction,) = run(exported().directory, clips[:1])
         assert len(prediction.classes) == 2
 
 
 class TestWrongInputs:
-    def test_no_export(self, tmp_path, clips):
+    def test_a_directory_that_is_not_an_export_is_refused(self, tmp_path, clips):
         for directory in (tmp_path, tmp_path / "nowhere"):
             with pytest.raises(NoExportError):
                 Predictor(directory)
 
-    def test_a_changed_file(self, copy):
+    def test_a_changed_file_is_refused(self, copy):
         with (copy / "model.onnx").open("ab") as file:
             file.write(b"x")
         with pytest.raises(ManifestError, match="changed since it was exported"):
@@ -203,30 +203,30 @@ class TestWrongInputs:
             {"engine": {}},
         ],
     )
-    def test_a_damaged_manifest(self, copy, entries):
+    def test_a_damaged_manifest_is_refused(self, copy, entries):
         change(copy, **entries)
         with pytest.raises(ManifestError, match="damaged"):
             Predictor(copy)
 
     @pytest.mark.parametrize("top", [0, -1, CLASSES + 1])
-    def test_a_number_of_classes_that_there_is_not(self, fresh, clips, top):
+    def test_a_wrong_number_of_classes_is_refused(self, fresh, clips, top):
         with Predictor(fresh[1]) as predictor, pytest.raises(UsageError, match="1 to 11"):
             predictor.predict(clips, top)
 
     @pytest.mark.parametrize("threads", [0, -1])
-    def test_no_threads(self, fresh, threads):
+    def test_zero_threads_are_refused(self, fresh, threads):
         with pytest.raises(UsageError, match="--threads"):
             Predictor(fresh[1], threads=threads)
 
-    def test_no_such_clip(self, fresh):
+    def test_a_missing_clip_is_refused(self, fresh):
         with pytest.raises(VideoError, match=r"nowhere\.mp4"):
             run(fresh[1], ["nowhere.mp4"])
 
-    def test_a_clip_that_is_no_video(self, fresh):
+    def test_a_file_that_is_not_a_video_is_refused(self, fresh):
         with pytest.raises(VideoError, match="is not a video"):
             run(fresh[1], [__file__])
 
-    def test_logits_that_are_no_numbers(self, fresh, clips):
+    def test_nan_logits_are_an_error(self, fresh, clips):
         with Predictor(fresh[1]) as predictor:
             predictor.runner.run = lambda inputs: {"logits": np.full((1, CLASSES), np.nan)}
             with pytest.raises(RuntimeFailure, match="NaN or Inf"):
@@ -237,7 +237,7 @@ BUILT = {"flavour": "tensorrt_rtx", "status": "built, not executed"}
 
 
 class StandIn:
-    """An engine of any batch from 2 to 3."""
+    """An engine with a batch from 2 to 3."""
 
     name, device, precision = "tensorrt_rtx", "cuda:0", "fp32"
 
@@ -256,7 +256,7 @@ class StandIn:
 
 
 class TestTheEngine:
-    def test_is_run_within_its_profile(self, copy, clips, monkeypatch):
+    def test_an_engine_is_run_within_its_profile(self, copy, clips, monkeypatch):
         monkeypatch.setattr(predict, "TensorRtRunner", StandIn)
         spec = json.loads((copy / MANIFEST).read_text())["spec"]
         profile = {"min": 2, "opt": 2, "max": 3}
@@ -269,19 +269,19 @@ class TestTheEngine:
             found = list(predictor.predict([*clips, clips[0]]))
         assert predictor.runner.batches == [3, 2]
         assert len(found) == 4
-        assert predictor.runner.input_shapes == {}  # it was closed
+        assert predictor.runner.input_shapes == {}  # the runner was closed
 
-    def test_needs_a_gpu(self, copy, monkeypatch):
+    def test_an_engine_needs_a_gpu(self, copy, monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         change(copy, engine=BUILT)
         with pytest.raises(RuntimeFailure, match="no CUDA device"):
             Predictor(copy, engine=True)
 
-    def test_that_was_never_built_is_refused(self, fresh):
+    def test_an_engine_that_was_never_built_is_refused(self, fresh):
         with pytest.raises(UsageError, match="has no engine"):
             Predictor(fresh[1], engine=True)
 
-    def test_of_an_unknown_builder_is_refused(self, copy):
+    def test_an_engine_of_an_unknown_builder_is_refused(self, copy):
         change(copy, engine={"flavour": "../evil", "status": "built"})
         with pytest.raises(ManifestError, match="evil"):
             Predictor(copy, engine=True)
@@ -310,7 +310,7 @@ ONLY = """
 
 
 class TestWhatIsImported:
-    def test_a_predictor_needs_numpy_onnxruntime_and_av_alone(self, fresh, clips):
+    def test_a_predictor_imports_only_numpy_onnxruntime_and_av(self, fresh, clips):
         done = python(
             ONLY
             + """
@@ -338,7 +338,7 @@ class TestWhatIsImported:
             "no rich",
         ]
 
-    def test_the_command_loads_nothing_of_the_export(self, fresh, clips):
+    def test_the_command_predict_imports_nothing_of_the_export(self, fresh, clips):
         done = python(
             """
             import sys
@@ -356,7 +356,7 @@ class TestWhatIsImported:
         absent = {"torch", "onnx", "onnxscript", "onnx_ir", "einops", "safetensors", "jinja2"}
         assert absent.isdisjoint(loaded)
 
-    def test_its_imports_are_hardly_slower_than_its_libraries(self):
+    def test_its_imports_are_about_as_fast_as_its_libraries(self):
         def seconds(code):
             def once():
                 started = time.perf_counter()
@@ -367,11 +367,11 @@ class TestWhatIsImported:
 
         libraries = "import numpy, onnxruntime, av, cyclopts, rich.progress, rich.table"
         ours = f"{libraries}, exporter.cli, exporter.predict"
-        # Generous: it is 1.3 times here; torch alone would make it four times.
+        # The limit is generous: the measured ratio is 1.3, and torch alone would make it 4.
         assert seconds(ours) < 2 * seconds(libraries) + 0.1
 
     @pytest.mark.parametrize("command", ["export", "verify", "ladder", "tune-precision"])
-    def test_what_cannot_be_done_without_torch_says_what_to_install(self, command, fresh):
+    def test_commands_that_need_torch_name_the_install_command(self, command, fresh):
         given = {"export": (), "tune-precision": (fresh[1], "--budget", "1")}
         done = python(
             """

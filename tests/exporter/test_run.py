@@ -13,13 +13,13 @@ from exporter.run import Stages
 
 @contextmanager
 def resident(mebibytes: int) -> Iterator[None]:
-    """Memory fresh from the system: an array may lie in a hole of the heap, resident already."""
+    """Map new memory and make it resident; an array could reuse resident memory of the heap."""
     with mmap.mmap(-1, mebibytes * 2**20) as block:
         block[:: mmap.PAGESIZE] = b"1" * (len(block) // mmap.PAGESIZE)  # touches each page
         yield
 
 
-def test_a_stage_is_recorded_with_its_time_and_what_it_said(monkeypatch):
+def test_a_stage_is_recorded_with_its_time_and_detail(monkeypatch):
     ticks = iter([100.0, 102.5])
     monkeypatch.setattr(run_module, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
     stages = Stages(lambda *_: None)
@@ -47,7 +47,7 @@ def test_a_stage_that_fails_is_not_recorded():
     assert stages.done == []
 
 
-def test_progress_is_told_with_the_name_of_the_stage():
+def test_progress_has_the_name_of_the_stage():
     told = []
     with Stages(lambda *x: told.append(x)).run("engine") as stage:
         stage.progress(0.5, "tactics")
@@ -57,11 +57,11 @@ def test_progress_is_told_with_the_name_of_the_stage():
 def test_the_larger_of_two_peaks_is_kept():
     stages = Stages(lambda *_: None)
     with stages.run("engine") as stage:
-        stage.peak_memory_mb = 1e9  # of a process of its own
+        stage.peak_memory_mb = 1e9  # measured in another process
     assert stages.done[0].peak_memory_mb == 1e9
 
 
-def test_the_peak_is_that_of_the_stage_and_not_of_one_before():
+def test_the_peak_excludes_earlier_stages():
     stages = Stages(lambda *_: None)
     with stages.run("large"), resident(mebibytes=64):
         time.sleep(0)

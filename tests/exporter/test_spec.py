@@ -47,7 +47,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("values", "words"), REFUSED.values(), ids=REFUSED)
-def test_a_value_that_cannot_be_exported_is_refused_with_what_would_be_right(values, words):
+def test_a_value_that_is_not_valid_is_refused_with_the_expected_one(values, words):
     with pytest.raises(UsageError) as caught:
         ExportSpec(**values)
     assert words in str(caught.value)
@@ -55,7 +55,7 @@ def test_a_value_that_cannot_be_exported_is_refused_with_what_would_be_right(val
     assert caught.value.exit_code == 2
 
 
-def test_turing_is_refused_beside_others_too():
+def test_turing_is_refused_among_other_targets():
     with pytest.raises(UsageError, match="sm75"):
         ExportSpec(targets=("sm86", "sm75", "sm89"))
 
@@ -69,12 +69,12 @@ def test_a_profile_must_be_in_order(profile):
 @pytest.mark.parametrize(
     "text", ["", "4", "1:4", "1:4:8:16", "1:x:4", "1:-2:4", " 1:2:4", "1:2:4\n"]
 )
-def test_a_profile_that_is_no_profile_is_refused(text):
+def test_text_that_is_not_a_profile_is_refused(text):
     with pytest.raises(UsageError, match="MIN:OPT:MAX"):
         BatchProfile.parse(text)
 
 
-def test_a_profile_is_read():
+def test_a_profile_is_parsed():
     assert BatchProfile.parse("1:4:16") == BatchProfile(1, 4, 16)
     assert BatchProfile.parse("3:3:3") == BatchProfile(3, 3, 3)
 
@@ -88,7 +88,7 @@ def test_a_profile_is_read():
         ({"dynamic_batch": BatchProfile(1, 4, 8), "batch": 8}, 8),
     ],
 )
-def test_the_batch_of_a_run_is_the_one_given_or_opt_or_one(values, expected):
+def test_the_batch_of_a_run_is_batch_or_opt_or_1(values, expected):
     assert ExportSpec(**values).run_batch == expected
 
 
@@ -135,26 +135,26 @@ FULL = ExportSpec(
 
 
 @pytest.mark.parametrize("spec", [ExportSpec(), FULL], ids=["default", "full"])
-def test_a_spec_survives_json(spec):
+def test_a_spec_is_equal_after_json(spec):
     assert ExportSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
 
 
-def test_the_full_spec_leaves_no_field_at_its_default():
+def test_the_full_spec_has_no_field_at_its_default():
     default = ExportSpec()
     same = {
         f.name
         for f in dataclasses.fields(FULL)
         if getattr(FULL, f.name) == getattr(default, f.name)
     }
-    assert same == {"eval"}  # it does not go with a mask
+    assert same == {"eval"}  # a mask excludes it
 
 
-def test_what_a_report_adds_to_a_spec_is_left_aside():
+def test_fields_that_a_report_adds_are_ignored():
     values = {**FULL.to_dict(), "checkpoint_sha256": "0123"}
     assert ExportSpec.from_dict(values) == FULL
 
 
-def test_strings_are_paths_and_one_clip_is_several():
+def test_strings_become_paths_and_one_clip_becomes_a_tuple():
     spec = ExportSpec(checkpoint="a.pth", video="b.mp4")
 
     assert spec.checkpoint == Path("a.pth")
@@ -163,12 +163,12 @@ def test_strings_are_paths_and_one_clip_is_several():
 
 
 @pytest.mark.parametrize("res", [512, (512,), [512, 512], "512"])
-def test_a_resolution_that_is_no_pair_is_refused(res):
+def test_a_resolution_that_is_not_a_pair_is_refused(res):
     with pytest.raises(UsageError, match=r"expected \(height, width\)"):
         ExportSpec(res=res)
 
 
-def test_the_rewrites_offered_are_those_there_are():
+def test_the_rewrite_names_are_those_of_the_table():
     from exporter.rewrite import REWRITES
 
     assert tuple(REWRITES) == REWRITE_NAMES

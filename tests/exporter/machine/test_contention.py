@@ -27,7 +27,7 @@ def test_another_process_is_counted_and_this_one_is_not():
 
     assert alone.cores is not None
     assert beside.cores is not None
-    # The difference is at least the other process; both figures include the rest of the machine.
+    # `beside` includes at least the other process. Both figures include any further load.
     assert beside.cores > 0.4
     assert alone.cores < beside.cores + 1.0
 

@@ -1,4 +1,4 @@
-"""Small models whose weights, norms and biases are all random, and what tests do with them."""
+"""Small models with random weights, norms and biases, and fixtures that test rewrites on them."""
 
 from collections import Counter
 
@@ -17,7 +17,7 @@ FRAMES, HEIGHT, WIDTH, PATCH = 3, 24, 40, 8  # 3 x 3 x 5 patches
 
 
 def randomise(model, seed=1):
-    """Nothing is zero or one by chance of initialisation; query, key and value have biases."""
+    """Make all parameters random, so that none is 0 or 1; add biases to query, key and value."""
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, HeadProjections):
@@ -69,14 +69,14 @@ def rel_l2():
 
 @pytest.fixture
 def parity(clips, rel_l2):
-    """`parity(name, model)`: places it fired at, and the error in float64; it can fail."""
+    """`parity(name, model)`: number of places that fired, and the float64 error."""
 
     def prove(name, model):
         model = model.double()
         truth = model(clips.double())
         fired = REWRITES[name](model)
         error = rel_l2(model(clips.double()), truth)
-        model.blocks[0].mlp.norm.weight.mul_(1.001)  # a wrong weight is seen
+        model.blocks[0].mlp.norm.weight.mul_(1.001)  # the error must grow with a wrong weight
         assert rel_l2(model(clips.double()), truth) > 1e-6
         return fired, error
 
@@ -85,7 +85,7 @@ def parity(clips, rel_l2):
 
 @pytest.fixture
 def untouched(clips):
-    """`untouched(name, model)`: the rewrite fires nowhere, and the model stays what it was."""
+    """`untouched(name, model)`: require that the rewrite does not fire and changes nothing."""
 
     def check(name, model):
         before = [(path, type(module)) for path, module in model.named_modules()]
@@ -101,7 +101,7 @@ def untouched(clips):
 
 @pytest.fixture(scope="session")
 def operators(tmp_path_factory):
-    """`operators(model)`: how many nodes of each kind its graph has; `example` is its input."""
+    """`operators(model)`: count the nodes of its graph by type; `example` is its input."""
     path = tmp_path_factory.mktemp("graphs") / "model.onnx"
 
     @torch.no_grad()
@@ -116,7 +116,7 @@ def operators(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def plain_operators(make, operators):
-    """The same of the model as it is, of one block."""
+    """`plain_operators(attn)`: count the nodes of an original model of one block."""
     counted = {}
 
     def get(attn):

@@ -1,4 +1,4 @@
-"""All rewrites together: purity, figures, what is left out, precision, names, and the graph."""
+"""Test all rewrites together: purity, figures, skipped rewrites, precision, names, the graph."""
 
 import copy
 
@@ -41,7 +41,7 @@ def names(fired):
 
 @pytest.mark.parametrize("scheme", SCHEME_NAMES)
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
-def test_the_function_is_the_same(make, clips, rel_l2, attn, scheme):
+def test_the_rewritten_model_has_the_same_function(make, clips, rel_l2, attn, scheme):
     model = make(attn, scheme).double()
     rewritten, fired, _ = rewrite_measured(model)
     assert fired
@@ -61,7 +61,9 @@ def test_the_function_is_the_same(make, clips, rel_l2, attn, scheme):
     ids=lambda options: "-".join(map(str, options.values())),
 )
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
-def test_the_function_is_the_same_in_every_family(make, clips, rel_l2, attn, options):
+def test_the_rewritten_model_of_every_family_has_the_same_function(
+    make, clips, rel_l2, attn, options
+):
     model = make(attn, **options).double()
     rewritten = rewrite_measured(model).model
     limit = 1e-10 if attn == "performer" and "semantics" in options else 1e-12
@@ -69,7 +71,7 @@ def test_the_function_is_the_same_in_every_family(make, clips, rel_l2, attn, opt
 
 
 @pytest.mark.parametrize("shift_tokens", [True, False])
-def test_of_a_family_without_such_blocks_only_norms_and_biases(make, clips, rel_l2, shift_tokens):
+def test_a_family_with_other_blocks_gets_only_norms_and_biases(make, clips, rel_l2, shift_tokens):
     model = make(family="timesformer_pytorch", shift_tokens=shift_tokens)
     rewritten, fired, _ = rewrite_measured(model)
     assert names(fired) == ([] if shift_tokens else ["fold_norm"]) + ["bias_apart"]
@@ -77,7 +79,7 @@ def test_of_a_family_without_such_blocks_only_norms_and_biases(make, clips, rel_
     assert rel_l2(rewritten(clips, mask), model(clips, mask)) <= 1e-6
 
 
-def test_clips_with_channels_first(make, clips, rel_l2):
+def test_a_model_with_channels_first_has_the_same_function(make, clips, rel_l2):
     model = make(frames_first=False).double()
     rewritten = rewrite_measured(model).model
     clips = clips.double().transpose(1, 2)
@@ -86,12 +88,12 @@ def test_clips_with_channels_first(make, clips, rel_l2):
 
 @pytest.mark.parametrize("left_out", REWRITES)
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
-def test_each_can_be_left_out(make, clips, rel_l2, attn, left_out):
+def test_each_rewrite_can_be_left_out(make, clips, rel_l2, attn, left_out):
     model = make(attn).double()
     rewritten, fired, _ = rewrite_measured(model, skip=[left_out])
     expected = [name for name in FIRE[attn] if name != left_out]
     if (attn, left_out) == ("fastformer", "class_token"):
-        expected.remove("bias_apart")  # no output projection is left that stands alone
+        expected.remove("bias_apart")  # fold_global_key folds every output projection
     assert names(fired) == expected
     assert rel_l2(rewritten(clips.double()), model(clips.double())) <= 1e-12
 
@@ -100,26 +102,26 @@ def test_each_can_be_left_out(make, clips, rel_l2, attn, left_out):
 
 
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
-def test_the_original_is_left_as_it_was(make, clips, attn):
+def test_the_original_model_is_not_changed(make, clips, attn):
     model = make(attn)
     kinds = [type(module) for module in model.modules()]
     state = copy.deepcopy(model.state_dict())
     logits = model(clips)
     rewritten = rewrite_measured(model).model
-    rewrite_measured(rewritten)  # and once more changes nothing of what is rewritten
+    rewrite_measured(rewritten)  # a second call must not change the original either
     assert [type(module) for module in model.modules()] == kinds
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     assert torch.equal(model(clips), logits)
 
 
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
-def test_a_rewritten_model_is_rewritten_no_further(make, attn):
+def test_no_rewrite_fires_on_a_rewritten_model(make, attn):
     rewritten, fired, _ = rewrite_measured(make(attn))
     assert fired
     assert rewrite_measured(rewritten)[1] == ()
 
 
-def test_all_can_be_left_out(make, clips):
+def test_all_rewrites_can_be_left_out(make, clips):
     model = make()
     same, fired, _ = rewrite_measured(model, skip=REWRITES)
     assert fired == ()
@@ -131,7 +133,7 @@ def test_an_unknown_name_lists_the_known(make):
         rewrite_measured(make(), skip=["fold_fv"])
 
 
-def test_it_gives_a_model_to_evaluate(make):
+def test_the_rewritten_model_is_in_evaluation_mode(make):
     assert not rewrite_measured(make().train())[0].training
 
 
@@ -145,14 +147,16 @@ def test_the_modules_keep_their_paths(make, attn):
 
 
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
-def test_it_is_the_same_with_figures_and_without(make, clips, attn):
+def test_the_model_is_the_same_with_and_without_figures(make, clips, attn):
     model = make(attn)
     measured, fired, _ = rewrite_measured(model)
     assert torch.equal(rewrite(model)(clips), measured(clips))
-    assert rewrite_measured(make(attn, drop_path=0.5).train())[1] == fired  # nothing is dropped
+    assert (
+        rewrite_measured(make(attn, drop_path=0.5).train())[1] == fired
+    )  # the measured model drops no path
 
 
-def test_what_a_rewrite_saves_is_what_it_computes_less(make):
+def test_savings_add_up_to_the_difference_in_cost(make):
     model = make("regular")
     rewritten, fired, _ = rewrite_measured(model)
     total = measure(model) - measure(rewritten)
@@ -171,11 +175,11 @@ def test_folding_a_projection_saves_its_product(make):
     assert one.bytes_saved == 2 * 4 * (2 * tokens * dim + dim * dim + dim)
 
 
-def test_what_nobody_reads_and_what_weights_decide_costs_nothing(make):
-    """The patches' feed-forward of the last block is not in a graph with or without a rewrite."""
+def test_unused_results_have_no_cost(make):
+    """A graph omits the patches' feed-forward of the last block, with or without a rewrite."""
     model = make("regular", "joint", depth=1)
     flops = measure(model).flops
-    model.blocks[0].mlp.fn.forward = lambda x: x  # for the class token and the patches
+    model.blocks[0].mlp.fn.forward = lambda x: x  # of the class token and the patches
     tokens, dim = 1, 12
     assert flops - measure(model).flops == 2 * tokens * dim * 12 * dim
 
@@ -185,7 +189,7 @@ def test_what_nobody_reads_and_what_weights_decide_costs_nothing(make):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
-def test_lower_precision_is_as_good_as_without(make, clips, rel_l2, attn, dtype):
+def test_lower_precision_is_as_accurate_as_without_rewrites(make, clips, rel_l2, attn, dtype):
     model = make(attn)
     truth = copy.deepcopy(model).double()(clips.double())
     rewritten = rewrite(model, skip=["fold_norm", "bias_apart"])  # see rewrites_to_skip
@@ -206,7 +210,7 @@ def test_modules_are_kept_in_float32_by_their_paths(make):
 
 
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
-def test_a_graph_of_lower_precision(make, clips, attn, tmp_path):
+def test_a_rewritten_model_can_be_exported_in_bfloat16(make, clips, attn, tmp_path):
     rewritten = rewrite_measured(make(attn, depth=1)).model
     lower_precision(rewritten, torch.bfloat16)
     export_onnx(rewritten, {"video": clips}, tmp_path / "model.onnx", opset=BF16_OPSET)
@@ -216,8 +220,8 @@ def test_a_graph_of_lower_precision(make, clips, attn, tmp_path):
 
 
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
-def test_the_graph(make, clips, rel_l2, attn, tmp_path):
-    """Any batch, the same numbers, and every module is found by its path."""
+def test_the_graph_has_the_same_logits_at_any_batch(make, clips, rel_l2, attn, tmp_path):
+    """The graph also has the path of every module."""
     path = tmp_path / "model.onnx"
     model = make(attn, depth=1)
     rewritten = rewrite_measured(model).model
@@ -265,7 +269,7 @@ def test_a_rewrite_that_was_applied_refuses_to_be_applied_again(make):
 
 
 @pytest.mark.parametrize("rule", REWRITES.values(), ids=REWRITES)
-def test_a_rule_tells_its_name_its_equation_and_what_it_suits(rule):
+def test_every_rule_is_registered_by_name_and_documented(rule):
     assert REWRITES[rule.name] is rule
     assert len(type(rule).__doc__.splitlines()) > 3
     assert rule.targets <= RUNTIMES

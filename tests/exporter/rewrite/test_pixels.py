@@ -1,4 +1,4 @@
-"""`--embed-preprocess`: the graph takes pixels, and all that reads an export knows."""
+"""Test `--embed-preprocess`: the graph takes pixels, and every reader of an export knows that."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ HOW = Preprocessing((0.45, 0.4, 0.35), (0.225, 0.25, 0.2), embedded=True)
 
 @pytest.fixture(scope="module")
 def trained(tiny, tmp_path_factory):
-    """A checkpoint of 11 classes with a normalisation of its own."""
+    """Save a checkpoint of 11 classes with its own normalisation."""
     sizes = {name: tiny[name] for name in ("depth", "dim", "dim_head", "frames", "res")}
     model = load_model(ExportSpec(attn="regular", num_classes=11, **sizes))
     model.preprocessing = Preprocessing(HOW.mean, HOW.std)
@@ -59,7 +59,7 @@ def made(make):
 
 
 class TestTheClips:
-    def test_synthetic_ones_use_the_whole_range_of_pixels(self):
+    def test_synthetic_clips_use_the_whole_range_of_pixels(self):
         inputs = gather_inputs((), CONFIG, HOW)
         video = inputs.arrays["video"]
         assert (video.dtype, video.shape) == (np.uint8, (8, 3, 32, 48, 3))
@@ -68,13 +68,13 @@ class TestTheClips:
         assert ((noise == 0) | (noise == 255)).mean() < 0.03
         assert set(np.unique(video[inputs.names.index("checkerboard")])) == {0, 255}
         flat = video.reshape(8, -1)
-        assert len(np.unique(flat, axis=0)) == 8  # none is another one
+        assert len(np.unique(flat, axis=0)) == 8  # all clips differ
 
-    def test_calibration_has_pixels_too(self):
+    def test_calibration_clips_are_pixels(self):
         video = gather_calibration((), CONFIG, HOW).arrays["video"]
         assert (video.dtype, video.shape[1:]) == (np.uint8, (3, 32, 48, 3))
 
-    def test_real_ones_are_those_of_the_other_way_rounded(self, real_clips):
+    def test_real_clips_equal_the_rounded_float_clips(self, real_clips):
         plain = Preprocessing(HOW.mean, HOW.std)
         floats = read_for(CONFIG, plain, real_clips["bikes"])
         pixels = read_for(CONFIG, HOW, real_clips["bikes"])
@@ -83,7 +83,7 @@ class TestTheClips:
         assert np.abs(back * 255 - pixels.array).max() <= 0.5 + 1e-3
         assert pixels.summary == floats.summary
 
-    def test_grey_ones_have_one_channel(self, real_clips):
+    def test_grey_clips_have_one_channel(self, real_clips):
         config = ClipConfig(3, 1, 32, 48, 11)
         how = Preprocessing((0.5,), (0.25,), embedded=True)
         assert read_for(config, how, real_clips["bikes"]).array.shape == (1, 3, 32, 48, 1)
@@ -99,7 +99,7 @@ class TestTheExport:
         fired = [rewrite["name"] for rewrite in result.report.graph["rewrites"]]
         assert "fold_pixels" in fired
 
-    def test_the_manifest_and_the_graph_tell(self, made):
+    def test_the_manifest_and_the_graph_record_pixels(self, made):
         _, result = made
         manifest = read_manifest(result.directory)
         expected = {"name": "video", "dtype": "uint8", "shape": [1, 3, 32, 48, 3]}
@@ -112,8 +112,8 @@ class TestTheExport:
         assert json.loads(noted["tsformer.preprocessing"])["embedded"] is True
         assert json.loads(noted["tsformer.spec"])["embed_preprocess"] is True
 
-    def test_it_is_the_model_of_normalised_clips(self, made, trained, real_clips):
-        """Not only the same as the eager model with the same wrapping: the model itself."""
+    def test_the_graph_equals_the_model_of_normalised_clips(self, made, trained, real_clips):
+        """Compare with the original model, not with the eager model that takes pixels."""
         model = load_model(ExportSpec(checkpoint=trained)).double()
         pixels = read_for(CONFIG, HOW, real_clips["bikes"]).array
         mean, std = (np.float64(values)[:, None, None] for values in (HOW.mean, HOW.std))
@@ -141,13 +141,13 @@ class TestTheExport:
             got = [entry.score for entry in prediction.classes]
             np.testing.assert_allclose(got, scores[order], atol=1e-5)
 
-    def test_it_is_proven_again_and_climbed(self, made, capsys):
+    def test_it_passes_verify_and_ladder(self, made, capsys):
         directory = made[1].directory
         assert [row.verdict for row in verify(directory).parity] == ["pass"]
         assert main(["ladder", str(directory)]) == 0
         assert "every module is within" in " ".join(capsys.readouterr().out.split())
 
-    def test_without_rewrites_the_equation_is_in_the_graph(self, make):
+    def test_it_is_proven_without_rewrites(self, make):
         _, result = make(rewrite="none")
         assert result.verdict == "pass"
         folded = {rewrite["name"] for rewrite in result.report.graph["rewrites"]}
@@ -155,16 +155,16 @@ class TestTheExport:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("precision", ["fp16", "int8"])
-    def test_lower_precision(self, make, precision):
+    def test_it_is_proven_in_lower_precision(self, make, precision):
         _, result = make(precision=precision)
         assert result.verdict == "pass"
 
-    def test_a_free_batch(self, make):
+    def test_it_is_proven_with_a_dynamic_batch(self, make):
         _, result = make(dynamic_batch=BatchProfile(1, 2, 3))
         assert result.verdict == "pass"
         assert result.report.graph["inputs"][0]["shape"][0] == "batch"
 
-    def test_a_mask_comes_beside_it(self, tiny, tmp_path):
+    def test_it_is_proven_with_a_mask(self, tiny, tmp_path):
         spec = ExportSpec(
             **{**tiny, "model": "timesformer_pytorch"}, mask=True, embed_preprocess=True
         )
@@ -194,7 +194,7 @@ class TestTheExport:
         ):
             predictor.runner.run(wrong)
 
-    def test_a_checkpoint_of_it_holds_no_embedding(self, trained, tmp_path):
+    def test_a_checkpoint_does_not_store_the_embedding(self, trained, tmp_path):
         model = load_model(ExportSpec(checkpoint=trained, embed_preprocess=True))
         save_checkpoint(model, tmp_path / "again.safetensors")
         again = load_checkpoint(tmp_path / "again.safetensors")
@@ -202,7 +202,7 @@ class TestTheExport:
 
 
 @pytest.mark.slow
-def test_tensorrt_rtx_takes_pixels(made, tmp_path):
+def test_tensorrt_rtx_builds_an_engine_of_pixels(made, tmp_path):
     if available_flavours()["rtx"].version is None:
         pytest.skip("TensorRT-RTX does not work here")
     info = build_engine(made[1].directory / "model.onnx", tmp_path / "x.engine", flavour="rtx")
@@ -210,7 +210,7 @@ def test_tensorrt_rtx_takes_pixels(made, tmp_path):
     assert (video.dtype, video.shape) == ("uint8", (1, 3, 32, 48, 3))
 
 
-def test_the_flag_of_the_command(tiny_flags, tmp_path, capsys):
+def test_the_flag_embed_preprocess_gives_a_uint8_input(tiny_flags, tmp_path, capsys):
     out = tmp_path / "x"
     assert main(["export", *tiny_flags, "--embed-preprocess", "-o", str(out)]) == 0
     assert "Pass" in capsys.readouterr().out

@@ -15,13 +15,13 @@ class StandIn:
 ROW = Parity("onnxruntime", "cuda", "fp16", "not-run", reason="no device")
 
 
-def test_two_sets_of_runners_and_absences_add_up_in_order():
+def test_runners_and_absences_add_up_in_order():
     first, second = StandIn(), StandIn()
     both = Opened((first,)) + Opened((second,), (ROW,))
     assert both == Opened((first, second), (ROW,))
 
 
-def test_runners_of_graphs_are_no_engine():
+def test_a_graph_runner_is_not_an_engine():
     assert not Opened((StandIn(),)).has_engine
 
 
@@ -45,7 +45,7 @@ def test_a_graph_of_lower_precision_that_does_not_load_is_an_absence(damaged):
     assert "does not load model.onnx" in opened.absences[0].reason
 
 
-def test_no_engine_is_no_absence(tmp_path):
+def test_an_export_without_an_engine_has_no_absence(tmp_path):
     with ExitStack() as resources:
         assert load_engine(None, tmp_path / "model.engine", "fp32", resources) == Opened()
 

@@ -1,4 +1,4 @@
-"""The ONNX reference evaluator: that it really rounds, and that its errors are one line."""
+"""Test that the ONNX reference evaluator rounds, and that its errors are one line."""
 
 import numpy as np
 import onnx
@@ -13,7 +13,7 @@ DIGITS = {"fp16": 11, "bf16": 8}
 
 
 def graph_of(nodes, weights=(), shape=("batch", 4), opset=22):
-    """A model from `video` to `logits`, both float32."""
+    """Make a model from `video` to `logits`, both float32."""
     model = helper.make_model(
         helper.make_graph(
             nodes,
@@ -34,7 +34,7 @@ def graph_of(nodes, weights=(), shape=("batch", 4), opset=22):
 
 
 def through(kind, *nodes, weights=(), **options):
-    """`video` cast to a type, the nodes from `x` to `y` in it, and back to float32."""
+    """Cast `video` to a type, run the nodes from `x` to `y` in it, and cast to float32."""
     up = helper.make_node("Cast", ["y"], ["logits"], to=TensorProto.FLOAT)
     down = helper.make_node("Cast", ["video"], ["x"], to=KINDS[kind])
     return graph_of([down, *nodes, up], weights, **options)
@@ -45,7 +45,7 @@ def typed(values, kind, name):
 
 
 def rounded(values, kind):
-    """To the nearest number of the type (ties to even), by hand."""
+    """Round to the nearest number of the type (ties to even), by hand."""
     mantissa, exponent = np.frexp(np.asarray(values, np.float64))
     scale = 2.0 ** DIGITS[kind]
     return np.ldexp(np.round(mantissa * scale) / scale, exponent)
@@ -57,7 +57,7 @@ def run(model, video, precision="fp16", **options):
 
 
 @pytest.mark.parametrize("kind", EVALUATED)
-def test_every_operator_rounds_to_its_own_type(kind):
+def test_every_operator_rounds_to_its_output_type(kind):
     video = np.random.default_rng(0).uniform(1, 2, (3, 4))
     model = through(kind, helper.make_node("Mul", ["x", "x"], ["y"]))
     got = run(model, video, kind)["logits"]
@@ -69,22 +69,22 @@ def test_float16_overflows_as_on_a_gpu_and_without_a_warning():
     model = through("fp16", helper.make_node("Mul", ["x", "x"], ["y"]))
     got = run(model, [[255.0, 256.0, -300.0, 1e-5]])["logits"]
     np.testing.assert_array_equal(np.isinf(got), [[False, True, True, False]])
-    assert got[0, 3] == 0.0  # 1e-10 is below the least float16
+    assert got[0, 3] == 0.0  # 1e-10 is below the smallest float16
 
 
-def test_bfloat16_reaches_as_far_as_float32():
+def test_bfloat16_has_the_range_of_float32():
     model = through("bf16", helper.make_node("Mul", ["x", "x"], ["y"]))
     assert np.isfinite(run(model, [[1e4, 1e15, -1e18, 1.0]], "bf16")["logits"]).all()
 
 
-def test_zero_over_zero_is_no_number_and_no_warning():
+def test_zero_over_zero_is_nan_without_a_warning():
     model = through("fp16", helper.make_node("Div", ["x", "x"], ["y"]))
     assert np.isnan(run(model, np.zeros((1, 4)))["logits"]).all()
 
 
 @pytest.mark.parametrize("kind", EVALUATED)
 def test_a_product_adds_in_float32_and_rounds_once(kind):
-    """4096 and 4096 x 1/4: added in the type itself, each quarter would be lost."""
+    """The row is 4096 and 4096 x 1/4. A sum in the type itself loses each quarter."""
     row = np.array([4096.0] + [0.25] * 4096)
     weight = typed(np.ones((4097, 2)), kind, "w")
     model = through(
@@ -98,7 +98,7 @@ def test_a_product_adds_in_float32_and_rounds_once(kind):
 
 
 @pytest.mark.parametrize("kind", EVALUATED)
-def test_a_product_is_that_of_float32_rounded(kind):
+def test_a_product_equals_the_rounded_float32_product(kind):
     rng = np.random.default_rng(1)
     a, b = rng.standard_normal((2, 3, 5, 7)), rng.standard_normal((3, 7, 4))
     model = through(
@@ -110,12 +110,12 @@ def test_a_product_is_that_of_float32_rounded(kind):
     got = run(model, a, kind)["logits"]
     exact = rounded(np.float32(a), kind) @ rounded(np.float32(b), kind)
     assert got.shape == (2, 3, 5, 4)
-    # One rounding of the type, and that of the sums in float32.
+    # The error is one rounding to the type, plus the rounding of the float32 sums.
     np.testing.assert_allclose(got, exact, rtol=2.0 ** -DIGITS[kind] * 1.01, atol=1e-5)
     np.testing.assert_array_equal(got, rounded(got, kind))
 
 
-def test_a_product_in_float32_stays_there():
+def test_a_product_in_float32_is_not_rounded():
     a, b = np.random.default_rng(2).standard_normal((2, 8, 8)).astype(np.float32)
     node = helper.make_node("MatMul", ["video", "w"], ["logits"])
     model = graph_of([node], [numpy_helper.from_array(b, "w")], shape=(8, 8))
@@ -132,7 +132,7 @@ def test_a_product_above_float16_is_infinite():
     np.testing.assert_array_equal(got, [[np.inf], [40_000.0]])
 
 
-def test_every_value_is_given_by_its_name():
+def test_every_value_is_available_by_its_name():
     nodes = [helper.make_node("Mul", ["x", "x"], ["z"]), helper.make_node("Neg", ["z"], ["y"])]
     model, video = through("fp16", *nodes), [[1.0, 2.0, 3.0, 4.0]]
     assert set(run(model, video)) == {"logits"}
@@ -142,14 +142,14 @@ def test_every_value_is_given_by_its_name():
     assert values["z"].dtype == np.float16
 
 
-def test_a_file_is_read_as_a_model_in_memory_is(tmp_path):
+def test_a_file_gives_the_same_as_a_model_in_memory(tmp_path):
     model = through("fp16", helper.make_node("Neg", ["x"], ["y"]))
     onnx.save(model, tmp_path / "model.onnx")
     got = run(tmp_path / "model.onnx", [[1.0, 2.0, 3.0, 4.0]])["logits"]
     np.testing.assert_array_equal(got, [[-1, -2, -3, -4]])
 
 
-def test_it_says_what_it_is():
+def test_it_names_its_runtime_device_and_inputs():
     with ReferenceRunner(through("bf16", helper.make_node("Neg", ["x"], ["y"])), "bf16") as runner:
         assert (runner.name, runner.device) == ("onnx-reference", "cpu")
         assert (runner.precision, runner.threads) == ("bf16", 1)
@@ -168,7 +168,7 @@ def test_it_says_what_it_is():
     ],
     ids=["none", "name", "size", "axes", "one more"],
 )
-def test_inputs_are_checked_first(inputs):
+def test_wrong_inputs_are_refused_in_one_line(inputs):
     model = through("fp16", helper.make_node("Neg", ["x"], ["y"]))
     with ReferenceRunner(model, "fp16") as runner, pytest.raises(RuntimeFailure) as caught:
         runner.run(inputs)
@@ -176,7 +176,7 @@ def test_inputs_are_checked_first(inputs):
     assert "\n" not in str(caught.value)
 
 
-def test_an_operator_it_lacks_is_one_line():
+def test_an_unknown_operator_is_one_line():
     node = helper.make_node("Unheard", ["video"], ["logits"], domain="of.others")
     graph = helper.make_graph(
         [node],
@@ -191,7 +191,7 @@ def test_an_operator_it_lacks_is_one_line():
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_no_graph_is_one_line(tmp_path):
+def test_a_file_that_is_not_a_graph_is_one_line(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"no graph at all\n" * 9)
     with pytest.raises(RuntimeFailure) as caught:
         ReferenceRunner(tmp_path / "model.onnx", "fp16")

@@ -1,4 +1,4 @@
-"""TensorRtRunner against a recording stand-in for TensorRT; against a real one where a GPU is."""
+"""Test TensorRtRunner on a recording stand-in for TensorRT, and on a real engine with a GPU."""
 
 import contextlib
 import ctypes
@@ -27,7 +27,7 @@ class FakeLogger:
 
 
 class FakeContext:
-    """Doubles its input, found and written by the addresses it was given."""
+    """A context that doubles its input; it reads and writes at the given addresses."""
 
     def __init__(self, tensorrt):
         self.trt, self.shape, self.addresses = tensorrt, None, {}
@@ -131,7 +131,7 @@ def engine(tmp_path):
 VIDEO = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 
-def test_runs_by_address_and_in_order(trt, engine):
+def test_it_binds_addresses_and_calls_in_order(trt, engine):
     with TensorRtRunner(engine, "rtx") as runner:
         assert runner.name == "tensorrt_rtx"
         assert runner.device == "cpu Fake GPU"
@@ -165,7 +165,7 @@ def test_read_only_and_strided_inputs_are_copied(trt, engine):
         ({"video": np.zeros((5, 3), np.float32)}, r"profile: got \(5, 3\), expected \(1, 3\) to"),
     ],
 )
-def test_refuses_wrong_inputs(trt, engine, inputs, message):
+def test_wrong_inputs_are_refused(trt, engine, inputs, message):
     with TensorRtRunner(engine, "rtx") as runner, pytest.raises(RuntimeFailure, match=message):
         runner.run(inputs)
 
@@ -183,7 +183,7 @@ def test_refuses_wrong_inputs(trt, engine, inputs, message):
 )
 def test_every_failing_return_is_an_error(trt, engine, attribute, value, message):
     setattr(trt, attribute, value)
-    with pytest.raises(RuntimeFailure, match=message) as caught:  # noqa: SIM117  # one line reads worse
+    with pytest.raises(RuntimeFailure, match=message) as caught:  # noqa: SIM117  # two statements are easier to read
         with TensorRtRunner(engine, "rtx") as runner:
             runner.run({"video": VIDEO})
     assert "only a warning" not in str(caught.value)
@@ -199,18 +199,18 @@ def test_torch_errors_are_runtime_failures(trt, engine, monkeypatch):
             runner.run({"video": VIDEO})
 
 
-def test_missing_engine_file(trt, tmp_path):
+def test_a_missing_engine_file_is_an_error(trt, tmp_path):
     with pytest.raises(RuntimeFailure, match="cannot load"):
         TensorRtRunner(tmp_path / "none.engine", "rtx")
 
 
-def test_missing_package(trt, engine, monkeypatch):
+def test_a_missing_package_is_named(trt, engine, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     with pytest.raises(RuntimeFailure, match="tensorrt_rtx is not installed"):
         TensorRtRunner(engine, "rtx")
 
 
-def test_closed_runner_says_so(trt, engine):
+def test_a_closed_runner_refuses_to_run(trt, engine):
     with TensorRtRunner(engine, "rtx") as runner:
         pass
     with pytest.raises(RuntimeFailure, match="closed"):
@@ -218,14 +218,14 @@ def test_closed_runner_says_so(trt, engine):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
-def test_without_a_gpu(engine):
+def test_an_engine_without_a_gpu_is_an_error(engine):
     with pytest.raises(RuntimeFailure, match="only on a GPU that it was built for"):
         TensorRtRunner(engine, "rtx")
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_real_engine(tmp_path):
+def test_a_real_engine_gives_the_right_values(tmp_path):
     choice = choose_flavour("auto", gpu=True)
     if choice.flavour is None:
         pytest.skip(choice.reason)

@@ -1,7 +1,8 @@
-"""A real Triton server on this machine: its own environment, a repository, and the process.
+"""Run a real Triton server on this machine: its environment, a repository and the process.
 
-The wheel of the server needs numpy below 2 and its clients an older protobuf, so they and what
-uses them run in `.venv-triton`, made once per checkout; only their results come here.
+The wheel of the server needs numpy below 2, and its clients need an older protobuf. So the server,
+the clients and the scripts that use them run in `.venv-triton`, which is made once per checkout.
+The tests read only their results.
 """
 
 import contextlib
@@ -30,15 +31,15 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 CONSTRAINTS = HERE / "constraints.txt"
 PACKAGES = ("nvidia-pytriton", "tritonclient[grpc,http]", "onnxruntime", "av")
-NEWEST_PYTHON = (3, 12)  # that numpy 1 has wheels for
+NEWEST_PYTHON = (3, 12)  # the newest with wheels of numpy 1
 STARTED_WITHIN = 90  # seconds
-LIVES_AT_MOST = 600  # seconds, even where the tests are killed
+LIVES_AT_MOST = 600  # seconds, even if the tests are killed
 CHECKPOINT = ROOT / "scripts" / "checkpoints" / "motion-fastformer.safetensors"
 
 
 @pytest.fixture(scope="session")
 def triton_venv():
-    """The environment of the server; made where there is none of these versions."""
+    """Return the environment of the server; make it unless it exists with these versions."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         pytest.skip("the wheel of the Triton server is for Linux on x86-64")
     if sys.version_info[:2] > NEWEST_PYTHON:
@@ -47,7 +48,7 @@ def triton_venv():
     wanted = hashlib.sha256(CONSTRAINTS.read_bytes() + sys.version.encode()).hexdigest()
     mark, lock = folder / "installed", os.open(ROOT, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another run of the tests may be making it
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another run of the tests may make it now
         if not mark.exists() or mark.read_text() != wanted:
             install(folder)
             mark.write_text(wanted)
@@ -62,7 +63,7 @@ def install(folder):
     pip = [folder / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check"]
     done = run([*pip, "install", "-c", CONSTRAINTS, *PACKAGES], timeout=600)
     if done.returncode:
-        # Only where there is no index at all may the server go untested.
+        # The tests may skip the server only if no package index can be reached.
         probe = run([*pip, "download", "--no-deps", "--dest", folder / "probe", "pip"], timeout=120)
         if probe.returncode:
             pytest.skip(f"no package index can be reached: {probe.stderr.strip()[-200:]}")
@@ -77,7 +78,7 @@ def run(command, *, timeout, **options):
 
 @pytest.fixture(scope="session")
 def parsed_by():
-    """Parse files config.pbtxt in the server's environment, with its own schema."""
+    """Parse config.pbtxt files in the server's environment, with the server's schema."""
 
     def parse(venv, paths):
         done = run([venv / "bin" / "python", HERE / "parse.py", *paths], timeout=60)
@@ -89,7 +90,7 @@ def parsed_by():
 
 @pytest.fixture(scope="session")
 def exports(tmp_path_factory):
-    """A trained model of a dynamic batch, and a masked one of a fixed batch."""
+    """Export a trained model with a dynamic batch, and a masked model with a fixed batch."""
     folder = tmp_path_factory.mktemp("exports")
     quick = {"bench_seconds": 0.0, "engine": "none"}
     free = ExportSpec(checkpoint=CHECKPOINT, dynamic_batch=BatchProfile(1, 4, 8), **quick)
@@ -101,7 +102,7 @@ def exports(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def repository(exports, tmp_path_factory):
-    """What `tsformer triton` makes of them, both in one repository."""
+    """Write both exports into one repository by `tsformer triton`."""
     made = tmp_path_factory.mktemp("triton") / "models"
     assert main(["triton", str(exports["motion"]), str(made), "--ensemble"]) == 0
     assert main(["triton", str(exports["masked"]), str(made)]) == 0
@@ -109,7 +110,7 @@ def repository(exports, tmp_path_factory):
 
 
 class Server:
-    """`tritonserver` of the wheel, with a stand-in for the backend that the wheel lacks."""
+    """The wheel's `tritonserver`, with a stand-in for the backend that the wheel lacks."""
 
     def __init__(self, venv, repository, folder):
         self.venv, self.log = venv, folder / "server.log"
@@ -147,7 +148,7 @@ class Server:
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 list(map(str, command)),
-                cwd=folder,  # Python's backend looks there first, and our `model` is no model.py
+                cwd=folder,  # the python backend looks there first, before our `model`
                 env=environment,
                 stdout=log,
                 stderr=log,
@@ -168,13 +169,13 @@ class Server:
         return False
 
     def index(self):
-        """The state of every model that the server knows."""
+        """Return the state of every model that the server knows."""
         url = f"http://127.0.0.1:{self.http}/v2/repository/index"
         with urllib.request.urlopen(url, data=b"", timeout=5) as answer:
             return {model["name"]: model["state"] for model in json.load(answer)}
 
     def ask(self, script, *arguments):
-        """Run a script in the server's environment; gives its stdout."""
+        """Run a script in the server's environment; return its stdout."""
         python = self.venv / "bin" / "python"
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = run([python, script, *map(str, arguments)], timeout=120, env=environment)
@@ -182,7 +183,7 @@ class Server:
         return done.stdout
 
     def load(self, protocol, model, inputs, folder, *, requests=1, concurrency=1):
-        """Send requests; gives the counts of the server, the errors, and the logits."""
+        """Send requests; return the server's counts with the errors, and the logits."""
         np.savez(folder / "inputs.npz", **inputs)
         ports = f"{self.http},{self.grpc}"
         told = self.ask(
@@ -211,7 +212,7 @@ class Server:
 
 
 def backends(shipped, folder):
-    """The backends: the wheel's own for Python, and the stand-in, which it runs."""
+    """Collect the backends: the wheel's python backend, and the stand-in that it runs."""
     python = folder / "python"
     shutil.copytree(shipped / "backends" / "python", python)
     version = ".".join(map(str, sys.version_info[:2]))
@@ -229,7 +230,7 @@ def free_port():
 
 @pytest.fixture(scope="session")
 def server(triton_venv, repository, tmp_path_factory):
-    """The server with all models ready; it never outlives the tests."""
+    """Start the server and wait until all models are ready; stop it after the tests."""
     started = Server(triton_venv, repository, tmp_path_factory.mktemp("server"))
     try:
         started.wait_until_ready()

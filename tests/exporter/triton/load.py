@@ -1,10 +1,10 @@
-"""Send requests to a server, several at a time, and note what comes back.
+"""Send requests to a server, several at a time, and record the answers.
 
     python load.py http|grpc HTTP_PORT,GRPC_PORT MODEL INPUTS.npz REQUESTS CONCURRENCY ANSWERS.npz
 
-Each array of INPUTS is `(requests or fewer, b, ...)`, and is sent from the first again where it has
-fewer. ANSWERS holds the logits in the order of the requests; errors and the server's counts go to
-stdout as JSON. Runs in the server's own environment.
+Each array of INPUTS is `(n, b, ...)`. If n is smaller than REQUESTS, the script starts again from
+the first entry. ANSWERS contains the logits in the order of the requests. The script prints errors
+and the server's counts as JSON. It runs in the server's environment.
 """
 
 import asyncio

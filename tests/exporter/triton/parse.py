@@ -1,8 +1,8 @@
-"""Parse config.pbtxt files with the server's own schema; all of them go to stdout as JSON.
+"""Parse config.pbtxt files with the server's schema, and print all of them as JSON.
 
     python parse.py CONFIG...
 
-Runs in the server's own environment.
+The script runs in the server's environment.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Every config.pbtxt parses with the server's own schema, and says what was planned."""
+"""Test that every config.pbtxt parses with the server's schema and contains the plan."""
 
 import json
 
@@ -17,7 +17,7 @@ ON_GPU = [
 
 @pytest.fixture(scope="module")
 def parse(triton_venv, parsed_by, tmp_path_factory):
-    """Parse the configurations of a deployment; gives them by the model's name."""
+    """Parse the configurations of a deployment; return them by the model's name."""
 
     def parsed(deployment):
         folder = tmp_path_factory.mktemp("configs")
@@ -35,7 +35,7 @@ def facts(directory):
 
 
 @pytest.mark.slow
-def test_a_dynamic_batch_of_an_ensemble(exports, parse):
+def test_configs_of_an_ensemble_with_a_dynamic_batch(exports, parse):
     manifest, report = facts(exports["motion"])
     serving = Serving("m", queue_delay=700, instances=3, ensemble=True)
     configs = parse(plan(manifest, report, serving))
@@ -101,7 +101,7 @@ def test_a_dynamic_batch_of_an_ensemble(exports, parse):
 
 
 @pytest.mark.slow
-def test_on_a_gpu_with_an_engine_of_a_fixed_batch_and_a_mask(exports, parse):
+def test_configs_on_a_gpu_with_a_fixed_batch_and_a_mask(exports, parse):
     manifest, _ = facts(exports["masked"])
     manifest["engine"] = {"flavour": "tensorrt", "version": "10.9"}
     manifest["files"]["model.engine"] = {}
@@ -110,7 +110,7 @@ def test_on_a_gpu_with_an_engine_of_a_fixed_batch_and_a_mask(exports, parse):
     for name, backend in (("m_onnx", "onnxruntime"), ("m_trt", "tensorrt")):
         config = configs[name]
         assert config["backend"] == backend
-        assert "max_batch_size" not in config  # 0 is what protobuf leaves away
+        assert "max_batch_size" not in config  # protobuf omits a value of 0
         assert "dynamic_batching" not in config
         assert [entry["dims"] for entry in config["input"]] == [
             ["2", "3", "3", "32", "48"],

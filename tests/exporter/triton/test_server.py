@@ -1,4 +1,4 @@
-"""Exports served by a real Triton server: the logits of the file, batches, errors, clients."""
+"""Test exports in a real Triton server: logits, batches, errors and clients."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def noise(*shape):
 
 
 def of_the_file(directory, inputs):
-    """Logits of the ONNX file run directly, request by request."""
+    """Run the ONNX file directly, request by request, and return the logits."""
     count = len(next(iter(inputs.values())))
     with OnnxRuntimeRunner(directory / "model.onnx", threads=2) as runner:
         return np.stack(
@@ -35,10 +35,10 @@ def far(got, expected):
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_under_load_batches_form_and_every_answer_is_that_of_the_file(
+def test_under_load_batches_form_and_logits_equal_those_of_the_file(
     server, exports, tmp_path, protocol
 ):
-    inputs = {"video": noise(16, 1, 5, 3, 64, 64)}  # 16 requests of one clip, sent again and again
+    inputs = {"video": noise(16, 1, 5, 3, 64, 64)}  # 16 requests of one clip, sent in a loop
     told, logits = server.load(
         protocol, "motion_onnx", inputs, tmp_path, requests=REQUESTS, concurrency=CONCURRENCY
     )
@@ -47,10 +47,12 @@ def test_under_load_batches_form_and_every_answer_is_that_of_the_file(
     assert told["inference_count"] / told["execution_count"] > 1.5
     expected = of_the_file(exports["motion"], inputs)
     assert far(logits, expected[np.arange(REQUESTS) % 16]) < 1e-6
-    assert far(logits[:-1], expected[np.arange(1, REQUESTS) % 16]) > 1e-3  # they do differ
+    assert (
+        far(logits[:-1], expected[np.arange(1, REQUESTS) % 16]) > 1e-3
+    )  # the logits of different clips differ
 
 
-def test_a_request_may_bring_several_clips(server, exports, tmp_path):
+def test_a_request_may_contain_several_clips(server, exports, tmp_path):
     inputs = {"video": noise(1, 3, 5, 3, 64, 64)}
     _, logits = server.load("http", "motion_onnx", inputs, tmp_path)
     assert logits.shape == (1, 3, 8)
@@ -86,7 +88,7 @@ def test_the_ensemble_takes_frames_as_pixels(server, exports, tmp_path):
     ],
     ids=["frames", "rank", "batch", "dtype"],
 )
-def test_a_wrong_input_is_told_and_the_server_lives_on(
+def test_a_wrong_input_is_an_error_and_the_server_keeps_running(
     server, exports, tmp_path, protocol, array, words
 ):
     told, logits = server.load(protocol, "motion_onnx", {"video": array}, tmp_path)
@@ -98,7 +100,7 @@ def test_a_wrong_input_is_told_and_the_server_lives_on(
     assert far(logits, of_the_file(exports["motion"], right)) < 1e-6
 
 
-def test_the_example_client_names_the_classes_of_a_clip(server, exports, real_clips):
+def test_the_example_client_prints_the_best_classes(server, exports, real_clips):
     clip = real_clips["bikes"]
     told = server.ask(
         ROOT / "examples" / "client.py", "motion_onnx", clip, f"127.0.0.1:{server.http}"
@@ -114,7 +116,7 @@ def test_the_example_client_names_the_classes_of_a_clip(server, exports, real_cl
     assert [float(logit) for logit, _ in rows] == pytest.approx(logits[best], abs=6e-4)
 
 
-def test_every_model_of_the_repository_is_ready_and_no_other(server, repository):
+def test_exactly_the_models_of_the_repository_are_ready(server, repository):
     assert server.index() == {
         "motion_onnx": "READY",
         "motion_preprocess": "READY",

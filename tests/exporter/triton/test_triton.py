@@ -28,13 +28,13 @@ ENGINE = {"flavour": "tensorrt", "version": "10.9.0"}
 
 @pytest.fixture
 def directory(exported, tmp_path):
-    """An export that may be changed."""
+    """Make a copy of an export that a test may change."""
     return shutil.copytree(exported().directory, tmp_path / "made")
 
 
 @pytest.fixture
 def manifest(exported):
-    """As it would be with an engine's file."""
+    """Make the manifest of an export with an engine file."""
     found = copy.deepcopy(read_manifest(exported().directory))
     found["files"]["model.engine"] = {}
     return found
@@ -42,7 +42,7 @@ def manifest(exported):
 
 @pytest.fixture
 def dynamic(manifest):
-    """The manifest as it would be of a dynamic batch."""
+    """Make the manifest of an export with a dynamic batch."""
     manifest["spec"]["dynamic_batch"] = {"min": 1, "opt": 4, "max": 16}
     for tensor in (*manifest["inputs"], *manifest["outputs"]):
         tensor["shape"][0] = "batch"
@@ -61,7 +61,7 @@ def tree(folder):
 
 
 def refused(capsys, code, *arguments):
-    """The one line that a refused command says."""
+    """Run a command that must fail with a given code; return its one line of stderr."""
     assert main(["triton", *map(str, arguments)]) == code
     out, said = capsys.readouterr()
     assert out == ""
@@ -77,7 +77,7 @@ def planned(manifest, *rows, **how):
 # --- written
 
 
-def test_an_export_becomes_a_model_and_what_is_left_out_is_said(directory, tmp_path, capsys):
+def test_an_export_is_written_and_left_out_models_are_named(directory, tmp_path, capsys):
     repository = tmp_path / "a" / "models"
     assert main(["triton", str(directory), str(repository)]) == 0
     said = " ".join(capsys.readouterr().out.split())
@@ -102,7 +102,7 @@ def test_an_export_becomes_a_model_and_what_is_left_out_is_said(directory, tmp_p
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["models"]
 
 
-def test_json_for_machines(directory, tmp_path, capsys):
+def test_json_lists_models_and_left_out_models(directory, tmp_path, capsys):
     command = ["triton", directory, tmp_path / "models", "--name", "x.1", "--ensemble", "--json"]
     assert main(list(map(str, command))) == 0
     facts = json.loads(capsys.readouterr().out)
@@ -114,7 +114,7 @@ def test_json_for_machines(directory, tmp_path, capsys):
     }
 
 
-def test_labels_are_lines_whatever_is_in_them(directory, tmp_path):
+def test_labels_with_line_breaks_are_one_line_each(directory, tmp_path):
     change(directory, lambda content: content.update(labels=["to the\nleft", "außen"]))
     assert main(["triton", str(directory), str(tmp_path / "models")]) == 0
     made = tmp_path / "models" / "made_onnx"
@@ -135,7 +135,7 @@ def test_nothing_heavy_is_imported(directory, tmp_path):
 # --- planned
 
 
-def test_a_dynamic_batch_is_formed_up_to_its_largest(dynamic):
+def test_a_dynamic_batch_prefers_opt_and_max(dynamic):
     (model,) = planned(dynamic).models
     assert model.max_batch_size == 16
     assert model.preferred == (4, 16)
@@ -146,13 +146,13 @@ def test_a_dynamic_batch_is_formed_up_to_its_largest(dynamic):
     assert planned(dynamic).notes == ()
 
 
-def test_sizes_that_are_the_same_are_named_once(dynamic):
+def test_equal_batch_sizes_are_listed_once(dynamic):
     dynamic["spec"]["dynamic_batch"] = {"min": 1, "opt": 1, "max": 1}
     (model,) = planned(dynamic, queue_delay=0).models
     assert (model.preferred, model.warm_up, model.queue_delay) == ((1,), (1,), 0)
 
 
-def test_a_fixed_batch_forms_none(manifest):
+def test_a_fixed_batch_has_no_dynamic_batching(manifest):
     (model,) = planned(manifest).models
     assert (model.max_batch_size, model.preferred, model.warm_up) == (0, (), (1,))
     with pytest.raises(UsageError, match=r"batch of this export is fixed.*--dynamic"):
@@ -201,7 +201,7 @@ def test_an_engine_whose_file_is_missing_is_left_out(dynamic):
     assert deployment.left_out == {"m_trt": "the engine is not in the export"}
 
 
-def test_onnx_runtime_computes_where_it_was_proven(manifest):
+def test_onnx_runtime_uses_the_proven_device_by_default(manifest):
     assert planned(manifest, ON_CPU).models[0].device == "cpu"
     on_gpu = planned(manifest, ON_CPU, ON_CUDA)
     assert on_gpu.models[0].device == "cuda"
@@ -223,7 +223,7 @@ def test_a_graph_that_onnx_runtime_cannot_run_is_not_served(manifest):
     assert "no kernel" in deployment.left_out["m_onnx"]
 
 
-def test_an_ensemble_feeds_the_engine_where_there_is_one(dynamic):
+def test_an_ensemble_uses_the_engine_if_there_is_one(dynamic):
     dynamic["engine"] = ENGINE
     *_, preprocess, whole = planned(dynamic, ON_CPU, EXECUTED, ensemble=True).models
     assert preprocess.inputs[0].dims == (3, 32, 48, 3)
@@ -232,14 +232,14 @@ def test_an_ensemble_feeds_the_engine_where_there_is_one(dynamic):
     assert [step.model for step in whole.steps] == ["m_preprocess", "m_onnx"]
 
 
-def test_a_graph_that_takes_pixels_needs_no_ensemble(manifest):
+def test_an_ensemble_of_a_graph_of_pixels_is_refused(manifest):
     manifest["inputs"][0]["dtype"] = "uint8"
     assert planned(manifest).models[0].inputs[0].type == "TYPE_UINT8"
     with pytest.raises(UsageError, match="takes pixels itself"):
         planned(manifest, ensemble=True)
 
 
-def test_the_preprocessing_model_is_the_export_s_own_to_the_last_bit(monkeypatch):
+def test_the_preprocessing_model_equals_the_reader_bit_for_bit(monkeypatch):
     how = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     stub = types.ModuleType("triton_python_backend_utils")
     stub.Tensor = lambda name, array: (name, array)
@@ -262,9 +262,7 @@ def test_the_preprocessing_model_is_the_export_s_own_to_the_last_bit(monkeypatch
 # --- an existing repository
 
 
-def test_other_models_stay_and_one_of_the_same_name_is_replaced_as_a_whole(
-    directory, tmp_path, capsys
-):
+def test_force_replaces_all_models_of_one_name_and_keeps_others(directory, tmp_path, capsys):
     repository = tmp_path / "models"
     (repository / "other" / "1").mkdir(parents=True)
     (repository / "other" / "config.pbtxt").write_text("theirs")
@@ -276,7 +274,7 @@ def test_other_models_stay_and_one_of_the_same_name_is_replaced_as_a_whole(
     assert "made_onnx exists; replace it with --force" in refused(capsys, 2, directory, repository)
     assert tree(repository) == before
     assert main(["triton", str(directory), str(repository), "--force", "--instances", "2"]) == 0
-    assert tree(repository) == [  # the old ensemble would have fed the new model
+    assert tree(repository) == [  # the old ensemble must not feed the new model
         "made_onnx/1/model.onnx",
         "made_onnx/config.pbtxt",
         "made_onnx/tsformer.json",
@@ -286,7 +284,7 @@ def test_other_models_stay_and_one_of_the_same_name_is_replaced_as_a_whole(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "models"]
 
 
-def test_what_is_not_ours_is_never_replaced(directory, tmp_path, capsys):
+def test_models_of_others_are_never_replaced(directory, tmp_path, capsys):
     repository = tmp_path / "models"
     (repository / "made_onnx").mkdir(parents=True)
     (repository / "made_onnx" / "config.pbtxt").write_text("theirs")
@@ -295,10 +293,10 @@ def test_what_is_not_ours_is_never_replaced(directory, tmp_path, capsys):
     assert tree(repository) == ["made_onnx/config.pbtxt"]
 
 
-def test_an_export_in_the_repository_s_place_is_not_touched(directory, tmp_path, capsys):
+def test_an_export_as_repository_is_refused_and_unchanged(directory, tmp_path, capsys):
     before = tree(directory)
     assert "is an export" in refused(capsys, 2, directory, directory, "--force")
-    # The ensemble would be called as the export beside it is.
+    # The ensemble and the export have the same path.
     said = refused(capsys, 2, directory, directory.parent, "--ensemble", "--force")
     assert "was not made by tsformer" in said
     assert main(["triton", str(directory), str(directory.parent), "--force"]) == 0
@@ -306,7 +304,7 @@ def test_an_export_in_the_repository_s_place_is_not_touched(directory, tmp_path,
     assert tree(directory) == before
 
 
-def test_a_file_is_no_repository(directory, tmp_path, capsys):
+def test_a_file_as_repository_is_refused(directory, tmp_path, capsys):
     (tmp_path / "models").write_text("")
     assert "is a file; give another repository" in refused(
         capsys, 2, directory, tmp_path / "models"
@@ -336,7 +334,7 @@ def test_a_full_disk_leaves_nothing(directory, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("name", ["", "a b", "-x", ".", "..", "a/b", "ü", 'a"b', "x" * 201])
-def test_a_name_that_is_none_for_triton_is_refused(directory, tmp_path, capsys, name):
+def test_a_name_that_triton_does_not_accept_is_refused(directory, tmp_path, capsys, name):
     said = refused(capsys, 2, directory, tmp_path / "models", f"--name={name}")
     assert "--name" in said
     assert not (tmp_path / "models").exists()
@@ -366,7 +364,7 @@ def test_options_out_of_bounds_are_refused(directory, tmp_path, capsys, options)
 
 
 @pytest.mark.parametrize("verdict", ["fail", "ill-conditioned", "not-run", None])
-def test_what_is_not_proven_is_not_served(directory, tmp_path, capsys, verdict):
+def test_an_unproven_export_is_refused(directory, tmp_path, capsys, verdict):
     change(directory, lambda content: content.update(verdict=verdict))
     said = refused(capsys, 5, directory, tmp_path / "models")
     assert f"verdict {verdict}" in said
@@ -406,20 +404,20 @@ def test_a_changed_or_missing_export_is_refused(directory, tmp_path, capsys):
         lambda content: content["preprocessing"].update(mean=["a", "b", "c"]),
     ],
 )
-def test_a_manifest_that_makes_no_sense_is_refused(directory, tmp_path, capsys, edit):
+def test_a_manifest_with_wrong_values_is_refused(directory, tmp_path, capsys, edit):
     change(directory, edit)
     assert "manifest" in refused(capsys, 5, directory, tmp_path / "models")
     assert not (tmp_path / "models").exists()
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"parity": [{}]}', '{"parity": 3}'])
-def test_a_report_that_makes_no_sense_is_refused(directory, tmp_path, capsys, text):
+def test_a_report_with_wrong_values_is_refused(directory, tmp_path, capsys, text):
     (directory / "report.json").write_text(text)
     change(directory, lambda content: content["files"].pop("report.json"))
     assert "cannot be understood" in refused(capsys, 5, directory, tmp_path / "models")
 
 
-def test_the_commands_of_the_examples_have_the_options_they_show(capsys):
+def test_the_options_in_the_examples_exist(capsys):
     text = (Path(__file__).parents[3] / "examples" / "README.md").read_text(encoding="utf-8")
     for command in ("export", "triton"):
         assert main([command, "--help"]) == 0

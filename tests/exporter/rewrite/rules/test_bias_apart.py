@@ -1,4 +1,4 @@
-"""The biases of output projections apart: structure, numbers, and where it must not fire."""
+"""Test `bias_apart`: structure, numbers, and models on which it must not fire."""
 
 import onnx
 import onnxruntime
@@ -12,7 +12,7 @@ from model.config import MECHANISM_NAMES
 
 
 def gemms_with_bias(model, folder):
-    """Of the nodes that ONNX Runtime makes of a model: the products with a bias in them."""
+    """Count the products with a bias in the graph that ONNX Runtime optimises."""
     clip = torch.zeros(1, 3, 3, 24, 40)
     path, loaded = folder / "model.onnx", folder / "loaded.onnx"
     export_onnx(model, {"video": clip}, path, opset=DEFAULT_OPSET)
@@ -24,7 +24,7 @@ def gemms_with_bias(model, folder):
     )
 
 
-def test_no_bias_of_an_output_is_part_of_a_product(make, tmp_path):
+def test_products_of_output_projections_have_no_bias(make, tmp_path):
     before = gemms_with_bias(make(), tmp_path)
     model = make()
     assert bias_apart(model) == 4
@@ -33,21 +33,21 @@ def test_no_bias_of_an_output_is_part_of_a_product(make, tmp_path):
 
 
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
-def test_parity(make, parity, attn):
+def test_rewritten_model_equals_the_original(make, parity, attn):
     fired, error = parity("bias_apart", make(attn))
     assert fired == 4
     assert error <= 1e-15
 
 
 @pytest.mark.parametrize("family", ["timesformer_pytorch", "timesformer_vit"])
-def test_parity_in_the_other_families(make, clips, rel_l2, family):
+def test_rewritten_model_of_another_family_equals_the_original(make, clips, rel_l2, family):
     model = make(family=family).double()
     truth = model(clips.double())
     assert bias_apart(model) == 4
     assert rel_l2(model(clips.double()), truth) <= 1e-15
 
 
-def test_it_does_not_fire_where_there_is_no_bias(make, untouched):
+def test_it_does_not_fire_without_a_bias(make, untouched):
     model = make()
     for block in model.blocks:
         block.attn_t.fn.to_out.bias = block.attn_s.fn.to_out.bias = None

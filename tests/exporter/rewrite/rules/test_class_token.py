@@ -1,4 +1,4 @@
-"""The last block gives the class token only: structure, numbers, and where it must not fire."""
+"""Test `class_token`: structure, numbers, and models on which it must not fire."""
 
 import pytest
 
@@ -6,18 +6,18 @@ from exporter.rewrite.rules.class_token import ClassToken, ClassTokenBlock, clas
 from model.config import MECHANISM_NAMES, SCHEME_NAMES
 
 
-def test_one_query_one_row_of_weights_one_output(make, operators, plain_operators):
+def test_the_last_attention_gives_one_query_and_one_output(make, operators, plain_operators):
     model = make("regular", depth=1)
     class_token(model)
     plain, rewritten = plain_operators("regular"), operators(model)
     assert isinstance(model.blocks[0], ClassTokenBlock)
     assert isinstance(model.blocks[0].attn_s.fn, ClassToken)
     assert not isinstance(model.blocks[0].attn_t.fn, ClassToken)
-    assert rewritten["MatMul"] == plain["MatMul"]  # smaller ones
+    assert rewritten["MatMul"] == plain["MatMul"]  # as many, but smaller
     assert rewritten["Gelu"] == plain["Gelu"] == 1
 
 
-def test_what_attends_for_the_class_token_alone_is_one_token(make, clips):
+def test_the_last_attention_has_one_token_as_output(make, clips):
     model = make("regular")
     class_token(model)
     shapes = []
@@ -28,21 +28,21 @@ def test_what_attends_for_the_class_token_alone_is_one_token(make, clips):
 
 @pytest.mark.parametrize("scheme", SCHEME_NAMES)
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
-def test_parity(make, parity, attn, scheme):
+def test_rewritten_model_equals_the_original(make, parity, attn, scheme):
     fired, error = parity("class_token", make(attn, scheme))
     assert fired == 1
     assert error <= 1e-12
 
 
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
-def test_parity_with_the_published_semantics(make, parity, attn):
+def test_rewritten_model_with_upstream_semantics_equals_the_original(make, parity, attn):
     fired, error = parity("class_token", make(attn, semantics="upstream"))
     assert fired == 1
     assert error <= 1e-12
 
 
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
-def test_parity_without_rotary_positions(make, parity, attn):
+def test_rewritten_model_without_rotary_positions_equals_the_original(make, parity, attn):
     assert parity("class_token", make(attn, family="timesformer_vit"))[1] <= 1e-12
 
 

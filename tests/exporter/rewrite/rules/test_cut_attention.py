@@ -1,4 +1,4 @@
-"""Attention piece by piece: structure, numbers, and where it must not fire."""
+"""Test `cut_attention`: structure, numbers, and models on which it must not fire."""
 
 import pytest
 
@@ -10,12 +10,12 @@ from exporter.rewrite.rules.heads_first import heads_first
 from model.config import SCHEME_NAMES
 
 FRAMES, PATCHES, HEADS = 3, 15, 2
-SPACE_BYTES = 4 * FRAMES * HEADS * (PATCHES + 1) ** 2  # of softmax weights, all frames
+SPACE_BYTES = 4 * FRAMES * HEADS * (PATCHES + 1) ** 2  # bytes of the softmax weights of all frames
 
 
 @pytest.fixture
 def limit(monkeypatch):
-    """`limit(n)`: pieces of attention weights take at most n bytes."""
+    """`limit(n)`: set the size of a piece of attention weights to at most n bytes."""
 
     def set_limit(size):
         monkeypatch.setattr(pieces_of, "PIECE_BYTES", size)
@@ -27,35 +27,35 @@ def kinds(model):
     return [[type(step) for step in block.steps] for block in model.blocks]
 
 
-def test_each_frame_has_its_own_products(make, operators, limit):
+def test_each_piece_has_its_own_products(make, operators, limit):
     model, whole = make(depth=1), operators(make(depth=1))
     limit(SPACE_BYTES / FRAMES)
-    assert cut_attention(model) == 1  # the weights through time are fewer than a piece of these
+    assert cut_attention(model) == 1  # the weights through time fit one piece
     assert kinds(model)[0][-1] is Pieces
     cut = operators(model)
     assert cut["Softmax"] == whole["Softmax"] + FRAMES - 1
     assert cut["LayerNormalization"] == whole["LayerNormalization"] + FRAMES - 1
 
 
-def test_more_clips_make_more_weights(make, limit):
+def test_more_clips_need_more_pieces(make, limit):
     limit(SPACE_BYTES)
     assert cut_attention(make()) == 0
     assert cut_attention(make(), clips=2) == 2
 
 
-def test_no_more_pieces_than_groups(make, limit):
+def test_the_number_of_pieces_is_limited(make, limit):
     limit(1)
     model = make(depth=1)
     assert cut_attention(model) == 2
     time, space = (step.groups for step in model.blocks[0].steps)
-    assert (time, space) == (2, 1)  # 8 pieces at most of the 15 patches; 3 frames
+    assert (time, space) == (2, 1)  # at most 8 pieces of the 15 patches; 3 frames
 
 
 @pytest.mark.parametrize("size", [1, 500, 1000])
 @pytest.mark.parametrize("scheme", SCHEME_NAMES)
 @pytest.mark.parametrize("attn", ["regular", "performer"])
-def test_parity(make, parity, limit, attn, scheme, size):
-    """Also where the groups do not divide."""
+def test_rewritten_model_equals_the_original(make, parity, limit, attn, scheme, size):
+    """This includes sizes that do not divide the number of groups."""
     limit(size)
     fired, error = parity("cut_attention", make(attn, scheme))
     assert error <= 1e-12
@@ -63,8 +63,10 @@ def test_parity(make, parity, limit, attn, scheme, size):
 
 
 @pytest.mark.parametrize("attn", ["regular", "performer"])
-def test_parity_of_patches_through_time(make, clips, rel_l2, limit, attn):
-    """After the rewrites that make the groups inside of the block."""
+def test_attention_through_time_after_other_rewrites_equals_the_original(
+    make, clips, rel_l2, limit, attn
+):
+    """Apply the rewrites that make the groups inside the block first."""
     limit(500)
     model = make(attn, dim=12).double()
     truth = model(clips.double())
@@ -75,14 +77,14 @@ def test_parity_of_patches_through_time(make, clips, rel_l2, limit, attn):
     assert rel_l2(model(clips.double()), truth) <= 1e-12
 
 
-def test_parity_of_the_other_family_of_blocks(make, parity, limit):
+def test_rewritten_model_of_another_family_equals_the_original(make, parity, limit):
     limit(1)
     fired, error = parity("cut_attention", make(family="timesformer_vit"))
     assert fired == 4
     assert error <= 1e-12
 
 
-def test_one_query_has_few_weights(make, limit):
+def test_attention_of_one_query_is_not_cut(make, limit):
     limit(SPACE_BYTES / FRAMES)
     model = make()
     assert class_token(model) == 1
@@ -90,13 +92,13 @@ def test_one_query_has_few_weights(make, limit):
     assert kinds(model)[-1][-1] is not Pieces
 
 
-def test_it_does_not_fire_where_all_fits(make, untouched):
+def test_it_does_not_fire_if_all_weights_fit_one_piece(make, untouched):
     untouched("cut_attention", make())
 
 
-def test_it_does_not_fire_where_matrices_take_the_time(make, untouched, limit):
+def test_it_does_not_fire_if_matrices_are_larger_than_the_weights(make, untouched, limit):
     limit(1)
-    untouched("cut_attention", make(dim=60, dim_head=30))  # 2 x 16 weights, 60 x 60 of a matrix
+    untouched("cut_attention", make(dim=60, dim_head=30))  # 2 x 16 weights, a matrix of 60 x 60
 
 
 @pytest.mark.parametrize(

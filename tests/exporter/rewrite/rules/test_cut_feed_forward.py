@@ -1,4 +1,4 @@
-"""The feed-forward piece by piece: structure, numbers, and where it must not fire."""
+"""Test `cut_feed_forward`: structure, numbers, and models on which it must not fire."""
 
 import pytest
 
@@ -12,7 +12,7 @@ TOKENS, HIDDEN = 3 * 15, 12 * 4 * 2
 
 @pytest.fixture
 def pieces(monkeypatch):
-    """`pieces(n)`: as many as n pieces of these models' activations are too large for the cache."""
+    """`pieces(n)`: set the size of a piece so that these models need n pieces."""
 
     def set_limit(count):
         monkeypatch.setattr(pieces_of, "PIECE_BYTES", 4 * TOKENS * HIDDEN / count)
@@ -26,7 +26,7 @@ def test_each_piece_has_its_own_feed_forward(make, operators, plain_operators, p
     assert cut_feed_forward(model) == 1
     plain, cut = plain_operators("regular"), operators(model)
     assert model.blocks[0].piece == TOKENS / 3
-    assert plain["Gelu"] == 1  # the patches' of the only block are read by nobody
+    assert plain["Gelu"] == 1  # the graph omits the patches' feed-forward in the last block
     assert cut["Gelu"] == 1
 
     deep = make()
@@ -39,29 +39,29 @@ def test_each_piece_has_its_own_feed_forward(make, operators, plain_operators, p
 
 @pytest.mark.parametrize("count", [2, 3, 7, 45])
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
-def test_parity(make, parity, pieces, attn, count):
-    """Also where the tokens do not divide."""
+def test_rewritten_model_equals_the_original(make, parity, pieces, attn, count):
+    """This includes numbers of pieces that do not divide the number of tokens."""
     pieces(count)
     fired, error = parity("cut_feed_forward", make(attn))
     assert fired == 2
     assert error <= 1e-12
 
 
-def test_parity_of_the_other_family_of_blocks(make, parity, pieces):
+def test_rewritten_model_of_another_family_equals_the_original(make, parity, pieces):
     pieces(4)  # its hidden activations are half as wide
     fired, error = parity("cut_feed_forward", make(family="timesformer_vit"))
     assert fired == 2
     assert error <= 1e-12
 
 
-def test_it_leaves_the_class_token_alone(make, pieces):
+def test_it_does_not_cut_the_class_token(make, pieces):
     pieces(2)
     model = make()
     assert class_token(model) == 1
     assert cut_feed_forward(model) == 1
 
 
-def test_it_does_not_fire_where_all_fits(make, untouched):
+def test_it_does_not_fire_if_all_activations_fit_one_piece(make, untouched):
     untouched("cut_feed_forward", make())
 
 

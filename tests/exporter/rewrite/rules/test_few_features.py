@@ -1,4 +1,4 @@
-"""FAVOR+ on few tokens: structure, numbers, and where it must not fire."""
+"""Test `few_features`: structure, numbers, and models on which it must not fire."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from model import PerformerAttention
 from model.config import SCHEME_NAMES
 
 
-def test_no_logarithm_and_no_division_by_feature(make, operators, plain_operators):
+def test_the_graph_has_no_logarithm_and_no_division_by_feature(make, operators, plain_operators):
     model = make("performer", depth=1)
     few_features(model)
     plain, rewritten = plain_operators("performer"), operators(model)
@@ -20,7 +20,7 @@ def test_no_logarithm_and_no_division_by_feature(make, operators, plain_operator
 
 @pytest.mark.parametrize("dim_head", [6, 12])
 @pytest.mark.parametrize("scheme", SCHEME_NAMES)
-def test_parity(make, parity, scheme, dim_head):
+def test_rewritten_model_equals_the_original(make, parity, scheme, dim_head):
     model = make("performer", scheme, dim_head=dim_head)
     fired, error = parity("few_features", model)
     assert fired % 2 == 0
@@ -28,8 +28,8 @@ def test_parity(make, parity, scheme, dim_head):
 
 
 @pytest.mark.parametrize("size", [1.0, 30.0])
-def test_no_sum_of_shares_vanishes(rel_l2, size):
-    """Keys and queries whose exponentials lie hundreds apart, in float32."""
+def test_float32_sums_do_not_vanish_for_distant_exponents(rel_l2, size):
+    """The exponents of these keys and queries differ by hundreds, in float32."""
     torch.manual_seed(0)
     attention = PerformerAttention(dim=16, dim_head=16, seed=0)
     x = size * torch.randn(7, 5, 16)

@@ -1,4 +1,4 @@
-"""Value, global key, output and query as one matrix: structure, numbers, where it must not fire."""
+"""Test `fold_global_key`: structure, numbers, and models on which it must not fire."""
 
 import pytest
 
@@ -6,31 +6,31 @@ from exporter.rewrite.rules.class_token import class_token
 from exporter.rewrite.rules.fold_global_key import FoldedGlobalKey, fold_global_key
 
 
-def test_one_product_of_the_tokens_instead_of_two(make, operators, plain_operators):
+def test_the_tokens_have_one_product_instead_of_two(make, operators, plain_operators):
     model = make("fastformer", depth=1)
     assert fold_global_key(model) == 1
     assert isinstance(model.blocks[0].attn_s.fn, FoldedGlobalKey)
     assert not isinstance(model.blocks[0].attn_t.fn, FoldedGlobalKey)
-    # As many products, but one of them of matrices; the query is not added to every token.
+    # The number of products is equal, but one of them multiplies weights. No token adds the query.
     assert operators(model)["MatMul"] <= plain_operators("fastformer")["MatMul"] + 1
 
 
 @pytest.mark.parametrize("scheme", ["space", "joint", "divided"])
 @pytest.mark.parametrize("rotary_emb", [True, False])
-def test_parity(make, parity, scheme, rotary_emb):
+def test_rewritten_model_equals_the_original(make, parity, scheme, rotary_emb):
     model = make("fastformer", scheme, rotary_emb=rotary_emb)
     fired, error = parity("fold_global_key", model)
     assert fired == 2
     assert error <= 1e-12
 
 
-def test_parity_of_the_other_family_of_blocks(make, parity):
+def test_rewritten_model_of_another_family_equals_the_original(make, parity):
     fired, error = parity("fold_global_key", make("fastformer", family="timesformer_vit"))
     assert fired == 2
     assert error <= 1e-12
 
 
-def test_it_leaves_the_class_token_alone(make):
+def test_it_does_not_change_the_class_token(make):
     model = make("fastformer")
     assert class_token(model) == 1
     assert fold_global_key(model) == 1

@@ -1,4 +1,4 @@
-"""Norm and bias folded into the projection: structure, numbers, and where it must not fire."""
+"""Test `fold_norm`: structure, numbers, and models on which it must not fire."""
 
 import copy
 
@@ -14,7 +14,7 @@ from model.projections import HeadProjections
 EVERY_NORM = 2 * 3  # two blocks of time, space and feed-forward
 
 
-def test_normalised_tokens_have_mean_one_and_projections_no_bias(make, clips):
+def test_norms_give_mean_one_and_projections_have_no_bias(make, clips):
     model = make()
     assert fold_norm(model) == EVERY_NORM
     block = model.blocks[0]
@@ -27,14 +27,14 @@ def test_normalised_tokens_have_mean_one_and_projections_no_bias(make, clips):
 
 @pytest.mark.parametrize("scheme", SCHEME_NAMES)
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
-def test_parity(make, parity, attn, scheme):
+def test_rewritten_model_equals_the_original(make, parity, attn, scheme):
     fired, error = parity("fold_norm", make(attn, scheme))
     assert fired > 2
     assert error <= 1e-13
 
 
 @pytest.mark.parametrize("family", ["timesformer_pytorch", "timesformer_vit"])
-def test_parity_in_the_other_families(make, clips, rel_l2, family):
+def test_rewritten_model_of_another_family_equals_the_original(make, clips, rel_l2, family):
     model = make(family=family).double()
     truth = model(clips.double())
     assert fold_norm(model) == EVERY_NORM
@@ -42,8 +42,8 @@ def test_parity_in_the_other_families(make, clips, rel_l2, family):
 
 
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
-def test_float32_is_not_further_from_the_truth_for_large_norms(make, clips, rel_l2, attn):
-    """As trained models have them: scales and shifts of different size by channel."""
+def test_the_float32_error_does_not_grow_for_large_norms(make, clips, rel_l2, attn):
+    """As in trained models, scale and shift of a norm differ in size between channels."""
     model = make(attn)
     generator = torch.Generator().manual_seed(3)
     for module in model.modules():
@@ -60,7 +60,7 @@ def test_float32_is_not_further_from_the_truth_for_large_norms(make, clips, rel_
 
 
 @pytest.mark.parametrize("semantics", ["paper", "upstream"])
-def test_the_bias_after_additive_attention_through_time_goes_with_the_residual(make, semantics):
+def test_the_output_bias_of_additive_attention_moves_to_the_residual(make, semantics):
     model = rewrite_measured(make("fastformer", semantics=semantics)).model
     attention = model.blocks[0].attn_t.fn
     assert attention.to_out.bias is None
@@ -69,7 +69,7 @@ def test_the_bias_after_additive_attention_through_time_goes_with_the_residual(m
     assert attention.to_out.bias is not None
 
 
-def test_matrix_with_bias():
+def test_a_matrix_with_bias_equals_the_projection_with_bias():
     weight, bias = torch.randn(5, 8).double(), torch.randn(5).double()
     tokens = torch.randn(3, 8).double()
     centred = tokens - tokens.mean(-1, keepdim=True)
@@ -83,7 +83,7 @@ def test_rounded_rows_keep_their_sums():
     weight = torch.randn(5, 200, generator=generator, dtype=torch.float64)
     rounded = round_rows(weight, torch.float32)
     assert rounded.dtype == torch.float32
-    # Each is off by its own rounding and that of the one before it.
+    # The error of a number is its own rounding plus the rounding of the number before it.
     assert (rounded.double() - weight).abs().max() <= 2 * 2**-24 * weight.abs().max()
     sums, naive = (one.double().sum(1) - weight.sum(1) for one in (rounded, weight.float()))
     assert sums.abs().max() < 2**-23
@@ -91,8 +91,8 @@ def test_rounded_rows_keep_their_sums():
     assert torch.equal(round_rows(weight, torch.float64), weight)
 
 
-def test_what_rounding_the_weights_does_is_less_than_what_float32_does(rel_l2):
-    """Biases in the sums of 256 weights, and twelve projections that all take them."""
+def test_rounded_weights_add_less_error_than_float32(rel_l2):
+    """The model has 256 weights in each row sum, and twelve projections with folded biases."""
     torch.manual_seed(0)
     model = TimeSformerViT(2, 32, 32, dim=256, depth=4, heads=4).eval()
     clips = torch.randn(2, 2, 3, 32, 32)
@@ -103,13 +103,13 @@ def test_what_rounding_the_weights_does_is_less_than_what_float32_does(rel_l2):
     assert rel_l2(model.double()(clips.double()), truth) < floor / 2
 
 
-def test_it_fires_once(make, untouched):
+def test_it_does_not_fire_again(make, untouched):
     model = make()
     fold_norm(model)
     untouched("fold_norm", model)
 
 
-def test_it_does_not_fire_where_tokens_of_frames_are_mixed_after_the_norm(make):
+def test_it_does_not_fire_if_frames_are_mixed_after_the_norm(make):
     model = make(family="timesformer_pytorch", shift_tokens=True)
     assert fold_norm(model) == 0
     assert not any(isinstance(module, MeanOne) for module in model.modules())

@@ -10,7 +10,7 @@ from model.config import Preprocessing
 from model.precision import lower_precision
 
 FAMILIES = ("fast_timesformer", "timesformer_vit", "timesformer_pytorch")
-HOW = Preprocessing((0.485, 0.456, 0.1), (0.229, 0.9, 0.225))  # every channel its own
+HOW = Preprocessing((0.485, 0.456, 0.1), (0.229, 0.9, 0.225))  # each channel has other values
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def pixels(clips):
 
 @pytest.fixture
 def embedded(make):
-    """`embedded(family)`: the model as it was, and a copy that takes pixels."""
+    """`embedded(family)`: an original model, and a copy that takes pixels."""
 
     def build(family="fast_timesformer"):
         model = make(family=family, depth=1)
@@ -40,27 +40,27 @@ def normalised(pixels):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_pixels_give_what_normalised_clips_give(embedded, pixels, rel_l2, family):
+def test_pixels_give_the_logits_of_normalised_clips(embedded, pixels, rel_l2, family):
     model, own = embedded(family)
     truth = model.double()(normalised(pixels))
     assert rel_l2(own.double()(pixels), truth) <= 1e-14
-    assert rel_l2(own(pixels.flip(-1)), truth) > 1e-4  # its channels are told apart
+    assert rel_l2(own(pixels.flip(-1)), truth) > 1e-4  # the order of channels matters
     assert own.preprocessing.embedded
     assert not model.preprocessing.embedded
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_patch_embedding_takes_pixels_as_they_are(embedded, pixels, rel_l2, family):
+def test_the_folded_patch_embedding_equals_the_original(embedded, pixels, rel_l2, family):
     _, own = embedded(family)
     own = own.double()
     truth = own(pixels)
     assert fold_pixels(own) == 1
     assert rel_l2(own(pixels), truth) <= 1e-13
-    own.pixels_folded = False  # normalised twice
+    own.pixels_folded = False  # now it normalises twice
     assert rel_l2(own(pixels), truth) > 1e-3
 
 
-def test_it_fires_once_and_saves_every_operation_on_pixels_but_their_type(embedded):
+def test_it_fires_once_and_saves_all_operations_except_the_cast(embedded):
     _, own = embedded()
     rewritten, fired, _ = rewrite_measured(own)
     one = next(one for one in fired if one.name == "fold_pixels")
@@ -68,11 +68,11 @@ def test_it_fires_once_and_saves_every_operation_on_pixels_but_their_type(embedd
     assert fold_pixels(rewritten) == 0
 
 
-def test_a_model_of_normalised_clips_is_left_alone(make, untouched):
+def test_it_does_not_fire_for_a_model_of_normalised_clips(make, untouched):
     untouched("fold_pixels", make())
 
 
-def test_its_graph_only_converts_and_turns(embedded, operators, pixels):
+def test_its_graph_adds_only_a_cast_and_a_transpose(embedded, operators, pixels):
     _, own = embedded()
     rewritten = rewrite_measured(own).model
     plain = rewrite_measured(embedded()[0]).model
@@ -80,8 +80,8 @@ def test_its_graph_only_converts_and_turns(embedded, operators, pixels):
     assert more == {"Cast": 1, "Transpose": 1}
 
 
-def test_weights_of_every_precision_see_whole_pixels(embedded, pixels, rel_l2):
-    """Whole numbers up to 255 are exact in eight bits of mantissa."""
+def test_bfloat16_weights_do_not_round_the_pixels(embedded, pixels, rel_l2):
+    """Integers up to 255 are exact in the eight-bit significand of bfloat16."""
     _, own = embedded()
     truth = own.double()(pixels)
     _, own = embedded()

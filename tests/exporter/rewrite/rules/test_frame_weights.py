@@ -1,4 +1,4 @@
-"""The rotation of a frame in its projections: structure, numbers, and where it must not fire."""
+"""Test `frame_weights`: structure, numbers, and models on which it must not fire."""
 
 import pytest
 
@@ -7,14 +7,14 @@ from model.config import MECHANISM_NAMES
 
 
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
-def test_nothing_is_turned_or_swapped_through_time(make, operators, plain_operators, attn):
+def test_attention_through_time_has_no_rotation(make, operators, plain_operators, attn):
     model = make(attn, depth=1)
     frame_weights(model)
     plain, rewritten = plain_operators(attn), operators(model)
     assert isinstance(model.blocks[0].attn_t.fn, FrameWeights)
     assert not isinstance(model.blocks[0].attn_s.fn, FrameWeights)
     assert rewritten["Mul"] <= plain["Mul"] - 4
-    if attn == "fastformer":  # sums over the frames, without groups
+    if attn == "fastformer":  # it sums over the frames, without groups
         assert rewritten["Softmax"] == plain["Softmax"] - 2
     else:
         assert rewritten["MatMul"] == plain["MatMul"] - 2
@@ -23,23 +23,23 @@ def test_nothing_is_turned_or_swapped_through_time(make, operators, plain_operat
 
 @pytest.mark.parametrize("scheme", ["divided", "axial"])
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
-def test_parity(make, parity, attn, scheme):
+def test_rewritten_model_equals_the_original(make, parity, attn, scheme):
     fired, error = parity("frame_weights", make(attn, scheme))
     assert fired == 2
     assert error <= 1e-12
 
 
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
-def test_parity_with_the_published_semantics(make, parity, attn):
-    """Time is half-split there: another angle for each channel of a pair."""
+def test_rewritten_model_with_upstream_semantics_equals_the_original(make, parity, attn):
+    """In upstream semantics time is half-split: the channels of a pair have different angles."""
     fired, error = parity("frame_weights", make(attn, semantics="upstream"))
     assert fired == 2
-    # The denominator of the published performer changes sign, which amplifies rounding.
+    # The denominator of the upstream performer changes sign, which amplifies rounding.
     assert error <= (1e-10 if attn == "performer" else 1e-12)
 
 
 @pytest.mark.parametrize("attn", ["regular", "performer"])
-def test_parity_where_the_heads_are_wider_than_the_tokens(make, parity, attn):
+def test_rewritten_model_with_wide_heads_equals_the_original(make, parity, attn):
     assert parity("frame_weights", make(attn, heads=3))[1] <= 1e-12
 
 

@@ -1,4 +1,4 @@
-"""Projections by head, halves apart: structure, numbers, and where it must not fire."""
+"""Test `heads_first`: structure, numbers, and models on which it must not fire."""
 
 import pytest
 
@@ -7,12 +7,14 @@ from model.config import SCHEME_NAMES
 
 
 @pytest.mark.parametrize("attn", ["regular", "performer"])
-def test_nothing_is_projected_twice_or_split_into_heads(make, operators, plain_operators, attn):
+def test_projections_give_heads_without_a_split_or_a_second_product(
+    make, operators, plain_operators, attn
+):
     model = make(attn, depth=1)
     heads_first(model)
     plain, rewritten = plain_operators(attn), operators(model)
-    # Of each attention: no transposition of query, key and value, and two halves of a product for
-    # each of query and key where there were two whole ones.
+    # Each attention loses the transpositions of query, key and value. Query and key each have two
+    # half products in place of two whole products.
     assert rewritten["MatMul"] == plain["MatMul"]
     assert rewritten["Transpose"] <= plain["Transpose"] - 4
     attention = model.blocks[0].attn_s.fn
@@ -24,7 +26,7 @@ def test_nothing_is_projected_twice_or_split_into_heads(make, operators, plain_o
 @pytest.mark.parametrize("rotary_emb", [True, False])
 @pytest.mark.parametrize("scheme", SCHEME_NAMES)
 @pytest.mark.parametrize("attn", ["regular", "performer"])
-def test_parity(make, parity, attn, scheme, rotary_emb):
+def test_rewritten_model_equals_the_original(make, parity, attn, scheme, rotary_emb):
     model = make(attn, scheme, rotary_emb=rotary_emb)
     fired, error = parity("heads_first", model)
     assert fired == sum(len(block.steps) for block in model.blocks)
@@ -33,16 +35,16 @@ def test_parity(make, parity, attn, scheme, rotary_emb):
 
 @pytest.mark.parametrize("scheme", ["divided", "joint"])
 @pytest.mark.parametrize("attn", ["regular", "performer"])
-def test_parity_with_the_published_semantics(make, parity, attn, scheme):
+def test_rewritten_model_with_upstream_semantics_equals_the_original(make, parity, attn, scheme):
     fired, error = parity("heads_first", make(attn, scheme, semantics="upstream"))
     assert fired
-    # The denominator of the published performer changes sign, which amplifies rounding.
+    # The denominator of the upstream performer changes sign, which amplifies rounding.
     assert error <= (1e-10 if attn == "performer" else 1e-12)
 
 
 @pytest.mark.parametrize("options", [{"heads": 3}, {"family": "timesformer_vit"}])
 @pytest.mark.parametrize("attn", ["regular", "performer"])
-def test_parity_of_other_sizes_and_families(make, parity, attn, options):
+def test_rewritten_model_of_another_family_equals_the_original(make, parity, attn, options):
     assert parity("heads_first", make(attn, **options))[1] <= 1e-12
 
 

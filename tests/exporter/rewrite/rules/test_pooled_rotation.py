@@ -1,4 +1,4 @@
-"""Additive attention that rotates what is pooled: structure, numbers, where it must not fire."""
+"""Test `pooled_rotation`: structure, numbers, and models on which it must not fire."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from exporter.rewrite.rules.pooled_rotation import PooledRotation, pooled_rotati
 from model.config import SCHEME_NAMES
 
 
-def test_no_token_is_projected_twice(make, clips):
+def test_each_token_is_projected_once(make, clips):
     model = make("fastformer", depth=1)
     pooled_rotation(model)
     attention = model.blocks[0].attn_s.fn
@@ -18,30 +18,30 @@ def test_no_token_is_projected_twice(make, clips):
     assert shapes == [(2, 3, 16, 24)] * 2  # b f 1+hw 2c
 
 
-def test_fewer_passes_over_the_tokens(make, operators, plain_operators):
+def test_the_graph_has_fewer_products_and_sums_of_tokens(make, operators, plain_operators):
     model = make("fastformer", depth=1)
     pooled_rotation(model)
     plain, rewritten = plain_operators("fastformer"), operators(model)
-    # Of each attention four products with tables become two, and two sums become one (pooled).
+    # In each attention four products with tables become two, and two sums become one (pooled).
     assert rewritten["Mul"] == plain["Mul"] - 2 * 2
 
 
 @pytest.mark.parametrize("scheme", SCHEME_NAMES)
-def test_parity(make, parity, scheme):
+def test_rewritten_model_equals_the_original(make, parity, scheme):
     model = make("fastformer", scheme)
     fired, error = parity("pooled_rotation", model)
     assert fired == sum(len(block.steps) for block in model.blocks)
     assert error <= 1e-12
 
 
-def test_parity_with_the_published_semantics(make, parity):
-    """Time is half-split there: no rotation, and another angle for each channel of a pair."""
+def test_rewritten_model_with_upstream_semantics_equals_the_original(make, parity):
+    """In upstream semantics time is half-split: a pair has two angles, so it is no rotation."""
     fired, error = parity("pooled_rotation", make("fastformer", semantics="upstream"))
     assert fired == 4
     assert error <= 1e-12
 
 
-def test_it_leaves_alone_what_is_rotated_by_its_weights(make):
+def test_it_does_not_fire_after_frame_weights(make):
     model = make("fastformer")
     assert frame_weights(model) == 2
     assert pooled_rotation(model) == 2

@@ -1,6 +1,6 @@
-"""Stands in for Triton's ONNX Runtime backend, which no wheel has: the server calls it by its name.
+"""A stand-in for Triton's ONNX Runtime backend, which no wheel contains; it has the same name.
 
-Runs in the server's own environment. All requests that the server batched are one run.
+It runs in the server's environment. It runs all requests of a batch together.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ import triton_python_backend_utils as triton
 class TritonPythonModel:
     @staticmethod
     def auto_complete_config(config):
-        return config  # nothing is guessed: what config.pbtxt says must do
+        return config  # no completion: config.pbtxt must be sufficient
 
     def initialize(self, args):
         path = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
