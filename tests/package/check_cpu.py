@@ -1,4 +1,4 @@
-"""`make package`: the extra `cpu` in a fresh environment. It installs torch: too long for CI."""
+"""Test the extra `cpu` in a fresh environment. `make package` runs it; torch is too slow for CI."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def cpu(environment, wheel, source):
     return made
 
 
-def test_every_command_runs(
+def test_every_command_of_the_extra_cpu_runs(
     cpu, without_a_runtime, with_a_runtime, with_onnx, an_export, real_clips, tmp_path
 ):
     commands = without_a_runtime | with_a_runtime | with_onnx

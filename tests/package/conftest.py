@@ -1,4 +1,4 @@
-"""The distributions as a user gets them, environments to install them into, and an export."""
+"""Build the distributions, make fresh environments for them, and make an export."""
 
 import os
 import shutil
@@ -15,11 +15,17 @@ from exporter.pipeline import export
 from exporter.to_engine.build import FLAVOURS
 
 ROOT = Path(__file__).resolve().parents[2]
-LEFT_OUT = ("__pycache__", ".*", "build", "dist", "*.egg-info")  # where there is no git to ask
+LEFT_OUT = (
+    "__pycache__",
+    ".*",
+    "build",
+    "dist",
+    "*.egg-info",
+)  # used if there is no git repository
 
 
 def run(command, *, cwd, timeout=300, **variables):
-    """Run a command that finds nothing of this environment or of the checkout."""
+    """Run a command without Python variables of this environment or of the checkout."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "COVERAGE_"))}
     return subprocess.run(
         list(map(str, command)),
@@ -39,7 +45,7 @@ def run_alone():
 
 @pytest.fixture(scope="session")
 def source(tmp_path_factory):
-    """A copy of the files under version control: what else lies about must not help the build."""
+    """Copy the files under version control, so that no other file can help the build."""
     copy = tmp_path_factory.mktemp("source") / "tsformer"
     if not (ROOT / ".git").exists():  # these tests run from an sdist
         return shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*LEFT_OUT))
@@ -50,7 +56,7 @@ def source(tmp_path_factory):
         check=True,
     )
     for name in filter(None, os.fsdecode(listing.stdout).split("\0")):
-        if (ROOT / name).exists():  # not deleted since
+        if (ROOT / name).exists():  # git may list a deleted file
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, copy / name)
     return copy
@@ -58,7 +64,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def build(source, tmp_path_factory):
-    """`build(*options)`: the folder with what `python -m build` makes of the source."""
+    """`build(*options)`: run `python -m build` on the source and return the output folder."""
 
     def make(*options):
         out = tmp_path_factory.mktemp("dist")
@@ -93,7 +99,7 @@ class Environment:
         return self.bin / "python"
 
     def install(self, *requirements, constraints):
-        """Install; where no package index can be reached, skip, but fail on CI."""
+        """Install packages; without a package index skip the test, or fail it on CI."""
         pip = [sys.executable, "-m", "pip", "--python", self.python, "--disable-pip-version-check"]
         command = [*pip, "install", "--quiet", "--no-compile", "-c", constraints, *requirements]
         done = run_pip(command, self.folder)
@@ -111,7 +117,7 @@ class Environment:
 
 
 def run_pip(command, folder):
-    """Run the pip of the tests' own environment, with its settings."""
+    """Run the pip of the test environment, with its settings."""
     return subprocess.run(
         list(map(str, command)),
         cwd=folder,
@@ -124,7 +130,7 @@ def run_pip(command, folder):
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """`environment(name)`: a fresh one."""
+    """`environment(name)`: make a fresh virtual environment."""
 
     def make(name):
         folder = tmp_path_factory.mktemp(name) / "venv"
@@ -136,7 +142,7 @@ def environment(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def an_export(tmp_path_factory):
-    """A small export with a latency; not to be changed."""
+    """Make a small export with a measured latency; tests must not change it."""
     sizes = {"depth": 1, "dim": 32, "dim_head": 16, "frames": 3, "res": (32, 48)}
     spec = ExportSpec(**sizes, bench_seconds=0.05, engine="none")
     return export(spec, tmp_path_factory.mktemp("package") / "export").directory
@@ -144,7 +150,7 @@ def an_export(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def an_engine(tmp_path_factory):
-    """A file that begins as an engine does: without a GPU no more can be looked at."""
+    """Write a file with an engine's magic bytes; without a GPU nothing else can be read."""
     path = tmp_path_factory.mktemp("engine") / "model.engine"
     path.write_bytes(FLAVOURS["rtx"].magic + bytes(60))
     return path
@@ -152,7 +158,7 @@ def an_engine(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def without_a_runtime(an_export, an_engine):
-    """The commands that every installation promises: name -> arguments."""
+    """The commands of every installation: name -> arguments."""
     return {
         "help": ("--help",),
         "version": ("--version",),
@@ -165,13 +171,13 @@ def without_a_runtime(an_export, an_engine):
 
 @pytest.fixture(scope="session")
 def with_a_runtime(an_export, real_clips):
-    """Those that the extra `runtime` adds."""
+    """The commands that the extra `runtime` adds."""
     return {"predict": ("predict", an_export, real_clips["carphone"])}
 
 
 @pytest.fixture(scope="session")
 def with_onnx(an_export):
-    """Those that look into a graph."""
+    """The commands that read a graph, and so need onnx."""
     return {
         "inspect": ("inspect", an_export),
         "inspect graph": ("inspect", an_export / "model.onnx"),

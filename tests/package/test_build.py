@@ -1,4 +1,4 @@
-"""What `python -m build` makes: a wheel that is complete, an sdist that can run its own tests."""
+"""Test the output of `python -m build`: a complete wheel, and an sdist that runs its tests."""
 
 import re
 import subprocess
@@ -11,7 +11,12 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-HOUSEKEEPING = {".ci", ".gitignore", ".pre-commit-config.yaml", ".github"}  # of the repository
+HOUSEKEEPING = {
+    ".ci",
+    ".gitignore",
+    ".pre-commit-config.yaml",
+    ".github",
+}  # files of the repository that the sdist omits
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +26,7 @@ def dist(build):
 
 @pytest.fixture(scope="module")
 def sdist(dist, tmp_path_factory):
-    """The sdist, unpacked."""
+    """Unpack the sdist."""
     folder = tmp_path_factory.mktemp("sdist")
     (archive,) = dist.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
@@ -32,7 +37,7 @@ def sdist(dist, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def packed(dist):
-    """The files of the wheel by name."""
+    """Read the files of the wheel by name."""
     (archive,) = dist.glob("*.whl")
     with zipfile.ZipFile(archive) as files:
         return {name: files.read(name) for name in files.namelist()}
@@ -52,14 +57,14 @@ def files_below(folder):
     }
 
 
-def test_twine_accepts_both(dist):
+def test_twine_accepts_wheel_and_sdist(dist):
     command = [sys.executable, "-m", "twine", "check", "--strict", *dist.iterdir()]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("PASSED") == 2
 
 
-def test_the_sdist_is_the_whole_tree(source, sdist):
+def test_the_sdist_contains_the_whole_tree(source, sdist):
     expected = {n for n in files_below(source) if n.split("/")[0] not in HOUSEKEEPING}
     expected = {n for n in expected if ".egg-info" not in n}
     found = {n for n in files_below(sdist) if ".egg-info" not in n}
@@ -75,7 +80,7 @@ def test_the_sdist_runs_its_tests(sdist, run_alone):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
-def test_the_wheel_holds_the_packages_whole_and_nothing_else(source, packed):
+def test_the_wheel_contains_exactly_the_two_packages(source, packed):
     ours = {n for n in files_below(source) if n.split("/")[0] in ("model", "exporter")}
     found = {name for name in packed if ".dist-info/" not in name}
     assert found == ours
@@ -83,14 +88,14 @@ def test_the_wheel_holds_the_packages_whole_and_nothing_else(source, packed):
     assert {name for name in found if name.endswith(".jinja")}
 
 
-def test_the_wheel_names_its_licence_and_carries_it(packed, metadata, source):
+def test_the_wheel_names_and_contains_its_licence(packed, metadata, source):
     assert metadata["License-Expression"] == "MIT"
     assert metadata.get_all("License-File") == ["LICENSE"]
     (name,) = (name for name in packed if name.endswith("licenses/LICENSE"))
     assert packed[name] == (source / "LICENSE").read_bytes()
 
 
-def test_the_metadata_says_what_it_is_for(metadata):
+def test_the_metadata_has_summary_keywords_classifiers_and_extras(metadata):
     assert len(metadata["Summary"]) < 120
     assert "onnx" in metadata["Keywords"]
     assert "Typing :: Typed" in metadata.get_all("Classifier")
@@ -104,9 +109,9 @@ def relative_images(markdown):
     return [source for source in sources if not source.startswith(("https://", "data:"))]
 
 
-def test_the_long_description_shows_its_images_anywhere(metadata):
+def test_the_long_description_has_no_relative_images(metadata):
     """A package index shows the README without the files beside it."""
-    assert metadata.get_content_type() == "text/plain"  # the metadata itself
+    assert metadata.get_content_type() == "text/plain"  # the format of the metadata itself
     assert metadata["Description-Content-Type"].startswith("text/markdown")
     text = metadata.get_payload()
     assert "tsformer" in text

@@ -1,4 +1,4 @@
-"""The wheel alone in fresh environments: every command that an extra promises runs there."""
+"""Test the wheel in fresh environments: every command that an extra promises runs."""
 
 import json
 import re
@@ -21,7 +21,7 @@ def constraints(source):
 
 @pytest.fixture(scope="module")
 def base(environment, wheel, constraints):
-    """Without any extra."""
+    """Make an environment with the wheel and without any extra."""
     made = environment("base")
     made.install(wheel, constraints=constraints)
     return made
@@ -35,7 +35,7 @@ def succeed(environment, commands, folder):
         assert done.stderr == "", name
 
 
-def test_without_an_extra_all_runs_that_needs_no_runtime(base, without_a_runtime, tmp_path):
+def test_without_an_extra_every_command_without_a_runtime_runs(base, without_a_runtime, tmp_path):
     succeed(base, without_a_runtime, tmp_path)
     assert not any(map(base.imports, (*HEAVY, "onnxruntime")))
 
@@ -49,7 +49,7 @@ def test_without_an_extra_all_runs_that_needs_no_runtime(base, without_a_runtime
         ("inspect", "onnx"),
     ],
 )
-def test_what_it_lacks_is_named_with_the_extra_that_brings_it(
+def test_a_command_names_the_missing_package_and_its_extra(
     base, an_export, tmp_path, command, package
 ):
     done = base.tsformer(command, *([an_export] if command != "export" else []), cwd=tmp_path)
@@ -60,7 +60,7 @@ def test_what_it_lacks_is_named_with_the_extra_that_brings_it(
     assert done.stderr.count("\n") == 1
 
 
-def test_python_is_told_the_same(base, tmp_path):
+def test_a_python_import_names_the_missing_package_and_its_extra(base, tmp_path):
     done = subprocess.run(
         [base.python, "-c", "from exporter import export"],
         cwd=tmp_path,
@@ -72,10 +72,10 @@ def test_python_is_told_the_same(base, tmp_path):
     assert "exporter.export needs torch, which is not installed; pip install 'tsformer[" in last
 
 
-def test_the_command_that_it_tells_brings_the_runtime(
+def test_the_named_install_command_installs_the_runtime(
     base, constraints, with_a_runtime, without_a_runtime, tmp_path
 ):
-    """`pip install 'tsformer[runtime]'` as it is told: no index has to know this project."""
+    """`pip install 'tsformer[runtime]'` works in place, without a package index with tsformer."""
     (arguments,) = with_a_runtime.values()
     done = base.tsformer(*arguments, cwd=tmp_path)
     assert done.returncode == 4
@@ -89,7 +89,7 @@ def test_the_command_that_it_tells_brings_the_runtime(
     assert not any(map(base.imports, HEAVY))
 
 
-def test_the_lowest_versions_of_the_runtime_do(
+def test_the_runtime_works_with_the_lowest_versions(
     environment, wheel, source, with_a_runtime, without_a_runtime, real_clips, an_export, tmp_path
 ):
     lowest = environment("lowest")
@@ -103,8 +103,8 @@ def test_the_lowest_versions_of_the_runtime_do(
     assert not any(map(lowest.imports, HEAVY))
 
 
-def test_the_lowest_versions_are_those_of_the_metadata(source):
-    """What is pinned is what `pyproject.toml` allows, and each requirement is pinned."""
+def test_the_lowest_versions_equal_the_bounds_in_the_metadata(source):
+    """lowest.txt pins every requirement of `pyproject.toml` to its lower bound."""
     import tomllib
 
     project = tomllib.loads((source / "pyproject.toml").read_text())["project"]

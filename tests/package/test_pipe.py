@@ -1,4 +1,4 @@
-"""A reader that leaves early, as `head` does: the command ends quietly, with its own exit code."""
+"""Test a reader that closes the pipe early, as `head`: no error, and the usual exit code."""
 
 import shlex
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 TSFORMER = shlex.quote(str(Path(sys.executable).with_name("tsformer")))
-# The shell tells on stderr what the command ended with, and waits until its reader has left.
+# The shell waits until the reader has left, and prints the exit code of the command to stderr.
 PIPE = "{{ sleep 0.2; {command}; echo exit code $? >&2; }} | {reader}"
 
 
@@ -19,7 +19,7 @@ def pipe(command, reader, cwd):
     )
 
 
-def test_the_first_lines_of_the_help(tmp_path):
+def test_help_ends_quietly_if_head_reads_three_lines(tmp_path):
     done = pipe(f"{TSFORMER} --help", "head -3", tmp_path)
     assert len(done.stdout.splitlines()) == 3
     assert done.stdout.startswith("Usage: tsformer")
@@ -35,19 +35,19 @@ def test_the_first_lines_of_the_help(tmp_path):
         ("doctor", 0),
     ],
 )
-def test_a_reader_that_reads_nothing(tmp_path, arguments, code):
+def test_a_command_ends_quietly_if_nothing_reads_its_output(tmp_path, arguments, code):
     done = pipe(f"{TSFORMER} {arguments}", "true", tmp_path)
     assert (done.stdout, done.stderr) == ("", f"exit code {code}\n")
 
 
 @pytest.mark.parametrize(("arguments", "code"), [("predict x", 2), ("advise .", 3)])
-def test_a_reader_of_messages_that_reads_nothing(tmp_path, arguments, code):
+def test_a_command_ends_quietly_if_nothing_reads_its_errors(tmp_path, arguments, code):
     done = pipe(f"{TSFORMER} {arguments} 2>&1", "true", tmp_path)
     assert (done.stdout, done.stderr) == ("", f"exit code {code}\n")
 
 
-def test_a_pipe_that_breaks_elsewhere_is_no_quiet_end(tmp_path):
-    """Only what is printed may be lost: a broken pipe to a worker is a failure."""
+def test_a_broken_pipe_to_a_worker_is_an_internal_error(tmp_path):
+    """Only printed output may be lost. A broken pipe to a worker process is a failure."""
     code = (
         "import sys; from exporter import cli; from exporter.machine import environment\n"
         "def broken(): raise BrokenPipeError(32, 'Broken pipe')\n"

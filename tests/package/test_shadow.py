@@ -1,4 +1,4 @@
-"""A file of the user's with the name of our package: one clear line says which file it is."""
+"""Test a file of the user with the name of our package: one line must name the file."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ SCRIPT = "from exporter import ExportSpec\nprint(ExportSpec(attn='fastformer').a
 
 
 def shadow(folder, kind):
-    """A `model` of the user's: a module or a package; gives the file that Python would load."""
+    """Write a module or a package `model` of the user; return the file that Python loads."""
     path = folder / ("model.py" if kind == "module" else "model/__init__.py")
     path.parent.mkdir(exist_ok=True)
     path.write_text("class MyModel:\n    pass\n")
@@ -33,7 +33,7 @@ def test_python_m_exporter_names_the_file(tmp_path, run_alone, kind):
 
 
 @pytest.mark.parametrize("script", ["tsformer", "export"])
-def test_the_console_scripts_name_the_file_where_it_comes_first(tmp_path, run_alone, script):
+def test_the_console_scripts_name_a_file_earlier_on_the_path(tmp_path, run_alone, script):
     path = shadow(tmp_path, "module")
     done = run_alone([BIN / script, "--help"], cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert (done.returncode, done.stdout) == (1, "")
@@ -41,7 +41,7 @@ def test_the_console_scripts_name_the_file_where_it_comes_first(tmp_path, run_al
 
 
 @pytest.mark.parametrize("names", [["model.py"], ["exporter.py"], ["model.py", "exporter.py"]])
-def test_the_console_script_does_not_look_into_the_current_directory(tmp_path, run_alone, names):
+def test_the_console_script_ignores_files_in_the_current_directory(tmp_path, run_alone, names):
     for name in names:
         (tmp_path / name).write_text("raise SystemExit('not this one')\n")
     done = run_alone([BIN / "tsformer", "predict", "x"], cwd=tmp_path)
@@ -59,7 +59,7 @@ def test_the_console_script_does_not_look_into_the_current_directory(tmp_path, r
         "from exporter.cli import main",
     ],
 )
-def test_a_script_beside_it_names_the_file(tmp_path, run_alone, code):
+def test_a_script_beside_the_file_names_it(tmp_path, run_alone, code):
     path = shadow(tmp_path, "module")
     (tmp_path / "train.py").write_text(code)
     done = run_alone([sys.executable, "train.py"], cwd=tmp_path)
@@ -70,7 +70,7 @@ def test_a_script_beside_it_names_the_file(tmp_path, run_alone, code):
     assert "rename it" in last
 
 
-def test_a_script_of_that_name_names_itself(tmp_path, run_alone):
+def test_a_script_named_model_names_itself(tmp_path, run_alone):
     (tmp_path / "model.py").write_text(SCRIPT)
     done = run_alone([sys.executable, "model.py"], cwd=tmp_path)
     assert done.returncode == 1
@@ -83,8 +83,8 @@ def test_the_remedy_works(tmp_path, run_alone):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_an_exporter_of_the_users_own_is_named_by_python(tmp_path, run_alone):
-    """Nothing of ours runs then."""
+def test_python_names_a_file_exporter_of_the_user(tmp_path, run_alone):
+    """No code of tsformer runs in this case."""
     (tmp_path / "exporter.py").touch()
     (tmp_path / "train.py").write_text("from exporter import export")
     done = run_alone([sys.executable, "train.py"], cwd=tmp_path)
@@ -92,14 +92,14 @@ def test_an_exporter_of_the_users_own_is_named_by_python(tmp_path, run_alone):
 
 
 @pytest.mark.parametrize("first", ["import model", "import model.config", ""])
-def test_a_folder_that_is_no_package_hides_nothing(tmp_path, run_alone, first):
+def test_a_folder_without_a_package_hides_nothing(tmp_path, run_alone, first):
     (tmp_path / "model").mkdir()
     (tmp_path / "train.py").write_text(f"{first}\n{SCRIPT}")
     done = run_alone([sys.executable, "train.py"], cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "fastformer\n", "")
 
 
-def test_a_link_to_ours_hides_nothing(tmp_path, run_alone):
+def test_a_link_to_our_package_hides_nothing(tmp_path, run_alone):
     import model
 
     (tmp_path / "model").symlink_to(Path(model.__file__).parent)
@@ -108,7 +108,7 @@ def test_a_link_to_ours_hides_nothing(tmp_path, run_alone):
     assert (done.returncode, done.stdout) == (0, "fastformer\n")
 
 
-def test_the_check_costs_little(tmp_path, run_alone):
+def test_the_check_takes_less_than_20_ms(tmp_path, run_alone):
     code = (
         "import time; from exporter.install import refuse_shadow; start = time.perf_counter()\n"
         "refuse_shadow(); print(time.perf_counter() - start)"

@@ -1,4 +1,4 @@
-"""Where the system has no `fcntl`, as Windows: every command runs, only nothing is locked."""
+"""Test a system without `fcntl`, as Windows: every command runs, without locks."""
 
 import ast
 import json
@@ -12,7 +12,7 @@ from exporter.files.lock import Lock, have_locks
 from exporter.files.staging import StagedDirectory
 
 SOURCES = sorted(Path(exporter.__file__).parent.rglob("*.py"))
-# Python runs this first, also in the processes that a command starts.
+# Python runs this file at its start, also in the processes that a command starts.
 BLOCKED = """
 import sys
 for name in ("fcntl", "grp", "pwd", "resource", "termios"):
@@ -33,7 +33,7 @@ def run_blocked(tmp_path, run_alone):
     return run
 
 
-def test_one_file_imports_it():
+def test_only_one_file_imports_fcntl():
     found = []
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -65,7 +65,7 @@ def test_an_export_runs(run_blocked, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"first", "made"}
 
 
-def test_cells_that_cannot_wait_for_each_other_are_refused(run_blocked, tmp_path):
+def test_parallel_cells_are_refused_without_locks(run_blocked, tmp_path):
     code = (
         "from pathlib import Path; from exporter.sweep.run import sweep\n"
         "sweep(None, [], Path('x'), jobs=2)"
@@ -84,7 +84,7 @@ def no_fcntl(monkeypatch):
 
 
 @pytest.mark.usefixtures("no_fcntl")
-def test_a_lock_without_fcntl_holds_nothing(tmp_path):
+def test_a_lock_without_fcntl_does_not_lock(tmp_path):
     assert not have_locks()
     with Lock(tmp_path) as first, Lock(tmp_path) as second:
         first.exclusive()
@@ -95,8 +95,8 @@ def test_a_lock_without_fcntl_holds_nothing(tmp_path):
 
 
 @pytest.mark.usefixtures("no_fcntl")
-def test_without_locks_nothing_counts_as_left_behind(tmp_path):
-    """Else one run would remove what another is writing."""
+def test_without_locks_no_staging_directory_is_removed(tmp_path):
+    """Otherwise one run could remove the staging directory of another."""
     with StagedDirectory(tmp_path / "x") as first:
         (first.path / "manifest.json").write_text("first")
         with StagedDirectory(tmp_path / "x"):
@@ -106,7 +106,7 @@ def test_without_locks_nothing_counts_as_left_behind(tmp_path):
 
 
 @pytest.mark.usefixtures("no_fcntl")
-def test_without_locks_an_export_is_replaced_whole(tmp_path):
+def test_without_locks_an_export_is_replaced_as_a_whole(tmp_path):
     for content in ("old", "new"):
         with StagedDirectory(tmp_path / "x", force=True) as staged:
             (staged.path / "manifest.json").write_text(content)

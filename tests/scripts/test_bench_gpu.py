@@ -1,4 +1,4 @@
-"""scripts/gpu/bench_gpu.py: the whole of it on a CPU, and what a GPU would show of its parts."""
+"""Test scripts/gpu/bench_gpu.py: a whole run on a CPU, and the parts that need no GPU."""
 
 import csv
 import json
@@ -33,7 +33,7 @@ def subject_of(bench_gpu, tmp_path, precision="fp32", mechanism="regular"):
 
 
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch, compiling
-def test_the_whole_on_a_cpu(bench_gpu, timing, tmp_path, capsys, tf32_kept):
+def test_a_run_on_a_cpu_writes_json_and_csv(bench_gpu, timing, tmp_path, capsys, tf32_kept):
     out = tmp_path / "new" / "gpu.json"
     flags = ["--device", "cpu", "--quick", "--mechanisms", "fastformer", "--batches", "2"]
     assert bench_gpu.main([*flags, "--precisions", "fp32", "bf16", "--out", str(out)]) == 0
@@ -71,7 +71,7 @@ def test_the_whole_on_a_cpu(bench_gpu, timing, tmp_path, capsys, tf32_kept):
         assert f"{count} {status}" in said
 
 
-def test_past_the_time_limit_everything_is_said_to_be_left_out(bench_gpu, tmp_path, capsys):
+def test_after_the_time_limit_every_row_is_left_out(bench_gpu, tmp_path, capsys):
     out = tmp_path / "gpu.json"
     flags = ["--device", "cpu", "--quick", "--time-limit", "0", "--out", str(out)]
     assert bench_gpu.main(flags) == 1
@@ -82,9 +82,7 @@ def test_past_the_time_limit_everything_is_said_to_be_left_out(bench_gpu, tmp_pa
     assert f"{len(rows)} left out" in capsys.readouterr().out
 
 
-def test_a_runtime_that_took_longer_than_what_is_left_is_left_out(
-    bench_gpu, timing, tmp_path, tf32_kept
-):
+def test_a_runtime_slower_than_the_time_left_is_left_out(bench_gpu, timing, tmp_path, tf32_kept):
     deadline = bench_gpu.Deadline(100.0)
     deadline.note("torch.compile", 1000.0)
     deadline.note("eager", 0.1)
@@ -133,7 +131,7 @@ def test_a_case_that_fails_does_not_end_the_run(bench_gpu, monkeypatch):
     assert [row.reason for rows in made for row in rows] == ["MemoryError: too large"] * 2
 
 
-def test_rounds_take_turns(bench_gpu, timing, tmp_path):
+def test_the_order_of_runtimes_rotates(bench_gpu, timing, tmp_path):
     order = []
     runs = {name: lambda name=name: order.append(name) for name in "abc"}
     subject = subject_of(bench_gpu, tmp_path)
@@ -142,7 +140,7 @@ def test_rounds_take_turns(bench_gpu, timing, tmp_path):
     assert {name: len(taken) for name, taken in seconds.items()} == dict.fromkeys("abc", 5)
 
 
-def test_figures_of_known_times(timing):
+def test_known_times_give_known_figures(timing):
     seconds = [0.001 * (1 + i) for i in range(11)]
     figures = timing.summarize(seconds, 4, [2 * second for second in seconds])
     assert figures == pytest.approx(
@@ -158,7 +156,7 @@ def test_figures_of_known_times(timing):
 
 
 @pytest.mark.parametrize("mechanism", ["regular", "performer", "fastformer"])
-def test_a_typed_model_is_that_of_an_export(bench_gpu, tmp_path, mechanism):
+def test_a_typed_model_has_the_types_of_an_export(bench_gpu, tmp_path, mechanism):
     subject = subject_of(bench_gpu, tmp_path, "bf16", mechanism)
     model = subject.typed_model()
     kinds = {type(m).__name__: m.weight.dtype for m in model.modules() if hasattr(m, "weight")}
@@ -172,13 +170,13 @@ def test_a_typed_model_is_that_of_an_export(bench_gpu, tmp_path, mechanism):
 @pytest.mark.parametrize(
     ("precision", "tf32"), [("fp32", False), ("tf32", True), ("fp16", False), ("bf16", False)]
 )
-def test_tf32_is_on_only_where_it_is_asked_for(bench_gpu, tmp_path, tf32_kept, precision, tf32):
+def test_tf32_is_on_only_for_precision_tf32(bench_gpu, tmp_path, tf32_kept, precision, tf32):
     bench_gpu.measure(subject_of(bench_gpu, tmp_path, precision), [], bench_gpu.Deadline(100.0))
     assert torch.backends.cuda.matmul.allow_tf32 is tf32
     assert torch.backends.cudnn.allow_tf32 is tf32
 
 
-def test_without_a_gpu_it_says_what_to_do(bench_gpu, capsys, monkeypatch):
+def test_without_a_gpu_the_error_names_the_cpu_flags(bench_gpu, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert bench_gpu.main([]) == 2
     assert "--device cpu --quick" in capsys.readouterr().err

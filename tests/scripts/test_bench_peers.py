@@ -1,4 +1,4 @@
-"""scripts/peers/bench_peers.py: a pair from end to end, each side of the table, the statistics."""
+"""Test scripts/peers/bench_peers.py: a whole run, each side of the table, the statistics."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ def timing(bench):
 
 @pytest.fixture(scope="module")
 def graphs(tmp_path_factory):
-    """One folder for all pairs of one case, as in a real run."""
+    """Make one folder for all pairs of one case, as in a real run."""
     return tmp_path_factory.mktemp("graphs")
 
 
@@ -42,13 +42,13 @@ def row_of(bench, ratio: float | None = 1.0, status="timed", **changes):
 
 
 @pytest.mark.parametrize("option", ["--processes", "--rounds", "--threads"])
-def test_there_is_at_least_one_of_what_is_counted(bench, option, capsys):
+def test_a_count_of_zero_is_refused(bench, option, capsys):
     with pytest.raises(SystemExit, match="2"):
         bench.parse([option, "0"])
     assert f"argument {option}: at least 1" in capsys.readouterr().err
 
 
-def test_the_whole(bench, timing, tmp_path, capsys):
+def test_a_run_writes_json_and_csv_and_adds_rows(bench, timing, tmp_path, capsys):
     out = tmp_path / "new" / "peers.json"
     flags = [*TINY, "--mechanisms", "fastformer", "--resolutions", "32", "--batches", "2"]
     flags += ["--ours", "ours/onnxruntime", "--peers", "published/eager", "--out", str(out)]
@@ -63,9 +63,9 @@ def test_the_whole(bench, timing, tmp_path, capsys):
     assert timing.MIN_ROUNDS <= row["measured_rounds"] <= 6
     assert row["ours_rel_l2"] < 1e-5
     assert row["peer_rel_l2"] < 1e-5
-    assert content["closest"] == []  # ours follow the paper, the published do not
+    assert content["closest"] == []  # the peer has other semantics, so it does not count
     assert {"date", "cpu", "cores", "commit", "packages"} <= set(content["environment"])
-    (command,) = content["commands"]  # without the folder of this machine
+    (command,) = content["commands"]  # it contains no folder of this machine
     assert command == ["bench_peers.py", *flags[:-2]]
     (line,) = csv.DictReader(out.with_suffix(".csv").read_text().splitlines())
     assert float(line["ratio"]) == row["ratio"]
@@ -75,7 +75,7 @@ def test_the_whole(bench, timing, tmp_path, capsys):
     assert bench.main([*flags, "--add"]) == 0
     added = json.loads(out.read_text())
     assert added["rows"][0] == row
-    assert row["date"] < added["rows"][1]["date"]  # each has its own
+    assert row["date"] < added["rows"][1]["date"]  # each row has its own date
     assert len(added["rows"]) == len(added["commands"]) == 2
 
 
@@ -88,20 +88,20 @@ def test_the_whole(bench, timing, tmp_path, capsys):
         ("uncut/onnxruntime", "plain/eager"),
     ],
 )
-def test_sides_compute_their_own_truth(bench, graphs, ours, peer):
+def test_every_side_is_close_to_its_own_truth(bench, graphs, ours, peer):
     figures = bench.measure(pair_of(bench, ours, peer), graphs)
     assert figures.status == "timed", figures.reason
     assert max(figures.ours_rel_l2, figures.peer_rel_l2) < 1e-5
 
 
-def test_openvino(bench, graphs):
+def test_openvino_is_timed(bench, graphs):
     pytest.importorskip("openvino")
     figures = bench.measure(pair_of(bench, "ours/openvino", "plain/openvino"), graphs)
     assert figures.status == "timed", figures.reason
     assert max(figures.ours_rel_l2, figures.peer_rel_l2) < 1e-5
 
 
-def test_without_openvino_the_row_says_so(bench, graphs, monkeypatch):
+def test_without_openvino_the_row_is_missing_with_a_reason(bench, graphs, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     figures = bench.measure(pair_of(bench, peer="ours/openvino"), graphs)
     said = (figures.status, figures.reason)
@@ -116,7 +116,7 @@ def test_without_openvino_the_row_says_so(bench, graphs, monkeypatch):
         ("frozen-unmatched", {"freezing": True, "pattern_matcher": False}),
     ],
 )
-def test_compiled_sides(bench, graphs, monkeypatch, runtime, options):
+def test_compiled_sides_pass_their_options(bench, graphs, monkeypatch, runtime, options):
     asked = []
 
     def compile_nothing(module, **settings):
@@ -129,7 +129,7 @@ def test_compiled_sides(bench, graphs, monkeypatch, runtime, options):
     assert asked == [{"dynamic": False, "options": options}]
 
 
-def test_int8_is_of_ours_alone(bench, tmp_path):
+def test_int8_applies_to_our_side_alone(bench, tmp_path):
     pair = pair_of(bench, "ours/onnxruntime", "plain/onnxruntime", precision="int8")
     figures = bench.measure(pair, tmp_path)
     assert figures.status == "timed", figures.reason
@@ -137,7 +137,7 @@ def test_int8_is_of_ours_alone(bench, tmp_path):
     assert figures.peer_rel_l2 < 1e-5
 
 
-def test_vit_against_transformers(bench, tmp_path):
+def test_vit_is_timed_against_transformers(bench, tmp_path):
     pair = pair_of(bench, peer="published/eager", model="vit", mechanism="regular")
     figures = bench.measure(pair, tmp_path)
     assert figures.status == "timed", figures.reason
@@ -148,13 +148,15 @@ def test_vit_against_transformers(bench, tmp_path):
 @pytest.mark.parametrize(
     "peer", ["nothing/eager", "plain/nothing", "ours/eager", "uncut/eager", "plain/eager@x"]
 )
-def test_a_side_that_there_is_not_is_a_row(bench, tmp_path, peer):
+def test_an_unknown_side_is_a_row_with_the_reason(bench, tmp_path, peer):
     figures = bench.measure(pair_of(bench, peer=peer), tmp_path)
     assert figures.status == "missing"
     assert figures.reason.startswith(f"{peer}: there is no")
 
 
-def test_a_side_that_fails_or_gives_no_numbers_is_a_row(bench, timing, tmp_path, monkeypatch):
+def test_a_side_that_fails_or_gives_nan_is_a_row_with_the_reason(
+    bench, timing, tmp_path, monkeypatch
+):
     def explode(*_):
         raise RuntimeError("no\n  memory")
 
@@ -167,7 +169,7 @@ def test_a_side_that_fails_or_gives_no_numbers_is_a_row(bench, timing, tmp_path,
     assert said[1].reason == "plain/nan: ValueError: the logits are not finite"
 
 
-def test_a_process_that_is_killed_or_hangs_is_a_row(bench, tmp_path, monkeypatch):
+def test_a_process_that_is_killed_or_hangs_is_a_row_with_the_reason(bench, tmp_path, monkeypatch):
     killed = subprocess.CompletedProcess([], -9, "", "")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: killed)
     assert "signal 9" in bench.measure_apart(pair_of(bench), tmp_path, 10.0).reason
@@ -180,7 +182,7 @@ def test_a_process_that_is_killed_or_hangs_is_a_row(bench, tmp_path, monkeypatch
     assert (figures.status, figures.reason) == ("failed", "took longer than 10 s")
 
 
-def test_rounds_take_turns(timing, monkeypatch):
+def test_the_side_that_runs_first_alternates(timing, monkeypatch):
     monkeypatch.setattr(timing, "SETTLE_SECONDS", 0.0)
     order = []
     runs = [lambda name=name: order.append(name) for name in "ab"]
@@ -202,21 +204,21 @@ def test_processes_of_a_pair_are_pooled(bench, tmp_path, monkeypatch):
     assert made == []
 
 
-def test_one_process_that_fails_fails_its_pair(bench, tmp_path, monkeypatch):
+def test_a_failed_process_fails_its_pair(bench, tmp_path, monkeypatch):
     made = [bench.Rounds("timed", "", [1.0], [2.0]), bench.Rounds("failed", "signal 9")]
     monkeypatch.setattr(bench, "measure_apart", lambda *_: made.pop(0))
     figures = bench.measure_pair(pair_of(bench, processes=3), tmp_path, 10.0)
     assert figures == bench.Figures("failed", "signal 9")
 
 
-def test_the_interval_holds_what_processes_differ_in(timing):
+def test_the_interval_includes_differences_between_processes(timing):
     alike = timing.median_interval(np.full(50, 2.0), np.full(50, 2.0))
     apart = timing.median_interval(np.full(50, 2.0), np.full(50, 2.5))
     assert alike == (2.0, 2.0, 2.0)
     assert apart[1:] == (2.0, 2.5)
 
 
-def test_the_interval_holds_the_median_and_narrows(timing):
+def test_the_interval_contains_the_median_and_narrows_with_samples(timing):
     values = np.random.default_rng(1).normal(2.0, 0.1, 400)
     few, many = timing.median_interval(values[:20]), timing.median_interval(values)
     for median, low, high in (few, many):
@@ -225,7 +227,7 @@ def test_the_interval_holds_the_median_and_narrows(timing):
     assert timing.median_interval(np.full(5, 3.0)) == (3.0, 3.0, 3.0)
 
 
-def test_the_closest_is_our_best_against_its_best_peer(bench):
+def test_the_closest_row_is_our_best_against_its_best_peer(bench):
     rows = [
         row_of(bench, 2.0, ours="ours/onnxruntime", peer="plain/eager"),
         row_of(bench, 1.2, ours="ours/onnxruntime", peer="plain/openvino"),
@@ -240,7 +242,7 @@ def test_the_closest_is_our_best_against_its_best_peer(bench):
     assert bench.find_closest(upstream) == [upstream[3]]
 
 
-def test_pairs_of_one_case_stand_together_and_none_is_against_itself(bench):
+def test_pairs_of_one_case_are_adjacent_and_no_side_meets_itself(bench):
     flags = [*TINY, "--ours", "ours/onnxruntime", "--peers", "plain/eager"]
     flags += ["ours/onnxruntime@regular", "--resolutions", "32", "64", "--batches", "1", "4"]
     pairs = bench.list_pairs(bench.parse(flags))

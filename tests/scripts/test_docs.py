@@ -1,4 +1,4 @@
-"""The guide: its generated parts are up to date, its commands exist, and it builds strictly."""
+"""Test the guide: generated parts are up to date, commands exist, and it builds strictly."""
 
 import ast
 import json
@@ -18,19 +18,19 @@ PAGES += sorted((ROOT / "docs").glob("*.md"))
 TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in PAGES}
 COMMANDS = [name for name in app if not name.startswith("-")]
 OPTIONS_OF_ALL = {"--help", "-h", "--version", "--install-completion", "--config-file"}
-# What stands for a value of the reader's own.
+# Words that stand for a value of the reader.
 PLACEHOLDERS = {"COMMAND", "[OPTIONS]"}
 
 
 def fenced(text, languages):
-    """The lines of the blocks in these languages."""
+    """Yield the code blocks in these languages."""
     for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
         if language in languages:
             yield block
 
 
 def shown_commands():
-    """Every `tsformer COMMAND ...` in a block or in the text, with the page it stands on."""
+    """Yield every `tsformer COMMAND ...` of the blocks and the text, with its page."""
     for page, text in TEXTS.items():
         lines = [line for block in fenced(text, ("sh", "console")) for line in block.splitlines()]
         commands = [line.removeprefix("$ ") for line in lines]
@@ -55,7 +55,7 @@ def test_generated_parts_are_up_to_date(script):
     assert [name for name in blocks if f"<!-- /{name} -->" not in together] == []
 
 
-def test_every_command_and_option_is_described():
+def test_the_guide_describes_every_command_and_option():
     page = TEXTS["docs/commands.md"]
     for command in COMMANDS:
         (section,) = re.findall(rf"^## {command}\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE)
@@ -65,7 +65,7 @@ def test_every_command_and_option_is_described():
         assert names - named == set()
 
 
-def test_commands_shown_exist():
+def test_commands_in_the_guide_exist():
     shown = list(shown_commands())
     assert len(shown) > 50
     for page, (command, *rest) in shown:
@@ -76,7 +76,7 @@ def test_commands_shown_exist():
         assert named <= options_of(command), (page, command)
 
 
-def test_command_lines_shown_are_valid():
+def test_command_lines_in_the_guide_are_valid():
     for page, text in TEXTS.items():
         for block in fenced(text, ("sh", "console")):
             for line in block.splitlines():
@@ -89,9 +89,15 @@ def test_command_lines_shown_are_valid():
                         assert options.to_spec(), (page, line)
 
 
-def test_options_named_in_the_text_exist():
+def test_options_in_the_text_exist():
     known = set.union(*map(options_of, COMMANDS))
-    known |= {"--strict", "--record", "--gpus", "--shm-size", "--OPTION"}  # of other programs
+    known |= {
+        "--strict",
+        "--record",
+        "--gpus",
+        "--shm-size",
+        "--OPTION",
+    }  # options of other programs
     for page, text in TEXTS.items():
         prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
         for code in re.findall(r"`([^`]+)`", prose):
@@ -99,7 +105,7 @@ def test_options_named_in_the_text_exist():
             assert named <= known, (page, code)
 
 
-def test_scripts_and_targets_named_exist():
+def test_scripts_and_make_targets_in_the_text_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for page, text in TEXTS.items():
         for name in re.findall(r"\b((?:scripts|exporter|model|tests|examples)/[\w/.]+\w)", text):
@@ -108,7 +114,7 @@ def test_scripts_and_targets_named_exist():
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), (page, target)
 
 
-def test_blocks_of_code_are_well_formed():
+def test_code_blocks_are_well_formed():
     for text in TEXTS.values():
         for block in fenced(text, ("toml",)):
             tomllib.loads(block)
@@ -118,7 +124,7 @@ def test_blocks_of_code_are_well_formed():
             ast.parse(block)
 
 
-def test_links_between_files_lead_somewhere():
+def test_links_between_files_have_targets():
     for page, text in TEXTS.items():
         prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
         for target in re.findall(r"\]\(([^)\s]+)\)", prose):
@@ -130,14 +136,16 @@ def test_links_between_files_lead_somewhere():
 
 
 def anchors(text):
-    """Anchors of the headings, as GitHub and MkDocs make them."""
+    """Make the anchors of the headings as GitHub and MkDocs do."""
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", line).strip().lower()) for line in headings}
 
 
-def test_the_guide_builds_strictly_and_fetches_nothing(tmp_path, environ_without_coverage):
+def test_the_guide_builds_strictly_and_loads_nothing_from_outside(
+    tmp_path, environ_without_coverage
+):
     environ = {**environ_without_coverage, "NO_MKDOCS_2_WARNING": "1"}
-    # Not --quiet: it hides warnings, and --strict counts only those that are shown.
+    # Do not pass --quiet: it hides warnings, and --strict counts only visible ones.
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", tmp_path]
     done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""scripts/peers/figure.py: what it fits, draws and says, from made-up and from tiny real times."""
+"""Test scripts/peers/figure.py: fits, drawing and text, from synthetic and small real times."""
 
 import json
 from dataclasses import asdict
@@ -17,7 +17,7 @@ def figure(script):
 
 
 def made_up_rows(figure, exponent=2.0):
-    """Time grows with the tokens to `exponent`; one point failed."""
+    """Make rows whose time grows with tokens to the power `exponent`; one row failed."""
     rows = []
     for pair in figure.list_pairs(figure.parse(["--batch", "2", "--resolutions", "64", "128"])):
         ours = (pair.resolution / 16) ** (2 * exponent) / 100
@@ -35,12 +35,12 @@ def content_of(figure):
     return content | {"model_exponents": [], "alt": figure.alternative(content)}
 
 
-def test_the_exponent_of_a_power_is_found(figure):
+def test_the_exponent_of_a_power_law_is_found(figure):
     tokens = np.array([10.0, 20.0, 40.0])
     assert figure.fit_exponent(tokens, 3e-3 * tokens**1.7) == pytest.approx(1.7)
 
 
-def test_exponents_of_the_whole_model(figure):
+def test_exponents_of_the_whole_model_use_the_larger_resolutions(figure):
     found = figure.model_exponents(made_up_rows(figure), 64)
     assert {(row["mechanism"], row["side"]) for row in found} == {
         (mechanism, side) for mechanism in figure.STYLES for side in figure.NAMES.values()
@@ -57,7 +57,7 @@ def test_attention_is_timed_at_every_size(figure):
         assert len(row["p50_ms"]) == 2
 
 
-def test_it_is_drawn_the_same_each_time(figure, tmp_path, capsys):
+def test_the_same_results_give_the_same_figure(figure, tmp_path, capsys):
     source = tmp_path / "figure.json"
     source.write_text(json.dumps(content_of(figure)))
     drawn = []
@@ -66,11 +66,11 @@ def test_it_is_drawn_the_same_each_time(figure, tmp_path, capsys):
         drawn.append((tmp_path / f"{name}.svg").read_text())
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert drawn[0] == drawn[1]
-    assert "fill: #ffffff" in drawn[0]  # opaque: readable on dark pages too
+    assert "fill: #ffffff" in drawn[0]  # an opaque background, so that it is readable on dark pages
     assert "Line chart" in capsys.readouterr().out
 
 
-def test_the_words_tell_the_figures(figure):
+def test_the_alternative_text_contains_the_figures(figure):
     said = content_of(figure)["alt"]
     assert "batch 2" in said
     for mechanism in figure.STYLES:
@@ -83,7 +83,7 @@ def test_the_title_names_batch_and_machine(figure):
     assert "a processor" in title
 
 
-def test_measured_and_drawn(figure, tmp_path, monkeypatch, capsys):
+def test_a_run_measures_and_draws(figure, tmp_path, monkeypatch, capsys):
     rows = made_up_rows(figure)
     monkeypatch.setattr(figure.bench_peers, "measure_all", lambda *_: iter(rows))
     out = tmp_path / "new" / "figure"
@@ -99,7 +99,7 @@ def test_measured_and_drawn(figure, tmp_path, monkeypatch, capsys):
     assert "attention alone: tokens^" in said
 
 
-def test_where_nothing_was_timed_nothing_is_drawn(figure, tmp_path, capsys):
+def test_without_a_timed_row_nothing_is_drawn(figure, tmp_path, capsys):
     source = tmp_path / "figure.json"
     content = content_of(figure)
     source.write_text(json.dumps(content | {"rows": content["rows"][-1:]}))

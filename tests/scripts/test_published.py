@@ -1,4 +1,4 @@
-"""scripts/peers/published.py: the baseline of the timings computes what the model computes."""
+"""Test scripts/peers/published.py: the baseline of the timings equals the model."""
 
 import pytest
 import torch
@@ -28,22 +28,22 @@ def difference(model, published):
     return float((theirs - ours).norm() / ours.norm())
 
 
-@pytest.mark.parametrize("dim_head", [16, 6])  # of 6 channels only 4 are turned in space
+@pytest.mark.parametrize("dim_head", [16, 6])  # of 6 channels the spatial rotation changes only 4
 @pytest.mark.parametrize("semantics", ["paper", "upstream"])
 @pytest.mark.parametrize("mechanism", ["regular", "performer", "fastformer"])
-def test_its_logits_are_those_of_the_model(published, mechanism, semantics, dim_head):
+def test_its_logits_equal_those_of_the_model(published, mechanism, semantics, dim_head):
     model = make(mechanism, semantics, dim=2 * dim_head, dim_head=dim_head)
     assert difference(model, published.as_published(model)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("mechanism", ["regular", "performer", "fastformer"])
-def test_the_two_semantics_are_told_apart(published, mechanism):
+def test_the_two_semantics_give_different_logits(published, mechanism):
     paper, upstream = make(mechanism, "paper"), make(mechanism, "upstream")
     upstream.load_state_dict(paper.state_dict())
     assert difference(paper, published.as_published(upstream)) > 1e-3
 
 
-def test_another_weight_is_another_function(published):
+def test_a_changed_weight_changes_the_logits(published):
     model = make("fastformer", "upstream")
     baseline = published.as_published(model)
     with torch.no_grad():
@@ -51,19 +51,19 @@ def test_another_weight_is_another_function(published):
     assert difference(model, baseline) > 1e-6
 
 
-def test_it_is_in_evaluation_mode_and_of_the_models_type(published):
+def test_it_is_in_evaluation_mode_and_has_the_model_s_type(published):
     baseline = published.as_published(make("regular", "paper").double())
     assert not any(module.training for module in baseline.modules())
     assert {parameter.dtype for parameter in baseline.parameters()} == {torch.float64}
 
 
 @pytest.mark.parametrize("more", [{"attn_type": "joint"}, {"rotary_emb": False}])
-def test_what_it_does_not_compute_is_refused(published, more):
+def test_a_model_that_the_package_lacks_is_refused(published, more):
     with pytest.raises(ValueError, match="divided"):
         published.as_published(make("regular", "paper", **more))
 
 
-def test_the_class_of_transformers_has_the_same_sizes(published):
+def test_the_transformers_model_has_the_same_sizes(published):
     ours = TimeSformerViT(2, 32, 32, 5, 64, 1, 2)
     theirs = published.HuggingFaceTimeSformer(ours.config).eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""README.md and the measured tables of the guide."""
+"""Test README.md and the measured tables of the guide."""
 
 import re
 import shutil
@@ -21,20 +21,20 @@ def python_blocks(page):
 
 
 def without_timing(block):
-    """The export of a block, with the least number of timed runs."""
+    """Change the export of a block so that it times the smallest number of runs."""
     return block.replace('engine="none"', 'engine="none", bench_seconds=0')
 
 
-def test_readme_is_short():
+def test_readme_has_at_most_8000_bytes():
     assert len(README.encode()) <= 8000
 
 
-def test_readme_shows_no_image_that_another_place_would_lack():
+def test_readme_has_no_images():
     assert "![" not in README
     assert "<img" not in README
 
 
-def test_measured_blocks_are_those_of_the_committed_results(script, pages):
+def test_measured_blocks_equal_the_committed_results(script, pages):
     readme = script("readme")
 
     assert readme.render(README) == README
@@ -45,25 +45,25 @@ def test_measured_blocks_are_those_of_the_committed_results(script, pages):
     assert [name for name in readme.blocks() if f"<!-- /{name} -->" not in together] == []
 
 
-def test_a_changed_figure_is_written_again(script):
+def test_render_restores_a_changed_figure(script):
     readme = script("readme")
     assert readme.render(README.replace("4.5e-07", "1.0e-09")) == README
 
 
-def test_a_block_that_is_not_ended_is_an_error(pages):
+def test_a_block_without_an_end_is_an_error(pages):
     page = "<!-- a: written by x.py -->\nold\n"
     with pytest.raises(ValueError, match="begun and not ended"):
         pages.fill(page, {"a": "new"}, "x.py")
     assert pages.fill(page + "<!-- /a -->\n", {"a": "new"}, "y.py").count("old") == 1
 
 
-def test_a_table_keeps_its_columns_whatever_its_cells_hold(pages):
+def test_a_table_escapes_its_cells(pages):
     shown = pages.table(["a", "b"], [["|y|", "two\nlines"]])
     assert shown == "| a | b |\n| --- | --- |\n| \\|y\\| | two lines |\n"
 
 
 @pytest.mark.slow
-def test_python_example_of_the_readme_runs_as_written(tmp_path, monkeypatch):
+def test_the_python_example_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (block,) = python_blocks(README)
     assert len(block.splitlines()) <= 10
@@ -76,7 +76,7 @@ def test_python_example_of_the_readme_runs_as_written(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_python_examples_run_as_written(tmp_path, monkeypatch, real_clips, capsys):
+def test_the_python_examples_of_the_guide_run(tmp_path, monkeypatch, real_clips, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = python_blocks(API)
     assert len(blocks) == 3
@@ -95,7 +95,7 @@ def test_python_examples_run_as_written(tmp_path, monkeypatch, real_clips, capsy
     assert "clip.mp4" in capsys.readouterr().out
 
 
-def test_every_command_shown_names_options_that_exist(capsys):
+def test_the_options_in_the_readme_exist(capsys):
     from exporter.cli import main
 
     assert main(["export", "--help"]) == 0

@@ -11,7 +11,9 @@ from model import FastTimeSformer, load_checkpoint
 ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINTS = ROOT / "scripts" / "checkpoints"
 MECHANISMS = ("fastformer", "performer", "regular")
-FRESH_SEED = 10**6  # the script trains with seeds up to its number of steps and holds out seed 0
+FRESH_SEED = (
+    10**6
+)  # the script trains with seeds from 1 to its number of steps, and holds out seed 0
 CHANCE = 1 / 8
 OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
 
@@ -32,7 +34,7 @@ def script():
 
 @pytest.fixture(scope="module", autouse=True)
 def settings():
-    """What the script sets for its own process does not outlive the tests."""
+    """Undo the settings that the script makes for its process."""
     yield
     torch.use_deterministic_algorithms(False)
 
@@ -46,7 +48,7 @@ def trained():
 
 @pytest.fixture(scope="module")
 def fresh(script, trained):
-    """Clips that no checkpoint has seen, as all three take them, and their labels."""
+    """Make clips that no checkpoint has seen, and their labels."""
     return script.labelled_clips(trained["regular"], 256, FRESH_SEED)
 
 
@@ -58,7 +60,7 @@ def tiny(script):
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 class TestCommitted:
-    def test_is_a_small_checkpoint_that_describes_itself(self, script, trained, mechanism):
+    def test_a_checkpoint_is_small_and_has_its_configuration(self, script, trained, mechanism):
         model = trained[mechanism]
 
         assert (CHECKPOINTS / f"motion-{mechanism}.safetensors").stat().st_size < 1_000_000
@@ -67,7 +69,7 @@ class TestCommitted:
         assert model.labels == script.MOTION_LABELS
         assert model.preprocessing == script.PREPROCESSING
 
-    def test_was_held_to_enough_clips(self, script, mechanism):
+    def test_the_record_has_enough_clips_and_a_high_accuracy(self, script, mechanism):
         result = json.loads((CHECKPOINTS / "motion.json").read_text())[mechanism]
 
         assert result["accuracy"] >= script.REQUIRED_ACCURACY
@@ -77,10 +79,10 @@ class TestCommitted:
         assert result["steps"] == script.RECIPES[mechanism].steps < FRESH_SEED
         assert {"seed", "torch", "date", "cpu", "cores"} <= result.keys()
 
-    def test_knows_clips_it_has_never_seen(self, script, trained, fresh, mechanism):
+    def test_new_clips_are_classified_correctly(self, script, trained, fresh, mechanism):
         assert script.accuracy(trained[mechanism], *fresh) >= 0.95
 
-    def test_sees_clips_played_backwards_go_the_other_way(self, script, trained, fresh, mechanism):
+    def test_reversed_clips_get_the_opposite_direction(self, script, trained, fresh, mechanism):
         clips, labels = fresh
         names = [name.split() for name in script.MOTION_LABELS]
         turned = [script.MOTION_LABELS.index(f"{OPPOSITE[way]} {speed}") for way, speed in names]
@@ -90,23 +92,19 @@ class TestCommitted:
         )
 
     @pytest.mark.parametrize("frame", [0, 4])
-    def test_is_at_chance_when_one_frame_is_all_it_sees(
-        self, script, trained, fresh, mechanism, frame
-    ):
+    def test_a_single_frame_gives_chance_accuracy(self, script, trained, fresh, mechanism, frame):
         clips, labels = fresh
         still = clips[:, frame : frame + 1].expand_as(clips)
 
         assert abs(script.accuracy(trained[mechanism], still, labels) - CHANCE) < 0.07
 
-    def test_cannot_tell_left_from_right_when_frames_are_shuffled(
-        self, script, trained, fresh, mechanism
-    ):
+    def test_shuffled_frames_hide_the_direction(self, script, trained, fresh, mechanism):
         clips, labels = fresh
         orders = torch.rand(clips.shape[:2], generator=torch.Generator().manual_seed(0)).argsort(1)
         shuffled = torch.stack([clip[order] for clip, order in zip(clips, orders, strict=True)])
 
-        # An order is as likely as its reverse, which swaps opposite directions: axis and speed may
-        # still show, so nothing can be right more than half the time, but for luck (3 sigma).
+        # An order is as likely as its reverse, which swaps opposite directions. Axis and speed may
+        # still be visible, so the expected accuracy is at most 0.5. The margin is 3 sigma.
         assert script.accuracy(trained[mechanism], shuffled, labels) < 0.5 + 0.1
 
 
@@ -134,7 +132,7 @@ def test_training_again_gives_the_same_weights(script):
         assert torch.equal(weight, states[1][name]), name
 
 
-def test_no_batch_comes_twice_and_none_is_held_out(script):
+def test_batches_do_not_repeat_and_exclude_held_out_clips(script):
     model = tiny(script)
     held_out, _ = script.labelled_clips(model, 8, script.HELD_OUT_SEED)
     got = [clips for clips, _ in script.batches(model, script.Recipe(steps=3, batch=8))]
@@ -144,7 +142,9 @@ def test_no_batch_comes_twice_and_none_is_held_out(script):
     assert len(every.unique(dim=0)) == 32
 
 
-def test_a_model_that_has_not_learned_is_written_and_told(script, tmp_path, monkeypatch, capsys):
+def test_a_model_below_the_required_accuracy_is_saved_and_exits_with_1(
+    script, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setitem(script.RECIPES, "regular", script.Recipe(steps=10, batch=2))
     monkeypatch.setattr(script, "HELD_OUT_CLIPS", 16)
     (tmp_path / "motion.json").write_text('{"performer": {"accuracy": 1.0}}')
