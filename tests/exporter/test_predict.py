@@ -129,7 +129,7 @@ class TestHowItWasExported:
     @pytest.mark.parametrize(
         "given",
         [
-            {"batch": 2},  # three clips, so the last run is padded
+            {"batch": 2},  # three clips: the last run is filled up
             {"dynamic_batch": BatchProfile(1, 2, 2)},
             {"model": "timesformer_pytorch", "mask": True},
         ],
