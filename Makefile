@@ -1,19 +1,26 @@
 # `make demo` exports three models. `make test` runs the checks and all tests. Both install the
-# project into .venv first. `make docs` builds the guide from docs/ to build/docs.
+# project into .venv first. `make quick` runs the checks and the fast tests, without coverage.
+# `make docs` builds the guide from docs/ to build/docs.
 
 PYTHON ?= python3
 BIN := .venv/bin
 # Number of test processes. Each process has one thread.
 WORKERS ?= 2
 
-.PHONY: demo test check docs package clean
+# The tests of a file share their exports, so they stay in one process. tests/conftest.py orders the
+# files.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo test quick check docs package clean
 
 demo: .venv/installed
 	$(BIN)/python scripts/demo.py
 
 test: check
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
-		--cov --cov-report=term:skip-covered --cov-fail-under=90
+	$(PYTEST) --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+quick: check
+	$(PYTEST) -q -m "not slow"
 
 check: .venv/installed
 	$(BIN)/ruff check .

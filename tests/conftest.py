@@ -1,9 +1,11 @@
 """Fixtures shared by all tests."""
 
+import gc
 import importlib
 import os
 import signal
 import sys
+from collections import Counter
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +19,20 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Set one thread before the import of torch, and for every process that the tests start. The models
 # are tiny. Parallel processes with more threads than cores are many times slower.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the files of most slow tests, so that no process works alone at the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what is imported now, and stays to the end."""
+    gc.collect()
+    gc.freeze()
+
 
 REAL_CLIPS = {
     "bikes": "bikes.mp4",

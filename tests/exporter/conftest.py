@@ -11,10 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
+from onnx_ir.passes import PassBase
 from onnxscript import optimizer
+from torch.onnx._internal.exporter import _registration
 
 from exporter import ExportSpec
 from exporter.pipeline import export
+from exporter.to_onnx import export as to_onnx
 
 # Frames, height and width differ, so that a swap of two axes changes a shape.
 TINY = {"depth": 1, "dim": 32, "dim_head": 16, "frames": 3, "res": (32, 48)}
@@ -36,11 +40,35 @@ TELLING = textwrap.dedent("""
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _libraries_untraced():
-    """Tracing for coverage what is not measured takes as long as the export itself."""
+def _operators_read_once():
+    """Read the translations of torch's operators once, not for each export: they never change."""
+    registry = _registration.ONNXRegistry
+    read = functools.cache(registry.from_torchlib)
+
+    def from_torchlib(*arguments, **options):
+        made = registry()
+        vars(made).update(vars(read(*arguments, **options)))
+        made.functions = {name: list(found) for name, found in made.functions.items()}
+        return made
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.onnx, "export", untraced(torch.onnx.export))
-        patch.setattr(optimizer, "optimize_ir", untraced(optimizer.optimize_ir))
+        patch.setattr(registry, "from_torchlib", staticmethod(from_torchlib))
+        yield
+
+
+# Entry points of libraries that run long in Python and call nothing of this package.
+UNTRACED = (
+    *((torch.onnx, "export"), (optimizer, "optimize_ir"), (to_onnx, "fold_constants_ir")),
+    *((PassBase, "__call__"), (Figure, "savefig")),
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _libraries_untraced():
+    """Do not trace for coverage what is not measured: tracing doubles its time."""
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in UNTRACED:
+            patch.setattr(owner, name, untraced(getattr(owner, name)))
         yield
 
 
