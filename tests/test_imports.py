@@ -74,6 +74,7 @@ def test_help_is_about_as_fast_as_its_libraries():
     assert seconds("from exporter.cli import main; main(['--help'])") < 3 * libraries + 0.1
 
 
+@pytest.mark.slow
 def test_lazy_names_load_on_first_use():
     offered = "import exporter; assert callable(exporter.export); exporter.ExportResult"
     assert "torch" in loaded_by(offered)

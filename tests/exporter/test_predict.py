@@ -108,6 +108,7 @@ class TestTheRealClips:
         directory = export(spec, tmp_path / "x").directory
         check(run(directory, clips), eager(spec, clips), MOTION_LABELS, 5)
 
+    @pytest.mark.slow
     def test_a_fresh_model_has_the_top_5_of_eager(self, fresh, clips):
         spec, directory = fresh
         predictions = run(directory, clips)
@@ -130,8 +131,8 @@ class TestHowItWasExported:
         "given",
         [
             {"batch": 2},  # three clips: the last run is filled up
-            {"dynamic_batch": BatchProfile(1, 2, 2)},
-            {"model": "timesformer_pytorch", "mask": True},
+            pytest.param({"dynamic_batch": BatchProfile(1, 2, 2)}, marks=pytest.mark.slow),
+            pytest.param({"model": "timesformer_pytorch", "mask": True}, marks=pytest.mark.slow),
         ],
         ids=["static", "dynamic", "mask"],
     )

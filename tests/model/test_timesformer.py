@@ -59,6 +59,7 @@ class TestPublishedUse:
         assert list(parameters) == ["dim", "num_frames", "num_classes", *published]
         assert {name: parameters[name].default for name in published} == published
 
+    @pytest.mark.slow
     @torch.no_grad()
     def test_readme_example_gives_logits(self):
         model = TimeSformer(

@@ -32,6 +32,7 @@ def subject_of(bench_gpu, tmp_path, precision="fp32", mechanism="regular"):
     return bench_gpu.Subject(case, bench_gpu.QUICK, torch.device("cpu"), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch, compiling
 def test_a_run_on_a_cpu_writes_json_and_csv(bench_gpu, timing, tmp_path, capsys, tf32_kept):
     out = tmp_path / "new" / "gpu.json"

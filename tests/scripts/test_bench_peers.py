@@ -48,6 +48,7 @@ def test_a_count_of_zero_is_refused(bench, option, capsys):
     assert f"argument {option}: at least 1" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_writes_json_and_csv_and_adds_rows(bench, timing, tmp_path, capsys):
     out = tmp_path / "new" / "peers.json"
     flags = [*TINY, "--mechanisms", "fastformer", "--resolutions", "32", "--batches", "2"]
@@ -79,6 +80,7 @@ def test_a_run_writes_json_and_csv_and_adds_rows(bench, timing, tmp_path, capsys
     assert len(added["rows"]) == len(added["commands"]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ours", "peer"),
     [
@@ -129,6 +131,7 @@ def test_compiled_sides_pass_their_options(bench, graphs, monkeypatch, runtime, 
     assert asked == [{"dynamic": False, "options": options}]
 
 
+@pytest.mark.slow
 def test_int8_applies_to_our_side_alone(bench, tmp_path):
     pair = pair_of(bench, "ours/onnxruntime", "plain/onnxruntime", precision="int8")
     figures = bench.measure(pair, tmp_path)

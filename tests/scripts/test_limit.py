@@ -32,6 +32,7 @@ def test_processes_that_differ_widen_the_interval(limit):
     assert (row["low"], row["high"]) == pytest.approx((0.4, 0.6))
 
 
+@pytest.mark.slow
 def test_a_run_writes_the_share_of_the_products(limit, tmp_path, capsys):
     out = tmp_path / "new" / "limit.json"
     flags = [*TINY, "--sides", "ours/onnxruntime", "--processes", "2", "--threads", "1"]
@@ -47,6 +48,7 @@ def test_a_run_writes_the_share_of_the_products(limit, tmp_path, capsys):
     assert f"share {row['share']:.2f}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_side_that_cannot_be_measured_is_reported_and_left_out(limit, tmp_path, capfd):
     out = tmp_path / "limit.json"
     assert limit.main([*TINY, "--sides", "ours/nothing", "--out", str(out)]) == 1

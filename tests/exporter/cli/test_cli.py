@@ -194,11 +194,13 @@ def test_json_prints_the_report_and_nothing_else(run, tiny_flags):
     assert json.loads(out) == json.loads(Path("made/report.json").read_text())
 
 
+@pytest.mark.slow
 def test_quiet_prints_nothing_and_the_default_directory_is_named_after_the_model(run, tiny_flags):
     assert run("export", *tiny_flags, "--quiet") == (0, "", "")
     assert listing("build") == ["fastformer-divided-32x48-fp32"]
 
 
+@pytest.mark.slow
 def test_a_dynamic_batch_is_verified_at_one_two_three_and_max(run, tiny_flags):
     code, *_ = run("export", *tiny_flags, "--dynamic-batch", "1:2:4", "--quiet", "-o", "made")
     assert code == 0
@@ -208,6 +210,7 @@ def test_a_dynamic_batch_is_verified_at_one_two_three_and_max(run, tiny_flags):
     assert report["graph"]["inputs"][0]["shape"][0] == "batch"
 
 
+@pytest.mark.slow
 def test_a_clip_that_is_too_short_is_used_and_noted(run, tiny_flags, tmp_path):
     clip = write_clip(tmp_path / "short.mkv", frames=2)
     assert run("export", *tiny_flags, "--quiet", "--video", clip, "-o", "made")[0] == 0
@@ -216,6 +219,7 @@ def test_a_clip_that_is_too_short_is_used_and_noted(run, tiny_flags, tmp_path):
     assert "shorter than asked (2 of 3 frames), so frames repeat" in used["note"]
 
 
+@pytest.mark.slow
 def test_a_published_checkpoint_is_exported_and_verified_again(run, tiny_flags, tmp_path):
     model = FastTimeSformer(2, 3, 32, 32, 4, dim=32, dim_head=16, depth=1, semantics="upstream")
     torch.save(dict(model.state_dict()), tmp_path / "published.pth")
@@ -250,6 +254,7 @@ def corrupt_after_export(monkeypatch):
     monkeypatch.setattr(graphs, "export_onnx", corrupting)
 
 
+@pytest.mark.slow
 def test_a_corrupted_graph_is_delivered_with_its_verdict_and_exit_5(run, tiny_flags, monkeypatch):
     corrupt_after_export(monkeypatch)
     code, out, err = run("export", *tiny_flags, "-o", "made")
@@ -262,6 +267,7 @@ def test_a_corrupted_graph_is_delivered_with_its_verdict_and_exit_5(run, tiny_fl
     assert json.loads(Path("made/manifest.json").read_text())["verdict"] == "fail"
 
 
+@pytest.mark.slow
 def test_allow_ill_conditioned_does_not_accept_a_failed_proof(run, tiny_flags, monkeypatch):
     corrupt_after_export(monkeypatch)
     flags = (*tiny_flags, "--quiet", "--allow-ill-conditioned")
@@ -446,6 +452,7 @@ def test_a_bad_clip_is_one_line_and_exit_3(refused, tiny_flags, tmp_path, real_c
 # --- bad output
 
 
+@pytest.mark.slow
 def test_an_existing_output_is_refused_at_once_and_replaced_by_force(run, tiny_flags, exported):
     shutil.copytree(exported().directory, "made")
     before = read_manifest(Path("made"))
@@ -538,6 +545,7 @@ def test_a_manifest_without_its_parts_cannot_be_verified(refused, directory):
     assert "damaged" in refused(5, "verify", directory)
 
 
+@pytest.mark.slow
 def test_verify_accepts_only_the_checkpoint_that_was_exported(run, tiny_flags, tmp_path):
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -620,6 +628,7 @@ def test_the_version_is_that_of_the_package(tmp_path):
     assert done.stdout == metadata.version("tsformer") + "\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["tsformer", "export"])
 def test_the_console_scripts_are_installed(tmp_path, script):
     path = Path(sys.executable).with_name(script)
@@ -641,6 +650,7 @@ def test_debug_shows_the_trace(run):
     assert err.splitlines()[-1].startswith("tsformer: usage: height must be a multiple")
 
 
+@pytest.mark.slow
 def test_an_internal_error_is_one_line_and_exit_4(run, tiny_flags, monkeypatch):
     def broken(*_args, **_options):
         raise ZeroDivisionError("a defect\nin two lines")
@@ -723,6 +733,7 @@ def test_ctrl_c_is_told_as_an_interrupt_whatever_a_library_raises(
 # --- a closed pipe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", [[], ["--json"]], ids=["table", "json"])
 def test_a_closed_pipe_does_not_change_the_exit_code(monkeypatch, tmp_path, option):
     """`tsformer export | true`: the exit code describes the proof, not the pipe."""

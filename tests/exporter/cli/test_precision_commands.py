@@ -185,6 +185,7 @@ def test_an_fp16_export_passes_verify_and_ladder_again(made, capsys):
     assert main(["ladder", str(made)]) == 0
 
 
+@pytest.mark.slow
 def test_the_summary_describes_fp16_in_onnxruntime(made, tmp_path, capsys):
     options = ["--precision", "fp16", "-o", str(tmp_path / "x")]
     assert main(["export", *TINY, *options]) == 0
@@ -195,6 +196,7 @@ def test_the_summary_describes_fp16_in_onnxruntime(made, tmp_path, capsys):
     assert "computes fp16 in float32 on a CPU" in said
 
 
+@pytest.mark.slow
 def test_a_kept_module_makes_the_graph_larger(made, tmp_path):
     options = ["--precision", "fp16", "--quiet", "-o", str(tmp_path / "x")]
     assert main(["export", *TINY, *options]) == 0
@@ -270,6 +272,7 @@ def test_bad_usage_is_one_line_and_exit_2(refused, options, words):
     assert words in refused(2, "export", *SIZES, *engine, *options, "-o", "made")
 
 
+@pytest.mark.slow
 def test_the_built_in_task_refuses_a_single_frame(refused):
     """The command refuses it before the export, as other bad usage."""
     sizes = ["--num-classes", "8", "--frames", "1", "--res", "32", "--depth", "1"]
@@ -286,6 +289,7 @@ def test_a_mask_with_an_evaluation_works_or_is_bad_usage(data, tmp_path, capsys)
     assert code in (0, 2), err
 
 
+@pytest.mark.slow
 def test_an_evaluation_of_a_file_that_is_not_a_clip_is_exit_3(refused, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bad")
     for name in ("a", "b"):
@@ -296,6 +300,7 @@ def test_an_evaluation_of_a_file_that_is_not_a_clip_is_exit_3(refused, tmp_path_
     assert "clip.mp4" in error
 
 
+@pytest.mark.slow
 def test_a_static_batch_that_does_not_divide_the_clips_is_filled(data, tmp_path):
     options = ["--batch", "2", "--eval", str(data), "--quiet", "-o", str(tmp_path / "x")]
     assert main(["export", *TINY, *options]) == 0

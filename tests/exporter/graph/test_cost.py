@@ -289,6 +289,7 @@ def test_matrix_products_are_those_torch_counts(attn, exported):
     assert count_cost(exported(attn), BATCH).matmul_flops == eager - unread
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("attn", "scheme"), PAIRS)
 def test_every_operator_of_an_export_has_a_known_cost(attn, scheme, exported):
     cost = count_cost(exported(attn, scheme), BATCH)
@@ -300,6 +301,7 @@ def test_every_operator_of_an_export_has_a_known_cost(attn, scheme, exported):
     assert all(isinstance(shape, MatmulShape) for shape in shapes)
 
 
+@pytest.mark.slow
 def test_a_dynamic_graph_costs_what_the_static_one_does(exported, tmp_path):
     static = exported("regular")
     profile = BatchProfile(1, 2, 4)
@@ -312,6 +314,7 @@ def test_a_dynamic_graph_costs_what_the_static_one_does(exported, tmp_path):
     assert dynamic.SerializeToString() == before  # counting leaves the model as it is
 
 
+@pytest.mark.slow
 def test_of_a_half_precision_model_only_the_bytes_differ(exported, tmp_path):
     class Half(torch.nn.Module):
         def __init__(self):

@@ -222,6 +222,7 @@ def test_packets_that_are_not_frames_do_not_shift_the_indices(tmp_path, monkeypa
     assert indices_shown(clip) == [2, 6, 10, 14, 18]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads VmHWM")
 def test_memory_does_not_grow_with_the_length_of_the_clip(tmp_path):
     count, height, width = 600, 480, 640

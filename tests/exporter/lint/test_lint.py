@@ -696,6 +696,7 @@ def export_plainly(path, attn, precision, batch=None):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("attn", ["fastformer", "performer", "regular"])
 def test_our_own_exports_are_clean(tmp_path, attn, precision):
@@ -840,6 +841,7 @@ def test_a_file_that_is_no_graph_is_an_input_error(tmp_path, capfd):
     assert "not an ONNX file" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_directory_of_an_export_is_linted_by_its_graph(exported, capfd):
     assert cli.main(["lint", str(exported("regular").directory)]) == 0
     assert "Nothing that would hurt" in capfd.readouterr().out

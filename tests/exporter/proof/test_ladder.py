@@ -301,11 +301,13 @@ def force_first_norm_into_float16(model):
     onnx.checker.check_model(model)
 
 
+@pytest.mark.slow
 def test_large_tokens_with_float32_norms_have_no_divergence(large):
     found = ladder(large)
     assert (found.first_divergence, found.first_not_finite) == ("", "")
 
 
+@pytest.mark.slow
 def test_a_norm_forced_into_float16_is_named(large, changed):
     found = ladder(changed("fp16", force_first_norm_into_float16, large))
     assert found.first_divergence == "blocks.0.attn_t.norm"
@@ -388,6 +390,7 @@ def test_an_engine_with_every_module_as_output_can_be_built(made, tmp_path, prec
     assert {output.dtype for output in engine.outputs} == {"float32"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("attn", ["fastformer", "performer", "regular"])
 def test_a_rewritten_graph_is_compared_with_the_rewritten_model(tmp_path, attn, precision):

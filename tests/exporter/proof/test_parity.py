@@ -54,7 +54,10 @@ class Exported:
             return validate(runner, self.reference, self.clips, [2])
 
 
-@pytest.fixture(scope="module", params=MECHANISMS)
+@pytest.fixture(
+    scope="module",
+    params=["fastformer", *(pytest.param(attn, marks=pytest.mark.slow) for attn in MECHANISMS[1:])],
+)
 def case(request, tmp_path_factory):
     with torch.random.fork_rng():
         return Exported(request.param, tmp_path_factory.mktemp("parity") / "model.onnx")

@@ -36,6 +36,8 @@ LONG = "/data/recordings/" + "very_long_directory_name/" * 6 + "clip.mp4"
 SCREENS = {"desktop": 1200, "tablet": 800, "phone": 360}
 PAGES = ("one", "failed", "sweep")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def driver():

@@ -86,6 +86,7 @@ def test_a_model_with_channels_first_has_the_same_function(make, clips, rel_l2):
     assert rel_l2(rewritten(clips), model(clips)) <= 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left_out", REWRITES)
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
 def test_each_rewrite_can_be_left_out(make, clips, rel_l2, attn, left_out):
@@ -209,6 +210,7 @@ def test_modules_are_kept_in_float32_by_their_paths(make):
     assert rewritten.blocks[1].attn_t.fn.rotated_key.dtype == torch.float16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
 def test_a_rewritten_model_can_be_exported_in_bfloat16(make, clips, attn, tmp_path):
     rewritten = rewrite_measured(make(attn, depth=1)).model
@@ -219,6 +221,7 @@ def test_a_rewritten_model_can_be_exported_in_bfloat16(make, clips, attn, tmp_pa
 # --- the graph
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
 def test_the_graph_has_the_same_logits_at_any_batch(make, clips, rel_l2, attn, tmp_path):
     """The graph also has the path of every module."""

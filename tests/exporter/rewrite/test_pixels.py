@@ -147,6 +147,7 @@ class TestTheExport:
         assert main(["ladder", str(directory)]) == 0
         assert "every module is within" in " ".join(capsys.readouterr().out.split())
 
+    @pytest.mark.slow
     def test_it_is_proven_without_rewrites(self, make):
         _, result = make(rewrite="none")
         assert result.verdict == "pass"
@@ -159,11 +160,13 @@ class TestTheExport:
         _, result = make(precision=precision)
         assert result.verdict == "pass"
 
+    @pytest.mark.slow
     def test_it_is_proven_with_a_dynamic_batch(self, make):
         _, result = make(dynamic_batch=BatchProfile(1, 2, 3))
         assert result.verdict == "pass"
         assert result.report.graph["inputs"][0]["shape"][0] == "batch"
 
+    @pytest.mark.slow
     def test_it_is_proven_with_a_mask(self, tiny, tmp_path):
         spec = ExportSpec(
             **{**tiny, "model": "timesformer_pytorch"}, mask=True, embed_preprocess=True
@@ -210,6 +213,7 @@ def test_tensorrt_rtx_builds_an_engine_of_pixels(made, tmp_path):
     assert (video.dtype, video.shape) == ("uint8", (1, 3, 32, 48, 3))
 
 
+@pytest.mark.slow
 def test_the_flag_embed_preprocess_gives_a_uint8_input(tiny_flags, tmp_path, capsys):
     out = tmp_path / "x"
     assert main(["export", *tiny_flags, "--embed-preprocess", "-o", str(out)]) == 0

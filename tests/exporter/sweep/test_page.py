@@ -244,6 +244,7 @@ def test_a_sweep_without_a_finished_cell_has_a_page(tmp_path):
         assert "0 of" in "".join(parsed(written(sweep_of(*rows), tmp_path)).text)
 
 
+@pytest.mark.slow
 def test_a_real_sweep_gives_all_cells_and_plots(real_sweep, tmp_path):
     cells = read_cells(real_sweep["rows"])
     done = [cell for cell in cells if cell.status == "done"]

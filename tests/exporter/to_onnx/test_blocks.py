@@ -126,6 +126,7 @@ def traced(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_the_graph_equals_that_of_blocks_traced_separately(name, apart, tmp_path):
     make_model, change = CASES[name]
@@ -136,6 +137,7 @@ def test_the_graph_equals_that_of_blocks_traced_separately(name, apart, tmp_path
     assert_same(once, write(tmp_path / "apart.onnx", model, example(model)))
 
 
+@pytest.mark.slow
 def test_with_a_free_batch_and_a_mask_the_graph_equals_that_of_separate_blocks(apart, tmp_path):
     model, profile = make_timesformer(), BatchProfile(1, 2, 4)
     inputs = example(model, batch=1, mask=True)
@@ -152,6 +154,7 @@ def free_axes(model):
     return Counter(axis.dim_param for axis in axes)
 
 
+@pytest.mark.slow
 def test_blocks_with_attention_in_pieces_share_a_function(monkeypatch, apart, tmp_path):
     monkeypatch.setattr(pieces, "PIECE_BYTES", 2**11)
     model, fired, _ = rewrite_measured(make("performer"))
@@ -170,6 +173,7 @@ def test_blocks_are_traced_once(traced, tmp_path, make_model):
     assert not any("forward" in vars(block) for block in model.blocks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
 def test_the_graph_computes_the_logits_of_the_model(attn, tmp_path):
     model = make(attn)
@@ -186,6 +190,7 @@ def test_the_graph_computes_the_logits_of_the_model(attn, tmp_path):
     assert np.linalg.norm(swapped - truth) > 1e-3 * np.linalg.norm(truth)
 
 
+@pytest.mark.slow
 def test_tied_weights_in_every_block_give_the_graph_of_separate_blocks(apart, tmp_path):
     model = make()
     for block in model.blocks:
@@ -214,6 +219,7 @@ def test_a_block_of_a_unique_structure_is_traced_in_the_model(traced, tmp_path):
     assert traced == ["FastTimeSformer"]
 
 
+@pytest.mark.slow
 def test_each_structure_is_traced_as_a_separate_function(traced, tmp_path):
     model = in_precision(make("regular", depth=4), "fp16", [r"blocks\.[01]"])
     write(tmp_path / "model.onnx", model, example(model))

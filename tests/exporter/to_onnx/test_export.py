@@ -58,7 +58,13 @@ def write(path, model=None, batch=1, **options):
     return export_onnx(model, {"video": example}, path, **{"opset": DEFAULT_OPSET, **options})
 
 
-@pytest.fixture(scope="module", params=COMBINATIONS, ids="-".join)
+QUICKEST = (("fastformer", "divided"), ("regular", "joint"))
+CASES = [
+    pytest.param(pair, marks=[] if pair in QUICKEST else pytest.mark.slow) for pair in COMBINATIONS
+]
+
+
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
 def written(request, tmp_path_factory):
     """A combination, its file, the summary of the file, and the graph with all types inferred."""
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
@@ -182,12 +188,14 @@ def test_each_block_adds_the_same_operators(tmp_path, attn):
     assert not {"Conv", "Gemm"} & set(three - two)
 
 
+@pytest.mark.slow
 def test_operators_do_not_depend_on_batch_or_heads(tmp_path, plain):
     expected = check_onnx(plain).ops
     assert write(tmp_path / "batch.onnx", batch=3).ops == expected
     assert write(tmp_path / "heads.onnx", make(dim_head=8)).ops == expected
 
 
+@pytest.mark.slow
 def test_rotary_tables_are_shared_by_the_blocks(tmp_path):
     write(tmp_path / "model.onnx", make(depth=2))
     weights = [w.name for w in onnx.load(tmp_path / "model.onnx").graph.initializer]
@@ -208,11 +216,13 @@ def test_the_same_model_gives_the_same_bytes(tmp_path, plain):
     assert again.sha256 == check_onnx(plain).sha256
 
 
+@pytest.mark.slow
 def test_another_model_gives_other_bytes(tmp_path, plain):
     write(tmp_path / "model.onnx", make(seed=1))
     assert (tmp_path / "model.onnx").read_bytes() != plain.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opset", [OPSETS.start, OPSETS.stop - 1])
 def test_the_graph_has_the_requested_opset(tmp_path, opset):
     described = write(tmp_path / "model.onnx", opset=opset)
@@ -221,6 +231,7 @@ def test_the_graph_has_the_requested_opset(tmp_path, opset):
     assert stamp.version == opset
 
 
+@pytest.mark.slow
 def test_exporting_changes_neither_the_model_nor_the_logger(tmp_path):
     model, logger = make(), logging.getLogger("torch.onnx")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -232,6 +243,7 @@ def test_exporting_changes_neither_the_model_nor_the_logger(tmp_path):
         assert torch.equal(tensor, before[name]), name
 
 
+@pytest.mark.slow
 def test_exporting_prints_nothing(tmp_path, capfd):
     write(tmp_path / "model.onnx")
     assert capfd.readouterr() == ("", "")
@@ -240,6 +252,7 @@ def test_exporting_prints_nothing(tmp_path, capfd):
 # --- dynamic and static batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attn", "profile"),
     [*((attn, (1, 2, 4)) for attn in MECHANISMS), ("fastformer", (1, 1, 1))],
@@ -522,6 +535,7 @@ def test_find_unfit_accepts_a_valid_graph(model):
 # --- a whole export
 
 
+@pytest.mark.slow
 def test_the_metadata_of_an_export_describes_its_model(exported):
     model = onnx.load(exported("regular").directory / "model.onnx")
     said = {p.key: p.value for p in model.metadata_props}

@@ -76,6 +76,7 @@ def error(model: TimeSformer, session: onnxruntime.InferenceSession, given: tupl
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
 @pytest.mark.parametrize("options", KINDS)
 class TestGraph:
+    @pytest.mark.slow
     def test_is_fit_and_computes_the_logits_of_the_model(self, options, masked):
         model = make(**options)
         graph = export(model, inputs(masked=masked), free_batch=False)
@@ -103,6 +104,7 @@ class TestGraph:
             assert error(model, session, inputs(batch, masked=masked)) <= LIMIT
 
 
+@pytest.mark.slow
 def test_the_mask_changes_the_logits():
     """The comparison can fail: without the mask the graph computes other logits."""
     model, (video, mask) = make(depth=2), inputs()
@@ -117,6 +119,7 @@ def test_the_mask_changes_the_logits():
         assert np.abs(logits - model(video).numpy()).max() <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", KINDS)
 def test_one_frame_leaves_no_empty_tensor(options):
     model = make(frames=1, **options)

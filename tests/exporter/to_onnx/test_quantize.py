@@ -163,7 +163,12 @@ def int8(folder, exported):
 
 
 every = pytest.mark.parametrize(
-    ("attn", "form"), [(attn, form) for attn in MECHANISMS for form in FORMS]
+    ("attn", "form"),
+    [
+        pytest.param(attn, form, marks=[] if attn == "fastformer" else pytest.mark.slow)
+        for attn in MECHANISMS
+        for form in FORMS
+    ],
 )
 
 
@@ -204,6 +209,7 @@ def test_activations_have_one_scale_and_the_zero_point_of_the_form(int8, attn, f
         assert form == "onnxruntime" or zero == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attn", MECHANISMS)
 def test_small_weights_are_stored_in_int8_and_multiplied_in_float32(
     exported, int8, storing, tmp_path, attn
@@ -234,6 +240,7 @@ def test_small_weights_are_stored_in_int8_and_multiplied_in_float32(
     assert not [n for n in loaded if n.op_type == "Cast" and n.input[0].endswith("_levels")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("least_weight", "least_work"), [(2**10, 0), (1, 2**14), (2**10, 2**14), (2**30, 0), (1, 2**30)]
 )
@@ -311,6 +318,7 @@ def test_the_graph_passes_the_checks_of_an_export(int8, attn, form):
     assert check_onnx(path).file_bytes == summary.bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_a_file_of_mostly_weights_shrinks_to_a_third(fixed, tmp_path, form):
     summary = quantize(fixed, tmp_path / "int8.onnx", {"video": clips(1)}, form=form)
@@ -341,6 +349,7 @@ def test_kept_modules_have_the_same_nodes_and_weights(exported, tmp_path):
     assert any("blocks.0.attn_s.fn" in scopes[node.name] for node in after.products(int8=True))
 
 
+@pytest.mark.slow
 def test_a_weight_shared_by_a_kept_and_a_quantised_module_is_stored_twice(tmp_path):
     model = make()
     model.blocks[0].attn_t.fn.to_out = model.blocks[0].attn_s.fn.to_out
@@ -377,6 +386,7 @@ def test_the_logits_are_close_to_those_of_float32(exported, int8, attn, form):
     assert 0 < distance(expected, got) < BOUND
 
 
+@pytest.mark.slow
 def test_the_bound_on_the_distance_fails_for_other_weights(exported, int8):
     """The bound can fail: another mechanism with the same sizes exceeds it."""
     inputs = {"video": clips()}
@@ -391,6 +401,7 @@ def test_a_clip_alone_gives_the_logits_it_has_in_a_batch(int8, attn, form):
     np.testing.assert_allclose(alone, together, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_onnxruntime_has_an_integer_kernel_for_each_product(int8, fixed, tmp_path):
     """A fixed batch too, where ONNX Runtime could fuse a product and its bias into a Gemm."""
     import onnxruntime
@@ -408,6 +419,7 @@ def test_onnxruntime_has_an_integer_kernel_for_each_product(int8, fixed, tmp_pat
         assert kinds.count("Gemm") == 1  # the head
 
 
+@pytest.mark.slow
 @needs_rtx
 @pytest.mark.parametrize("attn", MECHANISMS)
 def test_the_symmetric_form_builds_an_engine(int8, attn, tmp_path):
@@ -425,6 +437,7 @@ def test_the_symmetric_form_builds_an_engine(int8, attn, tmp_path):
 # --- inputs
 
 
+@pytest.mark.slow
 def test_a_fixed_batch_is_filled_with_the_first_clips(fixed, tmp_path):
     video = clips(3)
     three, four = tmp_path / "three.onnx", tmp_path / "four.onnx"
@@ -434,6 +447,7 @@ def test_a_fixed_batch_is_filled_with_the_first_clips(fixed, tmp_path):
     assert three.read_bytes() == four.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_model_with_a_mask_is_calibrated_with_masks(tmp_path):
     torch.manual_seed(0)
     frames, _, height, width = SHAPE

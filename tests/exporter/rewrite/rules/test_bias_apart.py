@@ -24,6 +24,7 @@ def gemms_with_bias(model, folder):
     )
 
 
+@pytest.mark.slow
 def test_products_of_output_projections_have_no_bias(make, tmp_path):
     before = gemms_with_bias(make(), tmp_path)
     model = make()

@@ -6,6 +6,7 @@ from exporter.rewrite.rules.class_token import ClassToken, ClassTokenBlock, clas
 from model.config import MECHANISM_NAMES, SCHEME_NAMES
 
 
+@pytest.mark.slow
 def test_the_last_attention_gives_one_query_and_one_output(make, operators, plain_operators):
     model = make("regular", depth=1)
     class_token(model)

@@ -27,6 +27,7 @@ def kinds(model):
     return [[type(step) for step in block.steps] for block in model.blocks]
 
 
+@pytest.mark.slow
 def test_each_piece_has_its_own_products(make, operators, limit):
     model, whole = make(depth=1), operators(make(depth=1))
     limit(SPACE_BYTES / FRAMES)

@@ -20,6 +20,7 @@ def pieces(monkeypatch):
     return set_limit
 
 
+@pytest.mark.slow
 def test_each_piece_has_its_own_feed_forward(make, operators, plain_operators, pieces):
     pieces(3)
     model = make(depth=1)

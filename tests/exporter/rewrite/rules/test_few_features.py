@@ -8,6 +8,7 @@ from model import PerformerAttention
 from model.config import SCHEME_NAMES
 
 
+@pytest.mark.slow
 def test_the_graph_has_no_logarithm_and_no_division_by_feature(make, operators, plain_operators):
     model = make("performer", depth=1)
     few_features(model)

@@ -6,6 +6,7 @@ from exporter.rewrite.rules.fold_fc import fold_fc
 from model.precision import rounded_modules
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attn", ["regular", "performer"])
 def test_each_block_has_one_product_less(make, operators, plain_operators, attn):
     model = make(attn, depth=1)

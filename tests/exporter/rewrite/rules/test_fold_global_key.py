@@ -6,6 +6,7 @@ from exporter.rewrite.rules.class_token import class_token
 from exporter.rewrite.rules.fold_global_key import FoldedGlobalKey, fold_global_key
 
 
+@pytest.mark.slow
 def test_the_tokens_have_one_product_instead_of_two(make, operators, plain_operators):
     model = make("fastformer", depth=1)
     assert fold_global_key(model) == 1

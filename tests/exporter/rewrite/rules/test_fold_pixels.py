@@ -72,6 +72,7 @@ def test_it_does_not_fire_for_a_model_of_normalised_clips(make, untouched):
     untouched("fold_pixels", make())
 
 
+@pytest.mark.slow
 def test_its_graph_adds_only_a_cast_and_a_transpose(embedded, operators, pixels):
     _, own = embedded()
     rewritten = rewrite_measured(own).model

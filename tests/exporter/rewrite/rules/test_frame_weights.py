@@ -6,6 +6,7 @@ from exporter.rewrite.rules.frame_weights import FrameWeights, frame_weights
 from model.config import MECHANISM_NAMES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
 def test_attention_through_time_has_no_rotation(make, operators, plain_operators, attn):
     model = make(attn, depth=1)

@@ -6,6 +6,7 @@ from exporter.rewrite.rules.heads_first import HeadsFirst, heads_first
 from model.config import SCHEME_NAMES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attn", ["regular", "performer"])
 def test_projections_give_heads_without_a_split_or_a_second_product(
     make, operators, plain_operators, attn
