@@ -81,7 +81,7 @@ def train_and_save(mechanism: MechanismName, out: Path) -> dict[str, Any]:
     for step, loss, share in train(model, recipe):
         if step % LOG_EVERY == 0:
             seconds = time.perf_counter() - start
-            line = f"  step {step:5}  loss {loss:.3f}  right {share:.3f}  {seconds:4.0f} s"
+            line = f"  step {step:5}  loss {loss:.3f}  accuracy {share:.3f}  {seconds:4.0f} s"
             print(line, flush=True)
     seconds = time.perf_counter() - start
     path = out / f"motion-{mechanism}.safetensors"

@@ -64,7 +64,8 @@ def use_options(app: App, argv: Sequence[str]) -> tuple[list[str], str | None]:
     named, _ = _names(app[argv[0]])
     known = {name: value for name, value in table.items() if name in named}
     app.config = (Dict({argv[0]: known}, source=str(path)),)
-    # cyclopts drops such options of a file if the command line has one of them. Pass them as words.
+    # Options that the command does not declare are passed as words. From a file, cyclopts would
+    # ignore all of them if the command line has one.
     given = {word.partition("=")[0] for word in argv}
     others = {n: v for n, v in table.items() if n not in named and f"--{n}" not in given}
     quiet = "--quiet" in argv or table.get("quiet") is True

@@ -27,7 +27,7 @@ def verify(
 
     Args:
         directory: What `tsformer export` made.
-        checkpoint: Where the checkpoint lies now, if it was moved.
+        checkpoint: The new path of the checkpoint, if it was moved.
         video: More clips to prove it on; may be given several times.
         json_: Print the report as JSON.
         debug: Show the trace of an error.

@@ -75,7 +75,7 @@ class StagedDirectory:
             else:
                 self.path.rename(self.out)
         except OSError as error:
-            raise OutputError(f"cannot put {self.out} into place: {error.strerror}") from error
+            raise OutputError(f"cannot move the export to {self.out}: {error.strerror}") from error
         self._published = True
 
     def _replace(self) -> None:
@@ -174,7 +174,7 @@ class StagedEntries(StagedDirectory):
         except OSError as error:
             if made:
                 shutil.rmtree(self.out, ignore_errors=True)
-            raise OutputError(f"cannot put into {self.out}: {error.strerror}") from error
+            raise OutputError(f"cannot move entries into {self.out}: {error.strerror}") from error
         self._published = True
         shutil.rmtree(self.path, ignore_errors=True)  # empty by now
 

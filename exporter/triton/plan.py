@@ -117,7 +117,7 @@ def _shared(manifest: Mapping[str, Any], serving: Serving) -> dict[str, Any]:
     profile = manifest["spec"].get("dynamic_batch")
     if profile is None and serving.queue_delay is not None:
         raise UsageError(
-            "--queue-delay is for forming batches, and the batch of this export is fixed",
+            "--queue-delay needs dynamic batching, and the batch of this export is fixed",
             remedy="omit it, or export with --dynamic-batch MIN:OPT:MAX",
         )
     delay = DEFAULT_QUEUE_DELAY if serving.queue_delay is None else serving.queue_delay
@@ -180,15 +180,17 @@ def _engine_absence(manifest: Mapping[str, Any], ran: Mapping[str, str]) -> str:
     if flavour != "tensorrt":
         return (
             f"Triton's tensorrt backend runs engines of TensorRT, not of {flavour}: export with "
-            "--engine tensorrt on the GPU it is for"
+            "--engine tensorrt on the GPU that will run it"
         )
     if FILES["tensorrt"][0] not in manifest["files"]:
         return "the engine is not in the export"
     if "" not in ran.values():
-        return "its engine was not executed, so it is not proven: export it on the GPU it is for"
+        return (
+            "the engine was not executed, so it is not proven: export on the GPU that will run it"
+        )
     if profile and profile["min"] > 1:
         return (
-            f"its engine takes no batch below {profile['min']}, and a client may send one clip: "
+            f"the engine takes no batch below {profile['min']}, but a client may send one clip: "
             "export with --dynamic-batch 1:OPT:MAX"
         )
     return ""
@@ -202,7 +204,9 @@ def _notes(
     for model in models:
         if model.backend == "tensorrt":
             version = manifest["engine"]["version"]
-            notes.append(f"{model.name} needs a server with TensorRT {version}, which built it")
+            notes.append(
+                f"{model.name} needs a server with the version that built it, TensorRT {version}"
+            )
         elif model.device not in ran["onnxruntime"]:
             where = f"{model.name} is not proven on {model.device}"
             notes.append(f"{where}: run tsformer verify on the machine that will serve it")
@@ -222,7 +226,7 @@ def _ensemble(
     """Make a model that scales uint8 frames, and an ensemble that passes them to `target`."""
     video, *others = target.inputs
     if video.type != "TYPE_FP32":
-        raise UsageError("--ensemble is for graphs of float32, and this one takes pixels itself")
+        raise UsageError("--ensemble needs a float32 graph, but this graph takes pixels itself")
     *before, f, c, h, w = video.dims
     frames = TritonTensor("frames", "TYPE_UINT8", (*before, f, h, w, c))
     size = target.max_batch_size

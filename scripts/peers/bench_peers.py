@@ -217,10 +217,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--precision", choices=["fp32", "int8"], default="fp32", help="of our graphs"
     )
     parser.add_argument("--threads", type=count, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--processes", type=count, default=1, help="processes of one pair")
-    parser.add_argument("--rounds", type=count, default=100, help="most rounds of one process")
+    parser.add_argument("--processes", type=count, default=1, help="for each pair")
+    parser.add_argument("--rounds", type=count, default=100, help="limit for each process")
     parser.add_argument("--seconds", type=float, default=20.0, help="start no round after this")
-    parser.add_argument("--limit", type=float, default=1800.0, help="most seconds of one process")
+    parser.add_argument("--limit", type=float, default=1800.0, help="seconds for each process")
     for name in ("--frames", "--dim", "--depth"):
         parser.add_argument(name, type=int)
     parser.add_argument("--out", type=Path, default=ROOT / "scripts" / "results" / "peers.json")

@@ -200,10 +200,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=bench_peers.count, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--processes", type=bench_peers.count, default=1, help="for each point")
     parser.add_argument(
-        "--rounds", type=bench_peers.count, default=50, help="most rounds of one process"
+        "--rounds", type=bench_peers.count, default=50, help="limit for each process"
     )
     parser.add_argument("--seconds", type=float, default=20.0, help="start no round after this")
-    parser.add_argument("--limit", type=float, default=1800.0, help="most seconds of one process")
+    parser.add_argument("--limit", type=float, default=1800.0, help="seconds for each process")
     for name in ("--frames", "--dim", "--depth"):
         parser.add_argument(name, type=int)
     default = bench_peers.ROOT / "docs" / "images" / "figure"  # the guide shows it

@@ -110,7 +110,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=count, default=8, help="for each process")
     parser.add_argument("--seconds", type=float, default=2.0, help="for each half of a round")
     parser.add_argument("--threads", type=count, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--limit", type=float, default=1800.0, help="most seconds of one process")
+    parser.add_argument("--limit", type=float, default=1800.0, help="seconds for each process")
     for name in ("--frames", "--dim", "--depth"):
         parser.add_argument(name, type=int)
     parser.add_argument("--out", type=Path, default=ROOT / "scripts" / "results" / "limit.json")
