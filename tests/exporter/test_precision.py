@@ -128,9 +128,8 @@ def write_graph(model, path, precision, keep=(), batch=1):
     return Typed(path)
 
 
-QUICKEST = ("performer", "fp16")
 CASES = [
-    pytest.param(pair, id="-".join(pair), marks=[] if pair == QUICKEST else pytest.mark.slow)
+    pytest.param(pair, id="-".join(pair), marks=pytest.mark.slow)
     for pair in product(MECHANISM_NAMES, LOWER)
 ]
 
@@ -347,6 +346,7 @@ def scope(node):
     return notes.get("pkg.torch.onnx.name_scopes", "")
 
 
+@pytest.mark.slow
 def test_keep_fp32_leaves_exactly_the_matched_modules_in_float32(tmp_path):
     kept = ["blocks.0.mlp", "blocks.1.attn_t.fn", "project_in"]
     model = load_model(ExportSpec(attn="regular", res=(32, 48), **{**SIZES, "depth": 2}))

@@ -130,7 +130,8 @@ class TestHowItWasExported:
     @pytest.mark.parametrize(
         "given",
         [
-            {"batch": 2},  # three clips: the last run is filled up
+            # Three clips: the last run is filled up.
+            pytest.param({"batch": 2}, marks=pytest.mark.slow),
             pytest.param({"dynamic_batch": BatchProfile(1, 2, 2)}, marks=pytest.mark.slow),
             pytest.param({"model": "timesformer_pytorch", "mask": True}, marks=pytest.mark.slow),
         ],

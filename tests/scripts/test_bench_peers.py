@@ -103,6 +103,7 @@ def test_openvino_is_timed(bench, graphs):
     assert max(figures.ours_rel_l2, figures.peer_rel_l2) < 1e-5
 
 
+@pytest.mark.slow
 def test_without_openvino_the_row_is_missing_with_a_reason(bench, graphs, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     figures = bench.measure(pair_of(bench, peer="ours/openvino"), graphs)

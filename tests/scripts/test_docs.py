@@ -9,6 +9,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from exporter.cli import app
 from exporter.cli.config_file import take_option
 
@@ -141,6 +143,7 @@ def anchors(text):
     return {re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", line).strip().lower()) for line in headings}
 
 
+@pytest.mark.slow
 def test_the_guide_builds_strictly_and_loads_nothing_from_outside(
     tmp_path, environ_without_coverage
 ):

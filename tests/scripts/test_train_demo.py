@@ -79,6 +79,7 @@ class TestCommitted:
         assert result["steps"] == script.RECIPES[mechanism].steps < FRESH_SEED
         assert {"seed", "torch", "date", "cpu", "cores"} <= result.keys()
 
+    @pytest.mark.slow
     def test_new_clips_are_classified_correctly(self, script, trained, fresh, mechanism):
         assert script.accuracy(trained[mechanism], *fresh) >= 0.95
 
@@ -91,6 +92,7 @@ class TestCommitted:
             script.accuracy(trained[mechanism], clips.flip(1), torch.tensor(turned)[labels]) > 0.9
         )
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("frame", [0, 4])
     def test_a_single_frame_gives_chance_accuracy(self, script, trained, fresh, mechanism, frame):
         clips, labels = fresh

@@ -78,6 +78,7 @@ def report_of(directory):
 # --- the report
 
 
+@pytest.mark.slow
 def test_the_rows_have_the_requested_precision(made):
     report = report_of(made)
     rows = {row["runtime"]: row for row in report["parity"]}

@@ -279,6 +279,7 @@ def flops_of(module, *inputs):
     return counter.get_total_flops()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
 def test_matrix_products_are_those_torch_counts(attn, exported):
     model = make(attn)

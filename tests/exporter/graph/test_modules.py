@@ -95,6 +95,7 @@ def real(tmp_path_factory):
     return model, onnx.load(path)
 
 
+@pytest.mark.slow
 def test_the_map_of_a_real_graph_names_existing_modules_and_values(real):
     model, proto = real
     outputs = read_module_outputs(proto)

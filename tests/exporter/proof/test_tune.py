@@ -265,6 +265,7 @@ def test_the_recipe_is_written_beside_the_export_by_default(exported, capsys):
     assert "blocks.1.mlp.fn" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "options", "words"),
     [

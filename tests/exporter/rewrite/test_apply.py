@@ -48,6 +48,7 @@ def test_the_rewritten_model_has_the_same_function(make, clips, rel_l2, attn, sc
     assert rel_l2(rewritten(clips.double()), model(clips.double())) <= 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -147,6 +148,7 @@ def test_the_modules_keep_their_paths(make, attn):
 # --- the figures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
 def test_the_model_is_the_same_with_and_without_figures(make, clips, attn):
     model = make(attn)

@@ -89,6 +89,7 @@ class TestTheClips:
         assert read_for(config, how, real_clips["bikes"]).array.shape == (1, 3, 32, 48, 1)
 
 
+@pytest.mark.slow
 class TestTheExport:
     def test_it_is_proven_on_pixels(self, made):
         _, result = made

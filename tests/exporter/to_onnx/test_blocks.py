@@ -165,6 +165,7 @@ def test_blocks_with_attention_in_pieces_share_a_function(monkeypatch, apart, tm
     assert_same(once, write(tmp_path / "apart.onnx", model, example(model)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make_model", [make, partial(make_vit, drop_path=0.1)])
 def test_blocks_are_traced_once(traced, tmp_path, make_model):
     model = rewrite(make_model())
@@ -213,6 +214,7 @@ def pass_on(cls, x, _rotary):
     return cls + x[:, :1], x
 
 
+@pytest.mark.slow
 def test_a_block_of_a_unique_structure_is_traced_in_the_model(traced, tmp_path):
     model = make(depth=1)
     write(tmp_path / "model.onnx", model, example(model))
@@ -244,6 +246,7 @@ def test_blocks_of_one_structure_with_different_inputs_are_refused():
             function.call(model.blocks[1], "blocks.1", cls, *more)
 
 
+@pytest.mark.slow
 def test_blocks_whose_output_shapes_differ_from_their_input_shapes_are_refused(tmp_path):
     model = make()
     for block in model.blocks:
@@ -256,6 +259,7 @@ def drop_the_last(cls, x):
     return cls, x[:, :-1]
 
 
+@pytest.mark.slow
 def test_a_weight_that_is_not_an_input_of_the_function_is_refused(monkeypatch, tmp_path):
     known = blocks._weights
 

@@ -210,6 +210,7 @@ def test_rotary_tables_are_shared_by_the_blocks(tmp_path):
 # --- the file
 
 
+@pytest.mark.slow
 def test_the_same_model_gives_the_same_bytes(tmp_path, plain):
     again = write(tmp_path / "elsewhere.onnx")
     assert (tmp_path / "elsewhere.onnx").read_bytes() == plain.read_bytes()

@@ -132,6 +132,7 @@ def test_one_frame_leaves_no_empty_tensor(options):
     assert error(model, session, inputs(frames=1)) <= LIMIT
 
 
+@pytest.mark.slow
 def test_weights_are_split_not_activations():
     ops = {node.op_type for node in export(make(depth=2), inputs(), free_batch=False).graph.node}
     assert not ops & {"Split", "Chunk", "Einsum", "Gather", "GatherElements", "Not"}

@@ -18,6 +18,7 @@ def test_each_token_is_projected_once(make, clips):
     assert shapes == [(2, 3, 16, 24)] * 2  # b f 1+hw 2c
 
 
+@pytest.mark.slow
 def test_the_graph_has_fewer_products_and_sums_of_tokens(make, operators, plain_operators):
     model = make("fastformer", depth=1)
     pooled_rotation(model)
