@@ -378,7 +378,7 @@ def test_an_engine_without_a_gpu_is_one_line(made, capsys):
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_an_engine_with_every_module_as_output_can_be_built(made, tmp_path, precision):
     proto = onnx.load(made(precision) / "model.onnx")
     names = [*dict.fromkeys(name for of in read_module_outputs(proto).values() for name in of)]
