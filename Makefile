@@ -1,14 +1,13 @@
 # `make demo` exports three models. `make test` runs the checks and all tests. Both install the
-# project into .venv first. `make quick` runs the checks and the fast tests, without coverage.
-# `make docs` builds the guide from docs/ to build/docs.
+# project into .venv first. `make quick` runs the checks and the tests not marked slow, without
+# coverage. `make docs` builds the guide from docs/ to build/docs.
 
 PYTHON ?= python3
 BIN := .venv/bin
 # Number of test processes. Each process has one thread.
 WORKERS ?= 2
 
-# The tests of a file share their exports, so they stay in one process. tests/conftest.py orders the
-# files.
+# Tests of one file share exports, so they run in one process. tests/conftest.py orders the files.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test quick fast check docs package clean
@@ -19,7 +18,7 @@ demo: .venv/installed
 test: check
 	$(PYTEST) --cov --cov-report=term:skip-covered --cov-fail-under=90
 
-# Types are checked on one core: beside the tests, not before them.
+# Pyright uses one core: run it beside the tests, not before them.
 quick: .venv/installed
 	$(MAKE) -j2 check fast
 
