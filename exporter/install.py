@@ -6,7 +6,9 @@ This module runs before the rest of the package. It imports the standard library
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
 import re
 import sys
 from importlib import metadata
@@ -17,8 +19,12 @@ from exporter.errors import MissingPackageError, ShadowedError
 NAME = "tsformer"
 EXTRAS = ("runtime", "cpu", "gpu")  # the extras for users, the smallest first
 COMMANDS = ("tsformer", "export")
-# Modules whose distribution has another name. A `-` in place of a `_` does not need an entry.
-_DISTRIBUTIONS = {"google": "protobuf", "tensorrt_rtx": "tensorrt-rtx-cu13"}
+# Modules whose distributions have other names. A `-` in place of a `_` does not need an entry.
+_DISTRIBUTIONS = {
+    "google": ("protobuf",),
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "tensorrt_rtx": ("tensorrt-rtx-cu13",),
+}
 
 
 def how_to_install(module: str) -> str:
@@ -51,10 +57,10 @@ def _extras_with(module: str) -> list[str]:
     except metadata.PackageNotFoundError:  # a checkout that is not installed has no metadata
         return list(EXTRAS[1:])
     requirements = [_parse(line) for line in lines]
-    package = _normalised(_DISTRIBUTIONS.get(module, module))
-    if any(name == package and not extra for name, _, extra in requirements):
+    packages = {_normalised(name) for name in _DISTRIBUTIONS.get(module, (module,))}
+    if any(name in packages and not extra for name, _, extra in requirements):
         return []
-    found = [extra for extra in EXTRAS if package in _closure(extra, requirements)]
+    found = [extra for extra in EXTRAS if packages & _closure(extra, requirements)]
     return found or list(EXTRAS[1:])  # a package that another package needs
 
 
@@ -84,37 +90,47 @@ def _normalised(name: str) -> str:
 
 
 def refuse_shadow() -> None:
-    """Stop if `import model` finds a file of the user instead of tsformer's package.
+    """Stop if `import model` finds a file or folder of the user instead of tsformer's package.
 
     A command ends with a message of one line. A program gets the exception.
 
     Raises:
         ShadowedError: with the file and the remedy.
     """
-    ours = Path(__file__).resolve().parent.parent / "model" / "__init__.py"
-    found = _find_model()
-    if found is None or found.resolve() == ours:
+    ours = Path(__file__).resolve().parent.parent / "model"
+    origin, folders = _find_model()
+    found = Path(origin) if origin else next(map(Path, folders), None)
+    is_package = origin is None or Path(origin).stem == "__init__"
+    if found is None or ours in {Path(folder).resolve() for folder in folders}:
         return
-    folder = found.parent.parent if found.name == "__init__.py" else found.parent
+    if origin and is_package and found.resolve().parent == ours:
+        return
+    place = found.parent.parent if origin and is_package else found.parent
     error = ShadowedError(
         f"{found} hides the package `model` of tsformer",
-        remedy=f"rename it, or keep {folder} off Python's path (python -P, no PYTHONPATH)",
+        remedy=f"rename it, or keep {place} off Python's path (python -P, no PYTHONPATH)",
     )
     if _is_command():
-        # `exporter.cli` cannot be imported here, so Python prints the line.
-        raise SystemExit(f"tsformer: {error.stage}: {error}")
+        # `exporter.cli`, which prints for all commands, cannot be imported here.
+        with contextlib.suppress(OSError):
+            os.write(2, f"tsformer: {error.stage}: {error}\n".encode())
+        raise SystemExit(error.exit_code)
     raise error
 
 
-def _find_model() -> Path | None:
-    """Find the file that `import model` loads or loaded; None if there is no such module."""
+def _find_model() -> tuple[str | None, list[str]]:
+    """The file that `import model` loads or loaded, and the folders of its submodules.
+
+    A folder without `__init__.py` has no file. Where tsformer is installed in editable mode, Python
+    finds such a folder of the user first.
+    """
     loaded = sys.modules.get("model")
     if loaded is not None:
-        origin = getattr(loaded, "__file__", None)
-    else:
-        spec = importlib.util.find_spec("model")
-        origin = spec.origin if spec else None
-    return Path(origin) if origin else None
+        return getattr(loaded, "__file__", None), list(getattr(loaded, "__path__", ()))
+    spec = importlib.util.find_spec("model")
+    if spec is None:
+        return None, []
+    return spec.origin, list(spec.submodule_search_locations or ())
 
 
 def _is_command() -> bool:

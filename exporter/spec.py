@@ -49,7 +49,7 @@ EXPLICIT_TARGETS = {"bf16": _AMPERE_ON, "int8": _AMPERE_ON}
 
 
 @document
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExportSpec:
     """What to export and how; `None` leaves the value to the checkpoint, or to the default.
 
@@ -187,9 +187,7 @@ class ExportSpec:
         choices=Choices("engine target", TARGETS),
         whole=True,
     )
-    allow_ill_conditioned: bool = option(
-        False, "Exit 0 for a model that is no function at this precision."
-    )
+    allow_ill_conditioned: bool = option(False, "Exit 0 for an ill-conditioned model too.")
     threads: int | None = option(None, "Threads on the CPU.")
     bench_seconds: float = option(20.0, "Time for measuring latency.")
     seed: int = option(0, "Seed of a fresh model.", graph=24)
@@ -228,13 +226,16 @@ class ExportSpec:
             )
 
     def _accept_plain_paths(self) -> None:
-        """Accept strings as paths, and one clip as a tuple of one: users write specs by hand."""
+        """Accept strings as paths, and one value for several: users write specs by hand."""
         if self.checkpoint is not None:
             object.__setattr__(self, "checkpoint", Path(self.checkpoint))
         for name in ("video", "calibration"):
             paths = getattr(self, name)
             paths = (paths,) if isinstance(paths, (str, Path)) else paths
             object.__setattr__(self, name, tuple(map(Path, paths)))
+        for name in ("targets", "no_rewrite", "keep_fp32"):
+            words = getattr(self, name)
+            object.__setattr__(self, name, (words,) if isinstance(words, str) else tuple(words))
         if self.res is not None and not (isinstance(self.res, tuple) and len(self.res) == 2):
             raise UsageError("res", got=repr(self.res), expected="(height, width)")
 

@@ -93,7 +93,7 @@ def _table(advice: Advice) -> RenderableType:
     from rich.constrain import Constrain
 
     from exporter.report import mb, ms, sci
-    from exporter.report.table import WIDTH, figures, plain_line, table, texts
+    from exporter.report.table import WIDTH, figures, plain, plain_line, table, texts
     from exporter.sweep.advise import NO_ACCURACY, named
     from exporter.sweep.grid import name_of
 
@@ -113,5 +113,5 @@ def _table(advice: Advice) -> RenderableType:
     if advice.front and advice.criterion == "error":
         lines.append(plain_line(NO_ACCURACY))
     if advice.pick:
-        lines += [plain_line(advice.reason), plain_line(advice.pick.cell.directory or "")]
+        lines += [plain_line(advice.reason), plain(advice.pick.cell.directory or "")]
     return Constrain(Group(*lines), width=WIDTH)

@@ -97,16 +97,19 @@ class Output(Console):
 
 
 @contextmanager
-def reader_may_leave(stream: TextIO) -> Iterator[None]:
+def reader_may_leave(stream: TextIO | None) -> Iterator[None]:
     """Print to a pipe that its reader may close, as `head` does; drop the rest of the output.
 
-    The exit code describes the work and the proof. A closed pipe does not change it.
+    The exit code describes the work and the proof. A closed pipe does not change it, nor does a
+    stream that was closed before the start, which Python gives as None.
     """
     try:
         yield
-        stream.flush()  # without it Python flushes at exit, prints an error and exits with 120
+        if stream is not None:
+            stream.flush()  # without it Python flushes at exit, prints an error and exits with 120
     except BrokenPipeError:
-        _drop(stream)
+        if stream is not None:
+            _drop(stream)
 
 
 def _drop(stream: TextIO) -> None:
@@ -126,11 +129,13 @@ def show(what: RenderableType) -> None:
 
 def show_trace(error: BaseException) -> None:
     """Print the trace of an error to stderr."""
-    traceback.print_exception(error)
+    with reader_may_leave(sys.stderr):
+        traceback.print_exception(error)
 
 
 def say(message: str, code: int) -> int:
     """Print a message to stderr, and return the exit code."""
-    with reader_may_leave(sys.stderr):
-        print(f"tsformer: {message}", file=sys.stderr)
+    if sys.stderr is not None:  # `print` would write to stdout instead
+        with reader_may_leave(sys.stderr):
+            print(f"tsformer: {message}", file=sys.stderr)
     return code

@@ -162,13 +162,13 @@ def _engine_view(engine: EngineFacts) -> Iterator[RenderableType]:
     made = f"{engine.flavour or 'of unknown make'} {built.get('version') or ''}".strip()
     yield plain(f"\n{engine.file}: {size(engine.bytes)}, {made}", "bold")
     style = {"malformed": "bold red", "not checked": "yellow"}.get(engine.header, "")
-    said = {"well-formed": ", which is little: TensorRT looks at its first bytes alone"}
+    said = {"well-formed": ", but TensorRT checks only its first bytes"}
     objections = f" ({', '.join(engine.objections)})" if engine.objections else ""
     yield plain(f"Header: {engine.header}{said.get(engine.header, '')}{objections}", style)
     damaged = engine.content.startswith("changed")
     yield plain(f"Content: {engine.content}", "bold red" if damaged else "")
     if not built.get("version"):
-        yield plain("Built for: needs a GPU to know more; no manifest.json beside it tells")
+        yield plain("Built for: unknown without a GPU, because there is no manifest.json beside it")
         return
     targets = human(built.get("targets")) if built.get("targets") else "the builder's default"
     yield plain(f"Built for: {targets}; {human(built.get('layers'))} layers; {built.get('status')}")

@@ -100,7 +100,7 @@ def attention(view: GraphView) -> Iterator[Spot]:
     "custom-operator",
     severity="error",
     runtimes=[TENSORRT],
-    remedy="export to the ONNX standard alone, without a runtime's",
+    remedy="export with standard ONNX operators only",
 )
 def custom_operator(view: GraphView) -> Iterator[Spot]:
     """An operator is not in the ONNX standard.

@@ -156,7 +156,7 @@ def bfloat16(view: GraphView) -> Iterator[Spot]:
     remedy="compute it once in __init__ and register it as a float32 buffer",
 )
 def int64_arithmetic(view: GraphView) -> Iterator[Spot]:
-    """The graph computes in int64 what is not a shape.
+    """The graph computes in int64, and the result is not a shape.
 
     Positions and indices are the usual case. They are the same in every run, but are computed
     again in each, in a type for which runtimes have few fast kernels. Arithmetic on shapes is not

@@ -13,7 +13,7 @@ from exporter.lint.types import einsum_types, mixed_float64, mixed_types
 @rule(
     "not-valid",
     severity="error",
-    remedy="export it again with a current exporter; what it says is what a runtime will say",
+    remedy="export it again with a current exporter: a runtime gives the same error",
 )
 def not_valid(view: GraphView) -> Iterator[Spot]:
     """The checker of ONNX refuses the graph.

@@ -48,7 +48,7 @@ def repeated_weights(view: GraphView) -> Iterator[Spot]:
             yield Spot(names[0], what, nodes)
 
 
-@rule("cast-pair", severity="warning", remedy="leave it out, as a runtime may not")
+@rule("cast-pair", severity="warning", remedy="remove the two casts: a runtime may keep them")
 def cast_pair(view: GraphView) -> Iterator[Spot]:
     """A cast changes nothing, or undoes the cast before it.
 

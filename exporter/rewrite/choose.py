@@ -24,7 +24,7 @@ def rewrite_for_export(
 def rewrites_to_skip(
     spec: ExportSpec, model: VideoClassifier, *, integer_products: bool = False
 ) -> dict[str, str]:
-    """The rewrites that an export is better without, each with the reason.
+    """The rewrites that do not suit an export, each with the reason.
 
     Args:
         spec: The export.

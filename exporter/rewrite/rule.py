@@ -73,7 +73,7 @@ class Rewrite(ABC, Generic[PlaceT]):
         return sum(refusal is None for refusal in self.visit(model, clips))
 
     def visit(self, model: VideoClassifier, clips: int) -> Iterator[Refusal | None]:
-        """Change every place that fits; give a refusal for each other place, None for a changed."""
+        """Change every place that fits. Yield None for a changed place, else the refusal."""
         for place in list(self.find(model, clips)):  # a list: a change may add and replace modules
             refusal = self.fits(place)
             if refusal is None:

@@ -2,8 +2,7 @@
 
 Every build has a separate process for three reasons. TensorRT can crash natively. TensorRT prints
 to the terminal. A failed build was observed to change the next build of the same process.
-`process.py` starts the worker. The worker imports only the standard library, `child.py` and
-`native.py`: not torch, and not the caller's script.
+`process.py` starts the worker. The worker imports neither torch nor the caller's script.
 """
 
 from __future__ import annotations

@@ -35,7 +35,9 @@ def test_the_remedy_names_the_smallest_extra_with_the_module(module, remedy):
 
 
 def test_onnxruntime_is_in_the_extra_runtime():
-    assert how_to_install("onnxruntime").startswith("pip install 'tsformer[runtime]' (or [cpu])")
+    assert how_to_install("onnxruntime").startswith(
+        "pip install 'tsformer[runtime]' (or [cpu], [gpu])"
+    )
 
 
 def test_a_checkout_that_is_not_installed_names_the_extras_for_exports(monkeypatch):

@@ -1,12 +1,20 @@
 import dataclasses
-from typing import get_type_hints
+from pathlib import Path
 
 import pytest
 from cyclopts import App
 
 from exporter.cli.export import ExportOptions, export
 from exporter.errors import UsageError
-from exporter.option import Choices, check_choices, check_precision, document, option, options_of
+from exporter.option import (
+    BatchProfile,
+    Choices,
+    check_choices,
+    check_precision,
+    document,
+    option,
+    options_of,
+)
 from exporter.spec import MODEL_ARGUMENTS, OF_THE_GRAPH, OPTIONS, ExportSpec
 
 
@@ -22,6 +30,50 @@ class Tea:
 
 
 OF_TEA = options_of(Tea)
+
+
+# One value of each option that is not its default, and the options that the value needs.
+GIVEN = {
+    "model": "facebookresearch",
+    "attn": "regular",
+    "res": (32, 48),
+    "scheme": "joint",
+    "frames": 3,
+    "channels": 1,
+    "batch": 2,
+    "num_classes": 7,
+    "dim": 32,
+    "depth": 1,
+    "heads": 2,
+    "dim_head": 16,
+    "patch_size": 8,
+    "checkpoint": Path("a.pth"),
+    "config": {"eps": 1e-6},
+    "semantics": "upstream",
+    "video": [Path("a.mp4"), Path("b.mp4")],
+    "mask": True,
+    "embed_preprocess": True,
+    "eval": "motion",
+    "rewrite": "none",
+    "no_rewrite": ["fold_fc"],
+    "optimize_for": "tensorrt",
+    "precision": "fp16",
+    "keep_fp32": ["blocks.0"],
+    "calibration": [Path("clips")],
+    "dynamic_batch": BatchProfile(1, 2, 4),
+    "opset": 21,
+    "engine": "none",
+    "targets": ("sm86",),
+    "allow_ill_conditioned": True,
+    "threads": 1,
+    "bench_seconds": 2.5,
+    "seed": 5,
+}
+NEEDED = {
+    "config": {"checkpoint": Path("a.pth")},
+    "keep_fp32": {"precision": "fp16"},
+    "calibration": {"precision": "int8"},
+}
 
 
 def test_options_are_read_in_the_order_of_their_fields():
@@ -108,15 +160,18 @@ def test_no_options_make_the_default_spec():
 
 
 def test_every_option_sets_its_field_of_the_spec():
-    given = {
-        int: 1,
-        str: "all",
-        bool: True,
-        float: 2.5,
-    }
-    for name, kind in get_type_hints(ExportSpec).items():
-        if kind in given and name not in ("precision", "optimize_for", "engine"):
-            made = ExportOptions(**{name: given[kind]}).to_spec()
-            assert getattr(made, name) == given[kind]
-    made = ExportOptions(no_rewrite=["fold_fc"], video=["a.mp4"], targets=("sm86",)).to_spec()
-    assert made == ExportSpec(no_rewrite=("fold_fc",), video="a.mp4", targets=("sm86",))
+    assert set(GIVEN) == set(OPTIONS)
+    for name, value in GIVEN.items():
+        needed = NEEDED.get(name, {})
+        made = ExportOptions(**{name: value}, **needed).to_spec()
+        wanted = tuple(value) if isinstance(value, list) else value
+        assert getattr(made, name) == wanted
+        assert getattr(ExportSpec(**{name: wanted}, **needed), name) == wanted
+        assert getattr(ExportSpec(**needed), name) != wanted
+
+
+@pytest.mark.parametrize("name", ["targets", "no_rewrite", "keep_fp32"])
+def test_one_word_stands_for_several(name):
+    word = GIVEN[name][0]
+    needed = NEEDED.get(name, {})
+    assert getattr(ExportSpec(**{name: word}, **needed), name) == (word,)

@@ -46,6 +46,15 @@ def test_a_command_ends_quietly_if_nothing_reads_its_errors(tmp_path, arguments,
     assert (done.stdout, done.stderr) == ("", f"exit code {code}\n")
 
 
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [("--version >&-", 0), ("predict x 2>&-", 2), ("predict x --debug 2>&-", 2)],
+)
+def test_a_stream_that_was_closed_before_changes_no_exit_code(tmp_path, command, code):
+    done = subprocess.run(["sh", "-c", f"{TSFORMER} {command}"], cwd=tmp_path, check=False)
+    assert done.returncode == code
+
+
 def test_a_broken_pipe_to_a_worker_is_an_internal_error(tmp_path):
     """Only printed output may be lost. A broken pipe to a worker process is a failure."""
     code = (

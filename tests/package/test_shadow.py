@@ -1,10 +1,13 @@
 """Test a file of the user with the name of our package: one line must name the file."""
 
+import compileall
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 SCRIPT = "from exporter import ExportSpec\nprint(ExportSpec(attn='fastformer').attn)\n"
 
@@ -28,7 +31,7 @@ def assert_one_line(text, path):
 def test_python_m_exporter_names_the_file(tmp_path, run_alone, kind):
     path = shadow(tmp_path, kind)
     done = run_alone([sys.executable, "-m", "exporter", "--help"], cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (4, "")
     assert_one_line(done.stderr, path)
 
 
@@ -36,7 +39,7 @@ def test_python_m_exporter_names_the_file(tmp_path, run_alone, kind):
 def test_the_console_scripts_name_a_file_earlier_on_the_path(tmp_path, run_alone, script):
     path = shadow(tmp_path, "module")
     done = run_alone([BIN / script, "--help"], cwd=tmp_path, PYTHONPATH=str(tmp_path))
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (4, "")
     assert_one_line(done.stderr, path)
 
 
@@ -91,11 +94,30 @@ def test_python_names_a_file_exporter_of_the_user(tmp_path, run_alone):
     assert str(tmp_path / "exporter.py") in done.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("first", ["import model", "import model.config", ""])
-def test_a_folder_without_a_package_hides_nothing(tmp_path, run_alone, first):
+@pytest.mark.parametrize("first", ["import model", ""])
+def test_a_folder_that_hides_an_editable_install_is_named(tmp_path, run_alone, first):
+    """The tests run in an editable install, whose packages Python finds last."""
     (tmp_path / "model").mkdir()
     (tmp_path / "train.py").write_text(f"{first}\n{SCRIPT}")
     done = run_alone([sys.executable, "train.py"], cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"{tmp_path / 'model'} hides the package" in done.stderr.splitlines()[-1]
+
+
+def test_a_folder_behind_our_package_hides_nothing(tmp_path, run_alone):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "train.py").write_text(f"{SCRIPT}from model import FastTimeSformer\n")
+    done = run_alone([sys.executable, "train.py"], cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "fastformer\n", "")
+
+
+def test_our_package_without_sources_hides_nothing(tmp_path, run_alone):
+    for name in ("exporter", "model"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    compileall.compile_dir(tmp_path, quiet=1, legacy=True)
+    for source in tmp_path.rglob("*.py"):
+        source.unlink()
+    done = run_alone([sys.executable, "-c", SCRIPT], cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "fastformer\n", "")
 
 
