@@ -132,7 +132,7 @@ def check_same_checkpoint(spec: ExportSpec, recorded: Mapping[str, Any]) -> None
         return
     if not spec.checkpoint.exists():
         raise CheckpointInputError(
-            f"{spec.checkpoint} is missing", remedy="give its new place with --checkpoint"
+            f"{spec.checkpoint} is missing", remedy="say where it is with --checkpoint"
         )
     if "checkpoint_sha256" not in recorded:
         raise CheckpointInputError(

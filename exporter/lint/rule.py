@@ -63,9 +63,7 @@ def rule(
     """Register a function as the rule of this name; a name can be used once."""
 
     def register(find: Find) -> Find:
-        earlier = REGISTERED.get(name)
-        if earlier and earlier.find.__qualname__ != find.__qualname__:  # a reload registers again
-            raise ValueError(f"two lint rules are called {name}")
+        assert name not in REGISTERED, f"two lint rules are called {name}"
         REGISTERED[name] = Rule(name, find, severity, tuple(runtimes), remedy)
         return find
 
