@@ -295,7 +295,6 @@ class ExportSpec:
 
 OPTIONS = options_of(ExportSpec)
 MODEL_ARGUMENTS = tuple(name for name, declared in OPTIONS.items() if declared.model)
-# The options that decide the graph, in the fixed order of the metadata in `model.onnx`. A path or
-# a measure of this machine decides no graph.
+# The options that decide the graph, in the fixed order of the metadata in `model.onnx`.
 _PLACES = {name: declared.graph for name, declared in OPTIONS.items() if declared.graph}
 OF_THE_GRAPH = tuple(sorted(_PLACES, key=_PLACES.__getitem__))
