@@ -119,7 +119,7 @@ def verify(
         on_progress: Called while the stages run.
 
     Raises:
-        NoExportError: if the directory is no export.
+        NoExportError: if the directory is not an export.
         ManifestError: if a file is missing or was changed.
         CheckpointInputError: if the checkpoint is not the one that was exported.
     """

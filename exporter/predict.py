@@ -74,7 +74,7 @@ class Card:
         """Read the card of a directory, after a check that its files are complete and unchanged.
 
         Raises:
-            NoExportError: if the directory is no export.
+            NoExportError: if the directory is not an export.
             ManifestError: if a file was changed, or the manifest is damaged.
         """
         manifest = read_manifest(directory)
@@ -120,7 +120,7 @@ class Predictor(Closing):
         threads: Threads of ONNX Runtime (default: one for each core).
 
     Raises:
-        NoExportError: if the directory is no export.
+        NoExportError: if the directory is not an export.
         ManifestError: if a file was changed.
         RuntimeFailure: if the runtime does not load the model, or an engine has no GPU.
         UsageError: if `threads` is less than 1.

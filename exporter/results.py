@@ -1,4 +1,4 @@
-"""What the stages give: plain dataclasses, rendered elsewhere."""
+"""The results of the stages: plain dataclasses. `exporter.report` renders them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Verdict = Literal["pass", "fail", "ill-conditioned", "not-run"]
 
 @dataclass(frozen=True)
 class StageStatus:
-    """One stage of the line: what came of it, how long it took (seconds), and what to know.
+    """One stage of an export: its status, its time in seconds, and a remark.
 
-    A stage that fails ends the export, so there is no status for that. `peak_memory_mb` is the peak
-    resident memory of the process (of the build's own process for the engine), in MiB.
+    A stage that fails ends the export, so there is no status for a failure. `peak_memory_mb` is the
+    peak resident memory of the process in MiB; for the engine, of the process that builds it.
     """
 
     name: str
@@ -28,8 +28,8 @@ class StageStatus:
 class InputParity:
     """One input clip: errors of one runtime against the float64 truth.
 
-    `rel_l2` is |y - t| / |t| over the logits, `floor_rel_l2` the same for eager PyTorch in the
-    same precision, `margin` the distance of the two largest logits of t over |t|.
+    `rel_l2` is |y - t| / |t| over the logits. `floor_rel_l2` is the same error of eager PyTorch in
+    the same precision. `margin` is the difference of the two largest logits of t, over |t|.
     """
 
     name: str
@@ -65,9 +65,9 @@ class Parity:
 
 @dataclass(frozen=True)
 class Rung:
-    """One module: errors of what a graph has there against the float64 truth, worst of the inputs.
+    """One module: errors of its output in a graph against the float64 truth, worst of the inputs.
 
-    `floor_rel_l2` is that of eager PyTorch in the precision of the graph.
+    `floor_rel_l2` is the error of eager PyTorch in the precision of the graph.
     """
 
     path: str
@@ -80,7 +80,10 @@ class Rung:
 
 @dataclass(frozen=True)
 class Ladder:
-    """The modules in the order they compute; the two marks are paths, empty where there is none."""
+    """The modules in the order of computation.
+
+    `first_divergence` and `first_not_finite` are paths of modules, empty if there is no such module.
+    """
 
     runtime: str
     device: str
@@ -94,7 +97,7 @@ class Ladder:
 class Accuracy:
     """Accuracy of one runtime on labelled clips, with its 95 % interval.
 
-    `agreement` is the share of clips on which its first class is that of eager PyTorch in float32.
+    `agreement` is the share of clips with the same first class as eager PyTorch in float32.
     """
 
     runtime: str
@@ -112,9 +115,9 @@ class Accuracy:
 class Latency:
     """Wall-clock times of one runtime, milliseconds per batch, host to host.
 
-    `of_limit` is the time that the graph's matrix products alone take in float32 on this CPU over
-    `p50_ms`: 1.0 is as fast as it gets, but for a runtime that computes in a faster type.
-    `samples_ms` are the single runs, in the order they were made.
+    `of_limit` is the time of the graph's matrix products alone, in float32 on this CPU, over
+    `p50_ms`. The best value is 1.0; a runtime that computes in a faster type may exceed it.
+    `samples_ms` are the single runs in their order.
     """
 
     runtime: str
@@ -134,14 +137,14 @@ class Latency:
     threads: int
     transfers_included: bool
     ratio_to_eager: float | None = None
-    ratio_to_fp32: float | None = None  # of ONNX Runtime on the float32 graph, where that was timed
+    ratio_to_fp32: float | None = None  # to ONNX Runtime on the float32 graph, if it was timed
     of_limit: float | None = None  # None on a GPU, whose limit is not measured
     samples_ms: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that `report.json` holds."""
+    """The content of `report.json`."""
 
     spec: dict[str, Any]
     environment: dict[str, Any]
@@ -154,17 +157,17 @@ class Report:
     ladder: Ladder | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the report as JSON-ready values."""
+        """Convert the report to values that JSON can hold."""
         return asdict(self)
 
 
 def overall_verdict(parity: Iterable[Parity]) -> Verdict:
-    """Give the worst verdict among the rows that were run; `not-run` if none was."""
+    """The worst verdict among the rows that were run; `not-run` if no row was."""
     found = {row.verdict for row in parity if not is_eager_pass(row)}
     worst_first: tuple[Verdict, ...] = ("fail", "ill-conditioned", "pass", "not-run")
     return next(verdict for verdict in worst_first if verdict in found or verdict == "not-run")
 
 
 def is_eager_pass(row: Parity) -> bool:
-    """Whether a row says only that eager PyTorch is itself: nothing about an export."""
+    """Whether a row compares eager PyTorch with itself, which says nothing about an export."""
     return row.runtime == "eager" and row.verdict == "pass"

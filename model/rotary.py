@@ -46,7 +46,7 @@ class FrameRotary(_Frequencies):
     Args:
         dim_head: Channels of a head, even.
         half_split: Lay the angles out as two equal halves instead of equal pairs. The published
-            package does so although it rotates pairs. The result is no rotation, but its
+            package does so although it rotates pairs. The result is not a rotation, but its
             checkpoints were trained with it.
     """
 

@@ -81,7 +81,7 @@ def _json(predictor: Predictor, found: list[Prediction]) -> str:
     }
     return json.dumps(
         facts, indent=2, allow_nan=False
-    )  # ASCII: a path may hold bytes that are no text
+    )  # ASCII: a path may hold bytes that are not text
 
 
 def _table(predictor: Predictor, found: list[Prediction]) -> RenderableType:

@@ -38,7 +38,7 @@ def ladder(
         on_progress: Called after each step.
 
     Raises:
-        NoExportError: if the directory is no export.
+        NoExportError: if the directory is not an export.
         CheckpointInputError: if the checkpoint is not the one that was exported.
         RuntimeFailure: if `engine` is given and there is no GPU.
         LadderError: if the graph does not name its modules.
@@ -81,7 +81,7 @@ def tune_precision(
         on_progress: Called after each step.
 
     Raises:
-        NoExportError: if the directory is no export.
+        NoExportError: if the directory is not an export.
         CheckpointInputError: if the checkpoint is not the one that was exported.
         TuneError: if no choice meets the budget.
     """

@@ -128,7 +128,7 @@ def read_recipe(path: Path) -> tuple[str, tuple[str, ...]]:
     """Read the precision and the modules to keep from a recipe file.
 
     Raises:
-        UsageError: if the file cannot be read or is no recipe.
+        UsageError: if the file cannot be read or is not a recipe.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

@@ -33,7 +33,7 @@ class Progress:
 
 
 def new_row(values: dict[str, Any], key: str, status: str, reason: str) -> Row:
-    """The row of a cell of which nothing is known yet."""
+    """The row of a cell that has not been made yet."""
     return {
         "cell": values,
         "key": key,

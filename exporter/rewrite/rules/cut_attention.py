@@ -118,7 +118,7 @@ def _check_layout(place: Place) -> Refusal | None:
 
 
 def _count_groups(place: Place) -> int:
-    patches = min(place.tokens) - place.is_last  # of a group: the class token is no patch
+    patches = min(place.tokens) - place.is_last  # of a group, without the class token
     return place.step.grid.tokens // patches
 
 
