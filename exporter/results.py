@@ -82,7 +82,7 @@ class Rung:
 class Ladder:
     """The modules in the order of computation.
 
-    `first_divergence` and `first_not_finite` are paths of modules, empty if there is no such module.
+    `first_divergence` and `first_not_finite` are paths of modules, or empty.
     """
 
     runtime: str

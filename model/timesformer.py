@@ -97,7 +97,7 @@ class TimeSformer(VideoClassifier):
 
         self.rotary = None
         if rotary_emb:
-            # Half-split angles on interleaved pairs do not rotate, but checkpoints were trained with them.
+            # Half-split angles on interleaved pairs are not a rotation. Checkpoints need them.
             self.frame_rot_emb = FrameRotary(dim_head, half_split=True)
             self.image_rot_emb = ImageRotary(dim_head)
             angles = {step.name: partial(_patch_angles, step) for step in steps}

@@ -13,7 +13,7 @@ import numpy as np
 from exporter.errors import UsageError
 
 # Unit: sides of the frame per frame, so the task is the same at every resolution. At the usual size
-# (224 pixels, patches of 16) a step is not a whole number of patches: shapes do not align with them.
+# (224 pixels, patches of 16) a step is not a whole number of patches, so shapes do not align.
 SPEEDS: Mapping[str, float] = {"slow": 0.04, "fast": 0.1}
 DIRECTIONS: Mapping[str, tuple[int, int]] = {  # down, across
     "left": (0, -1),

@@ -168,7 +168,7 @@ def _engine_view(engine: EngineFacts) -> Iterator[RenderableType]:
     damaged = engine.content.startswith("changed")
     yield plain(f"Content: {engine.content}", "bold red" if damaged else "")
     if not built.get("version"):
-        yield plain("Built for: needs a GPU to know more, because there is no manifest.json beside it")
+        yield plain("Built for: needs a GPU to know more: no manifest.json is beside the engine")
         return
     targets = human(built.get("targets")) if built.get("targets") else "the builder's default"
     yield plain(f"Built for: {targets}; {human(built.get('layers'))} layers; {built.get('status')}")
