@@ -17,7 +17,9 @@ from onnxscript import optimizer
 from torch.onnx._internal.exporter import _registration
 
 from exporter import ExportSpec
+from exporter.machine import environment
 from exporter.pipeline import export
+from exporter.to_engine.build import available_flavours
 from exporter.to_onnx import export as to_onnx
 
 # Frames, height and width differ, so that a swap of two axes changes a shape.
@@ -56,10 +58,21 @@ def _operators_read_once():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _tensorrt_asked_once():
+    """Ask each TensorRT for its version once, not for each export: that is a process of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(environment, "available_flavours", functools.cache(available_flavours))
+        yield
+
+
 # Entry points of libraries that run long in Python and call nothing of this package.
 UNTRACED = (
-    *((torch.onnx, "export"), (optimizer, "optimize_ir"), (to_onnx, "fold_constants_ir")),
-    *((PassBase, "__call__"), (Figure, "savefig")),
+    (torch.onnx, "export"),
+    (optimizer, "optimize_ir"),
+    (to_onnx, "fold_constants_ir"),
+    (PassBase, "__call__"),
+    (Figure, "savefig"),
 )
 
 
