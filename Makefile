@@ -10,19 +10,19 @@ WORKERS ?= 2
 # Tests of one file share exports, so they run in one process. tests/conftest.py orders the files.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test quick all fast check docs package clean
+.PHONY: demo test quick covered fast check docs package clean
 
 demo: .venv/installed
 	$(BIN)/python scripts/demo.py
 
 # Pyright uses one core: run it beside the tests, not before them.
 test: .venv/installed
-	$(MAKE) -j2 check all
+	$(MAKE) -j2 check covered
 
 quick: .venv/installed
 	$(MAKE) -j2 check fast
 
-all: .venv/installed
+covered: .venv/installed
 	$(PYTEST) --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 fast: .venv/installed

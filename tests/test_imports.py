@@ -68,6 +68,7 @@ def seconds(code):
     return min(once() for _ in range(3))
 
 
+@pytest.mark.slow
 def test_help_is_about_as_fast_as_its_libraries():
     libraries = seconds("import cyclopts, rich.console, rich.progress, rich.table")
     # The limit is generous: the measured ratio is 1.5, and with torch it would be 15.

@@ -1,8 +1,11 @@
 import json
 
+import pytest
+
 from exporter import ExportSpec, pipeline
 
 
+@pytest.mark.slow
 def test_a_report_is_rendered_once_with_all_its_stages(tmp_path, monkeypatch):
     rendered = []
     write = pipeline.write_report

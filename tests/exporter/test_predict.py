@@ -171,6 +171,7 @@ class TestHowItWasExported:
         assert "shorter than asked (1 of 3 frames)" in noted.note
         assert clean.note == ""
 
+    @pytest.mark.slow
     def test_a_model_of_two_classes_gives_two_scores(self, exported, clips):
         (prediction,) = run(exported().directory, clips[:1])
         assert len(prediction.classes) == 2
@@ -358,6 +359,7 @@ class TestWhatIsImported:
         absent = {"torch", "onnx", "onnxscript", "onnx_ir", "einops", "safetensors", "jinja2"}
         assert absent.isdisjoint(loaded)
 
+    @pytest.mark.slow
     def test_its_imports_are_about_as_fast_as_its_libraries(self):
         def seconds(code):
             def once():

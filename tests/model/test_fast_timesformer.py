@@ -33,6 +33,7 @@ def rel_l2(got: torch.Tensor, truth: torch.Tensor) -> float:
 
 
 class TestPublishedUse:
+    @pytest.mark.slow
     def test_readme_example_gives_finite_logits(self):
         b, f, c, h, w = 1, 5, 3, 512, 512
         x = torch.randn(b, f, c, h, w)

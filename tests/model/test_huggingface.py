@@ -207,6 +207,7 @@ class TestInference:
         model = load(write(tmp_path, {"id2label": {"3": "d", "1": "b", "0": "a", "2": "c"}}))
         assert model.labels == ("a", "b", "c", "d")
 
+    @pytest.mark.slow
     def test_loading_does_not_import_transformers(self, tmp_path):
         write(tmp_path)
         code = (

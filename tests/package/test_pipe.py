@@ -32,7 +32,7 @@ def test_help_ends_quietly_if_head_reads_three_lines(tmp_path):
         ("--help", 0),
         ("export --help", 0),
         ("--version", 0),
-        ("doctor", 0),
+        pytest.param("doctor", 0, marks=pytest.mark.slow),
     ],
 )
 def test_a_command_ends_quietly_if_nothing_reads_its_output(tmp_path, arguments, code):

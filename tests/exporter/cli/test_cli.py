@@ -189,6 +189,7 @@ def test_one_command_leaves_a_proven_export(run, tiny_flags, real_clips, attn):
     assert listing() == ["made"]
 
 
+@pytest.mark.slow
 def test_json_prints_the_report_and_nothing_else(run, tiny_flags):
     code, out, err = run("export", *tiny_flags, "--json", "-o", "made")
     assert (code, err) == (0, "")
@@ -468,6 +469,7 @@ def test_an_existing_output_is_refused_at_once_and_replaced_by_force(run, tiny_f
     assert listing() == ["made"]
 
 
+@pytest.mark.slow
 def test_force_that_fails_keeps_the_older_export(run, tiny_flags, exported, tmp_path):
     shutil.copytree(exported().directory, "made")
     before = read_manifest(Path("made"))

@@ -107,6 +107,7 @@ def test_the_rows_have_the_requested_precision(made):
     ]
 
 
+@pytest.mark.slow
 def test_the_report_contains_the_ladder(made):
     found = report_of(made)["ladder"]
     assert (found["runtime"], found["precision"]) == ("onnx-reference", "fp16")

@@ -15,6 +15,7 @@ def burn(seconds):
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
 def test_another_process_is_counted_and_this_one_is_not():
     with Contention() as alone:

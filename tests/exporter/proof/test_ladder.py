@@ -111,6 +111,7 @@ def test_an_unchanged_graph_has_no_divergence(made, capsys, precision):
         assert rung["max_abs"] > 0
 
 
+@pytest.mark.slow
 def test_errors_of_fp16_are_within_its_rounding(made):
     whole, half = ladder(made("fp32")), ladder(made("fp16"))
     for a, b in zip(whole.rungs, half.rungs, strict=True):

@@ -364,6 +364,7 @@ def test_html_lets_no_script_run_but_its_own(verdict, tmp_path):
     assert "alert" not in script
 
 
+@pytest.mark.slow
 def test_the_same_report_gives_the_same_bytes(verdict, tmp_path):
     """Also in another process, where nothing was drawn before."""
     code = (
