@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # each test starts Python
+
 TSFORMER = shlex.quote(str(Path(sys.executable).with_name("tsformer")))
 # The shell waits until the reader has left, and prints the exit code of the command to stderr.
 PIPE = "{{ sleep 0.2; {command}; echo exit code $? >&2; }} | {reader}"
@@ -32,7 +34,7 @@ def test_help_ends_quietly_if_head_reads_three_lines(tmp_path):
         ("--help", 0),
         ("export --help", 0),
         ("--version", 0),
-        pytest.param("doctor", 0, marks=pytest.mark.slow),
+        ("doctor", 0),
     ],
 )
 def test_a_command_ends_quietly_if_nothing_reads_its_output(tmp_path, arguments, code):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # each test starts Python
+
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 SCRIPT = "from exporter import ExportSpec\nprint(ExportSpec(attn='fastformer').attn)\n"

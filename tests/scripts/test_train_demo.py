@@ -59,6 +59,7 @@ def tiny(script):
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
+@pytest.mark.slow
 class TestCommitted:
     def test_a_checkpoint_is_small_and_has_its_configuration(self, script, trained, mechanism):
         model = trained[mechanism]

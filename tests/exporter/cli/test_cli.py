@@ -495,6 +495,7 @@ def directory(exported, tmp_path):
     return shutil.copytree(exported().directory, tmp_path / "export")
 
 
+@pytest.mark.slow
 def test_an_untouched_export_verifies(run, directory, real_clips):
     before = {path: path.read_bytes() for path in directory.iterdir()}
     code, out, err = run("verify", directory, "--video", real_clips["carphone"])

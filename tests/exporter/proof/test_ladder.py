@@ -120,6 +120,7 @@ def test_errors_of_fp16_are_within_its_rounding(made):
         assert 1e-5 < b.rel_l2 < 1e-2
 
 
+@pytest.mark.slow
 def test_the_table_lists_the_modules_and_the_result(made, capsys):
     assert main(["ladder", str(made("fp16"))]) == 0
     out, err = capsys.readouterr()

@@ -175,6 +175,7 @@ every = pytest.mark.parametrize(
 # --- structure
 
 
+@pytest.mark.slow
 @every
 def test_only_products_of_weights_are_int8(int8, attn, form):
     graph, summary = Graph(int8(attn, form)[0]), int8(attn, form)[1]
