@@ -312,6 +312,7 @@ ONLY = """
 """
 
 
+@pytest.mark.slow
 class TestWhatIsImported:
     def test_a_predictor_imports_only_numpy_onnxruntime_and_av(self, fresh, clips):
         done = python(

@@ -23,6 +23,8 @@ from transformers import TimesformerConfig, TimesformerForVideoClassification
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 from transformers.utils import logging
 
+pytestmark = pytest.mark.slow  # the published package runs beside ours
+
 logging.disable_progress_bar()
 
 # Relative L2 distance of the logits to those of transformers in float64.

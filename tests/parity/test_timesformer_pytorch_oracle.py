@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from model import TimeSformer, load_checkpoint
 
+pytestmark = pytest.mark.slow  # the published package runs beside ours
+
 with warnings.catch_warnings(action="ignore", category=SyntaxWarning):  # from its `amt is 0`
     from timesformer_pytorch import TimeSformer as Published
 

@@ -15,6 +15,8 @@ from exporter.proof.tune import Recipe, read_recipe, tune, write_recipe
 from model import FastTimeSformer, save_checkpoint
 from model.precision import rounded_modules
 
+pytestmark = pytest.mark.slow  # each test runs a model many times
+
 QUICK = ["--engine", "none", "--bench-seconds", "0", "--quiet"]
 PLANTED = "blocks.1.mlp.fn"
 BUDGET = 5e-3

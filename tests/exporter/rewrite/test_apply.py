@@ -39,6 +39,7 @@ def names(fired):
 # --- the function
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", SCHEME_NAMES)
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
 def test_the_rewritten_model_has_the_same_function(make, clips, rel_l2, attn, scheme):
