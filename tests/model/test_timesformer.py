@@ -352,6 +352,7 @@ class TestCheckpoints:
         message = refusal(save(tmp_path, state), **UNTOLD)
         assert "unknown weights: blocks.0.mlp.norm.weight" in message
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("options", KINDS)
     def test_any_missing_weight_is_refused(self, tmp_path, options):
         for name in bare(**options):
@@ -359,6 +360,7 @@ class TestCheckpoints:
             del state[name]
             assert refusal(save(tmp_path, state), **UNTOLD, dim_head=6)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", [name for name in bare() if not name.startswith("layers.1")])
     @pytest.mark.parametrize("shape", [(), (0,), (5,), (1, 2, 3)], ids=str)
     def test_any_wrong_shape_is_refused(self, tmp_path, name, shape):

@@ -14,6 +14,8 @@ from av.video.stream import VideoStream
 from exporter.cli import main
 from exporter.inputs.motion import MOTION_LABELS
 
+pytestmark = pytest.mark.slow  # the tests export in each precision
+
 TRAINED = Path(__file__).parents[3] / "scripts" / "checkpoints" / "motion-fastformer.safetensors"
 SIZES = ["--res", "32x48", "--depth", "1", "--dim", "32", "--dim-head", "16", "--frames", "3"]
 MOTION_CLIPS = 192  # a part of them, because the evaluator of lower precision is slow

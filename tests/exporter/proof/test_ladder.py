@@ -86,10 +86,8 @@ def corrupt(path, factor=1.5):
 # --- unchanged graphs
 
 
-@pytest.mark.parametrize(
-    "precision",
-    ["fp32", *(pytest.param(lower, marks=pytest.mark.slow) for lower in ("fp16", "bf16"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_an_unchanged_graph_has_no_divergence(made, capsys, precision):
     assert main(["ladder", str(made(precision)), "--json"]) == 0
     found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)

@@ -14,6 +14,8 @@ from exporter.spec import DEFAULT_OPSET
 from exporter.to_onnx.export import check_onnx, export_onnx
 from model import FastTimeSformer
 
+pytestmark = pytest.mark.slow  # the tests judge real exports
+
 FRAMES, HEIGHT, WIDTH, DIM, DIM_HEAD = 3, 32, 48, 32, 16
 MECHANISMS = ("fastformer", "performer", "regular")
 
