@@ -100,12 +100,9 @@ def refuse_shadow() -> None:
     ours = Path(__file__).resolve().parent.parent / "model"
     origin, folders = _find_model()
     found = Path(origin) if origin else next(map(Path, folders), None)
-    is_package = origin is None or Path(origin).stem == "__init__"
     if found is None or ours in {Path(folder).resolve() for folder in folders}:
         return
-    if origin and is_package and found.resolve().parent == ours:
-        return
-    place = found.parent.parent if origin and is_package else found.parent
+    place = found.parent.parent if found.stem == "__init__" else found.parent
     error = ShadowedError(
         f"{found} hides the package `model` of tsformer",
         remedy=f"rename it, or keep {place} off Python's path (python -P, no PYTHONPATH)",
