@@ -143,7 +143,8 @@ def _in_onnxruntime(shape: MatmulShape, threads: int) -> Callable[[], object]:
     binding.bind_ortvalue_input("left", onnxruntime.OrtValue.ortvalue_from_numpy(left))
     made = np.ones((shape.batch, shape.m, shape.n), np.float32)
     binding.bind_ortvalue_output("made", onnxruntime.OrtValue.ortvalue_from_numpy(made))
-    return lambda: session.run_with_iobinding(binding)
+    # The binding holds addresses only, so whoever can run the product must hold the arrays.
+    return lambda: (session.run_with_iobinding(binding), left, made)
 
 
 def matmul_model(shape: MatmulShape) -> onnx.ModelProto:
