@@ -37,8 +37,8 @@ docs: .venv/installed
 	$(BIN)/python scripts/docs.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-# Run this before a release. It tests the distributions, and the wheel in fresh environments. One
-# of these environments has torch.
+# Run this before a release. It tests the distributions, and the wheel in fresh environments. Two
+# of these environments have torch: one with the tested versions, one with the lowest.
 package: .venv/installed
 	$(BIN)/python -m pytest tests/package tests/package/check_cpu.py
 
