@@ -18,7 +18,7 @@ from exporter.errors import MissingPackageError, ShadowedError
 
 NAME = "tsformer"
 EXTRAS = ("runtime", "cpu", "gpu")  # the extras for users, the smallest first
-COMMANDS = ("tsformer", "export")
+COMMANDS = ("tsformer", "export", "tsformer.py")  # the last for `python -m tsformer`
 # Modules whose distributions have other names. A `-` in place of a `_` does not need an entry.
 _DISTRIBUTIONS = {
     "google": ("protobuf",),

@@ -98,11 +98,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, argv)
 
 
-def export_main() -> int:
-    """Run `tsformer export`; this is the entry point of the console script `export`."""
-    return main(["export", *sys.argv[1:]])
-
-
 @contextmanager
 def _noting_signals(received: list[int]) -> Iterator[None]:
     """Let SIGTERM clean up as Ctrl-C does, and record the signal that arrived."""

@@ -11,6 +11,7 @@ pytestmark = pytest.mark.slow  # each test starts Python
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+MODULE = (sys.executable, "-m", "tsformer")
 SCRIPT = "from exporter import ExportSpec\nprint(ExportSpec(attn='fastformer').attn)\n"
 
 
@@ -86,6 +87,32 @@ def test_the_remedy_works(tmp_path, run_alone):
     shadow(tmp_path, "module")
     done = run_alone([sys.executable, "-P", "-m", "exporter", "--version"], cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("kind", ["module", "package", "folder"])
+@pytest.mark.parametrize("command", [[BIN / "tsformer"], [BIN / "export"], [*MODULE]])
+def test_the_command_names_what_hides_the_package_exporter(tmp_path, run_alone, kind, command):
+    path = tmp_path / {"module": "exporter.py", "package": "exporter/__init__.py"}.get(
+        kind, "exporter"
+    )
+    if kind == "folder":
+        path.mkdir()
+    else:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("raise SystemExit('this code must not run')\n")
+    done = run_alone([*command, "--help"], cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr == (
+        f"tsformer: install: {path} hides the package `exporter` of tsformer; rename it, or keep "
+        f"{tmp_path} off Python's path (python -P, no PYTHONPATH)\n"
+    )
+
+
+def test_python_m_tsformer_names_a_file_model_of_the_user(tmp_path, run_alone):
+    path = shadow(tmp_path, "module")
+    done = run_alone([*MODULE, "--help"], cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert_one_line(done.stderr, path)
 
 
 def test_python_names_a_file_exporter_of_the_user(tmp_path, run_alone):
