@@ -17,10 +17,12 @@ from pathlib import Path
 from exporter.errors import MissingPackageError, ShadowedError
 
 NAME = "tsformer"
-EXTRAS = ("runtime", "cpu", "gpu")  # the extras for users, the smallest first
+EXPORTING = ("cpu", "gpu")  # the extras with torch
+EXTRAS = ("runtime", "runtime-gpu", *EXPORTING)  # the extras for users, the smallest first
 COMMANDS = ("tsformer", "export", "tsformer.py")  # the last for `python -m tsformer`
 # Modules whose distributions have other names. A `-` in place of a `_` does not need an entry.
 _DISTRIBUTIONS = {
+    "cuda": ("cuda-bindings",),
     "google": ("protobuf",),
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "tensorrt_rtx": ("tensorrt-rtx-cu13",),
@@ -55,13 +57,13 @@ def _extras_with(module: str) -> list[str]:
     try:
         lines = metadata.requires(NAME) or []
     except metadata.PackageNotFoundError:  # a checkout that is not installed has no metadata
-        return list(EXTRAS[1:])
+        return list(EXPORTING)
     requirements = [_parse(line) for line in lines]
     packages = {_normalised(name) for name in _DISTRIBUTIONS.get(module, (module,))}
     if any(name in packages and not extra for name, _, extra in requirements):
         return []
     found = [extra for extra in EXTRAS if packages & _closure(extra, requirements)]
-    return found or list(EXTRAS[1:])  # a package that another package needs
+    return found or list(EXPORTING)  # a package that another package needs
 
 
 def _closure(extra: str, requirements: list[tuple[str, list[str], str]]) -> set[str]:

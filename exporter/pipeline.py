@@ -31,6 +31,7 @@ from exporter.report import write_report
 from exporter.results import Accuracy, Ladder, Report, Verdict, overall_verdict
 from exporter.rewrite import Rewritten
 from exporter.run import Calibration, Job, Measuring, OnProgress, Stage, Stages, calibrate, gather
+from exporter.runners.cuda import look_for_gpu
 from exporter.runners.eager import EagerRunner
 from exporter.runners.open import Opened, load_engine, load_graphs, load_onnx
 from exporter.spec import ExportSpec
@@ -131,10 +132,11 @@ def verify(
         inputs = gather_inputs(video, model.config, model.preprocessing, mask=spec.mask)
         calibration = calibrate(spec, model, spec.precision)
     with ExitStack() as resources, stages.run("parity") as stage:
-        opened = load_onnx(directory / "model.onnx", spec.precision, resources)
+        threads = torch.get_num_threads()
+        opened = load_onnx(directory / "model.onnx", spec.precision, resources, threads=threads)
         module, path = manifest["engine"].get("flavour"), directory / "model.engine"
         engine = load_engine(module, path, spec.precision, resources)
-        if engine.absences and torch.cuda.is_available():
+        if engine.absences and look_for_gpu().seen:
             raise RuntimeFailure(engine.absences[0].reason)
         opened += engine
         parity = prove(spec, model, inputs, calibration, opened, stage)
@@ -156,7 +158,8 @@ def _produce(job: Job, resources: ExitStack) -> Report:
         rewritten = rewrite_proven(job, stage)
     with stages.run("onnx") as stage:
         graphs = make_graphs(job, rewritten.model, resources)
-        opened = load_graphs(graphs.onnx, graphs.for_engine, spec.precision, resources)
+        paths, threads = (graphs.onnx, graphs.for_engine), torch.get_num_threads()
+        opened = load_graphs(*paths, spec.precision, resources, threads=threads)
         graph = check_onnx(graphs.onnx)
         stage.detail = f"{graph.nodes} nodes, opset {graph.opset}, {graph.file_bytes / 1e6:.1f} MB"
     with stages.run("engine") as stage:
@@ -192,7 +195,7 @@ def _produce(job: Job, resources: ExitStack) -> Report:
 
 
 def _build_engine(spec: ExportSpec, graph: Path, path: Path, stage: Stage) -> EngineInfo | None:
-    choice = choose_flavour(spec.engine, gpu=torch.cuda.is_available())
+    choice = choose_flavour(spec.engine, gpu=look_for_gpu().gpu is not None)
     stage.detail = choice.reason
     if choice.flavour is None:
         stage.skipped = True

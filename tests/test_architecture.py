@@ -35,6 +35,7 @@ TENSORRT_OWNERS = {
 }
 OWNERS = {
     "av": {"exporter.inputs.video"},
+    "cuda": {"exporter.runners.cuda"},
     "onnxruntime": {
         "exporter.runners.onnxruntime",
         "exporter.machine.environment",
@@ -65,6 +66,9 @@ WITHOUT_TORCH = (
     "exporter.report",
     "exporter.inspection",
     "exporter.triton",
+    "exporter.runners.cuda",
+    "exporter.runners.onnxruntime",
+    "exporter.runners.open",
     "exporter.predict",
     "exporter.sweep.grid",
     "exporter.sweep.results",
@@ -199,6 +203,7 @@ class TestTheChecks:
                 ["av.container"],
             ),
             ("exporter.inputs.video", "import av", []),
+            ("exporter.pipeline", "from cuda.bindings import runtime", ["cuda.bindings"]),
             ("exporter.latency.bench", "import onnxruntime as ort", ["onnxruntime"]),
             ("exporter.runners.onnxruntime", "import onnxruntime as ort", []),
             ("exporter.pipeline", "import tensorrt_rtx", ["tensorrt_rtx"]),
@@ -233,7 +238,7 @@ class TestTheChecks:
 
 @pytest.mark.parametrize("package", ["model", "exporter"])
 def test_importing_a_package_loads_no_optional_package(package):
-    optional = ("onnx", "onnxruntime", "av", "tensorrt", "tensorrt_rtx", "matplotlib")
+    optional = ("onnx", "onnxruntime", "av", "cuda", "tensorrt", "tensorrt_rtx", "matplotlib")
     code = (
         f"import sys, {package}\n"
         f"print(*sorted(set({optional!r}) & set(sys.modules)), {package!r} in sys.modules)"

@@ -15,6 +15,7 @@ HEAVY = (
     "tensorrt",
     "tensorrt_rtx",
     "av",
+    "cuda",
     "matplotlib",
 )
 TELL = (

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from exporter.errors import RuntimeFailure
 from exporter.install import how_to_install
+from exporter.runners.cuda import GpuStatus, look_for_gpu
 from exporter.runners.onnxruntime import available_devices
 from exporter.to_engine.build import available_flavours
 
@@ -30,6 +31,7 @@ class Finding:
 
 def describe() -> dict[str, Any]:
     """List the facts that explain measured figures, as values that JSON can hold."""
+    gpu = look_for_gpu().gpu
     return {
         "tsformer": _version("tsformer"),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -38,7 +40,8 @@ def describe() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "cores": usable_cores(),
         "memory_gb": _memory_gb(),
-        "gpu": gpu_name(),
+        "gpu": gpu and gpu.name,
+        "cuda": gpu and {name: fact for name, fact in asdict(gpu).items() if name != "name"},
         "packages": {name: found for name in _PACKAGES if (found := _version(name))},
         "tensorrt": {
             name: status.version or status.reason for name, status in available_flavours().items()
@@ -48,22 +51,30 @@ def describe() -> dict[str, Any]:
 
 def examine() -> list[Finding]:
     """Find out what works on this machine, and what to install for the rest."""
-    torch, gpu = _import_torch(), gpu_name()
-    findings = [_examine_torch(torch), _examine_onnxruntime(has_gpu=gpu is not None)]
+    gpu = look_for_gpu()
+    findings = [_examine_torch(), _examine_onnxruntime(has_gpu=gpu.gpu is not None)]
     for status in available_flavours().values():
         works = status.version is not None
         found = status.version or status.reason
         name = "TensorRT-RTX" if status.flavour == "rtx" else "TensorRT"
         findings.append(Finding(name, works, found, "" if works else status.remedy))
-    need = "engines can be built by TensorRT-RTX, but run only on a machine with one"
-    none = "none" if torch else "not known: it is PyTorch that looks for one"
-    findings.append(Finding("NVIDIA GPU", bool(gpu), gpu or none, "" if gpu else need))
-    findings.append(_examine_video())
-    return findings
+    return [*findings, _examine_gpu(gpu), _examine_video()]
 
 
-def _examine_torch(torch: Any) -> Finding:  # noqa: ANN401  # a module, or none
-    if torch is None:
+def _examine_gpu(status: GpuStatus) -> Finding:
+    if status.gpu is None:
+        need = "engines can be built by TensorRT-RTX, but run only on a machine with one"
+        found, remedy = (status.reason, status.remedy) if status.seen else ("none", need)
+        return Finding("NVIDIA GPU", False, found, remedy)
+    gpu = status.gpu
+    found = f"{gpu.name}, {gpu.memory_gb} GB, sm{gpu.compute_capability.replace('.', '')}"
+    return Finding("NVIDIA GPU", True, f"{found}, driver for CUDA {gpu.driver_cuda}")
+
+
+def _examine_torch() -> Finding:
+    try:
+        import torch
+    except ModuleNotFoundError:
         found = "not installed: nothing can be exported or proven here, but predict works"
         return Finding("PyTorch", False, found, how_to_install("torch"))
     return Finding("PyTorch", True, f"{torch.__version__}, {torch.get_num_threads()} threads")
@@ -85,21 +96,6 @@ def _examine_video() -> Finding:
     if version is None:
         return Finding("Video (PyAV)", False, "not installed", "pip install av")
     return Finding("Video (PyAV)", True, f"{version}, with its own FFmpeg")
-
-
-def _import_torch() -> Any | None:  # noqa: ANN401  # a module
-    """Import PyTorch; give None where it is not installed."""
-    try:
-        import torch
-    except ModuleNotFoundError:
-        return None
-    return torch
-
-
-def gpu_name() -> str | None:
-    """The name of the CUDA device in use, or None."""
-    torch = _import_torch()
-    return torch.cuda.get_device_name(0) if torch and torch.cuda.is_available() else None
 
 
 def _version(package: str) -> str | None:

@@ -29,6 +29,7 @@ from exporter.precision import Int8, in_precision
 from exporter.proof.judge import FLOOR_FACTOR, TINY, cosine, relative_error
 from exporter.results import Ladder, Rung
 from exporter.runners.base import Arrays, Runner
+from exporter.runners.cuda import require_gpu
 from exporter.runners.onnxruntime import OnnxRuntimeRunner
 from exporter.runners.reference import EVALUATED, ReferenceRunner
 from exporter.runners.tensorrt import TensorRtRunner
@@ -141,8 +142,7 @@ def _observe_engine(
         EngineError: if no TensorRT works here.
         RuntimeFailure: if there is no GPU.
     """
-    if not torch.cuda.is_available():
-        raise RuntimeFailure("this machine has no NVIDIA GPU to execute an engine")
+    require_gpu("ladder of an engine")
     choice = choose_flavour("auto", gpu=True)
     if choice.flavour is None:
         raise RuntimeFailure(f"no TensorRT works here: {choice.reason}")

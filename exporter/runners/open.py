@@ -6,11 +6,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from exporter.errors import RuntimeFailure
 from exporter.results import Parity
 from exporter.runners.base import Runner
+from exporter.runners.cuda import NO_GPU, look_for_gpu
 from exporter.runners.onnxruntime import OnnxRuntimeRunner, available_devices
 from exporter.runners.reference import EVALUATED, ReferenceRunner
 from exporter.runners.tensorrt import TensorRtRunner
@@ -37,26 +36,31 @@ class Opened:
         return any(isinstance(runner, TensorRtRunner) for runner in self.runners)
 
 
-def load_onnx(path: Path, precision: str, resources: ExitStack) -> Opened:
+def load_onnx(path: Path, precision: str, resources: ExitStack, *, threads: int) -> Opened:
     """Open a graph in ONNX Runtime on every device that it can use here.
 
     A graph of fp16 or bf16 is also opened in the evaluator that computes in that precision.
+    `threads` are those of a run on the CPU.
 
     Raises:
         RuntimeFailure: if a float32 graph does not load.
     """
     opened = Opened()
     for device in available_devices():
-        if device == "cpu" or torch.cuda.is_available():
-            opened += _load_onnx_on(device, path, precision, resources)
+        gpu = look_for_gpu() if device == "cuda" else None
+        if gpu is None or gpu.gpu:
+            opened += _load_onnx_on(device, path, precision, resources, threads)
+        elif gpu.seen:
+            opened += _absent("onnxruntime", device, precision, gpu.why_not)
     if precision in EVALUATED:
         evaluator = ReferenceRunner(path, precision)
         opened += Opened((resources.enter_context(evaluator),))
     return opened
 
 
-def _load_onnx_on(device: str, path: Path, precision: str, resources: ExitStack) -> Opened:
-    threads = torch.get_num_threads()
+def _load_onnx_on(
+    device: str, path: Path, precision: str, resources: ExitStack, threads: int
+) -> Opened:
     try:
         session = OnnxRuntimeRunner(path, device, threads=threads, precision=precision)
     except RuntimeFailure as error:
@@ -66,16 +70,17 @@ def _load_onnx_on(device: str, path: Path, precision: str, resources: ExitStack)
     return Opened((resources.enter_context(session),))
 
 
-def load_graphs(path: Path, for_engine: Path, precision: str, resources: ExitStack) -> Opened:
+def load_graphs(
+    path: Path, for_engine: Path, precision: str, resources: ExitStack, *, threads: int
+) -> Opened:
     """Open the delivered graph, and the graph that the engine is built from if that is another.
 
     Raises:
         RuntimeFailure: if a float32 graph does not load, or the graph for the engine does not.
     """
-    opened = load_onnx(path, precision, resources)
+    opened = load_onnx(path, precision, resources, threads=threads)
     if for_engine == path:
         return opened
-    threads = torch.get_num_threads()
     session = OnnxRuntimeRunner(for_engine, threads=threads, precision=precision)
     session.name = SYMMETRIC
     return opened + Opened((resources.enter_context(session),))
@@ -85,8 +90,9 @@ def load_engine(module: str | None, path: Path, precision: str, resources: ExitS
     """Open an engine that the package `module` built; nothing is opened without a module."""
     if module is None:
         return Opened()
-    if not torch.cuda.is_available():
-        reason = "this machine has no NVIDIA GPU to execute the engine"
+    status = look_for_gpu()
+    if status.gpu is None:
+        reason = status.why_not if status.seen else f"{NO_GPU} to execute the engine"
         return _absent(module, "none", precision, reason)
     try:
         engine = TensorRtRunner(path, FLAVOUR_OF_MODULE[module], precision)

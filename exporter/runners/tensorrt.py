@@ -10,6 +10,7 @@ import numpy as np
 
 from exporter.errors import RuntimeFailure
 from exporter.runners.base import Arrays, Closing, check_inputs
+from exporter.runners.cuda import require_gpu
 from exporter.to_engine.build import FLAVOURS
 from exporter.to_engine.native import BuildFailure, load_tensorrt, make_logger
 
@@ -157,6 +158,5 @@ class TensorRtRunner(Closing):
 def _cuda_device(name: str) -> Any:  # noqa: ANN401  # torch.device
     import torch
 
-    if not torch.cuda.is_available():
-        raise RuntimeFailure(f"{name}: {NOT_EXECUTED}, and torch sees no CUDA device")
+    require_gpu(f"{name}: {NOT_EXECUTED}")
     return torch.device("cuda", torch.cuda.current_device())

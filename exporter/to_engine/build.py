@@ -1,6 +1,6 @@
 """Build `model.engine` from `model.onnx`: one wrapper for `tensorrt` and `tensorrt_rtx`.
 
-    choice = choose_flavour("auto", gpu=torch.cuda.is_available())
+    choice = choose_flavour("auto", gpu=gpu_name() is not None)
     if choice.flavour:
         info = build_engine(onnx_path, engine_path, flavour=choice.flavour)
 

@@ -19,6 +19,7 @@ from torch.onnx._internal.exporter import _registration
 from exporter import ExportSpec
 from exporter.machine import environment
 from exporter.pipeline import export
+from exporter.runners import cuda
 from exporter.to_engine.build import available_flavours
 from exporter.to_onnx import export as to_onnx
 
@@ -64,6 +65,14 @@ def _tensorrt_asked_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(environment, "available_flavours", functools.cache(available_flavours))
         yield
+
+
+@pytest.fixture
+def without_gpu(monkeypatch):
+    """A machine without an NVIDIA GPU, whatever this machine has."""
+    status = cuda.GpuStatus(None, seen=False, reason=cuda.NO_GPU)
+    monkeypatch.setattr(cuda, "_import_bindings", lambda: None)
+    monkeypatch.setattr(cuda, "_without_bindings", lambda: status)
 
 
 # Entry points of libraries that run long in Python and call nothing of this package.

@@ -12,6 +12,7 @@ from exporter.install import how_to_install, is_ours, missing_package
 
 ROOT = Path(__file__).parents[2]
 CPU_OR_GPU = "pip install 'tsformer[cpu]' (or [gpu]), in a checkout: pip install '.[cpu]'"
+GPU = "pip install 'tsformer[runtime-gpu]' (or [gpu]), in a checkout: pip install '.[runtime-gpu]'"
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,9 @@ CPU_OR_GPU = "pip install 'tsformer[cpu]' (or [gpu]), in a checkout: pip install
         ("onnx_ir", CPU_OR_GPU),
         ("google.protobuf", CPU_OR_GPU),
         ("matplotlib", CPU_OR_GPU),
-        ("tensorrt", "pip install 'tsformer[gpu]', in a checkout: pip install '.[gpu]'"),
+        ("tensorrt", GPU),
+        ("cuda", GPU),
+        ("cuda.bindings.runtime", GPU),
         ("tensorrt_rtx", "pip install 'tsformer[cpu]', in a checkout: pip install '.[cpu]'"),
         ("av", "pip install tsformer (in a checkout: pip install .)"),
         ("jinja2", "pip install tsformer (in a checkout: pip install .)"),
@@ -36,7 +39,7 @@ def test_the_remedy_names_the_smallest_extra_with_the_module(module, remedy):
 
 def test_onnxruntime_is_in_the_extra_runtime():
     assert how_to_install("onnxruntime").startswith(
-        "pip install 'tsformer[runtime]' (or [cpu], [gpu])"
+        "pip install 'tsformer[runtime]' (or [runtime-gpu], [cpu], [gpu])"
     )
 
 

@@ -274,10 +274,9 @@ class TestTheEngine:
         assert len(found) == 4
         assert predictor.runner.input_shapes == {}  # the runner was closed
 
-    def test_an_engine_needs_a_gpu(self, copy, monkeypatch):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    def test_an_engine_needs_a_gpu(self, copy, without_gpu):
         change(copy, engine=BUILT)
-        with pytest.raises(RuntimeFailure, match="no CUDA device"):
+        with pytest.raises(RuntimeFailure, match="no NVIDIA GPU"):
             Predictor(copy, engine=True)
 
     def test_an_engine_that_was_never_built_is_refused(self, fresh):

@@ -115,9 +115,8 @@ def test_a_changed_graph_is_refused(directory, clip, capsys):
     assert "was changed since it was exported" in err
 
 
-def test_an_engine_without_a_gpu_is_one_line(directory, clip, capsys, monkeypatch):
+def test_an_engine_without_a_gpu_is_one_line(directory, clip, capsys, without_gpu):
     change(directory, engine={"flavour": "tensorrt_rtx", "status": "built, not executed"})
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     code, out, err = run(capsys, directory, clip, "--engine")
     assert (code, out) == (4, "")
     assert err.startswith("tsformer: runtime: tensorrt_rtx: the engine is built, but can be ")

@@ -10,6 +10,7 @@ import torch
 from exporter.errors import RuntimeFailure
 from exporter.machine import environment
 from exporter.machine.environment import describe, examine
+from exporter.runners.cuda import Gpu, GpuStatus, gpu_name
 from exporter.to_engine.build import FlavourStatus
 
 
@@ -40,7 +41,8 @@ def test_the_environment_describes_this_machine(flavours):
     assert facts["tsformer"]
     assert facts["date"].endswith("+00:00")
     assert facts["tensorrt"] == {"rtx": "1.7"}
-    assert (facts["gpu"] is None) != torch.cuda.is_available()
+    assert facts["gpu"] == gpu_name()
+    assert (facts["cuda"] is None) is (facts["gpu"] is None)
 
 
 def test_a_tensorrt_that_does_not_work_is_described_by_its_reason(flavours):
@@ -59,22 +61,34 @@ def test_a_part_that_works_has_no_remedy(flavours):
         assert found.found, part
 
 
-def test_without_a_gpu_the_doctor_lists_what_still_works(flavours, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_without_a_gpu_the_doctor_lists_what_still_works(flavours, without_gpu):
     found = finding("NVIDIA GPU")
     assert (found.works, found.found) == (False, "none")
     assert "TensorRT-RTX" in found.remedy
 
 
 def test_a_gpu_that_onnx_runtime_cannot_use_is_reported(flavours, monkeypatch):
-    monkeypatch.setattr(environment, "gpu_name", lambda: "NVIDIA H200")
+    gpu = Gpu("NVIDIA H200", 1, "9.0", 139.8, "580.65.06", "13.0", "13.5")
+    monkeypatch.setattr(environment, "look_for_gpu", lambda: GpuStatus(gpu, seen=True))
     monkeypatch.setattr(environment, "available_devices", lambda: ("cpu",))
     found = finding("ONNX Runtime")
     assert not found.works
     assert "onnxruntime-gpu" in found.remedy
-    assert finding("NVIDIA GPU").found == "NVIDIA H200"
+    assert finding("NVIDIA GPU").found == "NVIDIA H200, 139.8 GB, sm90, driver for CUDA 13.0"
+    assert (describe()["gpu"], describe()["cuda"]["compute_capability"]) == ("NVIDIA H200", "9.0")
     monkeypatch.setattr(environment, "available_devices", lambda: ("cpu", "cuda"))
     assert finding("ONNX Runtime").works
+
+
+def test_a_gpu_that_cannot_be_used_is_a_finding_with_its_remedy(flavours, monkeypatch):
+    status = GpuStatus(None, seen=True, reason="no cuda-bindings", remedy="pip install them")
+    monkeypatch.setattr(environment, "look_for_gpu", lambda: status)
+    found = finding("NVIDIA GPU")
+    assert (found.works, found.found, found.remedy) == (
+        False,
+        "no cuda-bindings",
+        "pip install them",
+    )
 
 
 def test_without_onnx_runtime_the_doctor_names_the_install_command(flavours, monkeypatch):
@@ -102,6 +116,5 @@ def test_without_torch_the_doctor_names_the_install_command(flavours, monkeypatc
     found = finding("PyTorch")
     assert not found.works
     assert "predict works" in found.found
-    assert describe()["gpu"] is None
     assert main(["doctor"]) == 0
     assert "'tsformer[cpu]'" in capsys.readouterr().out  # not read as markup

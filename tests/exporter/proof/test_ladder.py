@@ -369,9 +369,7 @@ def test_a_damaged_graph_is_one_line(made, tmp_path, capsys):
     assert not err.startswith("tsformer: internal"), err
 
 
-def test_an_engine_without_a_gpu_is_one_line(made, capsys):
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
+def test_an_engine_without_a_gpu_is_one_line(made, capsys, without_gpu):
     assert main(["ladder", str(made("fp16")), "--engine"]) == 4
     error = capsys.readouterr().err
     assert "no NVIDIA GPU" in error

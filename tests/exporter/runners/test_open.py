@@ -1,10 +1,11 @@
 from contextlib import ExitStack
 
 import pytest
-import torch
 
 from exporter.errors import RuntimeFailure
 from exporter.results import Parity
+from exporter.runners import open as opening
+from exporter.runners.cuda import GpuStatus
 from exporter.runners.open import Opened, load_engine, load_onnx
 
 
@@ -34,12 +35,12 @@ def damaged(tmp_path):
 
 def test_a_float32_graph_that_does_not_load_is_an_error(damaged):
     with ExitStack() as resources, pytest.raises(RuntimeFailure, match=r"load model\.onnx"):
-        load_onnx(damaged, "fp32", resources)
+        load_onnx(damaged, "fp32", resources, threads=1)
 
 
 def test_a_graph_of_lower_precision_that_does_not_load_is_an_absence(damaged):
     with ExitStack() as resources:
-        opened = load_onnx(damaged, "int8", resources)
+        opened = load_onnx(damaged, "int8", resources, threads=1)
     assert opened.runners == ()
     assert {row.verdict for row in opened.absences} == {"not-run"}
     assert "does not load model.onnx" in opened.absences[0].reason
@@ -50,8 +51,7 @@ def test_an_export_without_an_engine_has_no_absence(tmp_path):
         assert load_engine(None, tmp_path / "model.engine", "fp32", resources) == Opened()
 
 
-def test_an_engine_without_a_gpu_is_an_absence(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_an_engine_without_a_gpu_is_an_absence(tmp_path, without_gpu):
     with ExitStack() as resources:
         opened = load_engine("tensorrt_rtx", tmp_path / "model.engine", "fp16", resources)
     (row,) = opened.absences
@@ -63,3 +63,27 @@ def test_an_engine_without_a_gpu_is_an_absence(tmp_path, monkeypatch):
     )
     assert "no NVIDIA GPU" in row.reason
     assert not opened.has_engine
+
+
+@pytest.fixture
+def unusable(monkeypatch):
+    """A machine whose GPU was seen and cannot be used."""
+    status = GpuStatus(None, seen=True, reason="there is a GPU", remedy="install it")
+    monkeypatch.setattr(opening, "look_for_gpu", lambda: status)
+    monkeypatch.setattr(opening, "available_devices", lambda: ("cuda",))
+
+
+def test_a_gpu_that_cannot_be_used_is_an_absence_with_its_remedy(tmp_path, unusable):
+    path = tmp_path / "model.onnx"
+    with ExitStack() as resources:
+        opened = load_onnx(path, "fp32", resources, threads=1)
+        opened += load_engine("tensorrt_rtx", tmp_path / "model.engine", "fp32", resources)
+    assert opened.runners == ()
+    assert {row.reason for row in opened.absences} == {"there is a GPU; install it"}
+    assert [row.runtime for row in opened.absences] == ["onnxruntime", "tensorrt_rtx"]
+
+
+def test_without_a_gpu_onnx_runtime_on_cuda_is_no_row(tmp_path, monkeypatch, without_gpu):
+    monkeypatch.setattr(opening, "available_devices", lambda: ("cuda",))
+    with ExitStack() as resources:
+        assert load_onnx(tmp_path / "m.onnx", "fp32", resources, threads=1) == Opened()
