@@ -60,7 +60,11 @@ class Closing:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except RuntimeFailure:
+            if error is None:  # else the first error says more than what follows from it
+                raise
 
     def close(self) -> None:
         """Release the model and its memory."""

@@ -118,6 +118,11 @@ def call(function: str, *arguments: Any) -> Any:  # noqa: ANN401  # what CUDA re
     return results[0] if results else None
 
 
+def constant(name: str) -> Any:  # noqa: ANN401  # a number, or an enumeration of CUDA
+    """Return a constant of the CUDA runtime."""
+    return getattr(_import_bindings(), name)
+
+
 def _import_bindings() -> Any | None:  # noqa: ANN401  # a module
     """Import `cuda.bindings.runtime`; give None where it is not installed."""
     try:

@@ -1,29 +1,101 @@
-"""A TensorRT engine as a runner; its buffers are CUDA memory of torch."""
+"""A TensorRT engine as a runner, in memory of CUDA; it needs no torch.
+
+Each set of input shapes has its own execution context and buffers, which are made once and used
+again. So a captured graph never meets a context that was changed after the capture.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from exporter.errors import RuntimeFailure
 from exporter.runners.base import Arrays, Closing, check_inputs
 from exporter.runners.cuda import require_gpu
+from exporter.runners.cuda_stream import Buffer, Graph, Stream, time_runs
+from exporter.runners.tensorrt_engine import NOT_EXECUTED, Engine
 from exporter.to_engine.build import FLAVOURS
-from exporter.to_engine.native import BuildFailure, load_tensorrt, make_logger
+from exporter.to_engine.native import Native
 
-NOT_EXECUTED = "the engine is built, but can be executed only on a GPU that it was built for"
-NUMPY_DTYPES = {
-    "BOOL": "bool",
-    "FLOAT": "float32",
-    "HALF": "float16",
-    "INT32": "int32",
-    "INT64": "int64",
-    "UINT8": "uint8",
-}
-KEPT_MESSAGES = 3
+MOST_BOUND = 4  # the buffers of so many sets of input shapes are kept
+WARMUP_RUNS = 3
+
+
+class Bound(Closing):
+    """An execution context and buffers for one set of input shapes.
+
+    Args:
+        engine: The engine.
+        shapes: The shapes of its inputs, by name.
+        stream: The stream of all copies and runs.
+        graph: Whether the kernels are launched as one CUDA graph.
+
+    Raises:
+        RuntimeFailure: if a shape is outside the engine's profile, or a call fails.
+    """
+
+    def __init__(
+        self, engine: Engine, shapes: Mapping[str, tuple[int, ...]], stream: Stream, *, graph: bool
+    ) -> None:
+        self._engine, self._stream = engine, stream
+        self._context: Native = engine.new_context(graph=graph)
+        self._graph: Graph | None = None
+        with ExitStack() as resources:
+            self._shape_inputs(shapes)
+            self._buffers = {
+                name: resources.enter_context(Buffer(self._shape(name), engine.dtypes[name]))
+                for name in (*engine.inputs, *engine.outputs)
+            }
+            for name, buffer in self._buffers.items():
+                bound = self._context.set_tensor_address(name, buffer.address)
+                engine.require(bound, f"cannot bind {name!r}")
+            if graph and not engine.captures_by_itself:
+                self._graph = resources.enter_context(Graph(stream, self._execute))
+            self._resources = resources.pop_all()
+
+    def upload(self, inputs: Arrays) -> None:
+        """Copy the inputs to the GPU."""
+        for name in self._engine.inputs:
+            self._buffers[name].upload(inputs[name], self._stream)
+
+    def launch(self) -> None:
+        """Put one run on the stream."""
+        if self._graph is None:
+            self._execute()
+        else:
+            self._graph.launch(self._stream)
+
+    def download(self) -> dict[str, np.ndarray]:
+        """Wait for the runs; copy the outputs of the last one to the host."""
+        for name in self._engine.outputs:
+            self._buffers[name].download(self._stream)
+        self._stream.synchronize()
+        return {name: self._buffers[name].array.copy() for name in self._engine.outputs}
+
+    def close(self) -> None:  # noqa: D102
+        self._resources.close()
+        self._context = None
+
+    def _execute(self) -> None:
+        started = self._context.execute_async_v3(int(self._stream))
+        self._engine.require(started, "execution failed")
+
+    def _shape_inputs(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        for name, shape in shapes.items():
+            if not self._context.set_input_shape(name, shape):
+                raise RuntimeFailure(
+                    f"{self._engine.name}: {name!r} is outside the engine's profile",
+                    got=shape,
+                    expected=self._engine.profile(name),
+                )
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        shape = tuple(self._context.get_tensor_shape(name))
+        self._engine.require(-1 not in shape, f"the shape of {name!r} is unknown: {shape}")
+        return shape
 
 
 class TensorRtRunner(Closing):
@@ -33,6 +105,7 @@ class TensorRtRunner(Closing):
         engine_path: The file that `build_engine` wrote.
         flavour: The flavour that built it: a key of `FLAVOURS`.
         precision: Precision of the graph, for the report.
+        cuda_graph: Whether `run` launches the kernels as one CUDA graph.
 
     Raises:
         RuntimeFailure: if there is no GPU, or TensorRT cannot load the engine on the GPU.
@@ -41,122 +114,73 @@ class TensorRtRunner(Closing):
     threads = 1
     transfers_included = True
 
-    def __init__(self, engine_path: Path, flavour: str, precision: str = "fp32") -> None:
-        import torch
-
+    def __init__(
+        self,
+        engine_path: Path,
+        flavour: str,
+        precision: str = "fp32",
+        *,
+        cuda_graph: bool = False,
+    ) -> None:
         self.name = FLAVOURS[flavour].module
         self.precision = precision
-        self._device = _cuda_device(self.name)
-        self.device = f"{self._device} {torch.cuda.get_device_name(self._device)}"
-        self._complaints: list[str] = []
-        self._load(engine_path)
-        self._stream = torch.cuda.Stream(self._device)
-        modes = {name: self._engine.get_tensor_mode(name) for name in self._tensor_names()}
-        self._inputs = [name for name, mode in modes.items() if mode.name == "INPUT"]
-        self._outputs = [name for name, mode in modes.items() if mode.name == "OUTPUT"]
-        self.input_shapes: Mapping[str, tuple[int | None, ...]] = {
-            name: tuple(
-                None if size == -1 else size for size in self._engine.get_tensor_shape(name)
-            )
-            for name in self._inputs
-        }
+        self.device = f"cuda:0 {require_gpu(f'{self.name}: {NOT_EXECUTED}').name}"
+        self._cuda_graph = cuda_graph
+        self._bound: dict[tuple[object, ...], Bound] = {}
+        with ExitStack() as resources:
+            self._engine = resources.enter_context(Engine(engine_path, self.name))
+            self._stream = resources.enter_context(Stream())
+            self.input_shapes = self._engine.input_shapes
+            self._resources: ExitStack | None = resources.pop_all()
 
     def close(self) -> None:  # noqa: D102
-        # In this order: each object must be freed before the next, which made it.
-        self._context = self._engine = self._runtime = self._logger = None
+        resources, self._resources = self._resources, None
+        if resources is None:
+            return
+        with resources:
+            for bound in self._bound.values():
+                resources.push(bound)
+            self._bound = {}
+            with suppress(RuntimeFailure):  # a fault of the GPU was told by the run
+                self._stream.synchronize()
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Run the engine once; names, shapes and dtypes must be those of the engine."""
-        check_inputs(self, inputs)
-        if self._context is None:
+        bound = self._bind(inputs, graph=self._cuda_graph)
+        bound.upload(inputs)
+        bound.launch()
+        return bound.download()
+
+    def device_seconds(self, inputs: Arrays, runs: int, *, graph: bool) -> list[float]:
+        """Time runs on the GPU alone, in seconds: events around the kernels, no transfer.
+
+        Args:
+            inputs: The inputs; they are copied to the GPU once, before the first run.
+            runs: The number of runs.
+            graph: Whether the kernels are launched as one CUDA graph.
+        """
+        bound = self._bind(inputs, graph=graph)
+        bound.upload(inputs)
+        for _ in range(WARMUP_RUNS):
+            bound.launch()
+        self._stream.synchronize()
+        return time_runs(self._stream, bound.launch, runs)
+
+    def _bind(self, inputs: Arrays, *, graph: bool) -> Bound:
+        """Return the context and the buffers for these inputs; make them at the first call."""
+        if self._resources is None:
             raise RuntimeFailure(f"{self.name}: the runner is closed")
-        try:
-            return self._execute(inputs)
-        except RuntimeError as error:  # torch's: out of memory, or a fault of the GPU
-            raise RuntimeFailure(f"{self.name}: execution failed", got=error) from error
-
-    def _execute(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        import torch
-
-        with torch.cuda.stream(self._stream):
-            # Keep both dictionaries to the end: TensorRT knows only the addresses in them.
-            given = {name: self._bind_input(name, inputs[name]) for name in self._inputs}
-            results = {name: self._bind_output(name) for name in self._outputs}
-            started = self._context.execute_async_v3(self._stream.cuda_stream)
-            self._stream.synchronize()
-            del given
-            self._require(started, "execution failed")
-            return {name: result.cpu().numpy() for name, result in results.items()}
-
-    def _load(self, path: Path) -> None:
-        try:
-            trt = load_tensorrt(self.name)
-        except BuildFailure as failure:
-            raise RuntimeFailure(f"{NOT_EXECUTED}: {failure.facts['what']}") from failure
-        self._logger = make_logger(trt, self._log)
-        try:
-            self._runtime = trt.Runtime(self._logger)
-            self._engine: Any = self._runtime.deserialize_cuda_engine(path.read_bytes())
-        except (OSError, TypeError) as error:  # TypeError: the native factory gave nullptr
-            raise RuntimeFailure(f"{self.name}: cannot load {path}", got=error) from error
-        self._require(self._engine is not None, f"cannot load {path}; {NOT_EXECUTED}")
-        self._context: Any = self._engine.create_execution_context()
-        self._require(self._context is not None, "cannot create an execution context")
-
-    def _tensor_names(self) -> list[str]:
-        return [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
-
-    def _bind_input(self, name: str, array: np.ndarray) -> Any:  # noqa: ANN401  # torch.Tensor
-        import torch
-
-        dtype = self._dtype(name)
-        if array.dtype != dtype:
-            raise RuntimeFailure(
-                f"{self.name}: wrong dtype of {name!r}", got=array.dtype, expected=dtype
-            )
-        # "W" copies a read-only array; torch warns about one.
-        tensor = torch.from_numpy(np.require(array, requirements=["C", "W"])).to(self._device)
-        if not self._context.set_input_shape(name, tuple(array.shape)):
-            accepted = [tuple(s) for s in self._engine.get_tensor_profile_shape(name, 0)]
-            raise RuntimeFailure(
-                f"{self.name}: {name!r} is outside the engine's profile",
-                got=array.shape,
-                expected=f"{accepted[0]} to {accepted[-1]}",
-            )
-        self._bind(name, tensor)
-        return tensor
-
-    def _bind_output(self, name: str) -> Any:  # noqa: ANN401  # torch.Tensor
-        import torch
-
-        shape = tuple(self._context.get_tensor_shape(name))
-        self._require(-1 not in shape, f"the shape of {name!r} is unknown: {shape}")
-        dtype = getattr(torch, self._dtype(name))
-        tensor = torch.empty(shape, dtype=dtype, device=self._device)
-        self._bind(name, tensor)
-        return tensor
-
-    def _bind(self, name: str, tensor: Any) -> None:  # noqa: ANN401  # torch.Tensor
-        bound = self._context.set_tensor_address(name, tensor.data_ptr())
-        self._require(bound, f"cannot bind {name!r}")
-
-    def _dtype(self, name: str) -> str:
-        dtype = self._engine.get_tensor_dtype(name).name
-        self._require(dtype in NUMPY_DTYPES, f"{name!r} is {dtype}, which numpy does not have")
-        return NUMPY_DTYPES[dtype]
-
-    def _log(self, severity: str, text: str) -> None:
-        if severity in ("ERROR", "INTERNAL_ERROR"):
-            self._complaints = [*self._complaints, text][-KEPT_MESSAGES:]
-
-    def _require(self, success: bool, what: str) -> None:
-        """Raise with the last messages of TensorRT unless a call succeeded; it raises nothing."""
-        if not success:
-            raise RuntimeFailure(f"{self.name}: {what}", got="; ".join(self._complaints) or None)
-
-
-def _cuda_device(name: str) -> Any:  # noqa: ANN401  # torch.device
-    import torch
-
-    require_gpu(f"{name}: {NOT_EXECUTED}")
-    return torch.device("cuda", torch.cuda.current_device())
+        check_inputs(self, inputs)
+        for name, array in inputs.items():
+            expected = self._engine.dtypes[name]
+            if array.dtype != expected:
+                raise RuntimeFailure(
+                    f"{self.name}: wrong dtype of {name!r}", got=array.dtype, expected=expected
+                )
+        shapes = {name: tuple(inputs[name].shape) for name in self._engine.inputs}
+        key = (graph, *shapes.values())
+        if key not in self._bound:
+            if len(self._bound) == MOST_BOUND:
+                self._bound.pop(next(iter(self._bound))).close()
+            self._bound[key] = Bound(self._engine, shapes, self._stream, graph=graph)
+        return self._bound[key]

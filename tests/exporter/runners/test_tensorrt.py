@@ -1,14 +1,13 @@
 """Test TensorRtRunner on a recording stand-in for TensorRT, and on a real engine with a GPU."""
 
-import contextlib
-import ctypes
-import enum
+import inspect
+import re
 import sys
-import types
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
+from cuda.bindings import runtime
 from onnx import TensorProto, helper, save
 
 from exporter.errors import RuntimeFailure
@@ -17,109 +16,6 @@ from exporter.runners.cuda import gpu_name
 from exporter.runners.tensorrt import TensorRtRunner
 from exporter.spec import BatchProfile
 from exporter.to_engine.build import build_engine, choose_flavour
-
-Mode = enum.Enum("Mode", "INPUT OUTPUT")
-DataType = enum.Enum("DataType", "FLOAT HALF BF16")
-
-
-class FakeLogger:
-    def log(self, severity, msg):
-        raise NotImplementedError
-
-
-class FakeContext:
-    """A context that doubles its input; it reads and writes at the given addresses."""
-
-    def __init__(self, tensorrt):
-        self.trt, self.shape, self.addresses = tensorrt, None, {}
-
-    def set_input_shape(self, name, shape):
-        self.trt.calls.append(("set_input_shape", name, shape))
-        self.shape = shape
-        return shape[0] <= 4
-
-    def get_tensor_shape(self, name):
-        return self.trt.output_shape or self.shape
-
-    def set_tensor_address(self, name, address):
-        self.trt.calls.append(("set_tensor_address", name))
-        self.addresses[name] = address
-        return self.trt.binds
-
-    def execute_async_v3(self, stream):
-        self.trt.calls.append(("execute_async_v3", stream))
-        if not self.trt.executes:
-            self.trt.logger.log(1, "launch failed")
-            return False
-        size = int(np.prod(self.shape))
-        video, logits = (
-            (ctypes.c_float * size).from_address(self.addresses[name])
-            for name in ("video", "logits")
-        )
-        for i in range(size):
-            logits[i] = 2 * video[i]
-        return True
-
-
-class FakeEngine:
-    num_io_tensors = 2
-
-    def __init__(self, tensorrt):
-        self.trt = tensorrt
-
-    def get_tensor_name(self, index):
-        return ("video", "logits")[index]
-
-    def get_tensor_mode(self, name):
-        return Mode.INPUT if name == "video" else Mode.OUTPUT
-
-    def get_tensor_shape(self, name):
-        return (-1, 3)
-
-    def get_tensor_dtype(self, name):
-        return self.trt.dtype
-
-    def get_tensor_profile_shape(self, name, index):
-        return [(1, 3), (2, 3), (4, 3)]
-
-    def create_execution_context(self):
-        return FakeContext(self.trt) if self.trt.makes_context else None
-
-
-class FakeTensorRt(types.ModuleType):
-    ILogger = FakeLogger
-
-    def __init__(self):
-        super().__init__("tensorrt_rtx")
-        self.calls, self.logger, self.output_shape = [], None, None
-        self.loads = self.makes_context = self.binds = self.executes = True
-        self.dtype = DataType.FLOAT
-
-    def Runtime(self, logger):  # noqa: N802  # TensorRT's name
-        self.logger = logger
-        return self
-
-    def deserialize_cuda_engine(self, data):
-        self.calls.append(("deserialize_cuda_engine", data))
-        if self.loads:
-            return FakeEngine(self)
-        self.logger.log(2, "only a warning")
-        self.logger.log(1, "wrong architecture")
-        return None
-
-
-@pytest.fixture
-def trt(monkeypatch):
-    fake = FakeTensorRt()
-    monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake)
-    stream = types.SimpleNamespace(
-        cuda_stream=77, synchronize=lambda: fake.calls.append(("synchronize",))
-    )
-    monkeypatch.setattr(runner_file, "_cuda_device", lambda name: torch.device("cpu"))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Fake GPU")
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
-    monkeypatch.setattr(torch.cuda, "stream", contextlib.nullcontext)
-    return fake
 
 
 @pytest.fixture
@@ -135,19 +31,54 @@ VIDEO = np.arange(6, dtype=np.float32).reshape(2, 3)
 def test_it_binds_addresses_and_calls_in_order(trt, engine):
     with TensorRtRunner(engine, "rtx") as runner:
         assert runner.name == "tensorrt_rtx"
-        assert runner.device == "cpu Fake GPU"
+        assert runner.device == "cuda:0 Stand-in"
         assert runner.input_shapes == {"video": (None, 3)}
         assert runner.transfers_included
         logits = runner.run({"video": VIDEO})["logits"]
-    np.testing.assert_array_equal(logits, 2 * VIDEO)
+    np.testing.assert_array_equal(logits, 2 * VIDEO)  # the caller's own, after the end
     assert trt.calls == [
         ("deserialize_cuda_engine", b"vtrt..."),
+        ("create_execution_context",),
         ("set_input_shape", "video", (2, 3)),
         ("set_tensor_address", "video"),
         ("set_tensor_address", "logits"),
-        ("execute_async_v3", 77),
-        ("synchronize",),
+        ("execute_async_v3",),
     ]
+
+
+def test_buffers_are_made_once_for_each_shape(trt, engine, gpu):
+    one, two = VIDEO[:1], VIDEO
+    with TensorRtRunner(engine, "rtx") as runner:
+        for video in (one, two, one, two, 3 * one):
+            np.testing.assert_array_equal(runner.run({"video": video})["logits"], 2 * video)
+    assert gpu.calls.count("cudaMalloc") == gpu.calls.count("cudaMallocHost") == 4
+    assert gpu.calls.count("cudaFree") == gpu.calls.count("cudaFreeHost") == 4
+    assert trt.calls.count(("create_execution_context",)) == 2
+
+
+def test_the_buffers_of_the_oldest_shapes_are_freed(trt, engine, gpu, monkeypatch):
+    monkeypatch.setattr(runner_file, "MOST_BOUND", 2)
+    with TensorRtRunner(engine, "rtx") as runner:
+        for batch in (1, 2, 3):
+            runner.run({"video": np.ones((batch, 3), np.float32)})
+        assert sorted(len(memory) for kind, memory in gpu.memory.values() if kind == "host") == [
+            *(24, 24),
+            *(36, 36),
+        ]
+        runner.run({"video": VIDEO[:1]})
+    assert trt.calls.count(("create_execution_context",)) == 4
+
+
+def test_everything_is_freed_in_the_order_of_the_manual(trt, engine, gpu):
+    with TensorRtRunner(engine, "rtx") as runner:
+        runner.run({"video": VIDEO})
+        gpu.calls.clear()
+        runner.close()
+        assert gpu.calls == [
+            "cudaStreamSynchronize",
+            *("cudaFreeHost", "cudaFree") * 2,
+            "cudaStreamDestroy",
+        ]
 
 
 def test_read_only_and_strided_inputs_are_copied(trt, engine):
@@ -179,7 +110,7 @@ def test_wrong_inputs_are_refused(trt, engine, inputs, message):
         ("binds", False, "cannot bind 'video'"),
         ("executes", False, "execution failed: got launch failed"),
         ("output_shape", (-1, 3), "shape of 'logits' is unknown"),
-        ("dtype", DataType.BF16, "'video' is BF16"),
+        ("dtype", SimpleNamespace(name="BF16"), "'video' is BF16"),
     ],
 )
 def test_every_failing_return_is_an_error(trt, engine, attribute, value, message):
@@ -190,14 +121,58 @@ def test_every_failing_return_is_an_error(trt, engine, attribute, value, message
     assert "only a warning" not in str(caught.value)
 
 
-def test_torch_errors_are_runtime_failures(trt, engine, monkeypatch):
-    def no_memory(*args, **options):
-        raise torch.OutOfMemoryError("no memory left")
+@pytest.mark.parametrize(
+    "name", ["cudaStreamCreateWithFlags", "cudaMalloc", "cudaMallocHost", "cudaMemcpyAsync"]
+)
+def test_an_error_of_cuda_is_a_runtime_failure_and_leaves_nothing(trt, engine, gpu, name):
+    gpu.fail[name] = runtime.cudaError_t.cudaErrorMemoryAllocation
+    expected = f"^{name} failed: cudaErrorMemoryAllocation: out of memory$"
+    with pytest.raises(RuntimeFailure, match=expected), TensorRtRunner(engine, "rtx") as runner:
+        runner.run({"video": VIDEO})
+    assert (gpu.memory, gpu.live) == ({}, {})
 
-    with TensorRtRunner(engine, "rtx") as runner:
-        monkeypatch.setattr(torch, "empty", no_memory)
-        with pytest.raises(RuntimeFailure, match="no memory left"):
+
+@pytest.mark.parametrize("fixture", ["trt", "enterprise"])
+@pytest.mark.parametrize("graph", [True, False])
+def test_the_time_on_the_device_has_no_transfer(request, engine, gpu, fixture, graph):
+    request.getfixturevalue(fixture)
+    flavour = {"trt": "rtx", "enterprise": "tensorrt"}[fixture]
+    with TensorRtRunner(engine, flavour) as runner:
+        gpu.calls.clear()
+        seconds = runner.device_seconds({"video": VIDEO}, 5, graph=graph)
+        assert seconds == [0.001] * 5  # the stand-in takes 1 ms for a kernel or a graph
+        assert gpu.calls.count("cudaMemcpyAsync") == 1
+
+
+def test_tensorrt_is_captured_once_and_replayed(enterprise, engine, gpu):
+    with TensorRtRunner(engine, "tensorrt", cuda_graph=True) as runner:
+        for scale in (1, 2, 3):
+            video = scale * VIDEO
+            np.testing.assert_array_equal(runner.run({"video": video})["logits"], 2 * video)
+    assert enterprise.calls.count(("execute_async_v3",)) == 2  # once without, once under capture
+    assert gpu.calls.count("cudaStreamBeginCapture") == 1
+    assert gpu.calls.count("cudaGraphLaunch") == 3
+
+
+def test_an_engine_that_cannot_be_captured_is_an_error(enterprise, engine, gpu):
+    enterprise.refuses = True
+    with TensorRtRunner(engine, "tensorrt", cuda_graph=True) as runner:
+        with pytest.raises(RuntimeFailure, match="execution failed: got launch failed"):
             runner.run({"video": VIDEO})
+        runner.device_seconds({"video": VIDEO}, 1, graph=False)
+
+
+def test_tensorrt_rtx_captures_by_itself_and_compiles_its_kernels_first(trt, engine, gpu):
+    with TensorRtRunner(engine, "rtx", cuda_graph=True) as runner:
+        np.testing.assert_array_equal(runner.run({"video": VIDEO})["logits"], 2 * VIDEO)
+        runner.device_seconds({"video": VIDEO}, 1, graph=False)
+    assert [config.cuda_graph_strategy.name for config in trt.configs] == [
+        "WHOLE_GRAPH_CAPTURE",
+        "DISABLED",
+    ]
+    kernels = {config.dynamic_shapes_kernel_specialization_strategy.name for config in trt.configs}
+    assert kernels == {"EAGER"}
+    assert "cudaStreamBeginCapture" not in gpu.calls
 
 
 def test_a_missing_engine_file_is_an_error(trt, tmp_path):
@@ -214,8 +189,49 @@ def test_a_missing_package_is_named(trt, engine, monkeypatch):
 def test_a_closed_runner_refuses_to_run(trt, engine):
     with TensorRtRunner(engine, "rtx") as runner:
         pass
+    runner.close()  # a second time
     with pytest.raises(RuntimeFailure, match="closed"):
         runner.run({"video": VIDEO})
+
+
+def parameters(method):
+    """The names of the parameters of a native method, for each of its signatures."""
+    found = re.findall(r"\(self: [^,)]+(.*?)\) ->", method.__doc__)
+    return [re.findall(r", (\w+):", text) for text in found]
+
+
+@pytest.mark.parametrize(
+    ("standing_in", "real", "names"),
+    [
+        ("Context", "IExecutionContext", 4),
+        ("Engine", "ICudaEngine", 6),
+        ("RtxEngine", "ICudaEngine", 1),
+        ("TensorRt", "Runtime", 1),
+    ],
+)
+def test_a_stand_in_has_the_methods_of_tensorrt(trt, standing_in, real, names):
+    native = getattr(pytest.importorskip("tensorrt_rtx_bindings"), real)
+    stand_ins = sys.modules[type(trt).__module__]
+    methods = vars(getattr(stand_ins, f"StandIn{standing_in}"))
+    compared = [
+        (name, list(inspect.signature(method).parameters)[1:])
+        for name, method in methods.items()
+        if inspect.isfunction(method) and not name.startswith("_") and name != "Runtime"
+    ]
+    assert len(compared) == names
+    for name, given in compared:
+        assert given in parameters(getattr(native, name)), name
+
+
+def test_a_stand_in_has_the_settings_of_tensorrt(trt):
+    native = pytest.importorskip("tensorrt_rtx_bindings")
+    for name in vars(trt.engine(trt).create_runtime_config()):
+        assert isinstance(getattr(native.IRuntimeConfig, name), property)
+    for name in ("CudaGraphStrategy", "DynamicShapesKernelSpecializationStrategy"):
+        for member in getattr(trt, name):
+            assert hasattr(getattr(native, name), member.name)
+    for member in type(trt.dtype):
+        assert hasattr(native.DataType, member.name)
 
 
 def test_an_engine_without_a_gpu_is_an_error(engine, without_gpu):
