@@ -34,7 +34,7 @@ TENSORRT_OWNERS = {
     "exporter.machine.environment",
 }
 OWNERS = {
-    "av": {"exporter.inputs.video"},
+    "av": {"exporter.inputs.container", "exporter.inputs.survey", "exporter.inputs.colour"},
     "cuda": {"exporter.runners.cuda"},
     "onnxruntime": {
         "exporter.runners.onnxruntime",
@@ -56,9 +56,12 @@ WITHOUT_TORCH = (
     "exporter.results",
     "exporter.files",
     "exporter.inputs.clips",
+    "exporter.inputs.colour",
+    "exporter.inputs.container",
     "exporter.inputs.motion",
     "exporter.inputs.resize",
     "exporter.inputs.sampling",
+    "exporter.inputs.survey",
     "exporter.inputs.synthetic",
     "exporter.inputs.video",
     "exporter.lint",
@@ -206,7 +209,7 @@ class TestTheChecks:
                 "def f():\n    from av.container import X",
                 ["av.container"],
             ),
-            ("exporter.inputs.video", "import av", []),
+            ("exporter.inputs.container", "import av", []),
             ("exporter.pipeline", "from cuda.bindings import runtime", ["cuda.bindings"]),
             ("exporter.latency.bench", "import onnxruntime as ort", ["onnxruntime"]),
             ("exporter.runners.onnxruntime", "import onnxruntime as ort", []),

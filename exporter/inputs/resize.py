@@ -5,17 +5,30 @@ Axes: c channels, h height, w width. H and W are the size of the source frame.
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 
+_SQUARE = Fraction(1)
 
-def fit(image: np.ndarray, height: int, width: int, short_side: int | None = None) -> np.ndarray:
+
+def fit(
+    image: np.ndarray,
+    height: int,
+    width: int,
+    short_side: int | None = None,
+    *,
+    aspect: Fraction = _SQUARE,
+) -> np.ndarray:
     """Resize `(H, W, c)` to cover the target; return its centre crop `(c, h, w)` float32.
 
-    The resize is antialiased. With `short_side`, the shorter side of the resized frame has that
+    The resize is antialiased. `aspect` is the width of a source pixel over its height; pixels of
+    the result are square. With `short_side`, the shorter side of the resized frame has that
     many pixels, unless the resized frame would be too small to cover the target.
     """
     rows, columns = image.shape[:2]
-    resized = _resized(rows, columns, height, width, short_side)
+    shown = rows * aspect.denominator, columns * aspect.numerator  # only their ratio counts
+    resized = _resized(*shown, height, width, short_side)
     vertical = _resize_weights(rows, resized[0], height)  # (h, H)
     horizontal = _resize_weights(columns, resized[1], width)  # (w, W)
     # One channel at a time: a float32 copy of a whole 8K frame would be 400 MB.

@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from exporter.inputs.video import CONVERSION, read_clip
+from exporter.inputs.colour import CONVERSION
+from exporter.inputs.video import read_clip
 from model import TimeSformerViT, load_checkpoint
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # transformers reads it at import

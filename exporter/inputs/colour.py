@@ -1,0 +1,74 @@
+"""One decoded frame -> upright RGB pixels, and what is to say about its colours (PyAV's swscale).
+
+The conversion is exact to one level of 255 for 8 bits: chroma is interpolated at the place where
+the file says that it was taken, and the matrix (BT.601, BT.709, BT.2020) and the range are those of
+the file. A file that does not say has BT.601 and the limited range, as in FFmpeg.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+
+# swscale's BILINEAR | FULL_CHR_H_INT | ACCURATE_RND | BITEXACT. Without FULL_CHR_H_INT, two pixels
+# beside each other share their colour. Without the last two flags, the colours of a pixel depend on
+# the vector instructions of the machine. PyAV has no names for these flags, so they are numbers.
+# PyAV below 17 converts by another function, which ignores the matrix and the place of the chroma.
+CONVERSION = 0x2 | 0x2000 | 0x40000 | 0x80000
+_BRIGHTEST = np.uint16(65280 + 127)  # of 16 bits, so that rounding does not overflow
+_HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273
+
+
+def upright_rgb(frame: VideoFrame) -> tuple[np.ndarray, bool]:
+    """Return `(H, W, 3)` uint8, rotated and mirrored by the clip's display matrix (phones).
+
+    The second value says whether rows became columns.
+    """
+    image = _rgb(frame)
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return image, False
+    # The rows are (a, b, u), (c, d, v), …: x' = a x + c y, y' = b x + d y. An array has eight
+    # orientations; take the one nearest to the angle.
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    if turned := abs(b) > abs(a):
+        image, a, d = image.swapaxes(0, 1), c, b
+    return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1], turned
+
+
+def _rgb(frame: VideoFrame) -> np.ndarray:
+    """Return `(H, W, 3)` uint8, as the frame is stored."""
+    if not _is_yuv(frame):
+        return frame.reformat(format="rgb24", interpolation=CONVERSION).to_ndarray()
+    # In 8 bits swscale takes a colour of twice the brightest for black; in 16 bits it does not.
+    deep = frame.reformat(format="gbrp16le", interpolation=CONVERSION)
+    image = np.empty((frame.height, frame.width, 3), np.uint8)
+    for plane, channel in zip(deep.planes, (1, 2, 0), strict=True):
+        # A plane is a buffer, which PyAV's types do not say.
+        rows = np.frombuffer(cast("bytes", plane), "<u2").reshape(frame.height, -1)
+        rows = rows[:, : frame.width]
+        # 255 is 65280 there. Round to the nearest level.
+        image[..., channel] = (np.minimum(rows, _BRIGHTEST) + np.uint16(128)) >> 8
+    return image
+
+
+def _is_yuv(frame: VideoFrame) -> bool:
+    stored = frame.format
+    return not (stored.is_rgb or stored.has_palette) and len(stored.components) >= 3
+
+
+def pixel_aspect(ratio: Fraction | None, *, turned: bool) -> Fraction:
+    """Return width over height of an upright pixel; 1 where the file does not say."""
+    if not ratio or ratio <= 0:
+        return Fraction(1)
+    return 1 / Fraction(ratio) if turned else Fraction(ratio)
+
+
+def hdr(frame: VideoFrame) -> str:
+    """Return the name of the frame's HDR curve, or ""."""
+    return _HDR.get(frame.color_trc, "")
