@@ -46,6 +46,7 @@ clean:
 	rm -rf .venv .venv-triton build
 
 .venv/installed: pyproject.toml constraints.txt
+	rm -rf tsformer.egg-info  # an older one beside the sources hides the new metadata
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		-c constraints.txt -e '.[cpu,test]'
