@@ -67,7 +67,8 @@ class DropPath(nn.Module):
         """Drop the parts of one branch, each `(b, ...)`: a sample loses all of them or none."""
         if self.rate == 0.0 or not self.training:
             return parts
-        keep = parts[0].new_empty(len(parts[0])).bernoulli_(1 - self.rate) / (1 - self.rate)
+        kept = 1 - self.rate
+        keep = parts[0].new_empty(len(parts[0])).bernoulli_(kept) / (kept or 1)
         return tuple(part * keep.view(-1, *(1,) * (part.ndim - 1)) for part in parts)
 
 

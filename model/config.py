@@ -9,25 +9,25 @@ import difflib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 MechanismName = Literal["regular", "performer", "fastformer"]
 SchemeName = Literal["space", "joint", "divided", "local-global", "axial"]
 Semantics = Literal["paper", "upstream"]
 
-ActivationName = Literal["gelu", "relu", "selu", "gelu_new"]
+ActivationName = Literal[
+    "gelu", "relu", "selu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "quick_gelu", "silu",
+    "tanh",
+]  # fmt: skip
 
 MECHANISM_NAMES: tuple[str, ...] = ("regular", "performer", "fastformer")
 SCHEME_NAMES: tuple[str, ...] = ("space", "joint", "divided", "local-global", "axial")
 UPSTREAM_SCHEMES: tuple[str, ...] = ("joint", "divided")  # schemes of the published package
 SEMANTICS: tuple[str, ...] = ("paper", "upstream")
 FAMILY_NAMES: tuple[str, ...] = (
-    "fast_timesformer",
-    "timesformer_pytorch",
-    "facebookresearch",
-    "huggingface",
-)
-ACTIVATION_NAMES: tuple[str, ...] = ("gelu", "relu", "selu", "gelu_new")
+    "fast_timesformer", "timesformer_pytorch", "facebookresearch", "huggingface", "mmaction2"
+)  # fmt: skip
+ACTIVATION_NAMES: tuple[str, ...] = get_args(ActivationName)
 
 
 class ConfigError(ValueError):
@@ -106,12 +106,13 @@ class ClipConfig:
 
     patch_size: int = field(default=16, kw_only=True)
 
-    def _check_sizes(self, *more: str) -> None:
+    def _check_sizes(self, *more: str, headless: bool = False) -> None:
         sizes = ("frames", "channels", "height", "width", "num_classes", "patch_size")
         for name in sizes + more:
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(f"{name} must be a whole number of at least 1: got {value!r}")
+            value, least = getattr(self, name), 0 if headless and name == "num_classes" else 1
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                whole = f"a whole number of at least {least}"
+                raise ConfigError(f"{name} must be {whole}: got {value!r}")
         for name in ("height", "width"):
             value = getattr(self, name)
             patch = self.patch_size
@@ -210,7 +211,7 @@ class ViTConfig(ClipConfig):
     """Complete configuration of a `TimeSformerViT`.
 
     `heads` must divide `dim`. `mlp_dim` is the width of the feed-forward layer; its default is
-    4 x `dim`.
+    4 x `dim`. `num_classes` is 0 without a classifier.
 
     Raises:
         ConfigError: if a value is out of range or two values do not fit together.
@@ -233,10 +234,10 @@ class ViTConfig(ClipConfig):
         check_choice("attention mechanism", self.attn, MECHANISM_NAMES)
         check_choice("attention scheme", self.scheme, SCHEME_NAMES)
         check_choice("activation", self.hidden_act, ACTIVATION_NAMES)
-        self._check_sizes("dim", "depth", "heads")
-        if self.mlp_dim:
-            self._check_sizes("mlp_dim")
-        self._check_rates("drop_path", "attn_dropout", "proj_dropout")
+        sizes = ("dim", "depth", "heads", *(("mlp_dim",) if self.mlp_dim else ()))
+        self._check_sizes(*sizes, headless=True)
+        rates = ("attn_dropout", "proj_dropout")  # training may drop the last block of all clips
+        self._check_rates(*rates, *(() if self.drop_path == 1 else ("drop_path",)))
         if self.dim % self.heads:
             raise ConfigError(f"dim must be a multiple of heads {self.heads}: got {self.dim}")
         if not isinstance(self.norm_eps, (int, float)) or self.norm_eps < 0:
@@ -283,11 +284,11 @@ class TimeSformerConfig(ClipConfig):
         return "divided"
 
 
-# Sizes of the TimeSformer paper, table 5 (all ViT-B/16, divided).
+# Sizes of the TimeSformer paper, table 5: ViT-B/16, divided.
 PRESETS: dict[str, dict[str, int]] = {
     "TimeSformer": {"frames": 8, "height": 224, "width": 224, "num_classes": 400},
     "TimeSformer-HR": {"frames": 16, "height": 448, "width": 448, "num_classes": 400},
     "TimeSformer-L": {"frames": 96, "height": 224, "width": 224, "num_classes": 400},
 }
-# Sizes of a fresh FastTimeSformer unless given, from the README of the published package.
+# Sizes of a fresh FastTimeSformer unless given.
 FRESH = {"frames": 5, "channels": 3, "height": 224, "width": 224, "num_classes": 2, "dim": 128}

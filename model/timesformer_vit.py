@@ -22,11 +22,22 @@ from model.config import ActivationName, MechanismName, SchemeName, ViTConfig
 from model.precision import Rounded, RoundedConv2d, as_type_of
 from model.spacetime import SCHEMES, Grid
 
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """The approximation of GELU by a sigmoid: `x sigmoid(1.702 x)`."""
+    return x * torch.sigmoid(1.702 * x)
+
+
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "relu": F.relu,
     "selu": F.selu,
     "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+    "gelu_fast": partial(F.gelu, approximate="tanh"),
+    "quick_gelu": quick_gelu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
 }
 
 
@@ -53,7 +64,8 @@ class TimeSformerViT(VideoClassifier):
         frames: Frames f of a clip.
         height: Height of a frame in pixels, a multiple of `patch_size`.
         width: Width of a frame in pixels, a multiple of `patch_size`.
-        num_classes: Logits of a clip.
+        num_classes: Logits of a clip; 0 for no classifier: the output is then the class token after
+            the last norm, `(b, dim)`.
         dim: Token width d.
         depth: Blocks.
         heads: Attention heads, of `dim // heads` channels.
@@ -63,7 +75,7 @@ class TimeSformerViT(VideoClassifier):
         channels: Channels c of a frame.
         mlp_dim: Width of the feed-forward; `4 * dim` unless given.
         qkv_bias: Add a bias to query, key and value.
-        hidden_act: `gelu`, `relu`, `selu` or `gelu_new` (tanh).
+        hidden_act: A name of `ACTIVATIONS`: `gelu`, `relu`, `gelu_new` (tanh), `quick_gelu`, ...
         norm_eps: Added to the variance in the normalisations.
         drop_path: Stochastic depth rate of the last block in training, falling linearly to the
             first.
@@ -147,7 +159,7 @@ class TimeSformerViT(VideoClassifier):
             for rate in torch.linspace(0, drop_path, depth, device="cpu").tolist()
         )
         self.norm = nn.LayerNorm(dim, eps=norm_eps)
-        self.head = nn.Linear(dim, num_classes)
+        self.head = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
         self.class_tokens = frames if scheme == "space" else 1
         self._initialise()
 

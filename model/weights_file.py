@@ -1,11 +1,15 @@
 """Read files of weights, and never run code from them.
 
-PyTorch files are opened only with `weights_only=True`; the safetensors library opens its files.
+PyTorch files are opened only with `weights_only=True`, and `model.harmless` stands in for the
+harmless objects beside the weights. Other pickles are read with the same allow list. The
+safetensors library opens its files.
 """
 
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,11 +20,21 @@ import safetensors
 import torch
 from torch import Tensor
 
+from model.config import ConfigError
+from model.flatten import flatten
+from model.harmless import GLOBALS, PlainUnpickler
+
 METADATA_KEY = "tsformer"
-_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "module")
-# DistributedDataParallel, torch.compile and Lightning add these prefixes.
-_PREFIXES = ("module.", "_orig_mod.", "model.")
+# Converts what `weights_only` refuses, in the place where the classes of the file can be imported.
+_CONVERT_OBJECTS = (
+    'import torch; k = lambda v: v.state_dict() if hasattr(v, "state_dict") else '
+    "{{n: k(x) for n, x in v.items()}} if isinstance(v, dict) else "
+    "v if torch.is_tensor(v) else None; "
+    'torch.save(k(torch.load({path}, "cpu", weights_only=False)), "weights.pth")'
+)
+_CONVERT_TORCHSCRIPT = (
+    'import torch; torch.save(torch.jit.load({path}, "cpu").state_dict(), "weights.pth")'
+)
 
 
 class CheckpointError(ValueError):
@@ -29,30 +43,51 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """Tensors by name, and the metadata that describes them.
+    """The tensors of a file by the path to them, and what else the file tells.
 
-    `description` is the metadata of our own files. `sidecars` maps the names of the JSON files
-    in the directory of the weights to their content. Both are empty for a bare state dict.
+    Args:
+        state: The tensors; after `model.find`, those of one model by their published names.
+        description: The metadata of our own files.
+        sidecars: The JSON files in the directory of the weights, by name.
+        settings: Numbers, texts and lists of them beside the weights, by path.
+        signatures: Path of a state dict of ours -> its configuration.
+        notes: Remarks for the report about what was read.
     """
 
     state: Mapping[str, Tensor]
     description: Mapping[str, Any] = field(default_factory=dict)
     sidecars: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    signatures: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def read_weights(path: Path) -> WeightsFile:
-    """Read a `.pth`, `.pt` or `.safetensors` file; its content, not its name, decides the format.
+    """Read a file of weights; its content, not its name, decides the format.
 
     Raises:
         CheckpointError: if the file is missing or damaged, holds no weights, or can only be read by
             running code from it.
+        ConfigError: if the metadata of our own file is damaged.
     """
     _check_is_file(path)
     with path.open("rb") as file:
         head = file.read(9)
-    weights = _read_safetensors(path) if head[8:] == b"{" else _read_torch(path)
-    _check_finite(path, weights.state)
-    return weights
+    if head[8:] == b"{":
+        return _read_safetensors(path)
+    try:
+        flat = flatten(_read_torch(path, head))
+    except CheckpointError:
+        raise
+    except Exception as error:  # an array whose parts do not fit together
+        raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+    flat.tensors.pop("", None)  # a tensor without a name
+    if not flat.tensors:
+        raise CheckpointError(
+            f"{path} holds no weights: it contains no tensors"
+            f"{_list_of(' beside ', flat.settings)}; expected tensors by name"
+        )
+    return WeightsFile(flat.tensors, settings=flat.settings, signatures=flat.signatures)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -108,90 +143,79 @@ def _read_safetensors(path: Path) -> WeightsFile:
         description = json.loads(metadata.get(METADATA_KEY, "{}"))
     except ValueError as error:
         raise CheckpointError(f"{path} has damaged {METADATA_KEY} metadata: {error}") from error
-    return WeightsFile(_strip_prefixes(path, state), _check_description(path, description))
+    if not state:
+        raise CheckpointError(f"{path} holds no weights: it contains no tensors")
+    return WeightsFile(flatten(state).tensors, check_description(description))
 
 
-def _read_torch(path: Path) -> WeightsFile:
-    try:
-        # Pass an open file: given a path that ends in .safetensors, PyTorch would read that format.
-        # Ignore PyTorch's warnings about pickles of other programs: an error must be one line.
-        with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes can raise an error of any class
-        raise CheckpointError(_explain_torch_failure(path, error)) from error
-    state = _unwrap(path, content)
-    return WeightsFile(_strip_prefixes(path, state), _read_signature(path, state))
+def check_description(description: Any) -> dict[str, Any]:  # noqa: ANN401  # parsed
+    """Return the metadata of our own file, which must be an object with a config.
 
-
-def _read_signature(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the configuration from our own state dict, with or without the prefixes of wrappers."""
-    metadata = getattr(state, "_metadata", None)
-    for name, entry in metadata.items() if isinstance(metadata, Mapping) else ():
-        wrappers_only = all(f"{part}." in _PREFIXES for part in str(name).split(".") if part)
-        if wrappers_only and isinstance(entry, Mapping) and "config" in entry:
-            return _check_description(path, dict(entry))
-    return {}
-
-
-def _check_description(path: Path, description: Any) -> dict[str, Any]:  # noqa: ANN401  # parsed
+    Raises:
+        ConfigError: if it is not.
+    """
     if not isinstance(description, dict) or not isinstance(description.get("config", {}), dict):
-        raise CheckpointError(
-            f"{path} has damaged {METADATA_KEY} metadata: got {str(description)[:80]!r}, expected "
+        raise ConfigError(
+            f"has damaged {METADATA_KEY} metadata: got {str(description)[:80]!r}, expected "
             "an object with a config"
         )
     return description
 
 
-def _explain_torch_failure(path: Path, error: Exception) -> str:
-    with path.open("rb") as file:
-        head = file.read(2)
-    # "PK" begins a zip archive; byte 128 and a protocol number from 0 to 8 begin a pickle.
-    is_pickle = len(head) == 2 and head[0] == 128 and head[1] < 9
-    may_be_pickle = head == b"PK" or is_pickle
-    refused = ("Unsupported global", "Unsupported operand", "Unsupported class")
-    if may_be_pickle and any(reason in str(error) for reason in refused):
+def _read_torch(path: Path, head: bytes) -> object:
+    try:
+        # Pass an open file: given a path that ends in .safetensors, PyTorch would read that format.
+        # Ignore PyTorch's warnings about pickles of other programs: an error must be one line.
+        with (
+            path.open("rb") as file,
+            warnings.catch_warnings(action="ignore"),
+            torch.serialization.safe_globals(list(GLOBALS)),
+        ):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged bytes can raise an error of any class
+        content = _read_pickle(path) if _is_pickle(head) else None
+        if isinstance(content, Mapping):
+            return content
+        raise CheckpointError(_explain_torch_failure(path, head, error)) from error
+
+
+def _is_pickle(head: bytes) -> bool:
+    """Byte 128 and a protocol number from 0 to 8 begin a pickle."""
+    return len(head) > 1 and head[0] == 128 and head[1] < 9
+
+
+def _read_pickle(path: Path) -> object:
+    """Read a pickle that is no PyTorch file; `None` if it is damaged or names other classes."""
+    try:
+        with path.open("rb") as file:
+            return PlainUnpickler(file).load()
+    except Exception:  # the error of PyTorch says why it is refused
+        return None
+
+
+def _explain_torch_failure(path: Path, head: bytes, error: Exception) -> str:
+    text = str(error)
+    if "TorchScript" in text:
+        command = _command(_CONVERT_TORCHSCRIPT, path)
+        return f"{path} is a TorchScript program, not a file of weights; convert it: {command}"
+    may_be_pickle = head[:2] == b"PK" or _is_pickle(head)
+    refused = re.search(
+        r"[Uu]nsupported (?:global: GLOBAL|GLOBAL|operand|class)\s*(\S{0,80})", text
+    )
+    if may_be_pickle and refused:
+        command = _command(_CONVERT_OBJECTS, path)
         return (
-            f"{path} holds Python objects, not only weights, and loading them could run code: "
-            "nothing was run; save it again as torch.save(model.state_dict(), ...)"
+            f"{path} holds Python objects, not only weights ({refused[1]}), and loading them could "
+            "run code: nothing was run; if you trust the file, convert it to a state_dict where "
+            f"its classes can be imported: {command}"
         )
-    reason = str(error).strip().partition("\n")[0][:120]
+    reason = text.strip().partition("\n")[0][:120]
     return f"{path} is not a whole PyTorch file of weights: {type(error).__name__}: {reason}"
 
 
-def _unwrap(path: Path, content: object) -> Mapping[str, Any]:
-    while isinstance(content, Mapping):
-        inner = next((name for name in _WRAPPERS if isinstance(content.get(name), Mapping)), None)
-        if inner is None and any(isinstance(value, Tensor) for value in content.values()):
-            return content
-        if inner is None:
-            keys = ", ".join(map(str, list(content)[:5]))
-            raise CheckpointError(
-                f"{path} holds no weights: got keys {keys or '(none)'}, expected tensors by name "
-                f"or one of {', '.join(_WRAPPERS)}"
-            )
-        content = content[inner]
-    raise CheckpointError(
-        f"{path} holds no weights: got {type(content).__name__}, expected tensors by name"
-    )
+def _command(code: str, path: Path) -> str:
+    return shlex.join(("python", "-c", code.format(path=json.dumps(str(path)))))
 
 
-def _strip_prefixes(path: Path, state: Mapping[str, Any]) -> dict[str, Tensor]:
-    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
-    for prefix in _PREFIXES * 2:  # twice, because a prefix can be inside another prefix
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    if not tensors:
-        raise CheckpointError(f"{path} holds no weights: it contains no tensors")
-    return tensors
-
-
-def _check_finite(path: Path, state: Mapping[str, Tensor]) -> None:
-    for name, tensor in state.items():
-        if tensor.ndim == 0:
-            raise CheckpointError(f"{path}: {name} has the wrong shape: got (), a single number")
-        if tensor.dtype not in _FLOATS:
-            raise CheckpointError(
-                f"{path}: {name} is {tensor.dtype}, expected unquantised floating-point weights"
-            )
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{path} holds NaN or infinite weights in {name}")
+def _list_of(word: str, names: Mapping[str, object]) -> str:
+    return f"{word}{', '.join(map(str, list(names)[:5]))}" if names else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,16 @@ from model.weights_file import WeightsFile
 
 @dataclass(frozen=True)
 class Told:
-    """A configuration value that the file contains, and the place in the file, for messages."""
+    """A configuration value that the file contains, and the place in the file, for messages.
+
+    A `firm` value cannot be overridden, even where the family lets the user choose. A `guess` gives
+    way to what the file tells elsewhere.
+    """
 
     value: Any
     where: str
+    firm: bool = False
+    guess: bool = False
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,8 @@ class Family:
         name: The name of the family on the command line and in Python.
         model: The class of the family's model.
         example: A key that every checkpoint of the family has, for messages.
-        recognises: Returns whether the keys of a state dict belong to the family.
+        anchor: A regular expression for one key of the model, below whatever wraps it.
+        members: A regular expression for all its keys; other keys are left aside or refused.
         translate: Renames the arguments of the family's constructor to the names of the model's
             configuration.
         infer: Returns the values that the weights and their sidecars contain, given the config of
@@ -41,6 +48,8 @@ class Family:
             the config of the user and the configuration; raises `ConfigError`.
         adapt: Renames the weights of a state dict, and resizes them where the configuration has
             other sizes; also returns notes about the changes.
+        prepare: Renames the weights of a related family to the names of this one, before all else.
+        head: The path of the classifier, if a file may have another one or none.
         free: Entries for which the config of the user overrides the file.
         needed: Entries that the model requires.
         preprocessing: The preprocessing of the family's data loader, if its files never contain
@@ -50,12 +59,15 @@ class Family:
     name: str
     model: type[VideoClassifier]
     example: str
-    recognises: Callable[[Collection[str]], bool]
+    anchor: str
+    members: str
     translate: Callable[[Mapping[str, Any]], dict[str, Any]]
     infer: Callable[[WeightsFile, Mapping[str, Any]], dict[str, Told]]
     adapt: Callable[[Mapping[str, Tensor], Any], tuple[dict[str, Tensor], tuple[str, ...]]]
     free: frozenset[str]
     needed: frozenset[str]
+    head: str | None = None
+    prepare: Callable[[WeightsFile], WeightsFile] = lambda weights: weights
     preprocessing: Preprocessing | None = None
     describe: Callable[[WeightsFile, Mapping[str, Any], Any], dict[str, Any]] = (
         lambda _weights, _given, _config: {}
@@ -86,6 +98,11 @@ def keep(state: Mapping[str, Tensor], _config: object) -> tuple[dict[str, Tensor
     return dict(state), ()
 
 
+def is_transposed(qkv: Tensor | None) -> bool:
+    """Whether a weight of query, key and value is `(in, out)`, as PaddlePaddle stores it."""
+    return qkv is not None and qkv.ndim == 2 and qkv.shape[1] == 3 * qkv.shape[0]
+
+
 def count_blocks(name: str, state: Mapping[str, Tensor]) -> Told:
     """Infer the depth N from the keys `name.0.` to `name.N-1.`."""
     prefix = f"{name}."
@@ -95,6 +112,14 @@ def count_blocks(name: str, state: Mapping[str, Tensor]) -> Told:
     if numbers != {str(number) for number in range(len(numbers))}:
         raise ConfigError(f"{name} are not numbered from 0 without gaps")
     return Told(len(numbers), "its block numbers")
+
+
+def count_classes(key: str, state: Mapping[str, Tensor]) -> Told:
+    """Infer the number of classes from the classifier; 0 without one."""
+    weight = state.get(key)
+    if weight is None or weight.ndim != 2:
+        return Told(0, f"the absence of a classifier {key}")
+    return Told(weight.shape[0], shape_of(key, weight))
 
 
 def infer_patches(key: str, weight: Tensor, given: Mapping[str, Any]) -> dict[str, Told]:

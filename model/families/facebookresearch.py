@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.config import ConfigError, Preprocessing, ViTConfig, check_choice, image_sides
-from model.families.base import Family, Told, count_blocks, rename, shape_of
+from model.families.base import (
+    Family,
+    Told,
+    count_blocks,
+    count_classes,
+    rename,
+    shape_of,
+)
+from model.families.paddlevideo import from_paddle
 from model.timesformer_vit import TimeSformerViT
 from model.weights_file import WeightsFile
 
@@ -45,13 +53,6 @@ _ARGUMENTS = {
     "attn_drop_rate": "attn_dropout",
     "drop_rate": "proj_dropout",
 }
-
-
-def recognises(keys: Collection[str]) -> bool:
-    """Return whether the keys are those of a ViT whose attention has one `qkv` projection."""
-    return "patch_embed.proj.weight" in keys and any(
-        key.endswith(".attn.qkv.weight") for key in keys
-    )
 
 
 def translate(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,6 +88,11 @@ def infer(weights: WeightsFile, given: Mapping[str, Any]) -> dict[str, Told]:
     """Infer the configuration from names and shapes; no shape depends on the number of heads."""
     del given
     state = weights.state
+    if any(".timeattn." in key for key in state):
+        raise ConfigError(
+            "is a SpaceTimeTransformer of Frozen-in-Time, EgoVLP or LaViLa, whose blocks add time "
+            "and space in another way: this package does not compute it"
+        )
     told = {
         "depth": count_blocks("blocks", state),
         "qkv_bias": Told("blocks.0.attn.qkv.bias" in state, "the bias of blocks.0.attn.qkv"),
@@ -94,7 +100,6 @@ def infer(weights: WeightsFile, given: Mapping[str, Any]) -> dict[str, Told]:
     }
     sizes = {
         "dim": ("cls_token", -1),
-        "num_classes": ("head.weight", 0),
         "mlp_dim": ("blocks.0.mlp.fc1.weight", 0),
         "channels": ("patch_embed.proj.weight", 1),
         "patch_size": ("patch_embed.proj.weight", -1),
@@ -103,6 +108,7 @@ def infer(weights: WeightsFile, given: Mapping[str, Any]) -> dict[str, Told]:
     for name, (key, axis) in sizes.items():
         if key in state and state[key].ndim > max(axis, 0):
             told[name] = Told(state[key].shape[axis], shape_of(key, state[key]))
+    told["num_classes"] = count_classes("head.weight", state)
     if any(".temporal_attn." in key for key in state):
         told["scheme"] = Told("divided", "the presence of temporal_attn")
     elif "time_embed" in state:
@@ -111,7 +117,8 @@ def infer(weights: WeightsFile, given: Mapping[str, Any]) -> dict[str, Told]:
         told["scheme"] = Told("space", "the absence of time_embed")
     # Every published checkpoint is a ViT-B, which has 12 heads.
     if {"dim", "depth"} <= told.keys() and (told["dim"].value, told["depth"].value) == (768, 12):
-        told["heads"] = Told(12, "its dim and depth, which are those of a ViT-B")
+        where = "its dim and depth, which are those of a ViT-B"
+        told["heads"] = Told(12, where, guess=True)
     return told | _infer_resolution(state, told)
 
 
@@ -131,7 +138,8 @@ def adapt(
     state: Mapping[str, Tensor], config: ViTConfig
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Rename the weights, and resize the learned positions if the clip has another size."""
-    return resize_positions({_our_name(name): tensor for name, tensor in state.items()}, config)
+    ours = {_our_name(name): tensor for name, tensor in state.items()}
+    return resize_positions(ours, config)
 
 
 def resize_positions(
@@ -175,7 +183,10 @@ FACEBOOKRESEARCH = Family(
     name="facebookresearch",
     model=TimeSformerViT,
     example="blocks.0.attn.qkv.weight",
-    recognises=recognises,
+    anchor=r"blocks\.\d+\.attn\.qkv\.weight",
+    members=r"(cls_token|pos_embed|time_embed|patch_embed\.proj\.\w+|norm\.\w+|blocks\..+)",
+    head="head",
+    prepare=from_paddle,
     translate=translate,
     infer=infer,
     adapt=adapt,

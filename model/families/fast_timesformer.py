@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -19,11 +19,6 @@ from model.families.base import (
 )
 from model.fast_timesformer import FastTimeSformer
 from model.weights_file import WeightsFile
-
-
-def recognises(keys: Collection[str]) -> bool:
-    """Return whether a block has its space attention under `attn_s.fn`."""
-    return any(key.startswith("blocks.") and ".attn_s.fn." in key for key in keys)
 
 
 def infer(weights: WeightsFile, given: Mapping[str, Any]) -> dict[str, Told]:
@@ -70,7 +65,8 @@ FAST_TIMESFORMER = Family(
     name="fast_timesformer",
     model=FastTimeSformer,
     example="blocks.0.attn_s.fn.to_qkv.weight",
-    recognises=recognises,
+    anchor=r"blocks\.\d+\.attn_s\.fn\..+",
+    members=r"(cls_token|(project_in|blocks|to_out|pos_emb|frame_rot_emb|image_rot_emb)\..+)",
     translate=lambda given: rename(given, {"attn": "attn_mechanism", "scheme": "attn_type"}),
     infer=infer,
     adapt=keep,

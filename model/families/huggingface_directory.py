@@ -20,7 +20,7 @@ _INDEX = ".index.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # or an index of shards in place of either
 
 
-def read_directory(path: Path) -> WeightsFile:
+def read_directory(path: Path, base: str | Path | None = None) -> WeightsFile:
     """Read the weights of a directory and the JSON files beside them.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -25,11 +25,6 @@ _PATCHES = "to_patch_embedding.weight"
 _QKV = "fn.to_qkv.weight"
 _CLASSES = "to_out.1.weight"
 _ARGUMENTS = {"num_frames": "frames", "image height": "height", "image width": "width"}
-
-
-def recognises(keys: Collection[str]) -> bool:
-    """Return whether a layer has its attention under its number, as in `layers.0.1.fn`."""
-    return any(key.startswith("layers.") and key.endswith(f".{_QKV}") for key in keys)
 
 
 def translate(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,7 +90,8 @@ TIMESFORMER_PYTORCH = Family(
     name="timesformer_pytorch",
     model=TimeSformer,
     example="layers.0.0.fn.to_qkv.weight",
-    recognises=recognises,
+    anchor=r"layers\.\d+\.\d+(\.fn)+\.to_qkv\.weight",
+    members=r"(cls_token|(to_patch_embedding|layers|to_out|pos_emb|frame_rot_emb|image_rot_emb)\..+)",
     translate=translate,
     infer=infer,
     adapt=keep,

@@ -413,14 +413,16 @@ class TestJson:
 
 
 class TestKeys:
-    def test_weights_without_classification_head_are_refused(self, tmp_path):
+    def test_model_without_classifier_gives_the_class_token_after_the_last_norm(self, tmp_path):
         bare = {
             name.removeprefix("timesformer."): tensor
             for name, tensor in weights().items()
             if not name.startswith("classifier.")
         }
-        message = refusal(write(tmp_path, state=bare))
-        assert_parts(message, "no classification head", "classifier.weight", "TimesformerModel")
+        whole = load(write(tmp_path))
+        features = load(write(tmp_path, state=bare))
+        assert (features.config.num_classes, features.labels) == (0, None)
+        assert torch.equal(whole.head(run(features)), run(whole))
 
     def test_mixed_keys_of_two_families_are_refused(self, tmp_path):
         mixed = {
@@ -429,7 +431,7 @@ class TestKeys:
             "patch_embed.proj.weight": torch.zeros(24, 3, 4, 4),
         }
         message = refusal(write(tmp_path, state=mixed))
-        assert_parts(message, "facebookresearch and huggingface", "mixed")
+        assert_parts(message, "several models", "(top) (facebookresearch", "(huggingface")
 
     def test_weights_of_another_family_are_refused(self, tmp_path):
         other = {
@@ -438,12 +440,17 @@ class TestKeys:
         }
         write(tmp_path, state=other)
         assert_parts(refusal(tmp_path), "directory of huggingface", "facebookresearch")
-        assert_parts(refusal(tmp_path, family="huggingface"), "no layers", "blocks.0")
+        assert_parts(refusal(tmp_path, family="huggingface"), "not of family", "blocks.0")
 
     def test_unknown_weights_are_refused(self, tmp_path):
         assert "no known family" in refusal(write(tmp_path, state={"a": torch.zeros(1)}))
-        extra = {**weights(), "pooler.weight": torch.zeros(2)}
+        extra = {**weights(), "timesformer.pooler.weight": torch.zeros(2)}
         assert "unknown weights: pooler.weight" in refusal(write(tmp_path, state=extra))
+
+    def test_weights_beside_the_model_are_left_aside_and_told(self, tmp_path):
+        extra = {**weights(), "pooler.weight": torch.zeros(2)}
+        notes = load(write(tmp_path, state=extra)).notes
+        assert "left aside beside the model: pooler.weight" in notes
 
     @pytest.mark.parametrize("name", weights())
     def test_any_missing_weight_is_refused(self, tmp_path, name):
@@ -456,9 +463,12 @@ class TestKeys:
     def test_any_wrong_shape_is_refused(self, tmp_path, name, shape):
         assert refusal(write(tmp_path, state={**weights(), name: torch.zeros(shape)}))
 
-    def test_weights_file_without_its_directory_is_refused(self, tmp_path):
-        message = refusal(write(tmp_path) / "model.safetensors")
-        assert_parts(message, "without their config.json", "give the directory")
+    def test_weights_file_without_its_directory_needs_the_heads(self, tmp_path):
+        file = write(tmp_path) / "model.safetensors"
+        assert_parts(refusal(file), "does not tell heads", "--heads")
+        model = load(file, config={"heads": 3})
+        assert torch.equal(run(model), run(load(tmp_path)))
+        assert_parts(" ".join(model.notes), "no config.json", "hidden_act gelu")
 
     @pytest.mark.parametrize("family", ["facebookresearch", "fast_timesformer"])
     def test_directory_with_another_given_family_is_refused(self, tmp_path, family):

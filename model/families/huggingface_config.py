@@ -1,0 +1,160 @@
+"""Read the `config.json` of a Hugging Face directory, and check it against the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from model.config import ACTIVATION_NAMES, ConfigError, check_choice, image_sides
+from model.families.base import Told, count_blocks, shape_of
+from model.families.facebookresearch import ATTENTION_TYPES
+from model.families.huggingface_directory import CONFIG
+
+# Entries of config.json that change the function or its training, with their default values.
+_DEFAULTS: Mapping[str, Any] = {
+    "image_size": 224,
+    "patch_size": 16,
+    "num_channels": 3,
+    "num_frames": 8,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "layer_norm_eps": 1e-6,
+    "qkv_bias": True,
+    "attention_type": "divided_space_time",
+    "drop_path_rate": 0.0,
+}
+# Entry of config.json -> name of a weight and the axis whose size must equal the entry.
+_SHOWN = {
+    "hidden_size": ("embeddings.cls_token", -1),
+    "num_frames": ("embeddings.time_embeddings", 1),
+    "num_channels": ("embeddings.patch_embeddings.projection.weight", 1),
+    "patch_size": ("embeddings.patch_embeddings.projection.weight", -1),
+    "intermediate_size": ("encoder.layer.0.intermediate.dense.weight", 0),
+}
+
+
+def read_entries(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the checked entries of config.json; missing entries get their default."""
+    entries = {
+        name: default if config.get(name) is None else config[name]
+        for name, default in _DEFAULTS.items()
+    }
+    patch = entries["patch_size"]
+    if isinstance(patch, list) and len(patch) == 2 and patch[0] == patch[1]:
+        entries["patch_size"] = patch[0]
+    for name, default in _DEFAULTS.items():
+        value = entries[name]
+        pair = name == "image_size" and isinstance(value, list) and len(value) == 2
+        sides = value if pair else [value]
+        if type(default) is int and not all(type(side) is int and side > 0 for side in sides):
+            raise ConfigError(f"{name} must be a whole number of at least 1: got {value!r}")
+    check_choice("attention_type", entries["attention_type"], ATTENTION_TYPES)
+    check_choice("hidden_act", entries["hidden_act"], ACTIVATION_NAMES)
+    if not isinstance(entries["qkv_bias"], bool):
+        raise ConfigError(f"qkv_bias must be true or false: got {entries['qkv_bias']!r}")
+    return entries
+
+
+def check_weights(entries: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Raise `ConfigError` if the weights contradict an entry of config.json."""
+    shown = {
+        name: Told(state[key].shape[axis], shape_of(key, state[key]))
+        for name, (key, axis) in _SHOWN.items()
+        if key in state and state[key].ndim > max(axis, 0)
+    }
+    kind = entries["attention_type"]
+    times = "embeddings.time_embeddings"
+    temporal = next((key for key in state if ".temporal_attention." in key), None)
+    if (kind == "divided_space_time") != (temporal is not None):
+        shown["attention_type"] = (
+            Told("divided_space_time", temporal)
+            if temporal
+            else Told("joint_space_time or space_only", "the absence of temporal_attention")
+        )
+    elif (kind == "space_only") == (times in state):
+        other = "space_only" if kind == "joint_space_time" else "joint_space_time"
+        shown["attention_type"] = Told(other, _presence(times, state))
+    shown["num_hidden_layers"] = count_blocks("encoder.layer", state)
+    bias = "encoder.layer.0.attention.attention.qkv.bias"
+    shown["qkv_bias"] = Told(bias in state, _presence(bias, state))
+    for name, entry in shown.items():
+        if entries[name] != entry.value:
+            raise ConfigError(
+                f"contradicts the weights: {name} is {entries[name]!r}, but {entry.value!r} by "
+                f"{entry.where}"
+            )
+    _check_places(entries, state)
+
+
+def _presence(key: str, state: Mapping[str, Tensor]) -> str:
+    """Say whether the weights have a key, for messages."""
+    return f"the {'presence' if key in state else 'absence'} of {key}"
+
+
+def _check_places(entries: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Raise `ConfigError` if the number of learned positions contradicts `image_size`."""
+    places = state.get("embeddings.position_embeddings")
+    if places is None or places.ndim != 3:
+        return
+    size, patch = entries["image_size"], entries["patch_size"]
+    height, width = image_sides(size)
+    wanted = (height // patch) * (width // patch) + 1
+    if places.shape[1] != wanted:
+        raise ConfigError(
+            f"contradicts the weights: image_size {size} in patches of {patch} has {wanted} "
+            f"positions, but the weights have {shape_of('embeddings.position_embeddings', places)}"
+        )
+
+
+def infer_entries(state: Mapping[str, Tensor]) -> dict[str, Told]:
+    """Infer the entries that names and shapes tell, for weights without a config.json."""
+    told = {
+        name: Told(state[key].shape[axis], shape_of(key, state[key]))
+        for name, (key, axis) in _SHOWN.items()
+        if key in state and state[key].ndim > max(axis, 0)
+    }
+    told["num_hidden_layers"] = count_blocks("encoder.layer", state)
+    bias = "encoder.layer.0.attention.attention.qkv.bias"
+    told["qkv_bias"] = Told(bias in state, _presence(bias, state))
+    temporal = next((key for key in state if ".temporal_attention." in key), None)
+    times = "embeddings.time_embeddings"
+    kind = "joint_space_time" if times in state else "space_only"
+    told["attention_type"] = (
+        Told("divided_space_time", temporal) if temporal else Told(kind, _presence(times, state))
+    )
+    places, patch = state.get("embeddings.position_embeddings"), told.get("patch_size")
+    if places is not None and places.ndim == 3 and patch is not None:
+        side = math.isqrt(max(places.shape[1] - 1, 0))
+        if side and side**2 == places.shape[1] - 1:
+            where = shape_of("embeddings.position_embeddings", places)
+            told["image_size"] = Told(side * patch.value, where)
+    return told
+
+
+def read_labels(config: Mapping[str, Any], classes: int) -> list[str]:
+    """Return the labels of id2label in order, or the library's default names without id2label."""
+    names = config.get("id2label")
+    if names is None:
+        return [f"LABEL_{number}" for number in range(classes)]
+    try:
+        by_number = {int(number): str(name) for number, name in names.items()}
+    except (AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"{CONFIG}: id2label must hold names by number: got {str(names)[:80]}"
+        ) from error
+    if len(names) != classes:
+        raise ConfigError(
+            f"{CONFIG}: id2label has {len(names)} labels, expected {classes}: one for each row of "
+            "classifier.weight"
+        )
+    if sorted(by_number) != list(range(classes)):
+        raise ConfigError(f"{CONFIG}: id2label does not number its labels 0 to {classes - 1}")
+    return [by_number[number] for number in range(classes)]

@@ -1,0 +1,133 @@
+"""Find the classifier of a fine-tuned model, whatever its name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from model.config import ConfigError
+from model.families.base import Family, is_transposed
+
+AUTO = ""
+_HEAD = re.compile(r"(?i).*head.*|.*classif.*|fc\d*|.*_fc|fc_.*|cls.*|.*_cls|linear.*|.*logits.*")
+# Parts of a file that have linear layers of their own and are no classifier of the clip.
+_OTHER = re.compile(r"(?i)loss|criterion|metric|text|txt|lang|bert|token|decoder|aux|embedding")
+
+
+@dataclass(frozen=True)
+class Head:
+    """A classifier: name of its weight or bias in the family -> key in the file.
+
+    `others` are the paths of other classifiers, which are left aside.
+    """
+
+    keys: dict[str, str]
+    others: list[str]
+    notes: tuple[str, ...] = ()
+
+
+def find_head(family: Family, prefix: str, scope: Mapping[str, Tensor], wanted: str | None) -> Head:
+    """Find the linear layer after the last norm.
+
+    Args:
+        family: The family, which names its own classifier.
+        prefix: The path of the model in the file.
+        scope: The tensors of the file that belong to the model or lie beside it.
+        wanted: The path of the layer; `None` for no classifier, `AUTO` if the keys decide.
+
+    Returns:
+        The classifier; its keys are empty for a headless model.
+
+    Raises:
+        ConfigError: if there are several such layers, or none with that path.
+    """
+    own = _own_head(family, prefix, scope)
+    layers = [layer for layer in _linear_layers(family, prefix, scope) if layer != own]
+    named = [layer for layer in layers if _head_part(layer)]
+    if wanted is None:
+        others = layers if own is None else [own, *layers]
+        return Head({}, others, ("taken without its classifier, as asked",))
+    if own is not None and wanted in (AUTO, own, own.removeprefix(prefix)):
+        return Head(_parts(family, own, scope), named)
+    if wanted != AUTO:
+        found = [layer for layer in layers if layer == wanted or layer.endswith(f".{wanted}")]
+        if len(found) != 1:
+            raise ConfigError(
+                f"has no single layer {wanted!r} as classifier: got {', '.join(layers) or 'none'}"
+            )
+        named = found
+    if len(named) != 1:
+        if not layers:
+            return Head({}, [])
+        raise ConfigError(
+            f"has no certain classifier: got {', '.join(named or layers)}; give its path, as "
+            f'--config \'{{"head": "{(named or layers)[0]}"}}\', or null for the features'
+        )
+    _check_alone(named[0], scope)
+    others = [layer for layer in layers if layer != named[0]] if wanted else []
+    return Head(_parts(family, named[0], scope), others, (f"classifier: {named[0]}",))
+
+
+def _own_head(family: Family, prefix: str, scope: Mapping[str, Tensor]) -> str | None:
+    """Return the path of the family's own name, below the model or beside it."""
+    parts = prefix.rstrip(".").split(".") if prefix else []
+    for length in range(len(parts), -1, -1):
+        path = ".".join([*parts[:length], str(family.head)])
+        if f"{path}.weight" in scope:
+            return path
+        if f"{path}.bias" in scope:
+            raise ConfigError(f"lacks weights: {path}.weight, beside {path}.bias")
+    return None
+
+
+def _linear_layers(family: Family, prefix: str, scope: Mapping[str, Tensor]) -> list[str]:
+    """List the paths of the linear layers beside the model whose input is a token."""
+    own = {key: tensor for key, tensor in scope.items() if key.startswith(prefix)}
+    dim = next((t.shape[-1] for key, t in own.items() if key.endswith("cls_token") and t.ndim), 0)
+    qkv = next((t for key, t in own.items() if key.endswith(".attn.qkv.weight")), None)
+    axis = 0 if is_transposed(qkv) else 1
+    layers = []
+    for key, tensor in scope.items():
+        member = key.startswith(prefix) and re.fullmatch(family.members, key.removeprefix(prefix))
+        if member or not key.endswith(".weight") or _OTHER.search(key):
+            continue
+        if tensor.ndim == 2 and tensor.shape[axis] == dim:
+            layers.append(key.removesuffix(".weight"))
+    return layers
+
+
+def _head_part(layer: str) -> str:
+    """Return the path up to the part that names a classifier; "" if there is none."""
+    parts = layer.split(".")
+    for length, part in enumerate(parts, 1):
+        if _HEAD.fullmatch(part):
+            return ".".join(parts[:length])
+    return ""
+
+
+def _check_alone(layer: str, scope: Mapping[str, Tensor]) -> None:
+    """Raise `ConfigError` if the classifier has more layers, which this package does not read."""
+    root = _head_part(layer) + "."
+    more = [
+        key
+        for key in scope
+        if key.startswith(root)
+        and key not in (f"{layer}.weight", f"{layer}.bias")
+        and not _OTHER.search(key)
+    ]
+    if more:
+        raise ConfigError(
+            f"has a classifier of several layers: {layer} and {more[0]}, expected one linear map; "
+            "export the features with --config '{\"head\": null}'"
+        )
+
+
+def _parts(family: Family, layer: str, scope: Mapping[str, Tensor]) -> dict[str, str]:
+    return {
+        f"{family.head}.{part}": f"{layer}.{part}"
+        for part in ("weight", "bias")
+        if f"{layer}.{part}" in scope
+    }

@@ -1,0 +1,184 @@
+"""Merge what a checkpoint tells with what the user gives, and load it into the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.classifier import VideoClassifier
+from model.config import ConfigError, Preprocessing, check_choice
+from model.families.base import Family, Told
+from model.families.file_settings import Settings
+from model.weights_file import WeightsFile
+
+PREPROCESSING = ("mean", "std", "short_side")
+_SIZES = ("frames", "channels", "height", "width", "patch_size")  # inference computes with these
+_DESCRIBED = ("preprocessing", "labels")  # config entries, but not constructor arguments
+
+
+def config_names(family: Family) -> tuple[str, ...]:
+    """Return the names of the configuration of a family's model."""
+    return tuple(field.name for field in fields(family.model.config_class))
+
+
+def check_config(given: Mapping[str, Any], family: Family) -> None:
+    """Raise `ConfigError` if an entry is unknown, or a size is no whole number."""
+    for name, value in given.items():
+        check_choice("config entry", name, config_names(family) + _DESCRIBED)
+        if name in _SIZES and (not isinstance(value, int) or value < 1):
+            raise ConfigError(f"{name} must be a whole number of at least 1: got {value!r}")
+
+
+def merge(
+    given: Mapping[str, Any],
+    told: Mapping[str, Told],
+    free: frozenset[str],
+    needed: frozenset[str],
+) -> dict[str, Any]:
+    """Merge the values of the file with the config; an error names both values of an entry."""
+    values = {name: entry.value for name, entry in told.items()}
+    for name, value in given.items():
+        if name in _DESCRIBED:
+            continue
+        entry = told.get(name, Told(None, ""))
+        if entry.value not in (None, value) and (entry.firm or name not in free):
+            raise ConfigError(
+                f"contradicts the arguments: {name} is {entry.value!r} by {entry.where}, but "
+                f"{value!r} was given"
+            )
+        values[name] = value
+    if "frames_first" in values:
+        values["frames_first"] = True
+    missing = sorted(needed - values.keys())
+    if missing:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
+        raise ConfigError(
+            f"does not tell {', '.join(missing)}; give the values of its training: config "
+            f"entries, or on the command line {options}, with --res for height and width"
+        )
+    return values
+
+
+def add_settings(
+    told: Mapping[str, Told], settings: Mapping[str, Told], given: Mapping[str, Any]
+) -> dict[str, Told]:
+    """Add what the settings of a file tell to what its weights tell.
+
+    Raises:
+        ConfigError: if they differ, and the user did not say which is right.
+    """
+    merged = dict(told)
+    for name, entry in settings.items():
+        known = told.get(name)
+        if known is None or known.guess:
+            merged[name] = entry
+        elif known.value not in (0, entry.value) and name not in given:  # 0: it has no classifier
+            option = "--res" if name in ("height", "width") else f"--{name.replace('_', '-')}"
+            raise ConfigError(
+                f"contradicts itself: {name} is {known.value!r} by {known.where}, but "
+                f"{entry.value!r} by {entry.where}; say which is right with {option}"
+            )
+    return merged
+
+
+def describe_published(
+    family: Family,
+    weights: WeightsFile,
+    settings: Settings,
+    given: Mapping[str, Any],
+    config: Any,  # noqa: ANN401
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the preprocessing and the labels that a published file tells, and notes on them."""
+    found = {
+        "preprocessing": settings.preprocessing(config.channels),
+        "labels": settings.labels(config.num_classes) if config.num_classes else None,
+    }
+    known = {**{name: entry.value for name, entry in found.items() if entry}, **given}
+    described = dict(family.describe(weights, known, config))
+    notes = tuple(described.pop("notes", ()))
+    for name, entry in found.items():
+        if entry is None:
+            continue
+        if name not in given:
+            described[name] = entry.value
+            notes += (f"{name} by {entry.where}",)
+        elif given[name] != entry.value:
+            notes += (f"{name} {entry.value} by {entry.where}, replaced by {given[name]}",)
+    if family.preprocessing and "preprocessing" not in {**given, **described}:
+        described["preprocessing"] = {
+            "mean": family.preprocessing.mean,
+            "std": family.preprocessing.std,
+        }
+        notes += (f"preprocessing of the {family.name} data loader assumed",)
+    if sampling := settings.sampling():
+        notes += (f"trained on frames {sampling.value} apart in the source, by {sampling.where}",)
+    return described, notes
+
+
+def describe(
+    model: VideoClassifier, given: Mapping[str, Any], description: Mapping[str, Any]
+) -> None:
+    """Set the preprocessing and the labels of a model; what the user gives comes first.
+
+    Raises:
+        ConfigError: if they are not valid, or do not fit the model.
+    """
+    described = {**description, **{name: given[name] for name in _DESCRIBED if name in given}}
+    if described.get("preprocessing"):
+        entry = described["preprocessing"]
+        if (
+            not isinstance(entry, Mapping)
+            or not {"mean", "std"} <= set(entry) <= set(PREPROCESSING)
+            or not all(isinstance(entry[name], (list, tuple)) for name in ("mean", "std"))
+        ):
+            raise ConfigError(f"preprocessing: got {entry!r}, expected mean and std per channel")
+        model.preprocessing = Preprocessing(
+            tuple(entry["mean"]), tuple(entry["std"]), entry.get("short_side")
+        )
+    if described.get("labels"):
+        if not isinstance(described["labels"], (list, tuple)):
+            raise ConfigError(f"labels: got {described['labels']!r}, expected a list of names")
+        model.labels = tuple(map(str, described["labels"]))
+    check_described(model)
+
+
+def check_described(model: VideoClassifier) -> None:
+    """Raise `ConfigError` unless preprocessing and labels fit the model's channels and classes."""
+    config, means = model.config, len(model.preprocessing.mean)
+    if means != config.channels:
+        raise ConfigError(
+            f"preprocessing: got {means} means, expected one for each of {config.channels} channels"
+        )
+    if model.labels is not None and len(model.labels) != config.num_classes:
+        raise ConfigError(
+            f"labels: got {len(model.labels)} names, expected {config.num_classes} (one for each "
+            "class)"
+        )
+
+
+def load_state(model: VideoClassifier, state: Mapping[str, Tensor]) -> None:
+    """Load weights into a model, as float32.
+
+    Raises:
+        ConfigError: if a weight is missing, unknown or of another shape.
+    """
+    wanted = model.state_dict()
+    for what, names in (
+        ("lacks", wanted.keys() - state.keys()),
+        ("has unknown", state.keys() - wanted.keys()),
+    ):
+        if names:
+            shown = ", ".join(sorted(names)[:3])
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise ConfigError(f"{what} weights: {shown}{more}")
+    for name, tensor in wanted.items():
+        if state[name].shape != tensor.shape:
+            raise ConfigError(
+                f"{name} has the wrong shape: got {tuple(state[name].shape)}, expected "
+                f"{tuple(tensor.shape)} by the configuration"
+            )
+    model.load_state_dict({name: tensor.to(torch.float32) for name, tensor in state.items()})
