@@ -13,28 +13,29 @@ from typing import Any
 
 import torch
 
-from exporter.errors import RuntimeFailure
-from exporter.files.manifest import read_manifest, write_manifest
+from exporter.files.manifest import write_manifest
 from exporter.files.names import default_directory
 from exporter.files.staging import StagedDirectory
 from exporter.graph.cost import GraphCost
-from exporter.inputs.clips import gather_inputs
 from exporter.inputs.dataset import Dataset
 from exporter.latency.timing import Timed, measure_latency
-from exporter.load import load_exported, load_model, resolve
+from exporter.load import load_model, resolve
 from exporter.machine import environment
 from exporter.precision import Int8, kept_modules, observe_ranges
 from exporter.proof.accuracy import evaluate
 from exporter.proof.ladder import climb
-from exporter.proof.prove import prove, rewrite_proven
+from exporter.proof.prove import keep_references, make_references, rewrite_proven
+from exporter.proof.runtimes import judge_runtimes
 from exporter.report import write_report
-from exporter.results import Accuracy, Ladder, Report, Verdict, overall_verdict
+from exporter.results import Accuracy, Ladder, Parity, Report, Verdict, overall_verdict
 from exporter.rewrite import Rewritten
-from exporter.run import Calibration, Job, Measuring, OnProgress, Stage, Stages, calibrate, gather
+from exporter.run import Calibration, Job, Measuring, gather
 from exporter.runners.cuda import look_for_gpu
 from exporter.runners.eager import EagerRunner
-from exporter.runners.open import Opened, load_engine, load_graphs, load_onnx
+from exporter.runners.open import Opened, load_engine, load_graphs
 from exporter.spec import ExportSpec
+from exporter.stages import OnProgress, Stage, Stages, no_progress
+from exporter.target.verify import engine_here
 from exporter.to_engine.build import FLAVOURS, EngineInfo, build_engine, choose_flavour
 from exporter.to_engine.progress import BuildProgress
 from exporter.to_onnx.export import OnnxGraph, check_onnx
@@ -56,7 +57,7 @@ def export(
     out: str | Path | None = None,
     *,
     force: bool = False,
-    on_progress: OnProgress = lambda _stage, _fraction, _what: None,
+    on_progress: OnProgress = no_progress,
     measuring: Measuring = nullcontext,
 ) -> ExportResult:
     """Run all stages; the directory appears complete or not at all.
@@ -89,7 +90,7 @@ def export(
         with stages.run("inputs") as stage:
             job = gather(spec, resolved, model, staged.path, stages, stage, measuring)
         with ExitStack() as resources:
-            report = _produce(job, resources)
+            report, floors = _produce(job, resources)
         write_report(report, staged.path)
         write_manifest(
             staged.path,
@@ -97,62 +98,14 @@ def export(
             model={"family": model.family, "config": asdict(model.config)},
             preprocessing=model.preprocessing,
             labels=model.labels,
+            floors=floors,
         )
         staged.publish()
     return ExportResult(out, report, overall_verdict(report.parity))
 
 
-def verify(
-    directory: str | Path,
-    *,
-    checkpoint: Path | None = None,
-    video: tuple[Path, ...] = (),
-    on_progress: OnProgress = lambda _stage, _fraction, _what: None,
-) -> Report:
-    """Prove an exported directory again with every runtime of this machine; write nothing.
-
-    On a machine with a GPU, an engine that cannot be executed is an error.
-
-    Args:
-        directory: A directory that `export` made.
-        checkpoint: The path of its checkpoint, if that was moved.
-        video: Clips beside the synthetic inputs.
-        on_progress: Called while the stages run.
-
-    Raises:
-        NoExportError: if the directory is not an export.
-        ManifestError: if a file is missing or was changed.
-        CheckpointInputError: if the checkpoint is not the one that was exported.
-    """
-    directory, stages = Path(directory), Stages(on_progress)
-    manifest = read_manifest(directory)
-    with stages.run("load"):
-        spec, model = load_exported(manifest, checkpoint, video)
-    with stages.run("inputs"):
-        inputs = gather_inputs(video, model.config, model.preprocessing, mask=spec.mask)
-        calibration = calibrate(spec, model, spec.precision)
-    with ExitStack() as resources, stages.run("parity") as stage:
-        threads = torch.get_num_threads()
-        opened = load_onnx(directory / "model.onnx", spec.precision, resources, threads=threads)
-        module, path = manifest["engine"].get("flavour"), directory / "model.engine"
-        engine = load_engine(module, path, spec.precision, resources)
-        if engine.absences and look_for_gpu().seen:
-            raise RuntimeFailure(engine.absences[0].reason)
-        opened += engine
-        parity = prove(spec, model, inputs, calibration, opened, stage)
-    return Report(
-        spec=resolve(spec, model),
-        environment=environment.describe(),
-        stages=tuple(stages.done),
-        parity=parity,
-        latency=(),
-        engine=_engine_here(manifest["engine"], opened),
-        graph=asdict(check_onnx(directory / "model.onnx")),
-    )
-
-
-def _produce(job: Job, resources: ExitStack) -> Report:
-    """Run the stages from `rewrite` to `report`."""
+def _produce(job: Job, resources: ExitStack) -> tuple[Report, dict[str, float | None]]:
+    """Run the stages from `rewrite` to `report`; give the floors of the reference too."""
     spec, stages = job.spec, job.stages
     with stages.run("rewrite") as stage:
         rewritten = rewrite_proven(job, stage)
@@ -168,7 +121,7 @@ def _produce(job: Job, resources: ExitStack) -> Report:
         module = FLAVOURS[engine.flavour].module if engine else None
         opened += load_engine(module, path, spec.precision, resources)
     with stages.run("parity") as stage:
-        parity = prove(spec, job.model, job.inputs, job.calibration, opened, stage)
+        parity, floors = _prove(job, opened, stage)
     ladder, accuracy = None, ()
     if spec.precision != "fp32" or overall_verdict(parity) == "fail":
         with stages.run("ladder") as stage:
@@ -191,7 +144,18 @@ def _produce(job: Job, resources: ExitStack) -> Report:
             accuracy=accuracy,
             ladder=ladder,
         )
-    return replace(report, stages=tuple(stages.done))
+    return replace(report, stages=tuple(stages.done)), floors
+
+
+def _prove(
+    job: Job, opened: Opened, stage: Stage
+) -> tuple[tuple[Parity, ...], dict[str, float | None]]:
+    """Judge the runtimes, and keep what they were judged by; give the floors too."""
+    spec, inputs = job.spec, job.inputs
+    references = make_references(spec, job.model, inputs, job.calibration, opened, stage)
+    how = (spec.run_batch, spec.dynamic_batch, stage)
+    parity = judge_runtimes(references, inputs, opened, *how)
+    return parity, keep_references(job, references)
 
 
 def _build_engine(spec: ExportSpec, graph: Path, path: Path, stage: Stage) -> EngineInfo | None:
@@ -256,15 +220,7 @@ def _engine_facts(engine: EngineInfo | None, stages: Stages, opened: Opened) -> 
     if engine is None:
         reason = next(stage.detail for stage in stages.done if stage.name == "engine")
         return {"status": "not built", "reason": reason}
-    return _engine_here(asdict(engine) | {"flavour": FLAVOURS[engine.flavour].module}, opened)
-
-
-def _engine_here(facts: dict[str, Any], opened: Opened) -> dict[str, Any]:
-    """Add to the facts of an engine whether this machine executed it."""
-    if "flavour" not in facts:
-        return facts
-    status = "built and executed" if opened.has_engine else "built, not executed"
-    return facts | {"status": status}
+    return engine_here(asdict(engine) | {"flavour": FLAVOURS[engine.flavour].module}, opened)
 
 
 def _graph_facts(

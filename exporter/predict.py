@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from exporter.errors import ManifestError, RuntimeFailure, UsageError
-from exporter.files.manifest import GRAPH, read_manifest
+from exporter.files.manifest import ENGINE, GRAPH, read_manifest
 from exporter.inputs.clips import read_for
 from exporter.inputs.video import Clip
 from exporter.machine.environment import usable_cores
@@ -30,7 +30,6 @@ from exporter.spec import BatchProfile
 from exporter.to_engine.build import FLAVOUR_OF_MODULE
 from model.config import ClipConfig, ConfigError, Preprocessing
 
-ENGINE = "model.engine"
 DEFAULT_TOP = 5
 
 
@@ -70,14 +69,23 @@ class Card:
     engine_status: str
 
     @classmethod
-    def read(cls, directory: Path) -> Card:
-        """Read the card of a directory, after a check that its files are complete and unchanged.
+    def read(cls, directory: Path, *needs: str) -> Card:
+        """Read the card of a directory, after a check of the files that are there.
 
         Raises:
             NoExportError: if the directory is not an export.
-            ManifestError: if a file was changed, or the manifest is damaged.
+            ManifestError: if a file was changed or a needed one is missing, or the manifest is
+                damaged.
         """
-        manifest = read_manifest(directory)
+        return cls.of(directory, read_manifest(directory, needs=needs))
+
+    @classmethod
+    def of(cls, directory: Path, manifest: Mapping[str, Any]) -> Card:
+        """Take the card of a directory from its manifest.
+
+        Raises:
+            ManifestError: if the manifest is damaged.
+        """
         try:
             return cls._from_manifest(manifest)
         except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
@@ -132,7 +140,7 @@ class Predictor(Closing):
         if threads is not None and threads < 1:
             raise UsageError("--threads", got=threads, expected="at least 1")
         directory = Path(directory)
-        self.card = card = Card.read(directory)
+        self.card = card = Card.read(directory, ENGINE if engine else GRAPH)
         self.runner: Runner
         if engine:
             self.runner = _load_engine(directory, card)

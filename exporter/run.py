@@ -2,67 +2,21 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from exporter.inputs.clips import Inputs, gather_calibration, gather_inputs
 from exporter.inputs.dataset import Dataset, open_dataset
-from exporter.machine.memory import peak_memory_mb, reset_peak_memory
 from exporter.precision import Ranges, observe_ranges
-from exporter.results import StageStatus
 from exporter.spec import ExportSpec
+from exporter.stages import Stage, Stages
 from model.classifier import VideoClassifier
 
 # A context that is entered while latency is measured.
 Measuring = Callable[[], AbstractContextManager[object]]
-# Called with the name of the stage, the part of it that is done (0 to 1, or None if unknown), and
-# what it is working on.
-OnProgress = Callable[[str, float | None, str], None]
-
-
-@dataclass
-class Stage:
-    """One running stage; the values set here go into its `StageStatus`."""
-
-    name: str
-    on_progress: OnProgress
-    detail: str = ""
-    skipped: bool = False
-    peak_memory_mb: float = 0.0  # of other processes, or before a reset within the stage
-
-    def progress(self, fraction: float | None, what: str) -> None:
-        """Report how much of the stage is done."""
-        self.on_progress(self.name, fraction, what)
-
-
-@dataclass
-class Stages:
-    """The stages that are done, in order."""
-
-    on_progress: OnProgress
-    done: list[StageStatus] = field(default_factory=list)
-
-    @contextmanager
-    def run(self, name: str) -> Iterator[Stage]:
-        """Run one stage and record it; a stage that raises is not recorded."""
-        stage = Stage(name, self.on_progress)
-        stage.progress(None, "")
-        reset_peak_memory()
-        started = time.perf_counter()
-        yield stage
-        self.done.append(
-            StageStatus(
-                name,
-                "skipped" if stage.skipped else "done",
-                time.perf_counter() - started,
-                stage.detail,
-                max(stage.peak_memory_mb, peak_memory_mb()),
-            )
-        )
 
 
 @dataclass(frozen=True)

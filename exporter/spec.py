@@ -114,6 +114,11 @@ class ExportSpec:
         graph=13,
     )
     video: tuple[Path, ...] = option((), "A clip to prove the export on.", path=True, whole=True)
+    no_store_clips: bool = option(
+        False,
+        "Keep the hashes of the clips in reference.npz, not their pixels: verify then needs\n"
+        "the clips again.",
+    )
     mask: bool = option(
         False,
         "Give the graph a second input, the frames to look at (timesformer_pytorch).",

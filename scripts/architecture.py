@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("model", "exporter")
-MOST_ARROWS = 150
+MOST_ARROWS = 175
 ORDER = (
     "model",
     "exporter.errors",
@@ -36,6 +36,7 @@ ORDER = (
     "exporter.to_engine",
     "exporter.runners",
     "exporter.machine",
+    "exporter.stages",
     "exporter.run",
     "exporter.to_onnx",
     "exporter.proof",
@@ -44,6 +45,7 @@ ORDER = (
     "exporter.inspection",
     "exporter.triton",
     "exporter.predict",
+    "exporter.target",
     "exporter.pipeline",
     "exporter.sweep",
     "exporter",  # the names that `import exporter` offers

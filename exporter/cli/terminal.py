@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.table import Column
 
 if TYPE_CHECKING:
-    from exporter.run import OnProgress
+    from exporter.stages import OnProgress
     from exporter.sweep.table import Progress as SweepProgress
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ from exporter.results import Report, overall_verdict
 from model.config import Preprocessing
 
 GRAPH = "model.onnx"
+ENGINE_GRAPH = "model.tensorrt.onnx"
+ENGINE = "model.engine"
+# The facts of the graph that a report shows without reading it.
+_OF_THE_GRAPH = ("opset", "nodes", "parameters", "file_bytes", "sha256", "inputs", "outputs")
 
 
 def write_manifest(
@@ -23,6 +28,7 @@ def write_manifest(
     model: dict[str, Any],
     preprocessing: Preprocessing,
     labels: tuple[str, ...] | None,
+    floors: Mapping[str, float | None],
 ) -> None:
     """Describe the files of a finished export; call this after all other files are written.
 
@@ -32,6 +38,7 @@ def write_manifest(
         model: Family and configuration of the model.
         preprocessing: The preprocessing that turns clips into the model's input.
         labels: Names of the classes, if known.
+        floors: Rounding form -> the floor in `reference.npz`, None if it is not finite.
     """
     files = sorted(path for path in directory.iterdir() if path.name != MANIFEST)
     manifest = {
@@ -50,25 +57,35 @@ def write_manifest(
         },
         "labels": labels,
         "engine": report.engine,
+        "graph": {name: report.graph[name] for name in _OF_THE_GRAPH},
+        "floors": floors,
         "environment": report.environment,
         "files": {
             path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files
         },
     }
+    (directory / MANIFEST).write_bytes(manifest_bytes(manifest))
+
+
+def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
+    """Give the content of manifest.json."""
     text = json.dumps(manifest, indent=2, allow_nan=False, ensure_ascii=False)
-    (directory / MANIFEST).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+    return f"{text}\n".encode(errors="backslashreplace")
 
 
-def read_manifest(directory: Path, *, unchanged: bool = True) -> dict[str, Any]:
-    """Read the manifest of an export and check every file against it.
+def read_manifest(
+    directory: Path, *, unchanged: bool = True, needs: Collection[str] = ()
+) -> dict[str, Any]:
+    """Read the manifest of an export, and check every file that is there against it.
 
     Args:
-        directory: The export.
-        unchanged: Require that every file exists and has the hash of the manifest.
+        directory: The export. Files that a command does not need may be missing.
+        unchanged: Require that every file that is there has the hash of the manifest.
+        needs: Files that must be there.
 
     Raises:
         NoExportError: if the manifest is missing or cannot be read.
-        ManifestError: if the manifest is damaged, or a file is missing or changed.
+        ManifestError: if the manifest is damaged, a needed file is missing, or a file was changed.
     """
     path = directory / MANIFEST
     try:
@@ -84,18 +101,28 @@ def read_manifest(directory: Path, *, unchanged: bool = True) -> dict[str, Any]:
         raise ManifestError(f"{path} is damaged: {error!r}") from error
     if GRAPH not in files:
         raise ManifestError(f"{path} is damaged: it does not list {GRAPH}")
-    for name, expected in files.items() if unchanged else ():
-        file = directory / Path(name).name
-        if not file.is_file():
-            raise ManifestError(f"{directory} lacks {name}", remedy="export it again")
-        if (got := sha256(file)) != expected:
+    if outside := [name for name in files if Path(name).name != name]:
+        raise ManifestError(f"{path} is damaged: it lists {outside[0]}, which is not a file's name")
+    for name in needs:
+        if not (directory / name).is_file():
             raise ManifestError(
-                f"{file} was changed since it was exported",
-                got=f"sha256 {got[:12]}",
-                expected=expected[:12],
-                remedy="export it again",
+                f"{directory} lacks {name}", remedy="copy it there too, or export it again"
             )
+    for name, expected in files.items() if unchanged else ():
+        if (directory / name).is_file():
+            _check_hash(directory / name, expected)
     return manifest
+
+
+def _check_hash(file: Path, expected: str) -> None:
+    if (got := sha256(file)) != expected:
+        again = "build it again with tsformer build" if file.name == ENGINE else "export it again"
+        raise ManifestError(
+            f"{file} was changed since it was exported",
+            got=f"sha256 {got[:12]}",
+            expected=expected[:12],
+            remedy=again,
+        )
 
 
 def sha256(path: Path) -> str:

@@ -68,7 +68,7 @@ def gather_inputs(
         VideoError: if a clip cannot be read.
     """
     clips = [_read(path, config, preprocessing, on_clip) for path in videos]
-    return _join([*clips, *_synthetic(config, preprocessing)], mask=mask)
+    return _join([*clips, *synthetic_clips(config, preprocessing)], mask=mask)
 
 
 def gather_calibration(
@@ -95,11 +95,11 @@ def gather_calibration(
         pixels, _ = motion_clips(_CALIBRATION_CLIPS, *size, seed=1, channels=config.channels)
         shapes = as_input(pixels, preprocessing)
         clips = [(f"motion-{i}", "synthetic", clip) for i, clip in enumerate(shapes)]
-        clips += _synthetic(config, preprocessing, seed=1)
+        clips += synthetic_clips(config, preprocessing, seed=1)
     return _join(clips, mask=mask)
 
 
-def _synthetic(
+def synthetic_clips(
     config: ClipConfig, preprocessing: Preprocessing, seed: int = 0
 ) -> list[tuple[str, str, np.ndarray]]:
     """Return name, note and values of the fixed clips; as pixels, a value of 0 is grey."""

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import GraphInputError, TsformerError
-from exporter.files.manifest import GRAPH, read_manifest, sha256
+from exporter.files.manifest import ENGINE, GRAPH, read_manifest, sha256
 from exporter.files.staging import MANIFEST
 from exporter.inspection.engine import EngineFacts, inspect_engine, is_engine
 
 if TYPE_CHECKING:
     from exporter.inspection.graph import GraphFacts
-
-ENGINE = "model.engine"
 
 
 @dataclass(frozen=True)

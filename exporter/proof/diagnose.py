@@ -13,8 +13,9 @@ from exporter.proof.ladder import climb
 from exporter.proof.tune import Recipe, tune
 from exporter.results import Ladder
 from exporter.rewrite.choose import rewrite_for_export
-from exporter.run import OnProgress, calibrate
+from exporter.run import calibrate
 from exporter.spec import ExportSpec
+from exporter.stages import OnProgress
 from model.classifier import VideoClassifier
 
 

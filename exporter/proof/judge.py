@@ -152,7 +152,7 @@ def judge(
         for i in range(len(per_input))
     )
     fp32 = reference.floor if reference.fp32 is None else reference.fp32
-    fp32_floor = _largest(map(relative_error, fp32, reference.truth))
+    fp32_floor = worst_error(fp32, reference.truth)
     verdict, reason = _decide(per_input, fp32_floor, floor, tolerance, invariance, min_inputs)
     if verdict == "pass":
         verdict, reason = _look_at_spread(relative_spread(reference.truth), fp32_floor, tolerance)
@@ -263,6 +263,11 @@ def relative_error(output: np.ndarray, truth: np.ndarray) -> float:
     if norm == 0.0:
         return 0.0 if distance == 0.0 else distance * float("inf")
     return distance / norm
+
+
+def worst_error(logits: np.ndarray, truth: np.ndarray) -> float:
+    """Find the largest relative error of logits `(n, classes)`; NaN if one has a NaN."""
+    return _largest(map(relative_error, logits, truth))
 
 
 def relative_spread(truth: np.ndarray) -> float:

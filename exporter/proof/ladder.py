@@ -31,7 +31,8 @@ from exporter.results import Ladder, Rung
 from exporter.runners.base import Arrays, Runner
 from exporter.runners.cuda import require_gpu
 from exporter.runners.onnxruntime import OnnxRuntimeRunner
-from exporter.runners.reference import EVALUATED, ReferenceRunner
+from exporter.runners.open import EVALUATED
+from exporter.runners.reference import ReferenceRunner
 from exporter.runners.tensorrt import TensorRtRunner
 from exporter.spec import BatchProfile
 from exporter.to_engine.build import build_engine, choose_flavour

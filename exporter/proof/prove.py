@@ -1,29 +1,33 @@
-"""Two proofs: the rewritten model against the original, and every runner against the truth."""
+"""Two proofs: the rewritten model against the original, and what every runner is judged by."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Mapping
 
 import numpy as np
 
 from exporter.errors import OnnxError
+from exporter.files.reference import REFERENCE, KeptReference, write_reference
 from exporter.inputs.clips import Inputs
+from exporter.inputs.kept import describe_inputs
 from exporter.precision import Int8, Ranges, in_precision
 from exporter.proof.judge import (
     ILL_CONDITIONED,
     Reference,
     make_reference,
     relative_error,
-    validate,
     with_lower_floor,
+    worst_error,
 )
-from exporter.results import Parity
+from exporter.proof.runtimes import FP32, floors_of, rounding_form
 from exporter.rewrite import Refused, Rewritten, rewrite, rewrite_measured
 from exporter.rewrite.choose import rewrites_to_skip
-from exporter.run import Calibration, Job, Stage
+from exporter.run import Calibration, Job
 from exporter.runners.eager import EagerRunner
-from exporter.runners.onnxruntime import OnnxRuntimeRunner
 from exporter.runners.open import Opened
-from exporter.runners.reference import ReferenceRunner
 from exporter.spec import ExportSpec
+from exporter.stages import Stage
 from model.classifier import VideoClassifier
 
 # Relative L2 in float64: far above rounding errors, far below the effect of any mistake.
@@ -34,7 +38,8 @@ def rewrite_proven(job: Job, stage: Stage) -> Rewritten:
     """Rewrite the model, and prove in float64 that it is still the same function.
 
     The proof compares the model that is rewritten in float64, where rounding plays no role. The
-    rounding of folded weights is judged by `prove`, in units of the rounding of the model itself.
+    rounding of folded weights is judged by `judge_runtimes`, in units of the rounding of the model
+    itself.
     """
     spec, clip = job.spec, job.inputs.batch(1)
     skip = rewrites_to_skip(spec, job.model)
@@ -63,17 +68,17 @@ def rewrite_proven(job: Job, stage: Stage) -> Rewritten:
     return rewritten._replace(refused=left_out + rewritten.refused)
 
 
-def prove(
+def make_references(
     spec: ExportSpec,
     model: VideoClassifier,
     inputs: Inputs,
     calibration: Calibration | None,
     opened: Opened,
     stage: Stage,
-) -> tuple[Parity, ...]:
-    """Judge every runner against the truth, in units of the rounding of this model.
+) -> dict[str, Reference]:
+    """Compute the truth, and the floor of each rounding form of the runtimes.
 
-    The rows of the runtimes that could not be opened come last.
+    A runtime that could not be opened counts too: another machine may run it.
     """
     stage.progress(None, "float64 truth")
     clips = inputs.arrays
@@ -81,36 +86,29 @@ def prove(
         EagerRunner(model, inputs.shapes, "fp64") as truth,
         EagerRunner(model, inputs.shapes) as fp32,
     ):
-        reference = make_reference(truth, fp32, inputs.names, clips)
-    references: dict[Int8 | None, Reference] = {}
-    parity = []
-    for runner in opened.runners:
-        stage.progress(None, f"{runner.name} {runner.device}")
-        int8 = None if calibration is None else _rounding(runner.name, calibration.ranges)
-        if spec.precision == "fp32":
-            references[int8] = reference
-        elif int8 not in references:
-            how = (spec.precision, spec.keep_fp32, int8)
-            with EagerRunner(model, inputs.shapes, *how) as floor:
-                references[int8] = with_lower_floor(reference, floor, clips)
-        sizes = _batch_sizes(spec, bounded=not isinstance(runner, OnnxRuntimeRunner))
-        stateless = isinstance(runner, ReferenceRunner)
-        parity.append(validate(runner, references[int8], clips, sizes, stateless=stateless))
-    stage.detail = f"{len(inputs.names)} inputs at batch {', '.join(map(str, _batch_sizes(spec)))}"
-    return (*parity, *opened.absences)
+        references = {FP32: make_reference(truth, fp32, inputs.names, clips)}
+    runtimes = {row.name for row in opened.runners} | {row.runtime for row in opened.absences}
+    for form in sorted(rounding_form(runtime, spec.precision) for runtime in runtimes):
+        if form not in references:
+            stage.progress(None, f"floor of {form}")
+            int8 = None if calibration is None else _rounding(form, calibration.ranges)
+            with EagerRunner(model, inputs.shapes, spec.precision, spec.keep_fp32, int8) as floor:
+                references[form] = with_lower_floor(references[FP32], floor, clips)
+    return references
 
 
-def _rounding(runtime: str, ranges: Ranges) -> Int8:
-    """Say how the int8 graph of a runtime rounds: see `int8_products.FORMS`."""
-    if runtime == OnnxRuntimeRunner.name:
+def keep_references(job: Job, references: Mapping[str, Reference]) -> dict[str, float | None]:
+    """Write `reference.npz`; return the floor of each rounding form, None if it is not finite."""
+    inputs, truth, floors = job.inputs, references[FP32].truth, floors_of(references)
+    entries, clips = describe_inputs(inputs, job.spec.video, store=not job.spec.no_store_clips)
+    kept = KeptReference(entries, truth, floors, inputs.arrays.get("mask"), clips)
+    write_reference(job.directory / REFERENCE, kept)
+    worst = {form: worst_error(floor.alone, truth) for form, floor in floors.items()}
+    return {form: error if math.isfinite(error) else None for form, error in worst.items()}
+
+
+def _rounding(form: str, ranges: Ranges) -> Int8:
+    """Say how an int8 graph of a form rounds: see `int8_products.FORMS`."""
+    if form == "int8-onnxruntime":
         return Int8(ranges)
     return Int8(ranges, symmetric=True, weight_levels=127)
-
-
-def _batch_sizes(spec: ExportSpec, *, bounded: bool = False) -> list[int]:
-    """List the batch of a static graph, or those of 1, 2, 3, OPT and MAX that are accepted."""
-    profile = spec.dynamic_batch
-    if profile is None:
-        return [spec.run_batch]
-    least = profile.min if bounded else 1
-    return sorted(n for n in {1, 2, 3, profile.opt, profile.max} if least <= n <= profile.max)

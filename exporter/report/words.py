@@ -65,6 +65,8 @@ def notes(report: Report) -> list[str]:
     """List what a reader of the headline must know too."""
     lines = [_inputs_line(report)]
     lines += [f"Model: {note}" for note in report.spec.get("notes") or ()]
+    if missing := report.spec.get("clips_not_given"):
+        lines.append(f"Not judged, give them with --video: {', '.join(map(clause, missing))}")
     others = report.environment.get("cores_busy_with_others") or 0.0
     if others > BUSY_CORES:
         lines.append(f"Timed while other processes kept {others:.1f} cores busy: time it again")

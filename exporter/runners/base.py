@@ -15,6 +15,7 @@ import numpy as np
 from exporter.errors import RuntimeFailure
 
 Arrays = Mapping[str, np.ndarray]
+EVALUATOR = "onnx-reference"  # the name of `exporter.runners.reference`, which imports onnx
 
 
 class Runner(Protocol):

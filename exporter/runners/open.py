@@ -1,4 +1,4 @@
-"""Files of an export -> the runners that can run them on this machine."""
+"""Files of an export -> the runners that can run them on this machine; needs no torch."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.errors import RuntimeFailure
+from exporter.install import how_to_install
 from exporter.results import Parity
-from exporter.runners.base import Runner
+from exporter.runners.base import EVALUATOR, Runner
 from exporter.runners.cuda import NO_GPU, look_for_gpu
 from exporter.runners.onnxruntime import OnnxRuntimeRunner, available_devices
-from exporter.runners.reference import EVALUATED, ReferenceRunner
 from exporter.runners.tensorrt import TensorRtRunner
 from exporter.to_engine.build import FLAVOUR_OF_MODULE
 
 SYMMETRIC = "onnxruntime-symmetric"  # runs on a CPU the graph that the engine is built from
 # Runtimes that are judged and not timed, since nobody deploys them.
-FOR_PROOF_ONLY = (ReferenceRunner.name, SYMMETRIC)
+FOR_PROOF_ONLY = (EVALUATOR, SYMMETRIC)
+# No other runtime of a CPU computes in these precisions.
+EVALUATED = ("fp16", "bf16")
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,19 @@ def load_onnx(path: Path, precision: str, resources: ExitStack, *, threads: int)
         if gpu is None or gpu.gpu:
             opened += _load_onnx_on(device, path, precision, resources, threads)
         elif gpu.seen:
-            opened += _absent("onnxruntime", device, precision, gpu.why_not)
+            opened += absent("onnxruntime", device, precision, gpu.why_not)
     if precision in EVALUATED:
-        evaluator = ReferenceRunner(path, precision)
-        opened += Opened((resources.enter_context(evaluator),))
+        opened += _load_evaluator(path, precision, resources)
     return opened
+
+
+def _load_evaluator(path: Path, precision: str, resources: ExitStack) -> Opened:
+    try:
+        from exporter.runners.reference import ReferenceRunner
+    except ModuleNotFoundError as error:
+        reason = f"it needs {error.name}, which is not installed; {how_to_install('onnx')}"
+        return absent(EVALUATOR, "cpu", precision, reason)
+    return Opened((resources.enter_context(ReferenceRunner(path, precision)),))
 
 
 def _load_onnx_on(
@@ -66,7 +76,7 @@ def _load_onnx_on(
     except RuntimeFailure as error:
         if precision == "fp32":
             raise
-        return _absent("onnxruntime", device, precision, str(error))
+        return absent("onnxruntime", device, precision, str(error))
     return Opened((resources.enter_context(session),))
 
 
@@ -93,13 +103,14 @@ def load_engine(module: str | None, path: Path, precision: str, resources: ExitS
     status = look_for_gpu()
     if status.gpu is None:
         reason = status.why_not if status.seen else f"{NO_GPU} to execute the engine"
-        return _absent(module, "none", precision, reason)
+        return absent(module, "none", precision, reason)
     try:
         engine = TensorRtRunner(path, FLAVOUR_OF_MODULE[module], precision)
     except RuntimeFailure as error:
-        return _absent(module, "cuda", precision, str(error))
+        return absent(module, "cuda", precision, str(error))
     return Opened((resources.enter_context(engine),))
 
 
-def _absent(runtime: str, device: str, precision: str, reason: str) -> Opened:
+def absent(runtime: str, device: str, precision: str, reason: str) -> Opened:
+    """Make the row of a runtime that does not run here, with the reason."""
     return Opened((), (Parity(runtime, device, precision, "not-run", reason=reason),))

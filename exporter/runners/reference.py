@@ -18,10 +18,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from exporter.errors import RuntimeFailure
-from exporter.runners.base import Arrays, Closing, check_inputs
-
-# No other runtime of a CPU computes in these precisions.
-EVALUATED = ("fp16", "bf16")
+from exporter.runners.base import EVALUATOR, Arrays, Closing, check_inputs
 
 
 class MatMul(OpRun):
@@ -47,7 +44,7 @@ class ReferenceRunner(Closing):
         RuntimeFailure: if the evaluator lacks an operator of the graph.
     """
 
-    name = "onnx-reference"
+    name = EVALUATOR
     device = "cpu"
     threads = 1
     transfers_included = True

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import ManifestError, NoExportError, OutputError
-from exporter.files.manifest import read_manifest
+from exporter.files.manifest import GRAPH, read_manifest
 from exporter.report import strict_json
 from exporter.sweep.grid import name_of
 
@@ -69,7 +69,7 @@ class Table:
         # By its key: the name says the axes too, which may have been others.
         for path in (self.directory / CELLS).glob(f"*{row['key'][:KEY_DIGITS]}"):
             try:
-                verdict = read_manifest(path)["verdict"]
+                verdict = read_manifest(path, needs=(GRAPH, "report.json"))["verdict"]
                 report = json.loads((path / "report.json").read_text(encoding="utf-8"))
             except (NoExportError, ManifestError, OSError, ValueError):
                 continue  # damaged since: made anew

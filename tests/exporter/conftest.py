@@ -28,15 +28,15 @@ TINY = {"depth": 1, "dim": 32, "dim_head": 16, "frames": 3, "res": (32, 48)}
 # `tsformer`, with a line on stdout for each stage that it reaches.
 TELLING = textwrap.dedent("""
     import sys
-    from exporter import run
+    from exporter import stages
 
-    tell = run.Stage.progress
+    tell = stages.Stage.progress
 
     def progress(stage, fraction, what):
         print("reached", stage.name, what, flush=True)
         tell(stage, fraction, what)
 
-    run.Stage.progress = progress
+    stages.Stage.progress = progress
     from exporter.cli import main
     sys.exit(main(sys.argv[1:]))
 """)

@@ -376,7 +376,11 @@ class TestWhatIsImported:
 
     @pytest.mark.parametrize("command", ["export", "verify", "ladder", "tune-precision"])
     def test_commands_that_need_torch_name_the_install_command(self, command, fresh):
-        given = {"export": (), "tune-precision": (fresh[1], "--budget", "1")}
+        given = {
+            "export": (),
+            "verify": (fresh[1], "--checkpoint"),
+            "tune-precision": (fresh[1], "--budget", "1"),
+        }
         done = python(
             """
             import sys

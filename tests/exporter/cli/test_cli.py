@@ -176,7 +176,8 @@ def test_one_command_leaves_a_proven_export(run, tiny_flags, real_clips, attn):
     assert report["spec"]["attn"] == attn
     assert report["graph"]["inputs_used"][0]["note"]
 
-    files = {"model.onnx", "manifest.json", "report.json", "report.md", "report.html"}
+    files = {"model.onnx", "manifest.json", "reference.npz"}
+    files |= {"report.json", "report.md", "report.html"}
     manifest = read_manifest(Path("made"))
     if probe("rtx").version:
         files.add("model.engine")
@@ -499,7 +500,7 @@ def directory(exported, tmp_path):
 @pytest.mark.slow
 def test_an_untouched_export_verifies(run, directory, real_clips):
     before = {path: path.read_bytes() for path in directory.iterdir()}
-    code, out, err = run("verify", directory, "--video", real_clips["carphone"])
+    code, out, err = run("verify", directory, "--checkpoint", "--video", real_clips["carphone"])
     assert (code, err) == (0, "")
     assert "Pass" in out
     assert "1 real clip, 8 synthetic" in out
@@ -559,7 +560,8 @@ def test_verify_accepts_only_the_checkpoint_that_was_exported(run, tiny_flags, t
     flags = ("--engine", "none", "--bench-seconds", "0", "--quiet", "-o", "made")
     assert run("export", "--checkpoint", tmp_path / "own.safetensors", *flags) == (0, "", "")
     moved = (tmp_path / "own.safetensors").rename(tmp_path / "moved.safetensors")
-    code, _, err = run("verify", "made")
+    assert run("verify", "made")[0] == 0  # by the reference of the export
+    code, _, err = run("verify", "made", "--checkpoint")
     assert (code, err.count("\n")) == (3, 1)
     assert "say where it is with --checkpoint" in err
     assert run("verify", "made", "--checkpoint", moved)[0] == 0

@@ -18,6 +18,8 @@ KEYS = {
     "preprocessing",
     "labels",
     "engine",
+    "graph",
+    "floors",
     "environment",
     "files",
 }
@@ -58,19 +60,27 @@ def test_a_manifest_describes_how_to_use_the_export(directory):
     assert (preprocessing["mean"], preprocessing["std"]) == ([0.0] * 3, [1.0] * 3)
     assert manifest["engine"]["status"] == "not built"
     assert manifest["labels"] is None
+    assert manifest["graph"]["sha256"] == manifest["files"]["model.onnx"]["sha256"]
+    assert 0 < manifest["floors"]["fp32"] < 1e-5
     assert {"torch", "onnx", "onnxruntime"} <= set(manifest["environment"]["packages"])
 
 
 def test_a_manifest_lists_every_other_file_with_its_hash(directory):
     files = read_manifest(directory)["files"]
     assert set(files) == {path.name for path in directory.iterdir()} - {MANIFEST}
-    assert set(files) == {"model.onnx", "report.json", "report.md", "report.html"}
+    assert set(files) == {
+        "model.onnx",
+        "reference.npz",
+        "report.json",
+        "report.md",
+        "report.html",
+    }
     for name, entry in files.items():
         content = (directory / name).read_bytes()
         assert entry == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "report.json", "report.md", "report.html"])
+@pytest.mark.parametrize("name", ["model.onnx", "reference.npz", "report.json", "report.html"])
 def test_one_changed_byte_of_any_file_is_refused(directory, name):
     content = bytearray((directory / name).read_bytes())
     content[len(content) // 2] ^= 1
@@ -79,9 +89,11 @@ def test_one_changed_byte_of_any_file_is_refused(directory, name):
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "report.html"])
-def test_a_missing_file_is_refused(directory, name):
+def test_a_missing_file_is_refused_where_it_is_needed(directory, name):
     (directory / name).unlink()
-    assert f"lacks {name}" in damaged(directory)
+    with pytest.raises(ManifestError, match=f"lacks {name}; copy it there too"):
+        read_manifest(directory, needs=("reference.npz", name))
+    assert name in read_manifest(directory)["files"]
 
 
 def test_a_directory_without_a_manifest_is_not_an_export(tmp_path):
@@ -132,7 +144,7 @@ def test_a_manifest_cannot_name_a_file_outside_its_directory(directory, tmp_path
         return content | {"files": content["files"] | {"../secret": entry}}
 
     rewrite(directory, reach_out)
-    assert "lacks ../secret" in damaged(directory)
+    assert "it lists ../secret, which is not a file's name" in damaged(directory)
 
 
 def test_a_hash_covers_the_whole_file(tmp_path):

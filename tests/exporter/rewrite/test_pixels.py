@@ -15,8 +15,9 @@ from exporter.errors import RuntimeFailure
 from exporter.files.manifest import MANIFEST, read_manifest
 from exporter.inputs.clips import gather_calibration, gather_inputs, read_for
 from exporter.load import load_model
-from exporter.pipeline import export, verify
+from exporter.pipeline import export
 from exporter.predict import Predictor, softmax
+from exporter.target.verify import verify
 from exporter.to_engine.build import available_flavours, build_engine
 from model import load_checkpoint, save_checkpoint
 from model.config import ClipConfig, Preprocessing

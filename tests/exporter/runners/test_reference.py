@@ -6,7 +6,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from exporter.errors import RuntimeFailure
-from exporter.runners.reference import EVALUATED, ReferenceRunner
+from exporter.runners.open import EVALUATED
+from exporter.runners.reference import ReferenceRunner
 
 KINDS = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16, "fp32": TensorProto.FLOAT}
 DIGITS = {"fp16": 11, "bf16": 8}

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from exporter import run as run_module
+from exporter import stages as stages_module
 from exporter.machine.memory import peak_memory_mb, reset_peak_memory
-from exporter.run import Stages
+from exporter.stages import Stages
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def resident(mebibytes: int) -> Iterator[None]:
 
 def test_a_stage_is_recorded_with_its_time_and_detail(monkeypatch):
     ticks = iter([100.0, 102.5])
-    monkeypatch.setattr(run_module, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    monkeypatch.setattr(stages_module, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
     stages = Stages(lambda *_: None)
     with stages.run("onnx") as stage:
         stage.detail = "94 nodes"

@@ -1,0 +1,170 @@
+"""reference.npz: the proof that travels. It holds what a judge needs, so that no model is needed.
+
+For n inputs: the logits of eager PyTorch in float64 (the truth), and for each rounding form those
+of eager PyTorch in that form (the floor), alone and in batches of two. For each input: its name,
+its note and its SHA-256. Synthetic inputs are made again. Real clips are stored as the model took
+them, or only by their hash.
+
+A rounding form says how a runtime rounds: `fp32`, `fp16`, `bf16`, or for int8 `int8-onnxruntime`
+and `int8-tensorrt`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exporter.errors import ManifestError
+
+REFERENCE = "reference.npz"
+_VERSION = 1
+_CARD = "card"  # the entry that describes the others, as JSON
+_MOST_BYTES = 2**31  # unpacked: a damaged file must not fill the memory
+_AGAIN = "copy the directory again, or export it again"
+
+
+@dataclass(frozen=True)
+class KeptInput:
+    """One input: which it is, and the hash of its values for each input of the model.
+
+    `clip_sha256` is the hash of the clip's file; None for a synthetic input. `stored` says whether
+    its values are in the file.
+    """
+
+    name: str
+    note: str
+    sha256: Mapping[str, str]
+    clip_sha256: str | None = None
+    stored: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Floor:
+    """Logits `(n, classes)` of eager PyTorch in one rounding form: alone, and in batches of two."""
+
+    alone: np.ndarray
+    batched: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class KeptReference:
+    """The content of reference.npz.
+
+    Attributes:
+        inputs: The n inputs in order, the real clips first.
+        truth: Logits `(n, classes)` of eager PyTorch in float64.
+        floors: Rounding form -> its logits. `fp32` is always there.
+        mask: Bool `(n, f)`, where the model takes a mask.
+        clips: Place of an input -> its stored values, `(f, c, h, w)` or `(f, h, w, c)`.
+    """
+
+    inputs: tuple[KeptInput, ...]
+    truth: np.ndarray
+    floors: Mapping[str, Floor]
+    mask: np.ndarray | None
+    clips: Mapping[int, np.ndarray]
+
+
+def write_reference(path: Path, kept: KeptReference) -> None:
+    """Write the file; the same content gives the same bytes."""
+    arrays = {"truth": kept.truth}
+    for form, floor in kept.floors.items():
+        arrays |= {f"floor.{form}": floor.alone, f"batched.{form}": floor.batched}
+    if kept.mask is not None:
+        arrays["mask"] = kept.mask
+    arrays |= {f"clip.{place}": clip for place, clip in kept.clips.items()}
+    card = {
+        "version": _VERSION,
+        "inputs": [asdict(entry) for entry in kept.inputs],
+        "arrays": {name: [array.dtype.name, *array.shape] for name, array in arrays.items()},
+    }
+    text = np.frombuffer(json.dumps(card).encode(), np.uint8)
+    packed = {name: _to_planes(array) for name, array in arrays.items()}
+    np.savez_compressed(path, **{_CARD: text, **packed})
+
+
+def read_reference(path: Path) -> KeptReference:
+    """Read the file, and check names, types and shapes.
+
+    Raises:
+        ManifestError: if it is missing or damaged.
+    """
+    if not path.is_file():
+        raise ManifestError(
+            f"{path.parent} has no {REFERENCE}: an older export, or not copied with it",
+            remedy="export it again, or compute the truth with verify --checkpoint (needs torch)",
+        )
+    try:
+        with zipfile.ZipFile(path) as packed:
+            _check(sum(entry.file_size for entry in packed.infolist()) < _MOST_BYTES, "its size")
+        with np.load(path, allow_pickle=False) as packed:
+            card = json.loads(packed[_CARD].tobytes())
+            _check(card["version"] == _VERSION, f"its version {card['version']!r}")
+            _check(set(packed.files) == {_CARD, *card["arrays"]}, "its entries")
+            arrays = {
+                name: _from_planes(packed[name], *form) for name, form in card["arrays"].items()
+            }
+        return _kept(card["inputs"], arrays)
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        zipfile.BadZipFile,
+        zlib.error,
+        NotImplementedError,  # a method of compression
+    ) as error:
+        raise ManifestError(f"{path} is damaged: {error}", remedy=_AGAIN) from error
+
+
+def _kept(inputs: list[dict[str, Any]], arrays: dict[str, np.ndarray]) -> KeptReference:
+    entries = tuple(KeptInput(**entry) for entry in inputs)
+    truth, n = arrays["truth"], len(entries)
+    _check(truth.ndim == 2 and truth.dtype == np.float64 and len(truth) == n, "its truth")
+    forms = [name.partition(".")[2] for name in arrays if name.startswith("floor.")]
+    floors = {form: Floor(arrays[f"floor.{form}"], arrays[f"batched.{form}"]) for form in forms}
+    _check("fp32" in floors, "its floors")
+    for form, floor in floors.items():
+        for logits in (floor.alone, floor.batched):
+            fits = logits.shape == truth.shape and logits.dtype == np.float32
+            _check(fits, f"its floor of {form}")
+    mask = arrays.get("mask")
+    _check(mask is None or (mask.dtype == bool and len(mask) == n), "its mask")
+    stored = [place for place, entry in enumerate(entries) if entry.stored]
+    clips = {place: arrays[f"clip.{place}"] for place in stored}
+    known = 1 + 2 * len(floors) + (mask is not None) + len(clips)
+    _check(len(arrays) == known, "its entries")
+    return KeptReference(entries, truth, floors, mask, clips)
+
+
+def _check(fits: bool, what: str) -> None:
+    if not fits:
+        raise ValueError(f"{what} cannot be understood")
+
+
+def _to_planes(array: np.ndarray) -> np.ndarray:
+    """Put the first bytes of all numbers first, then the second: it packs better, and is exact."""
+    bytes_of = np.ascontiguousarray(array).view(np.uint8).reshape(-1, array.itemsize)
+    return np.ascontiguousarray(bytes_of.T)
+
+
+def _from_planes(planes: np.ndarray, dtype: str, *shape: int) -> np.ndarray:
+    kind = np.dtype(dtype)
+    _check(kind.kind in "fub" and planes.dtype == np.uint8, "its types")
+    return np.ascontiguousarray(planes.T).reshape(-1).view(kind).reshape(shape)
+
+
+def hash_array(array: np.ndarray) -> str:
+    """Return the SHA-256 of type, shape and values."""
+    head = f"{array.dtype.name} {array.shape} ".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()

@@ -1,0 +1,92 @@
+"""Runners -> parity rows: each judged against the truth, in units of the rounding of its form.
+
+Needs no model and no torch: the logits of the model come from `exporter.proof.prove`, or from
+`reference.npz`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from exporter.files.reference import Floor, KeptReference
+from exporter.inputs.clips import Inputs
+from exporter.option import BatchProfile
+from exporter.proof.judge import Reference, validate
+from exporter.results import Parity
+from exporter.runners.base import EVALUATOR
+from exporter.runners.onnxruntime import OnnxRuntimeRunner
+from exporter.runners.open import Opened
+from exporter.stages import Stage
+
+FP32 = "fp32"
+
+
+def rounding_form(runtime: str, precision: str) -> str:
+    """Name how the graph of a runtime rounds: its precision, and for int8 whose form it has.
+
+    The forms of int8 are those of `int8_products.FORMS`.
+    """
+    if precision != "int8":
+        return precision
+    return "int8-onnxruntime" if runtime == OnnxRuntimeRunner.name else "int8-tensorrt"
+
+
+def references_of(kept: KeptReference, places: tuple[int, ...]) -> dict[str, Reference]:
+    """Give the reference of every rounding form, for the inputs at `places`."""
+    rows = list(places)
+    names = tuple(kept.inputs[place].name for place in places)
+    truth, fp32 = kept.truth[rows], kept.floors[FP32].alone[rows]
+    return {
+        form: Reference(names, truth, floor.alone[rows], floor.batched[rows], fp32)
+        for form, floor in kept.floors.items()
+    }
+
+
+def floors_of(references: Mapping[str, Reference]) -> dict[str, Floor]:
+    """Give the logits of the floors, to keep them in `reference.npz`."""
+    return {form: Floor(made.floor, made.batched) for form, made in references.items()}
+
+
+def judge_runtimes(
+    references: Mapping[str, Reference],
+    inputs: Inputs,
+    opened: Opened,
+    batch: int,
+    profile: BatchProfile | None,
+    stage: Stage,
+) -> tuple[Parity, ...]:
+    """Judge every runner; the rows of the runtimes that could not be opened come last.
+
+    Args:
+        references: Rounding form -> reference.
+        inputs: The inputs that the references belong to.
+        opened: The runtimes of this machine.
+        batch: The batch of a static graph.
+        profile: The range of a free batch.
+        stage: Told about the progress.
+    """
+    parity = []
+    for runner in opened.runners:
+        stage.progress(None, f"{runner.name} {runner.device}")
+        form = rounding_form(runner.name, runner.precision)
+        if form not in references:
+            reason = f"the reference has no floor for {form}: export again"
+            parity.append(
+                Parity(runner.name, runner.device, runner.precision, "not-run", reason=reason)
+            )
+            continue
+        bounded = not isinstance(runner, OnnxRuntimeRunner)
+        sizes = batch_sizes(batch, profile, bounded=bounded)
+        stateless = runner.name == EVALUATOR
+        parity.append(validate(runner, references[form], inputs.arrays, sizes, stateless=stateless))
+    sizes = ", ".join(map(str, batch_sizes(batch, profile)))
+    stage.detail = f"{len(inputs.names)} inputs at batch {sizes}"
+    return (*parity, *opened.absences)
+
+
+def batch_sizes(batch: int, profile: BatchProfile | None, *, bounded: bool = False) -> list[int]:
+    """List the batch of a static graph, or those of 1, 2, 3, OPT and MAX that are accepted."""
+    if profile is None:
+        return [batch]
+    least = profile.min if bounded else 1
+    return sorted(n for n in {1, 2, 3, profile.opt, profile.max} if least <= n <= profile.max)

@@ -1,0 +1,1 @@
+"""What a machine does with an export: prove it, time it, build its engine, note what it found."""

@@ -1,0 +1,67 @@
+"""An exported directory -> the runtimes of this machine that can run its files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from exporter.errors import RuntimeFailure
+from exporter.files.manifest import ENGINE, ENGINE_GRAPH, GRAPH
+from exporter.machine.environment import usable_cores
+from exporter.predict import Card
+from exporter.runners.cuda import look_for_gpu
+from exporter.runners.onnxruntime import available_devices
+from exporter.runners.open import Opened, absent, load_engine, load_graphs, load_onnx
+
+
+def open_runtimes(
+    directory: Path, manifest: Mapping[str, Any], resources: ExitStack, *, for_proof: bool
+) -> Opened:
+    """Open every runtime that can run a file of this directory here.
+
+    A file that is not there gives a row with that reason. `for_proof` also opens the runtimes that
+    nobody deploys.
+
+    Raises:
+        RuntimeFailure: if a float32 graph does not load, ONNX Runtime is missing, or this machine
+            has a GPU and cannot execute the engine.
+    """
+    card = Card.of(directory, manifest)
+    opened = _open_graphs(directory, manifest, card.precision, resources, for_proof=for_proof)
+    if card.engine_module is None:
+        return opened
+    if not (directory / ENGINE).is_file():
+        reason = f"{ENGINE} is not in the directory"
+        return opened + absent(card.engine_module, "none", card.precision, reason)
+    engine = load_engine(card.engine_module, directory / ENGINE, card.precision, resources)
+    if engine.absences and look_for_gpu().seen:
+        raise RuntimeFailure(
+            engine.absences[0].reason, remedy=f"build it for this GPU: tsformer build {directory}"
+        )
+    return opened + engine
+
+
+def _open_graphs(
+    directory: Path,
+    manifest: Mapping[str, Any],
+    precision: str,
+    resources: ExitStack,
+    *,
+    for_proof: bool,
+) -> Opened:
+    graph, for_engine = directory / GRAPH, directory / ENGINE_GRAPH
+    if not graph.is_file():
+        return absent("onnxruntime", "cpu", precision, f"{GRAPH} is not in the directory")
+    try:
+        available_devices()
+    except RuntimeFailure as error:
+        if "flavour" not in manifest["engine"]:
+            raise
+        return absent("onnxruntime", "cpu", precision, str(error))  # the engine may run without
+    threads = usable_cores() or 1
+    if not for_proof:
+        return load_onnx(graph, precision, resources, threads=threads)
+    two = ENGINE_GRAPH in manifest["files"] and for_engine.is_file()
+    return load_graphs(graph, for_engine if two else graph, precision, resources, threads=threads)

@@ -1,0 +1,64 @@
+"""An exported directory and its checkpoint -> parity, with the truth computed again by torch."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from exporter.files.manifest import read_manifest
+from exporter.inputs.clips import gather_inputs
+from exporter.load import load_exported, resolve
+from exporter.machine import environment
+from exporter.proof.prove import make_references
+from exporter.proof.runtimes import judge_runtimes
+from exporter.results import Report
+from exporter.run import calibrate
+from exporter.stages import OnProgress, Stages, no_progress
+from exporter.target.runtimes import open_runtimes
+from exporter.target.verify import engine_here
+
+
+def prove_again(
+    directory: str | Path,
+    *,
+    checkpoint: Path | None = None,
+    video: tuple[Path, ...] = (),
+    on_progress: OnProgress = no_progress,
+) -> Report:
+    """Compute the truth of an export again from its checkpoint, and judge by it; write nothing.
+
+    The stronger form of `exporter.target.verify`, which trusts the reference of the export.
+
+    Args:
+        directory: A directory that `export` made.
+        checkpoint: The path of its checkpoint, if that was moved.
+        video: Clips beside the synthetic inputs.
+        on_progress: Called while the stages run.
+
+    Raises:
+        NoExportError: if the directory is not an export.
+        ManifestError: if a file is missing or was changed.
+        CheckpointInputError: if the checkpoint is not the one that was exported.
+        RuntimeFailure: if this machine has a GPU and cannot execute the engine.
+    """
+    directory, stages = Path(directory), Stages(on_progress)
+    manifest = read_manifest(directory)
+    with stages.run("load"):
+        spec, model = load_exported(manifest, checkpoint, video)
+    with stages.run("inputs"):
+        inputs = gather_inputs(video, model.config, model.preprocessing, mask=spec.mask)
+        calibration = calibrate(spec, model, spec.precision)
+    with ExitStack() as resources, stages.run("parity") as stage:
+        opened = open_runtimes(directory, manifest, resources, for_proof=True)
+        references = make_references(spec, model, inputs, calibration, opened, stage)
+        how = (spec.run_batch, spec.dynamic_batch, stage)
+        parity = judge_runtimes(references, inputs, opened, *how)
+    return Report(
+        spec=resolve(spec, model),
+        environment=environment.describe(),
+        stages=tuple(stages.done),
+        parity=parity,
+        latency=(),
+        engine=engine_here(manifest["engine"], opened),
+        graph=manifest.get("graph", {}),
+    )

@@ -1,0 +1,154 @@
+"""Test reference.npz: what is written is read again exactly, and damage is one clear line."""
+
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+from exporter.errors import ManifestError
+from exporter.files.reference import (
+    REFERENCE,
+    Floor,
+    KeptInput,
+    KeptReference,
+    hash_array,
+    read_reference,
+    write_reference,
+)
+
+RNG = np.random.default_rng(0)
+
+
+def logits(dtype=np.float32):
+    return RNG.standard_normal((3, 2)).astype(dtype)
+
+
+@pytest.fixture
+def kept():
+    clip = RNG.standard_normal((2, 3, 4, 5)).astype(np.float32)
+    inputs = (
+        KeptInput("a.mp4", "frames 0, 1 of 2", {"video": hash_array(clip)}, "f" * 64, stored=True),
+        KeptInput("b.mp4", "", {"video": "0" * 64}, "e" * 64),
+        KeptInput("normal-0", "synthetic", {"video": "1" * 64}),
+    )
+    floors = {form: Floor(logits(), logits()) for form in ("fp32", "int8-onnxruntime")}
+    mask = np.array([[True, False]] * 3)
+    return KeptReference(inputs, logits(np.float64), floors, mask, {0: clip})
+
+
+@pytest.fixture
+def path(kept, tmp_path):
+    write_reference(tmp_path / REFERENCE, kept)
+    return tmp_path / REFERENCE
+
+
+def test_every_bit_is_read_again(kept, path):
+    found = read_reference(path)
+    assert found.inputs == kept.inputs
+    assert set(found.floors) == {"fp32", "int8-onnxruntime"}
+    pairs = [(found.truth, kept.truth), (found.mask, kept.mask), (found.clips[0], kept.clips[0])]
+    for form, floor in kept.floors.items():
+        pairs += [(found.floors[form].alone, floor.alone)]
+        pairs += [(found.floors[form].batched, floor.batched)]
+    for ours, theirs in pairs:
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs)
+    assert list(found.clips) == [0]
+
+
+def test_nan_and_pixels_survive(kept, tmp_path):
+    truth = kept.truth.copy()
+    truth[0, 0] = np.nan
+    pixels = RNG.integers(0, 256, (2, 4, 5, 3), np.uint8)
+    write_reference(
+        tmp_path / REFERENCE, KeptReference(kept.inputs, truth, kept.floors, None, {0: pixels})
+    )
+    found = read_reference(tmp_path / REFERENCE)
+    np.testing.assert_array_equal(found.truth, truth)
+    np.testing.assert_array_equal(found.clips[0], pixels)
+    assert found.mask is None
+
+
+def test_the_same_content_gives_the_same_bytes(kept, path, tmp_path):
+    write_reference(tmp_path / "again.npz", kept)
+    assert (tmp_path / "again.npz").read_bytes() == path.read_bytes()
+
+
+def refused(path):
+    with pytest.raises(ManifestError) as caught:
+        read_reference(path)
+    assert caught.value.exit_code == 5
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_missing_reference_names_both_ways_out(tmp_path):
+    message = refused(tmp_path / REFERENCE)
+    assert "has no reference.npz" in message
+    assert "export it again" in message
+    assert "verify --checkpoint" in message
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, 0.5, -1])
+def test_a_part_of_the_file_is_refused(path, keep):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
+    assert "is damaged" in refused(path)
+
+
+@pytest.mark.parametrize("place", range(0, 1400, 61))
+def test_a_changed_byte_is_refused_or_changes_nothing(path, kept, place):
+    content = bytearray(path.read_bytes())
+    content[place % len(content)] ^= 0x55
+    path.write_bytes(content)
+    try:
+        found = read_reference(path)
+    except ManifestError as error:
+        message = str(error)
+    else:  # a byte of the archive that nothing reads, such as a date
+        np.testing.assert_array_equal(found.truth, kept.truth)
+        assert found.inputs == kept.inputs
+        message = "is damaged"
+    assert "is damaged" in message
+
+
+def rewrite(path, change):
+    """Apply a change to the entries of the file."""
+    with np.load(path) as packed:
+        arrays = dict(packed)
+    card = json.loads(arrays.pop("card").tobytes())
+    change(card, arrays)
+    np.savez(path, card=np.frombuffer(json.dumps(card).encode(), np.uint8), **arrays)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda card, arrays: card.update(version=2),
+        lambda card, arrays: card.pop("inputs"),
+        lambda card, arrays: card["inputs"].pop(),
+        lambda card, arrays: card["inputs"][0].update(strange=1),
+        lambda card, arrays: card["inputs"][1].update(stored=True),
+        lambda card, arrays: card["inputs"][0].update(stored=False),
+        lambda card, arrays: arrays.update(more=np.zeros(1)),
+        lambda card, arrays: arrays.pop("truth"),
+        lambda card, arrays: card["arrays"].update(truth=["float64", 3, 3]),
+        lambda card, arrays: card["arrays"].update(truth=["object", 3, 2]),
+        lambda card, arrays: card["arrays"].update(truth=["float32", 3, 4]),
+        lambda card, arrays: card["arrays"].update({"floor.fp32": ["float32", 2, 3]}),
+        lambda card, arrays: card["arrays"].update(mask=["bool", 2, 3]),
+    ],
+)
+def test_an_entry_that_does_not_fit_is_refused(path, change):
+    rewrite(path, change)
+    assert "is damaged" in refused(path)
+
+
+def test_pickled_content_is_never_loaded(path):
+    packed = io.BytesIO()
+    np.save(packed, np.array([{"a": 1}], object), allow_pickle=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("card.npy", packed.getvalue())
+    assert "is damaged" in refused(path)

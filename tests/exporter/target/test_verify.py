@@ -1,0 +1,249 @@
+"""Test the proof that travels: an export is judged without torch, onnx or its checkpoint."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from exporter import ExportSpec
+from exporter.errors import ManifestError, RuntimeFailure, VideoError
+from exporter.files.manifest import read_manifest, sha256
+from exporter.files.reference import REFERENCE, Floor, read_reference, write_reference
+from exporter.inputs import kept as kept_module
+from exporter.pipeline import export
+from exporter.target import runtimes
+from exporter.target.verify import verify
+from exporter.target.with_checkpoint import prove_again
+
+WITHOUT = """
+import sys
+for name in ("torch", "onnx", "onnxscript", "einops", "safetensors"):
+    sys.modules[name] = None
+from exporter.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def directory(exported, tmp_path):
+    return shutil.copytree(exported().directory, tmp_path / "export")
+
+
+def mend(directory, name):
+    """Give the manifest the hash that a file has now."""
+    path = directory / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"][name]["sha256"] = sha256(directory / name)
+    path.write_text(json.dumps(manifest))
+
+
+def test_it_runs_without_torch_and_onnx(directory):
+    command = [sys.executable, "-c", WITHOUT, "verify", str(directory), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    report = json.loads(done.stdout)
+    (row,) = report["parity"]
+    assert (row["runtime"], row["verdict"], row["inputs"]) == ("onnxruntime", "pass", 9)
+    assert report["spec"]["video"] == ["bikes.mp4"]
+    assert report["graph"]["nodes"] > 50
+
+
+def test_it_judges_as_the_export_did(exported):
+    result = exported()
+    (here,), (there,) = verify(result.directory).parity, result.report.parity
+    assert here == there
+    assert prove_again(result.directory).parity[0].inputs == 8  # without the clip
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.json", "report.md"])
+def test_files_that_no_runtime_needs_may_be_missing(directory, name):
+    (directory / name).unlink()
+    assert [row.verdict for row in verify(directory).parity] == ["pass"]
+
+
+def test_without_its_graph_nothing_is_proven(directory):
+    (directory / "model.onnx").unlink()
+    (row,) = verify(directory).parity
+    assert (row.verdict, row.reason) == ("not-run", "model.onnx is not in the directory")
+
+
+def test_an_export_without_a_reference_says_what_to_do(directory):
+    (directory / REFERENCE).unlink()
+    with pytest.raises(ManifestError, match=r"has no reference\.npz: .* verify --checkpoint"):
+        verify(directory)
+
+
+def test_a_changed_reference_is_refused(directory):
+    kept = read_reference(directory / REFERENCE)
+    write_reference(directory / REFERENCE, replace(kept, truth=kept.truth * 1.01))
+    with pytest.raises(ManifestError, match="was changed since it was exported"):
+        verify(directory)
+
+
+def change_reference(directory, **changes):
+    kept = read_reference(directory / REFERENCE)
+    write_reference(directory / REFERENCE, replace(kept, **changes))
+    mend(directory, REFERENCE)
+
+
+def test_another_truth_with_its_hash_is_refused_by_its_floor(directory):
+    change_reference(directory, truth=read_reference(directory / REFERENCE).truth * 1.001)
+    with pytest.raises(ManifestError, match="is not the reference of this export: its floor of"):
+        verify(directory)
+
+
+def test_another_truth_with_its_floors_fails_the_proof(directory):
+    kept = read_reference(directory / REFERENCE)
+    floors = {
+        form: Floor(floor.alone * np.float32(2), floor.batched * np.float32(2))
+        for form, floor in kept.floors.items()
+    }
+    change_reference(directory, truth=kept.truth * 2, floors=floors)  # relative errors are kept
+    (row,) = verify(directory).parity
+    assert row.verdict == "fail"
+    assert row.rel_l2 == pytest.approx(0.5, rel=1e-3)
+
+
+def test_a_wider_floor_that_would_allow_more_is_refused(directory):
+    kept = read_reference(directory / REFERENCE)
+    wide = Floor(kept.truth.astype(np.float32) * np.float32(1.0009), kept.floors["fp32"].batched)
+    change_reference(directory, floors={"fp32": wide})
+    with pytest.raises(ManifestError, match=r"its floor of fp32: got 0\.0009"):
+        verify(directory)
+
+
+def test_other_pixels_of_a_stored_clip_are_refused(directory):
+    kept = read_reference(directory / REFERENCE)
+    change_reference(directory, clips={0: kept.clips[0] + np.float32(1e-3)})
+    with pytest.raises(ManifestError, match=r"the input 'bikes\.mp4' has other values here"):
+        verify(directory)
+
+
+def test_other_synthetic_inputs_are_refused(directory, monkeypatch):
+    made = kept_module.synthetic_clips
+
+    def other(config, preprocessing):
+        return [(name, note, clip + 1) for name, note, clip in made(config, preprocessing)]
+
+    monkeypatch.setattr(kept_module, "synthetic_clips", other)
+    with pytest.raises(ManifestError, match=r"the input 'normal-0' has other values here.* export"):
+        verify(directory)
+
+
+def test_a_changed_graph_with_its_hash_fails_the_proof(directory):
+    graph = onnx.load(directory / "model.onnx")
+    (weight,) = (w for w in graph.graph.initializer if w.name == "to_out.fn.bias")
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) + 0.01, weight.name))
+    onnx.save(graph, directory / "model.onnx")
+    mend(directory, "model.onnx")
+    (row,) = verify(directory).parity
+    assert row.verdict == "fail"
+
+
+def test_a_clip_of_another_export_has_no_truth(directory, real_clips):
+    with pytest.raises(VideoError, match=r"carphone.* is not a clip of this export.*--checkpoint"):
+        verify(directory, video=(real_clips["carphone"],))
+    with pytest.raises(VideoError, match="no such file"):
+        verify(directory, video=(directory / "none.mp4",))
+    assert verify(directory, video=(real_clips["bikes"],)).parity[0].inputs == 9
+
+
+def test_an_engine_that_is_not_there_is_a_row(directory):
+    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest["engine"] |= {"flavour": "tensorrt_rtx", "status": "built, not executed"}
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    report = verify(directory)
+    assert [(row.runtime, row.verdict) for row in report.parity] == [
+        ("onnxruntime", "pass"),
+        ("tensorrt_rtx", "not-run"),
+    ]
+    assert report.parity[1].reason == "model.engine is not in the directory"
+    assert report.engine["status"] == "built, not executed"
+
+
+def test_an_engine_is_judged_where_onnx_runtime_is_missing(directory, monkeypatch):
+    def missing():
+        raise RuntimeFailure("no ONNX Runtime here")
+
+    monkeypatch.setattr(runtimes, "available_devices", missing)
+    with pytest.raises(RuntimeFailure, match="no ONNX Runtime here"):
+        verify(directory)
+    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest["engine"] |= {"flavour": "tensorrt_rtx", "status": "built, not executed"}
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    rows = verify(directory).parity
+    assert [row.reason for row in rows] == [
+        "no ONNX Runtime here",
+        "model.engine is not in the directory",
+    ]
+
+
+@pytest.fixture(scope="module")
+def made(tiny, real_clips, tmp_path_factory):
+    """Make an int8 export whose reference knows its clip by a hash only."""
+    spec = ExportSpec(**tiny, precision="int8", video=(real_clips["bikes"],), no_store_clips=True)
+    return export(spec, tmp_path_factory.mktemp("hashes") / "made").directory
+
+
+@pytest.mark.slow
+class TestWithoutClips:
+    def test_the_clip_is_judged_when_it_is_given_again(self, made, real_clips, tmp_path):
+        copy = shutil.copy(real_clips["bikes"], tmp_path / "renamed.mp4")
+        report = verify(made, video=(copy,))
+        assert report.parity[0].inputs == 9
+        assert report.spec["clips_not_given"] == []
+
+    def test_without_it_the_report_says_so(self, made):
+        report = verify(made)
+        assert report.parity[0].inputs == 8
+        assert report.parity[0].verdict == "pass"
+        assert report.spec["clips_not_given"] == ["bikes.mp4"]
+
+    def test_the_reference_holds_no_pixels(self, made):
+        assert read_reference(made / REFERENCE).clips == {}
+        assert (made / REFERENCE).stat().st_size < 10_000
+
+    def test_pixels_that_decode_differently_are_refused(self, made, real_clips, monkeypatch):
+        read = kept_module.read_for
+
+        def other(*arguments):
+            clip = read(*arguments)
+            return replace(clip, array=clip.array + np.float32(1e-6))
+
+        monkeypatch.setattr(kept_module, "read_for", other)
+        with pytest.raises(VideoError, match=r"bikes\.mp4 has other pixels here"):
+            verify(made, video=(real_clips["bikes"],))
+
+    def test_a_form_without_a_floor_is_not_run(self, made, tmp_path):
+        copy = shutil.copytree(made, tmp_path / "copy")
+        kept = read_reference(copy / REFERENCE)
+        assert set(kept.floors) == {"fp32", "int8-onnxruntime"}  # no engine was asked for
+        change_reference(copy, floors={"fp32": kept.floors["fp32"]})
+        (row,) = verify(copy).parity
+        assert row.verdict == "not-run"
+        assert "no floor for int8-onnxruntime" in row.reason
+        assert read_manifest(copy)["floors"].keys() == kept.floors.keys()
+
+
+def test_sizes_of_the_contract(tmp_path, real_clips):
+    """One clip of 5 x 224 x 224 and 8 synthetic inputs: under 4 MB, and under 100 kB unstored."""
+    from exporter.files.reference import KeptReference
+    from exporter.inputs.clips import gather_inputs
+    from exporter.inputs.kept import describe_inputs
+    from model.config import ClipConfig, Preprocessing
+
+    config = ClipConfig(5, 3, 224, 224, 400)
+    videos = (real_clips["bigbuckbunny"],)
+    inputs = gather_inputs(videos, config, Preprocessing((0.45,) * 3, (0.225,) * 3))
+    noise = np.random.default_rng(0).standard_normal((9, 400))
+    floors = {form: Floor(*noise[None].repeat(2, 0).astype("f")) for form in ("fp32", "fp16")}
+    for store, limit in ((True, 4_000_000), (False, 100_000)):
+        entries, clips = describe_inputs(inputs, videos, store=store)
+        write_reference(tmp_path / REFERENCE, KeptReference(entries, noise, floors, None, clips))
+        assert (tmp_path / REFERENCE).stat().st_size < limit
