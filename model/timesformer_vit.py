@@ -180,7 +180,7 @@ class TimeSformerViT(VideoClassifier):
         x = x + self.pos_embed[:, None, 1:]
         if self.config.scheme != "space":
             x = x + self.time_embed[:, :, None]
-        cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), self.class_tokens, -1)
+        cls = (self.cls_token + self.pos_embed[:, :1]).expand(x.shape[0], self.class_tokens, -1)
         return self.dropout(cls), self.dropout(x.flatten(1, 2))
 
     def _initialise(self) -> None:

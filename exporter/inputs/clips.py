@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from exporter.errors import VideoError
-from exporter.inputs.motion import motion_clips
+from exporter.inputs.motion import LEAST_FRAMES, LEAST_SIDE, motion_clips
 from exporter.inputs.synthetic import synthetic_inputs
 from exporter.inputs.video import Clip, as_input, read_clip
 from model.config import ClipConfig, Preprocessing
@@ -91,12 +91,18 @@ def gather_calibration(
     files = [file for path in paths for file in _files(path)]
     clips = [_read(file, config, preprocessing, on_clip) for file in files]
     if not clips:
-        size = (config.frames, config.height, config.width)
-        pixels, _ = motion_clips(_CALIBRATION_CLIPS, *size, seed=1, channels=config.channels)
-        shapes = as_input(pixels, preprocessing)
+        shapes = as_input(_moving_shapes(config), preprocessing)
         clips = [(f"motion-{i}", "synthetic", clip) for i, clip in enumerate(shapes)]
         clips += synthetic_clips(config, preprocessing, seed=1)
     return _join(clips, mask=mask)
+
+
+def _moving_shapes(config: ClipConfig) -> np.ndarray:
+    """Draw pixels `(n, f, c, h, w)` of moving shapes; a clip too small for them is cut out."""
+    f, h, w = config.frames, config.height, config.width
+    drawn = (max(f, LEAST_FRAMES), max(h, LEAST_SIDE), max(w, LEAST_SIDE))
+    pixels, _ = motion_clips(_CALIBRATION_CLIPS, *drawn, seed=1, channels=config.channels)
+    return pixels[:, :f, :, :h, :w]
 
 
 def synthetic_clips(

@@ -27,7 +27,15 @@ _VELOCITIES = [
     for down, across in DIRECTIONS.values()
     for speed in SPEEDS.values()
 ]
-_SMALLEST = {"count": 1, "frames": 2, "height": 16, "width": 16, "channels": 1, "seed": 0}
+LEAST_FRAMES, LEAST_SIDE = 2, 16
+_SMALLEST = {
+    "count": 1,
+    "frames": LEAST_FRAMES,
+    "height": LEAST_SIDE,
+    "width": LEAST_SIDE,
+    "channels": 1,
+    "seed": 0,
+}
 # The largest number of periods of the background along a side. Its waves are longer than a shape.
 _WAVES = 2
 

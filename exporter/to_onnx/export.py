@@ -35,6 +35,7 @@ from exporter.graph.view import GraphTensor, GraphView, graph_tensor
 from exporter.lint import lint
 from exporter.spec import BatchProfile
 from exporter.to_onnx.blocks import blocks_called, define_blocks
+from exporter.to_onnx.free_batch import require_free_batch
 
 OUTPUT_NAME = "logits"
 MAX_FILE_BYTES = 2**31 - 1  # the limit of one protobuf file
@@ -180,8 +181,12 @@ def _trace(
                     dynamic_shapes=shapes,
                 )
             assert program is not None
+            if shapes:
+                require_free_batch(program.model, model, tensors, shapes)
             define_blocks(program.model, functions, type(model), export, batch)
             _simplify(program.model)
+    except OnnxError:
+        raise
     except Exception as error:  # the passes of torch raise many unrelated classes
         # Ctrl-C during an import or a trace can arrive as another error, with the KeyboardInterrupt
         # deep in the chain of its causes.

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from exporter.errors import VideoError
-from exporter.inputs.clips import Inputs, gather_inputs
+from exporter.inputs.clips import Inputs, gather_calibration, gather_inputs
+from exporter.inputs.motion import motion_clips
 from exporter.inputs.synthetic import synthetic_inputs
 from model.config import FastTimeSformerConfig, Preprocessing
 
@@ -74,3 +75,14 @@ def test_masks_keep_at_least_one_frame_and_all_frames_of_the_first_clip():
     assert masks[0].all()
     assert not masks.all()
     assert inputs.shapes == {"video": (None, 3, 3, 32, 48), "mask": (None, 3)}
+
+
+@pytest.mark.parametrize(("frames", "height", "width"), [(1, 24, 8), (3, 15, 10), (2, 3, 3)])
+def test_models_of_clips_too_small_for_the_motion_task_are_calibrated_on_cut_clips(
+    frames, height, width
+):
+    config = FastTimeSformerConfig(frames, 3, height, width, 2, patch_size=1)
+    video = gather_calibration((), config, PLAIN).arrays["video"]
+    assert video.shape[1:] == (frames, 3, height, width)
+    drawn, _ = motion_clips(1, max(frames, 2), max(height, 16), max(width, 16), seed=1)
+    np.testing.assert_array_equal(video[0], drawn[0, :frames, :, :height, :width])
