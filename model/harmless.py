@@ -59,7 +59,7 @@ _OBJECTS = """
     argparse:Namespace
     types:SimpleNamespace
     typing:Any
-    builtins:tuple list frozenset dict str int float bool complex slice range bytes
+    builtins:tuple list frozenset dict str int float bool complex slice range bytes getattr
     pathlib:PosixPath WindowsPath PurePosixPath PureWindowsPath Path PurePath
     pathlib._local:PosixPath WindowsPath PurePosixPath PureWindowsPath Path PurePath
     datetime:datetime date time timedelta timezone

@@ -30,11 +30,14 @@ _CONVERT_OBJECTS = (
     'import torch; k = lambda v: v.state_dict() if hasattr(v, "state_dict") else '
     "{{n: k(x) for n, x in v.items()}} if isinstance(v, dict) else "
     "v if torch.is_tensor(v) else None; "
-    'torch.save(k(torch.load({path}, "cpu", weights_only=False)), "weights.pth")'
+    'torch.save(k({load}), "weights.pth")'
 )
+_LOAD_TORCH = 'torch.load({path}, "cpu", weights_only=False)'
+_LOAD_PICKLE = '__import__("pickle").load(open({path}, "rb"))'
 _CONVERT_TORCHSCRIPT = (
     'import torch; torch.save(torch.jit.load({path}, "cpu").state_dict(), "weights.pth")'
 )
+_REFUSED = re.compile(r"[Uu]nsupported (?:global: (?:GLOBAL )?|GLOBAL |operand |class )(\S{0,80})")
 
 
 class CheckpointError(ValueError):
@@ -173,10 +176,7 @@ def _read_torch(path: Path, head: bytes) -> object:
         ):
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes can raise an error of any class
-        content = _read_pickle(path) if _is_pickle(head) else None
-        if isinstance(content, Mapping):
-            return content
-        raise CheckpointError(_explain_torch_failure(path, head, error)) from error
+        return _read_pickle(path, head, error)
 
 
 def _is_pickle(head: bytes) -> bool:
@@ -184,13 +184,18 @@ def _is_pickle(head: bytes) -> bool:
     return len(head) > 1 and head[0] == 128 and head[1] < 9
 
 
-def _read_pickle(path: Path) -> object:
-    """Read a pickle that is no PyTorch file; `None` if it is damaged or names other classes."""
-    try:
-        with path.open("rb") as file:
-            return PlainUnpickler(file).load()
-    except Exception:  # the error of PyTorch says why it is refused
-        return None
+def _read_pickle(path: Path, head: bytes, error: Exception) -> Mapping[Any, Any]:
+    """Read a pickle that is no PyTorch file; `error` says why PyTorch did not read it."""
+    reason = error
+    if _is_pickle(head):
+        try:
+            with path.open("rb") as file:
+                content = PlainUnpickler(file).load()
+            if isinstance(content, Mapping):
+                return content
+        except Exception as refused:  # as above
+            reason = refused
+    raise CheckpointError(_explain_torch_failure(path, head, reason)) from error
 
 
 def _explain_torch_failure(path: Path, head: bytes, error: Exception) -> str:
@@ -199,11 +204,10 @@ def _explain_torch_failure(path: Path, head: bytes, error: Exception) -> str:
         command = _command(_CONVERT_TORCHSCRIPT, path)
         return f"{path} is a TorchScript program, not a file of weights; convert it: {command}"
     may_be_pickle = head[:2] == b"PK" or _is_pickle(head)
-    refused = re.search(
-        r"[Uu]nsupported (?:global: GLOBAL|GLOBAL|operand|class)\s*(\S{0,80})", text
-    )
+    refused = _REFUSED.search(text)
     if may_be_pickle and refused:
-        command = _command(_CONVERT_OBJECTS, path)
+        own = "GLOBAL" not in refused[0] and "global" in refused[0]  # no PyTorch file
+        command = _command(_CONVERT_OBJECTS, path, load=_LOAD_PICKLE if own else _LOAD_TORCH)
         return (
             f"{path} holds Python objects, not only weights ({refused[1]}), and loading them could "
             "run code: nothing was run; if you trust the file, convert it to a state_dict where "
@@ -213,8 +217,9 @@ def _explain_torch_failure(path: Path, head: bytes, error: Exception) -> str:
     return f"{path} is not a whole PyTorch file of weights: {type(error).__name__}: {reason}"
 
 
-def _command(code: str, path: Path) -> str:
-    return shlex.join(("python", "-c", code.format(path=json.dumps(str(path)))))
+def _command(code: str, path: Path, load: str = "") -> str:
+    quoted = json.dumps(str(path))
+    return shlex.join(("python", "-c", code.format(path=quoted, load=load.format(path=quoted))))
 
 
 def _list_of(word: str, names: Mapping[str, object]) -> str:
