@@ -67,6 +67,17 @@ def translate(given: Mapping[str, Any]) -> dict[str, Any]:
     return translate_names(given, _ARGUMENTS)
 
 
+def prepare(weights: WeightsFile) -> WeightsFile:
+    """Refuse LoRA weights that are not merged: the file does not tell their scale."""
+    lora = next((name for name in weights.state if ".lora_" in name), None)
+    if lora is not None:
+        raise ConfigError(
+            f"holds LoRA weights beside the layers that they change, as {lora}; save "
+            "merge_and_unload() of the PEFT model, or give its adapter directory"
+        )
+    return weights
+
+
 def infer(weights: WeightsFile, given: Mapping[str, Any]) -> dict[str, Told]:
     """Infer the configuration from config.json, and check it against the weights.
 
@@ -171,6 +182,7 @@ HUGGINGFACE = Family(
     anchor=r"encoder\.layer\.\d+\.attention\.attention\.qkv\.weight",
     members=r"(embeddings\..+|layernorm\.\w+|encoder\.layer\..+)",
     head="classifier",
+    prepare=prepare,
     translate=translate,
     infer=infer,
     adapt=adapt,

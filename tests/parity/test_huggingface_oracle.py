@@ -128,6 +128,25 @@ def test_logits_equal_the_transformers_logits(tmp_path, number):
     assert rel_l2(ours(video.double()), truth) > 10 * FP64_LIMIT
 
 
+@pytest.mark.parametrize(
+    "entries",
+    [
+        *({"hidden_act": name} for name in ("gelu_pytorch_tanh", "gelu_fast", "quick_gelu")),
+        *({"hidden_act": name} for name in ("silu", "tanh")),
+        {"image_size": [15, 20], "patch_size": 5},
+        {"image_size": [20, 15], "patch_size": 5, "attention_type": JOINT},
+        {"drop_path_rate": 1},
+    ],
+    ids=str,
+)
+def test_further_entries_of_the_configuration_give_the_same_logits(tmp_path, entries):
+    theirs, ours = both(tmp_path, configuration(2, **entries))
+    if "image_size" in entries:  # the library accepts a pair, but its forward divides a number
+        theirs.config.image_size = entries["image_size"][1]
+    video = clips(ours).double()
+    assert rel_l2(ours.double()(video), theirs(video).logits) <= FP64_LIMIT
+
+
 @pytest.mark.parametrize("number", range(4))
 def test_space_only_averages_the_frames_of_the_transformers_encoder(tmp_path, number):
     """The original averages the frames before the last norm; transformers keeps a row a frame."""
