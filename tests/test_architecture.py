@@ -36,7 +36,9 @@ TENSORRT_OWNERS = {
 OWNERS = {
     "av": {"exporter.inputs.container", "exporter.inputs.survey", "exporter.inputs.colour"},
     "cuda": {"exporter.runners.cuda"},
+    "onnxruntime_ep_nv_tensorrt_rtx": {"exporter.runners.onnxruntime"},
     "onnxruntime": {
+        "exporter.runners.device",
         "exporter.runners.onnxruntime",
         "exporter.machine.environment",
         "exporter.machine.speed",
@@ -73,7 +75,9 @@ WITHOUT_TORCH = (
     "exporter.runners.base",
     "exporter.runners.cuda",
     "exporter.runners.cuda_stream",
+    "exporter.runners.device",
     "exporter.runners.onnxruntime",
+    "exporter.runners.onnxruntime_cuda",
     "exporter.runners.open",
     "exporter.runners.tensorrt",
     "exporter.runners.tensorrt_engine",

@@ -72,8 +72,8 @@ class Closing:
         raise NotImplementedError
 
 
-def check_inputs(runner: Runner, inputs: Arrays) -> None:
-    """Raise `RuntimeFailure` unless the names and shapes are those of the model."""
+def check_inputs(runner: Runner, inputs: Arrays, dtypes: Mapping[str, str] | None = None) -> None:
+    """Raise `RuntimeFailure` unless names, shapes and, if given, dtypes are those of the model."""
     if set(inputs) != set(runner.input_shapes):
         raise RuntimeFailure(
             f"{runner.name}: wrong inputs", got=sorted(inputs), expected=sorted(runner.input_shapes)
@@ -86,4 +86,8 @@ def check_inputs(runner: Runner, inputs: Arrays) -> None:
         if not fits:
             raise RuntimeFailure(
                 f"{runner.name}: wrong shape of {name!r}", got=array.shape, expected=expected
+            )
+        if dtypes is not None and array.dtype != dtypes[name]:
+            raise RuntimeFailure(
+                f"{runner.name}: wrong dtype of {name!r}", got=array.dtype, expected=dtypes[name]
             )

@@ -1,8 +1,15 @@
-"""ONNX Runtime on one named provider, CPU or CUDA; it never falls back to another silently."""
+"""ONNX Runtime on one named provider; it never falls back to another silently.
+
+The CPU and the plug-in for TensorRT-RTX are run here, CUDA in `onnxruntime_cuda.py`.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import io
 from collections.abc import Mapping
+from contextlib import redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +22,12 @@ from exporter.runners.base import Arrays, Closing, check_inputs
 if TYPE_CHECKING:  # an edge image runs files, and has no onnx
     import onnx
 
+PLUGIN = "tensorrt_rtx"  # the device name of NVIDIA's plug-in provider
+_PLUGIN_PACKAGE = "onnxruntime_ep_nv_tensorrt_rtx"
 _PROVIDERS = {
-    "cpu": ("CPUExecutionProvider", {}),
-    # Otherwise the tensor cores compute fp32 in TF32.
-    "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    PLUGIN: "NvTensorRTRTXExecutionProvider",
 }
 
 
@@ -29,7 +38,10 @@ def available_devices() -> tuple[str, ...]:
         RuntimeFailure: if ONNX Runtime is not installed.
     """
     providers = _import_onnxruntime().get_available_providers()
-    return tuple(device for device, (name, _) in _PROVIDERS.items() if name in providers)
+    devices = [device for device, name in _PROVIDERS.items() if name in providers]
+    if PLUGIN not in devices and importlib.util.find_spec(_PLUGIN_PACKAGE):
+        devices.append(PLUGIN)
+    return tuple(devices)
 
 
 class OnnxRuntimeRunner(Closing):
@@ -37,7 +49,7 @@ class OnnxRuntimeRunner(Closing):
 
     Args:
         graph: The ONNX file, or a model in memory.
-        device: `cpu` or `cuda`.
+        device: `cpu`, or `tensorrt_rtx`: the plug-in.
         threads: Threads of one run.
         precision: The precision of the graph, for the report.
 
@@ -56,26 +68,35 @@ class OnnxRuntimeRunner(Closing):
         threads: int = 1,
         precision: str = "fp32",
     ) -> None:
-        session = _open_session(graph, device, threads)
         self.device = device
         self.precision = precision
         self.threads = threads
+        self._graph = graph
+        self._session: Any = self._open()
         self.input_shapes: Mapping[str, tuple[int | None, ...]] = {
             value.name: tuple(dim if isinstance(dim, int) else None for dim in value.shape)
-            for value in session.get_inputs()
+            for value in self._session.get_inputs()
         }
-        self._graph = graph
-        self._session: Any = session
 
     def use_threads(self, threads: int) -> None:
         """Change the number of threads of all later runs."""
         if threads != self.threads:
-            self._session = None  # free the old session first: memory may not hold two
-            self._session = _open_session(self._graph, self.device, threads)
             self.threads = threads
+            self._reopen()
 
     def close(self) -> None:  # noqa: D102
-        del self._session
+        self._session = None
+
+    def _settings(self) -> dict[str, str]:
+        """Return the options of the provider."""
+        return {}
+
+    def _open(self) -> Any:  # noqa: ANN401  # an InferenceSession
+        return _open_session(self._graph, self.device, self._settings(), self.threads)
+
+    def _reopen(self) -> None:
+        self._session = None  # free the old session first: memory may not hold two
+        self._session = self._open()
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Compute `logits` `(b, classes)` of `video` `(b, f, c, h, w)`."""
@@ -107,26 +128,71 @@ def write_optimised(graph: Path, out: Path) -> None:
         raise RuntimeFailure(f"ONNX Runtime does not load {graph.name}: {error}") from error
 
 
-def _open_session(graph: Path | onnx.ModelProto, device: str, threads: int) -> Any:  # noqa: ANN401
+def run_options(**entries: str) -> Any:  # noqa: ANN401  # RunOptions
+    """Make the options of one run."""
+    options = _import_onnxruntime().RunOptions()
+    for name, value in entries.items():
+        options.add_run_config_entry(name, value)
+    return options
+
+
+def _open_session(
+    graph: Path | onnx.ModelProto, device: str, settings: dict[str, str], threads: int
+) -> Any:  # noqa: ANN401  # an InferenceSession
     onnxruntime = _import_onnxruntime()
-    provider, settings = _PROVIDERS[device]
+    provider, missing = _PROVIDERS[device], ""
     what = graph.name if isinstance(graph, Path) else "the graph"
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # 3 prints errors, which are raised anyway
+    chosen: dict[str, Any] = {"providers": [(provider, settings)]}
     try:
+        if device == PLUGIN:
+            options.add_provider_for_devices(_plugin_devices(), settings)
+            chosen = {}
+        elif device == "cuda":
+            missing = _preload_cuda()
         source = str(graph) if isinstance(graph, Path) else graph.SerializeToString()
-        session = onnxruntime.InferenceSession(source, options, providers=[(provider, settings)])
+        session = onnxruntime.InferenceSession(source, options, **chosen)
     except Exception as error:  # its exception classes share no public base
         raise RuntimeFailure(f"ONNX Runtime does not load {what}: {error}") from error
     if session.get_providers()[0] != provider:
         raise RuntimeFailure(
             f"ONNX Runtime fell back to another device for {what}",
-            got=session.get_providers()[0],
+            got=" ".join(filter(None, (session.get_providers()[0], missing))),
             expected=provider,
             remedy="see tsformer doctor for what is missing",
         )
     return session
+
+
+@cache
+def _preload_cuda() -> str:
+    """Load the libraries of CUDA that pip installed; return what failed, in words."""
+    preload = getattr(_import_onnxruntime(), "preload_dlls", None)
+    said = io.StringIO()
+    if preload is not None:
+        with redirect_stdout(said):
+            preload()
+    return " ".join(said.getvalue().split())
+
+
+@cache
+def _plugin_devices() -> list[Any]:
+    """Register the plug-in once, and list the GPUs that it can use.
+
+    Raises:
+        RuntimeFailure: if there is none.
+    """
+    import onnxruntime_ep_nv_tensorrt_rtx as plugin  # pyright: ignore[reportMissingImports]
+
+    onnxruntime = _import_onnxruntime()
+    name = plugin.get_ep_name()
+    onnxruntime.register_execution_provider_library(name, plugin.get_library_path())
+    devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == name]
+    if not devices:
+        raise RuntimeFailure("the plug-in for TensorRT-RTX does not know this GPU")
+    return devices[:1]
 
 
 def _import_onnxruntime() -> Any:  # noqa: ANN401  # a module

@@ -11,7 +11,8 @@ from exporter.install import how_to_install
 from exporter.results import Parity
 from exporter.runners.base import EVALUATOR, Runner
 from exporter.runners.cuda import NO_GPU, look_for_gpu
-from exporter.runners.onnxruntime import OnnxRuntimeRunner, available_devices
+from exporter.runners.onnxruntime import PLUGIN, OnnxRuntimeRunner, available_devices
+from exporter.runners.onnxruntime_cuda import open_onnxruntime
 from exporter.runners.tensorrt import TensorRtRunner
 from exporter.to_engine.build import FLAVOUR_OF_MODULE
 
@@ -49,7 +50,7 @@ def load_onnx(path: Path, precision: str, resources: ExitStack, *, threads: int)
     """
     opened = Opened()
     for device in available_devices():
-        gpu = look_for_gpu() if device == "cuda" else None
+        gpu = None if device == "cpu" else look_for_gpu()
         if gpu is None or gpu.gpu:
             opened += _load_onnx_on(device, path, precision, resources, threads)
         elif gpu.seen:
@@ -71,8 +72,11 @@ def _load_evaluator(path: Path, precision: str, resources: ExitStack) -> Opened:
 def _load_onnx_on(
     device: str, path: Path, precision: str, resources: ExitStack, threads: int
 ) -> Opened:
+    if device == PLUGIN and precision == "fp32":
+        reason = "this provider has no option to switch TF32 off, so float32 is not asked of it"
+        return absent("onnxruntime", device, precision, reason)
     try:
-        session = OnnxRuntimeRunner(path, device, threads=threads, precision=precision)
+        session = open_onnxruntime(path, device, threads=threads, precision=precision)
     except RuntimeFailure as error:
         if precision == "fp32":
             raise

@@ -5,7 +5,7 @@ import pytest
 from exporter.errors import RuntimeFailure
 from exporter.results import Parity
 from exporter.runners import open as opening
-from exporter.runners.cuda import GpuStatus
+from exporter.runners.cuda import Gpu, GpuStatus
 from exporter.runners.open import Opened, load_engine, load_onnx
 
 
@@ -87,3 +87,14 @@ def test_without_a_gpu_onnx_runtime_on_cuda_is_no_row(tmp_path, monkeypatch, wit
     monkeypatch.setattr(opening, "available_devices", lambda: ("cuda",))
     with ExitStack() as resources:
         assert load_onnx(tmp_path / "m.onnx", "fp32", resources, threads=1) == Opened()
+
+
+def test_float32_is_not_asked_of_the_plugin(tmp_path, monkeypatch):
+    gpu = Gpu("A GPU", 1, "8.6", 24.0, None, "13.0", "13.0")
+    monkeypatch.setattr(opening, "look_for_gpu", lambda: GpuStatus(gpu, seen=True))
+    monkeypatch.setattr(opening, "available_devices", lambda: ("tensorrt_rtx",))
+    with ExitStack() as resources:
+        opened = load_onnx(tmp_path / "model.onnx", "fp32", resources, threads=1)
+    (row,) = opened.absences
+    assert (row.runtime, row.device) == ("onnxruntime", "tensorrt_rtx")
+    assert "TF32" in row.reason

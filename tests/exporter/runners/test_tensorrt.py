@@ -11,7 +11,7 @@ from cuda.bindings import runtime
 from onnx import TensorProto, helper, save
 
 from exporter.errors import RuntimeFailure
-from exporter.runners import tensorrt as runner_file
+from exporter.runners import device
 from exporter.runners.cuda import gpu_name
 from exporter.runners.tensorrt import TensorRtRunner
 from exporter.spec import BatchProfile
@@ -57,7 +57,7 @@ def test_buffers_are_made_once_for_each_shape(trt, engine, gpu):
 
 
 def test_the_buffers_of_the_oldest_shapes_are_freed(trt, engine, gpu, monkeypatch):
-    monkeypatch.setattr(runner_file, "MOST_BOUND", 2)
+    monkeypatch.setattr(device, "MOST_BOUND", 2)
     with TensorRtRunner(engine, "rtx") as runner:
         for batch in (1, 2, 3):
             runner.run({"video": np.ones((batch, 3), np.float32)})
