@@ -24,12 +24,13 @@ from exporter.inputs.clips import read_for
 from exporter.inputs.video import Clip
 from exporter.machine.environment import usable_cores
 from exporter.runners.base import Closing, Runner
-from exporter.runners.onnxruntime import OnnxRuntimeRunner
+from exporter.runners.onnxruntime_cuda import open_onnxruntime
 from exporter.runners.tensorrt import TensorRtRunner
 from exporter.spec import BatchProfile
 from exporter.to_engine.build import FLAVOUR_OF_MODULE
 from model.config import ClipConfig, ConfigError, Preprocessing
 
+DEVICES = ("cpu", "cuda", "engine")
 DEFAULT_TOP = 5
 
 
@@ -124,21 +125,24 @@ class Predictor(Closing):
 
     Args:
         directory: A directory that `export` made.
-        engine: Run the TensorRT engine on the GPU; otherwise run ONNX Runtime on the CPU.
+        device: `cpu` and `cuda` run `model.onnx` in ONNX Runtime, `engine` the TensorRT engine.
         threads: Threads of ONNX Runtime (default: one for each core).
 
     Raises:
         NoExportError: if the directory is not an export.
         ManifestError: if a file was changed.
-        RuntimeFailure: if the runtime does not load the model, or an engine has no GPU.
-        UsageError: if `threads` is less than 1.
+        RuntimeFailure: if the runtime does not load the model, or needs a GPU and there is none.
+        UsageError: if the device is unknown, or `threads` is less than 1.
     """
 
     def __init__(
-        self, directory: str | Path, *, engine: bool = False, threads: int | None = None
+        self, directory: str | Path, *, device: str = "cpu", threads: int | None = None
     ) -> None:
         if threads is not None and threads < 1:
             raise UsageError("--threads", got=threads, expected="at least 1")
+        if device not in DEVICES:
+            raise UsageError("--device", got=device, expected=f"one of {', '.join(DEVICES)}")
+        engine = device == "engine"
         directory = Path(directory)
         self.card = card = Card.read(directory, ENGINE if engine else GRAPH)
         self.runner: Runner
@@ -146,8 +150,8 @@ class Predictor(Closing):
             self.runner = _load_engine(directory, card)
         else:
             threads = threads or usable_cores() or 1
-            self.runner = OnnxRuntimeRunner(
-                directory / GRAPH, threads=threads, precision=card.precision
+            self.runner = open_onnxruntime(
+                directory / GRAPH, device, threads=threads, precision=card.precision
             )
         _check_sizes(directory, card, self.runner)
         fixed, profile = self.runner.input_shapes["video"][0], card.dynamic_batch
@@ -224,7 +228,7 @@ def _load_engine(directory: Path, card: Card) -> TensorRtRunner:
     if card.engine_module is None:
         raise UsageError(
             f"{directory} has no engine",
-            remedy="predict without --engine, or export it again with --engine auto",
+            remedy="predict with --device cpu or cuda, or export it again with --engine auto",
         )
     flavour = FLAVOUR_OF_MODULE.get(card.engine_module)
     if flavour is None:

@@ -46,7 +46,9 @@ def describe_commands() -> str:
 def _describe(name: str) -> str:
     command = app[name]
     arguments = [
-        a for a in command.assemble_argument_collection(parse_docstring=True) if a.parameter.help
+        a
+        for a in command.assemble_argument_collection(parse_docstring=True)
+        if a.parameter.help and a.show
     ]
     positional = [a for a in arguments if not a.names[0].startswith("-")]
     options = [a for a in arguments if a.names[0].startswith("-")]

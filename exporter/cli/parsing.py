@@ -70,6 +70,7 @@ def check_lower_precision(precision: str) -> None:
 
 
 Flag = Annotated[bool, Parameter(negative="")]
+Hidden = Annotated[bool, Parameter(negative="", show=False)]  # an older name of an option
 Whole = Annotated[int, Parameter(converter=_whole, n_tokens=1)]
 WholeOrNone = Annotated[int | None, Parameter(converter=_whole, n_tokens=1)]
 Json = Annotated[bool, Parameter(name="--json", negative="")]

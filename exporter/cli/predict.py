@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.cli.parsing import Flag, Json, WholeOrNone
+from exporter.cli.parsing import Flag, Hidden, Json, WholeOrNone
 from exporter.cli.terminal import progress, say, show
 from exporter.errors import UsageError
 
@@ -22,7 +22,8 @@ def predict(
     /,
     *clips: Path,
     top: WholeOrNone = None,
-    engine: Flag = False,
+    device: str = "cpu",
+    engine: Hidden = False,
     threads: WholeOrNone = None,
     json_: Json = False,
     debug: Flag = False,
@@ -40,7 +41,8 @@ def predict(
         directory: What `tsformer export` made.
         clips: Video files.
         top: Classes to show of each clip, best first (default 5, or all where there are fewer).
-        engine: Run the TensorRT engine, on a machine with a GPU (default: ONNX Runtime, CPU).
+        device: cpu and cuda run model.onnx in ONNX Runtime, engine runs the TensorRT engine.
+        engine: The same as --device engine.
         threads: Threads of ONNX Runtime (default: one for each core).
         json_: Print JSON instead of a table.
         debug: Show the trace of an error.
@@ -50,8 +52,9 @@ def predict(
         raise UsageError("no clip is given", remedy="tsformer predict DIRECTORY CLIP...")
     from exporter.predict import Predictor
 
-    with Predictor(directory, engine=engine, threads=threads) as predictor:
-        _warn(directory, predictor, engine=engine)
+    device = "engine" if engine else device
+    with Predictor(directory, device=device, threads=threads) as predictor:
+        _warn(directory, predictor, engine=device == "engine")
         found: list[Prediction] = []
         with progress(shown=not json_) as on_progress:
             for prediction in predictor.predict(clips, top):

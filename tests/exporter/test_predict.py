@@ -264,7 +264,7 @@ class TestTheEngine:
         spec = json.loads((copy / MANIFEST).read_text())["spec"]
         profile = {"min": 2, "opt": 2, "max": 3}
         change(copy, engine=BUILT, spec=spec | {"dynamic_batch": profile})
-        with Predictor(copy, engine=True) as predictor:
+        with Predictor(copy, device="engine") as predictor:
             assert (predictor.runner.path, predictor.runner.flavour) == (
                 copy / "model.engine",
                 "rtx",
@@ -277,16 +277,16 @@ class TestTheEngine:
     def test_an_engine_needs_a_gpu(self, copy, without_gpu):
         change(copy, engine=BUILT)
         with pytest.raises(RuntimeFailure, match="no NVIDIA GPU"):
-            Predictor(copy, engine=True)
+            Predictor(copy, device="engine")
 
     def test_an_engine_that_was_never_built_is_refused(self, fresh):
         with pytest.raises(UsageError, match="has no engine"):
-            Predictor(fresh[1], engine=True)
+            Predictor(fresh[1], device="engine")
 
     def test_an_engine_of_an_unknown_builder_is_refused(self, copy):
         change(copy, engine={"flavour": "../evil", "status": "built"})
         with pytest.raises(ManifestError, match="evil"):
-            Predictor(copy, engine=True)
+            Predictor(copy, device="engine")
 
 
 def python(code, *arguments):

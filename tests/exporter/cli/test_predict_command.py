@@ -91,7 +91,9 @@ def test_an_unproven_export_predicts_with_a_warning(verdict, directory, clip, ca
         (["{dir}", "{clip}", "--top", "3"], 2, "usage: --top: got 3, expected 1 to 2"),
         (["{dir}", "{clip}", "--top", "x"], 2, "usage: "),
         (["{dir}", "{clip}", "--threads", "0"], 2, "usage: --threads: got 0"),
+        (["{dir}", "{clip}", "--device", "engine"], 2, "usage: {dir} has no engine"),
         (["{dir}", "{clip}", "--engine"], 2, "usage: {dir} has no engine"),
+        (["{dir}", "{clip}", "--device", "gpu"], 2, "usage: --device: got gpu, expected one of"),
         (["{dir}", "nowhere.mp4"], 3, "video: nowhere.mp4 cannot be read"),
         (["{dir}", "{clip}", "{dir}/report.json"], 3, "video: {dir}/report.json is not a video"),
         (["{dir}/nowhere", "{clip}"], 3, "manifest: {dir}/nowhere is not an export"),
@@ -117,7 +119,13 @@ def test_a_changed_graph_is_refused(directory, clip, capsys):
 
 def test_an_engine_without_a_gpu_is_one_line(directory, clip, capsys, without_gpu):
     change(directory, engine={"flavour": "tensorrt_rtx", "status": "built, not executed"})
-    code, out, err = run(capsys, directory, clip, "--engine")
+    code, out, err = run(capsys, directory, clip, "--device", "engine")
     assert (code, out) == (4, "")
     assert err.startswith("tsformer: runtime: tensorrt_rtx: the engine is built, but can be ")
     assert err.count("\n") == 1
+
+
+def test_cuda_without_a_gpu_is_one_line(directory, clip, capsys, without_gpu):
+    code, out, err = run(capsys, directory, clip, "--device", "cuda")
+    assert (code, out) == (4, "")
+    assert err == "tsformer: runtime: ONNX Runtime on CUDA: this machine has no NVIDIA GPU\n"
