@@ -128,6 +128,13 @@ class RuntimeFailure(TsformerError):  # noqa: N818  # Python has a RuntimeError
     exit_code = 4
 
 
+class DoctorError(TsformerError):
+    """This machine lacks an ability that was required of it."""
+
+    stage = "doctor"
+    exit_code = 4
+
+
 class LadderError(TsformerError):
     """A graph cannot be compared with its model module by module."""
 

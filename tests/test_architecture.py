@@ -47,6 +47,7 @@ OWNERS = {
     "tensorrt": TENSORRT_OWNERS,
     "tensorrt_rtx": TENSORRT_OWNERS,
     "tensorrt_bindings": TENSORRT_OWNERS,
+    "openvino": {"exporter.machine.environment"},
     "matplotlib": {"exporter.report.drawing"},
 }
 # Rooms and modules that run without torch.

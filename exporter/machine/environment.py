@@ -5,18 +5,27 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from exporter.errors import RuntimeFailure
 from exporter.install import how_to_install
 from exporter.runners.cuda import GpuStatus, look_for_gpu
 from exporter.runners.onnxruntime import available_devices
+from exporter.runners.onnxruntime_cuda import OnnxRuntimeCudaRunner
 from exporter.to_engine.build import available_flavours
 
 _PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy", "av")
+# A graph `y = x` of one float32, as bytes of ONNX: this file runs without the package onnx.
+IDENTITY = bytes.fromhex(
+    "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179"
+    "120a0a08080112040a02080142040a00100d"
+)
 
 
 @dataclass(frozen=True)
@@ -52,19 +61,19 @@ def describe() -> dict[str, Any]:
 def examine() -> list[Finding]:
     """Find out what works on this machine, and what to install for the rest."""
     gpu = look_for_gpu()
-    findings = [_examine_torch(), _examine_onnxruntime(has_gpu=gpu.gpu is not None)]
+    findings = [_examine_torch(), *_examine_onnxruntime(gpu)]
     for status in available_flavours().values():
         works = status.version is not None
         found = status.version or status.reason
         name = "TensorRT-RTX" if status.flavour == "rtx" else "TensorRT"
         findings.append(Finding(name, works, found, "" if works else status.remedy))
-    return [*findings, _examine_gpu(gpu), _examine_video()]
+    return [*findings, _examine_openvino(), _examine_gpu(gpu), _examine_video()]
 
 
 def _examine_gpu(status: GpuStatus) -> Finding:
     if status.gpu is None:
-        need = "engines can be built by TensorRT-RTX, but run only on a machine with one"
-        found, remedy = (status.reason, status.remedy) if status.seen else ("none", need)
+        found = status.reason if status.seen else "none"
+        remedy = status.remedy if status.seen else "use a machine with an NVIDIA GPU"
         return Finding("NVIDIA GPU", False, found, remedy)
     gpu = status.gpu
     found = f"{gpu.name}, {gpu.memory_gb} GB, sm{gpu.compute_capability.replace('.', '')}"
@@ -75,20 +84,44 @@ def _examine_torch() -> Finding:
     try:
         import torch
     except ModuleNotFoundError:
-        found = "not installed: nothing can be exported or proven here, but predict works"
+        found = "not installed: exports can be used here, but not made"
         return Finding("PyTorch", False, found, how_to_install("torch"))
     return Finding("PyTorch", True, f"{torch.__version__}, {torch.get_num_threads()} threads")
 
 
-def _examine_onnxruntime(*, has_gpu: bool) -> Finding:
+def _examine_onnxruntime(gpu: GpuStatus) -> list[Finding]:
     try:
         devices = available_devices()
     except RuntimeFailure as error:
-        return Finding("ONNX Runtime", False, str(error), "pip install onnxruntime")
+        return [Finding("ONNX Runtime", False, str(error), how_to_install("onnxruntime"))]
     version = _version("onnxruntime") or _version("onnxruntime-gpu") or "of unknown version"
-    lacking = has_gpu and "cuda" not in devices
-    remedy = "pip install onnxruntime-gpu instead, for the GPU" if lacking else ""
-    return Finding("ONNX Runtime", not lacking, f"{version} on {', '.join(devices)}", remedy)
+    found = Finding("ONNX Runtime", True, f"{version} on {', '.join(devices)}")
+    return [found, _examine_cuda(devices)] if gpu.gpu else [found]
+
+
+def _examine_cuda(devices: Sequence[str]) -> Finding:
+    """Open a tiny graph on CUDA: ONNX Runtime offers CUDA also where its libraries are missing."""
+    part = "ONNX Runtime on CUDA"
+    if "cuda" not in devices:
+        remedy = f"pip uninstall onnxruntime, then {how_to_install('cuda')}"
+        return Finding(part, False, "this ONNX Runtime is for CPUs only", remedy)
+    try:
+        with OnnxRuntimeCudaRunner(IDENTITY) as runner:
+            runner.run({"x": np.zeros(1, np.float32)})
+    except RuntimeFailure as error:
+        return Finding(part, False, str(error), how_to_install("cuda"))
+    return Finding(part, True, "runs a graph")
+
+
+def _examine_openvino() -> Finding:
+    version = _version("openvino")
+    if version is None:
+        return Finding("OpenVINO", False, "not installed", "pip install openvino")
+    try:
+        import openvino  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        return Finding("OpenVINO", False, f"it cannot be imported: {error}", "install it again")
+    return Finding("OpenVINO", True, version)
 
 
 def _examine_video() -> Finding:

@@ -22,6 +22,8 @@ from exporter.runners.base import Arrays, Closing, check_inputs
 if TYPE_CHECKING:  # an edge image runs files, and has no onnx
     import onnx
 
+    Graph = Path | onnx.ModelProto | bytes
+
 PLUGIN = "tensorrt_rtx"  # the device name of NVIDIA's plug-in provider
 _PLUGIN_PACKAGE = "onnxruntime_ep_nv_tensorrt_rtx"
 _PROVIDERS = {
@@ -48,7 +50,7 @@ class OnnxRuntimeRunner(Closing):
     """One session of ONNX Runtime.
 
     Args:
-        graph: The ONNX file, or a model in memory.
+        graph: The ONNX file, or a model or its bytes in memory.
         device: `cpu`, or `tensorrt_rtx`: the plug-in.
         threads: Threads of one run.
         precision: The precision of the graph, for the report.
@@ -62,7 +64,7 @@ class OnnxRuntimeRunner(Closing):
 
     def __init__(
         self,
-        graph: Path | onnx.ModelProto,
+        graph: Graph,
         device: str = "cpu",
         *,
         threads: int = 1,
@@ -136,9 +138,7 @@ def run_options(**entries: str) -> Any:  # noqa: ANN401  # RunOptions
     return options
 
 
-def _open_session(
-    graph: Path | onnx.ModelProto, device: str, settings: dict[str, str], threads: int
-) -> Any:  # noqa: ANN401  # an InferenceSession
+def _open_session(graph: Graph, device: str, settings: dict[str, str], threads: int) -> Any:  # noqa: ANN401  # an InferenceSession
     onnxruntime = _import_onnxruntime()
     provider, missing = _PROVIDERS[device], ""
     what = graph.name if isinstance(graph, Path) else "the graph"
@@ -152,8 +152,7 @@ def _open_session(
             chosen = {}
         elif device == "cuda":
             missing = _preload_cuda()
-        source = str(graph) if isinstance(graph, Path) else graph.SerializeToString()
-        session = onnxruntime.InferenceSession(source, options, **chosen)
+        session = onnxruntime.InferenceSession(_source(graph), options, **chosen)
     except Exception as error:  # its exception classes share no public base
         raise RuntimeFailure(f"ONNX Runtime does not load {what}: {error}") from error
     if session.get_providers()[0] != provider:
@@ -164,6 +163,12 @@ def _open_session(
             remedy="see tsformer doctor for what is missing",
         )
     return session
+
+
+def _source(graph: Graph) -> str | bytes:
+    if isinstance(graph, Path):
+        return str(graph)
+    return graph if isinstance(graph, bytes) else graph.SerializeToString()
 
 
 @cache

@@ -15,7 +15,7 @@ from exporter.runners.device import Bound, OnDevice, Shapes
 from exporter.runners.onnxruntime import OnnxRuntimeRunner, run_options
 
 if TYPE_CHECKING:
-    import onnx
+    from exporter.runners.onnxruntime import Graph
 
 DTYPES = {
     "tensor(bool)": "bool",
@@ -34,7 +34,7 @@ class OnnxRuntimeCudaRunner(OnDevice, OnnxRuntimeRunner):
     """One session of ONNX Runtime on the GPU; float32 is computed without TF32.
 
     Args:
-        graph: The ONNX file, or a model in memory.
+        graph: The ONNX file, or a model or its bytes in memory.
         threads: Threads of one run, for what stays on the CPU.
         precision: The precision of the graph, for the report.
         cuda_graph: Whether `run` launches the kernels as one CUDA graph.
@@ -45,7 +45,7 @@ class OnnxRuntimeCudaRunner(OnDevice, OnnxRuntimeRunner):
 
     def __init__(
         self,
-        graph: Path | onnx.ModelProto,
+        graph: Graph,
         *,
         threads: int = 1,
         precision: str = "fp32",

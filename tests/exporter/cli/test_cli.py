@@ -577,8 +577,28 @@ def test_verify_accepts_only_the_checkpoint_that_was_exported(run, tiny_flags, t
 def test_the_doctor_lists_every_part(run):
     code, out, err = run("doctor")
     assert (code, err) == (0, "")
-    for part in ("PyTorch", "ONNX Runtime", "TensorRT-RTX", "NVIDIA GPU", "PyAV"):
+    for part in ("PyTorch", "ONNX Runtime", "TensorRT-RTX", "NVIDIA GPU", "OpenVINO", "PyAV"):
         assert part in " ".join(out.split()), part
+    assert "\nYou can: make exports, prove, time and use exports" in out
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_what_the_doctor_must_find_sets_the_exit_code(run, without_gpu, flags):
+    for asked in (["gpu,engine"], ["gpu", "--require", "engine"]):
+        code, out, err = run("doctor", "--require", *asked, *flags)
+        assert code == 4
+        assert out
+        assert err.startswith(
+            "tsformer: doctor: this machine cannot run model.onnx on the GPU or run engines: "
+            "got NVIDIA GPU: none; use a machine with an NVIDIA GPU"
+        )
+        assert err.count("\n") == 1
+
+
+def test_an_unknown_requirement_is_a_usage_error(run):
+    code, out, err = run("doctor", "--require", "tpu")
+    assert (code, out) == (2, "")
+    assert "--require: got tpu, expected some of gpu, engine, openvino" in err
 
 
 def test_the_doctor_prints_json(run):

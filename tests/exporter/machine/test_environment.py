@@ -2,15 +2,21 @@ import json
 import os
 import platform
 import sys
+from contextlib import nullcontext
+from types import ModuleType, SimpleNamespace
 
+import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 
 from exporter.errors import RuntimeFailure
+from exporter.install import how_to_install
 from exporter.machine import environment
 from exporter.machine.environment import describe, examine
 from exporter.runners.cuda import Gpu, GpuStatus, gpu_name
+from exporter.runners.onnxruntime import OnnxRuntimeRunner
 from exporter.to_engine.build import FlavourStatus
 
 
@@ -64,20 +70,55 @@ def test_a_part_that_works_has_no_remedy(flavours):
 def test_without_a_gpu_the_doctor_lists_what_still_works(flavours, without_gpu):
     found = finding("NVIDIA GPU")
     assert (found.works, found.found) == (False, "none")
-    assert "TensorRT-RTX" in found.remedy
+    assert found.remedy == "use a machine with an NVIDIA GPU"
+    assert "ONNX Runtime on CUDA" not in [finding.part for finding in examine()]
 
 
 def test_a_gpu_that_onnx_runtime_cannot_use_is_reported(flavours, monkeypatch):
     gpu = Gpu("NVIDIA H200", 1, "9.0", 139.8, "580.65.06", "13.0", "13.5")
     monkeypatch.setattr(environment, "look_for_gpu", lambda: GpuStatus(gpu, seen=True))
     monkeypatch.setattr(environment, "available_devices", lambda: ("cpu",))
-    found = finding("ONNX Runtime")
+    found = finding("ONNX Runtime on CUDA")
     assert not found.works
-    assert "onnxruntime-gpu" in found.remedy
+    assert found.remedy.startswith("pip uninstall onnxruntime, then pip install 'tsformer[runtime-")
+    assert finding("ONNX Runtime").works
     assert finding("NVIDIA GPU").found == "NVIDIA H200, 139.8 GB, sm90, driver for CUDA 13.0"
     assert (describe()["gpu"], describe()["cuda"]["compute_capability"]) == ("NVIDIA H200", "9.0")
     monkeypatch.setattr(environment, "available_devices", lambda: ("cpu", "cuda"))
-    assert finding("ONNX Runtime").works
+
+    def fall_back(_graph):
+        raise RuntimeFailure("ONNX Runtime fell back", got="Failed to load libcublas.so")
+
+    monkeypatch.setattr(environment, "OnnxRuntimeCudaRunner", fall_back)
+    found = finding("ONNX Runtime on CUDA")
+    assert (found.works, "libcublas" in found.found) == (False, True)
+    assert "[runtime-gpu]" in found.remedy
+    ran = []
+    runner = SimpleNamespace(run=lambda inputs: ran.append(inputs["x"].shape))
+    monkeypatch.setattr(environment, "OnnxRuntimeCudaRunner", lambda _: nullcontext(runner))
+    assert finding("ONNX Runtime on CUDA").works
+    assert ran == [(1,)]
+
+
+def test_the_graph_that_cuda_is_tried_with_is_valid():
+    onnx.checker.check_model(onnx.load_from_string(environment.IDENTITY))
+    with OnnxRuntimeRunner(environment.IDENTITY) as runner:
+        x = np.full(1, 2.5, np.float32)
+        assert runner.run({"x": x}) == {"y": x}
+
+
+@pytest.mark.parametrize(
+    ("version", "module", "works"),
+    [(None, None, False), ("2026.4", None, False), ("2026.4", ModuleType("openvino"), True)],
+)
+def test_openvino_works_where_it_can_be_imported(flavours, monkeypatch, version, module, works):
+    known = environment._version
+    monkeypatch.setattr(
+        environment, "_version", lambda name: version if name == "openvino" else known(name)
+    )
+    monkeypatch.setitem(sys.modules, "openvino", module)
+    found = finding("OpenVINO")
+    assert (found.works, bool(found.remedy)) == (works, not works)
 
 
 def test_a_gpu_that_cannot_be_used_is_a_finding_with_its_remedy(flavours, monkeypatch):
@@ -97,7 +138,7 @@ def test_without_onnx_runtime_the_doctor_names_the_install_command(flavours, mon
 
     monkeypatch.setattr(environment, "available_devices", missing)
     found = finding("ONNX Runtime")
-    assert (found.works, found.remedy) == (False, "pip install onnxruntime")
+    assert (found.works, found.remedy) == (False, how_to_install("onnxruntime"))
 
 
 def test_without_av_the_doctor_names_the_install_command(flavours, monkeypatch):
@@ -115,6 +156,6 @@ def test_without_torch_the_doctor_names_the_install_command(flavours, monkeypatc
     monkeypatch.setitem(sys.modules, "torch", None)
     found = finding("PyTorch")
     assert not found.works
-    assert "predict works" in found.found
+    assert "exports can be used here" in found.found
     assert main(["doctor"]) == 0
     assert "'tsformer[cpu]'" in capsys.readouterr().out  # not read as markup
