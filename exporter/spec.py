@@ -40,7 +40,7 @@ REWRITE_NAMES: tuple[str, ...] = (  # of `exporter.rewrite`, which imports torch
     "fold_pixels",
 )
 DEFAULT_FAMILY = "fast_timesformer"
-OPSETS = range(18, 24)
+OPSETS = range(16, 24)  # TensorRT 8 of JetPack 5 reads up to 17
 DEFAULT_OPSET = 20  # the first with Gelu; every TensorRT from 10 on parses it
 BF16_OPSET = 22  # the first whose Conv takes bfloat16
 # The builder's own choice of targets hides what a dtype needs of the GPU.

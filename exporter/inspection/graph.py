@@ -87,6 +87,7 @@ class GraphFacts:
     bytes: int
     producer: str
     opsets: Mapping[str, int]
+    ir_version: int
     inputs: tuple[GraphTensor, ...]
     outputs: tuple[GraphTensor, ...]
     nodes: int
@@ -112,6 +113,7 @@ def inspect_graph(view: GraphView, path: Path) -> GraphFacts:
         bytes=path.stat().st_size,
         producer=f"{view.model.producer_name} {view.model.producer_version}".strip(),
         opsets=dict(view.opsets),
+        ir_version=view.model.ir_version,
         inputs=tuple(map(graph_tensor, view.inputs)),
         outputs=tuple(map(graph_tensor, view.model.graph.output)),
         nodes=len(view.nodes),

@@ -56,7 +56,9 @@ def _export_view(path: str, export: ExportFacts) -> Iterator[RenderableType]:
 def _graph_view(graph: GraphFacts) -> Iterator[RenderableType]:
     opsets = ", ".join(f"{name or 'opset'} {version}" for name, version in graph.opsets.items())
     made = f", by {graph.producer}" if graph.producer else ""
-    yield plain(f"\n{graph.file}: {size(graph.bytes)}, {opsets}{made}", "bold")
+    yield plain(
+        f"\n{graph.file}: {size(graph.bytes)}, {opsets}, IR {graph.ir_version}{made}", "bold"
+    )
     yield plain(
         f"{human(graph.nodes)} nodes, {human(graph.parameters)} parameters, "
         f"{size(graph.weight_bytes)} of weights ({_listed(graph.weights, size)})"

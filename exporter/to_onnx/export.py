@@ -36,6 +36,7 @@ from exporter.lint import lint
 from exporter.spec import BatchProfile
 from exporter.to_onnx.blocks import blocks_called, define_blocks
 from exporter.to_onnx.free_batch import require_free_batch
+from exporter.to_onnx.opset import LEAST_TRACED, lower_opset
 
 OUTPUT_NAME = "logits"
 MAX_FILE_BYTES = 2**31 - 1  # the limit of one protobuf file
@@ -110,7 +111,10 @@ def export_onnx(
     Raises:
         OnnxError: if torch cannot export the model, or the graph is not fit for the runtimes.
     """
-    graph = _trace(model, example, opset, dynamic_batch)
+    graph = _trace(model, example, max(opset, LEAST_TRACED), dynamic_batch)
+    lower_opset(graph, opset)
+    # Older runtimes refuse a newer container, even if they know every operator.
+    graph.ir_version = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
     graph.producer_name = "tsformer"
     graph.metadata_props.update(metadata or {})
     _remove_local_paths(graph)

@@ -321,7 +321,7 @@ def test_the_published_performer_is_ill_conditioned(run):
         (["--batch", "0"], "--batch: got 0, expected at least 1"),
         (["--dynamic-batch", "4:2:8"], "1 <= MIN <= OPT <= MAX"),
         (["--dynamic-batch", "4"], "MIN:OPT:MAX"),
-        (["--opset", "9"], "--opset: got 9, expected 18 to 23"),
+        (["--opset", "9"], "--opset: got 9, expected 16 to 23"),
         (["--engine", "rtxx"], "did you mean 'rtx'?"),
         (["--precision", "fp8"], "unknown precision"),
         (["--target", "sm86,sm90"], "'sm90'"),
