@@ -21,6 +21,7 @@ from exporter.inputs.dataset import Dataset
 from exporter.latency.timing import Timed, measure_latency
 from exporter.load import load_model, resolve
 from exporter.machine import environment
+from exporter.machine.cores import usable_cores
 from exporter.precision import Int8, kept_modules, observe_ranges
 from exporter.proof.accuracy import evaluate
 from exporter.proof.ladder import climb
@@ -78,8 +79,8 @@ def export(
         TsformerError: if a stage fails, which its class names; nothing is written then.
     """
     stages = Stages(on_progress)
-    if spec.threads:
-        torch.set_num_threads(spec.threads)
+    cores = usable_cores() or torch.get_num_threads()
+    torch.set_num_threads(spec.threads or min(torch.get_num_threads(), cores))
     out = Path(out or default_directory(spec))
     with StagedDirectory(out, force=force) as staged:
         with stages.run("load") as stage:

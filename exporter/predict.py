@@ -22,7 +22,7 @@ from exporter.errors import ManifestError, RuntimeFailure, UsageError
 from exporter.files.manifest import ENGINE, GRAPH, read_manifest
 from exporter.inputs.clips import read_for
 from exporter.inputs.video import Clip
-from exporter.machine.environment import usable_cores
+from exporter.machine.cores import usable_cores
 from exporter.runners.base import Closing, Runner
 from exporter.runners.onnxruntime_cuda import open_onnxruntime
 from exporter.runners.tensorrt import TensorRtRunner

@@ -15,6 +15,7 @@ import numpy as np
 
 from exporter.errors import RuntimeFailure
 from exporter.install import how_to_install
+from exporter.machine.cores import usable_cores
 from exporter.runners.cuda import GpuStatus, look_for_gpu
 from exporter.runners.onnxruntime import available_devices
 from exporter.runners.onnxruntime_cuda import OnnxRuntimeCudaRunner
@@ -145,13 +146,6 @@ def _cpu_model() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def usable_cores() -> int | None:
-    """The number of cores that this process may use; None if not known."""
-    if hasattr(os, "sched_getaffinity"):  # a container may allow fewer than the machine has
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
 
 
 def _memory_gb() -> float | None:
