@@ -32,9 +32,10 @@ from exporter.cli import (
     tune_precision,
     verify,
 )
-from exporter.cli.terminal import Output, say, show_trace
+from exporter.cli.terminal import Output, accept_any_text, say, show_trace
 from exporter.errors import TsformerError, UsageError
 from exporter.install import is_ours, missing_package
+from exporter.machine.cores import limit_threads
 
 INTERNAL_EXIT = 4
 ENDINGS = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}
@@ -82,12 +83,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     received: list[int] = []
+    used = None
+    accept_any_text()
+    limit_threads()  # before torch is imported
     try:
         with _noting_signals(received):
             argv, used = config_file.use_options(app, argv)
-            if used:
-                say(used, 0)
-            return app(argv, exit_on_error=False, print_error=False) or 0
+            code = app(argv, exit_on_error=False, print_error=False) or 0
+            return say(used, code) if used else code
     except (Exception, KeyboardInterrupt) as error:
         # An interrupted import or trace can raise any error, so the signal decides the exit code.
         if received or isinstance(error, KeyboardInterrupt):
@@ -95,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             # Code that keeps partial results says so in its KeyboardInterrupt.
             told = isinstance(error, KeyboardInterrupt) and str(error)
             return say(f"{how}: {told or 'nothing was left behind'}", code)
-        return _fail(error, argv)
+        return _fail(error, argv, used)
 
 
 @contextmanager
@@ -122,7 +125,7 @@ def _noting_signals(received: list[int]) -> Iterator[None]:
             signal.signal(number, before[number])
 
 
-def _fail(error: Exception, argv: Sequence[str]) -> int:
+def _fail(error: Exception, argv: Sequence[str], used: str | None = None) -> int:
     if "--debug" in argv:
         show_trace(error)
     if isinstance(error, CycloptsError):
@@ -130,7 +133,11 @@ def _fail(error: Exception, argv: Sequence[str]) -> int:
     if isinstance(error, ModuleNotFoundError) and not is_ours(error.name):
         error = missing_package(str(error.name), "this command")
     if isinstance(error, TsformerError):
-        return say(f"{error.stage}: {error}", error.exit_code)
+        wrong = isinstance(error, UsageError)  # perhaps in that file: one line says both
+        if used and not wrong:
+            say(used, 0)
+        hint = f" ({used})" if used and wrong else ""
+        return say(f"{error.stage}: {error}{hint}", error.exit_code)
     # This is a defect of tsformer, or the machine is out of memory.
     what = f"internal: {type(error).__name__}: {_one_line(error)[:300]}"
     return say(f"{what}; run with --debug for the trace", INTERNAL_EXIT)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_t
 from cyclopts import Parameter
 
 from exporter.errors import UsageError
+from exporter.files.text import parse_nested, parse_text
 from exporter.spec import LOWER_PRECISIONS, OPTIONS, BatchProfile, ExportSpec
 
 T = TypeVar("T")
@@ -31,8 +32,8 @@ def _json_object(_type: Any, tokens: Sequence[Any]) -> dict[str, Any]:  # noqa: 
 def _read_config(text: str) -> dict[str, Any]:
     """Read a JSON object from a file, or from the argument itself."""
     try:
-        content = text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8")
-        config = json.loads(content)
+        given = text.lstrip().startswith("{")
+        config = parse_nested(text, json.loads) if given else parse_text(Path(text), json.loads)
     except OSError as error:
         raise ValueError(f"cannot read {text}: {error.strerror}") from error
     except ValueError as error:

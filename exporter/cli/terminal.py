@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, TextIO
+from io import TextIOWrapper
+from typing import TYPE_CHECKING, Any, TextIO
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,7 +21,10 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.segment import Segment
 from rich.table import Column
+
+from exporter.report.escape import one_line, printable
 
 if TYPE_CHECKING:
     from exporter.stages import OnProgress
@@ -29,7 +34,7 @@ if TYPE_CHECKING:
 @contextmanager
 def progress(*, shown: bool) -> Iterator[OnProgress]:
     """Show a progress bar on stderr, if stderr is a terminal."""
-    console = Console(stderr=True)
+    console = Output(stderr=True)
     if not (shown and console.is_terminal):
         yield lambda _stage, _fraction, _what: None
         return
@@ -60,7 +65,7 @@ def progress(*, shown: bool) -> Iterator[OnProgress]:
 @contextmanager
 def sweep_progress(*, shown: bool) -> Iterator[Callable[[SweepProgress], None]]:
     """Show finished cells, time left and running cells on stderr, if stderr is a terminal."""
-    console = Console(stderr=True)
+    console = Output(stderr=True)
     if not (shown and console.is_terminal):
         yield lambda _progress: None
         return
@@ -89,27 +94,44 @@ def sweep_progress(*, shown: bool) -> Iterator[Callable[[SweepProgress], None]]:
 
 
 class Output(Console):
-    """Standard output that survives a broken pipe; rich's own class exits with code 1."""
+    """A console that prints no foreign control characters, and survives a stream that fails."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Render as rich does; text that others wrote cannot move the cursor or turn the text."""
+        for segment in super().render(renderable, options):
+            inert = segment.control or segment.text.isprintable()
+            yield segment if inert else Segment(printable(segment.text), segment.style)
+
+    def print(self, *objects: object, **options: Any) -> None:  # noqa: ANN401  # rich has a dozen
+        """Print, if the stream is open."""
+        if self.file is not None:  # Python's value for a stream that was closed before the start
+            with may_fail(sys.stderr if self.stderr else sys.stdout):
+                super().print(*objects, **options)
 
     def on_broken_pipe(self) -> None:
         """Continue: the exit code of a command does not depend on the reader of its output."""
-        _drop(sys.stdout)
+        _drop(sys.stderr if self.stderr else sys.stdout)
 
 
 @contextmanager
-def reader_may_leave(stream: TextIO | None) -> Iterator[None]:
-    """Print to a pipe that its reader may close, as `head` does; drop the rest of the output.
+def may_fail(stream: TextIO | None) -> Iterator[None]:
+    """Print to a stream that may fail: a pipe that `head` closed, or a disk that is full.
 
-    The exit code describes the work and the proof. A closed pipe does not change it, nor does a
-    stream that was closed before the start, which Python gives as None.
+    The exit code describes the work and the proof, so a failure drops the rest of the output. A
+    failure of another kind than a closed pipe is said on stderr. The stream is None if it was
+    closed before the start.
     """
     try:
         yield
         if stream is not None:
             stream.flush()  # without it Python flushes at exit, prints an error and exits with 120
-    except BrokenPipeError:
+    except OSError as error:
         if stream is not None:
             _drop(stream)
+        if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+            say(f"output: nothing could be printed: {error.strerror}; redirect it elsewhere", 0)
 
 
 def _drop(stream: TextIO) -> None:
@@ -118,24 +140,40 @@ def _drop(stream: TextIO) -> None:
     os.close(nowhere)
 
 
+def accept_any_text() -> None:
+    """Let streams of few characters (LANG=C) replace the others, where Python would raise."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def show(what: RenderableType) -> None:
     """Print a result to stdout."""
-    with reader_may_leave(sys.stdout):
-        if isinstance(what, str):
-            print(what)
-        else:
-            Output().print(what)
+    if sys.stdout is None:
+        return
+    if isinstance(what, str):
+        with may_fail(sys.stdout):
+            print(_visible(what))
+    else:
+        Output().print(what)
+
+
+def _visible(text: str) -> str:
+    """Write what a terminal cannot print as JSON does, so that programs read the same text."""
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(c if c == "\n" or c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def show_trace(error: BaseException) -> None:
     """Print the trace of an error to stderr."""
-    with reader_may_leave(sys.stderr):
-        traceback.print_exception(error)
+    with may_fail(sys.stderr):
+        print(printable("".join(traceback.format_exception(error))), file=sys.stderr)
 
 
 def say(message: str, code: int) -> int:
     """Print a message to stderr, and return the exit code."""
     if sys.stderr is not None:  # `print` would write to stdout instead
-        with reader_may_leave(sys.stderr):
-            print(f"tsformer: {message}", file=sys.stderr)
+        with may_fail(sys.stderr):
+            print(f"tsformer: {printable(one_line(message))}", file=sys.stderr)
     return code

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import TsformerError
+from exporter.files.text import parse_text
 
 
 def read_toml(path: Path, failure: type[TsformerError]) -> dict[str, Any]:
@@ -16,8 +17,8 @@ def read_toml(path: Path, failure: type[TsformerError]) -> dict[str, Any]:
         failure: if the file cannot be read, or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_text(path, tomllib.loads)
     except OSError as error:
         raise failure(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:  # not UTF-8, or not TOML
+    except ValueError as error:  # not UTF-8, not TOML, or nested too deeply
         raise failure(f"{path} is not TOML: {error}") from error

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
 import onnx.inliner
 
 from exporter.errors import GraphInputError
-from exporter.graph.view import GraphView, nested_graphs
+from exporter.files.text import require_regular
+from exporter.graph.view import GraphView, nested_graphs, subgraphs
+
+MOST_NODES = 200_000  # of a graph whose functions are unfolded
 
 
 def read_graph(path: Path) -> GraphView:
@@ -19,6 +24,7 @@ def read_graph(path: Path) -> GraphView:
         GraphInputError: if the file cannot be read, or has no graph in it.
     """
     try:
+        require_regular(path)
         model = onnx.load(path, format="protobuf", load_external_data=False)
     except OSError as error:
         raise GraphInputError(f"cannot read {path}: {error.strerror}") from error
@@ -30,11 +36,53 @@ def read_graph(path: Path) -> GraphView:
     if not _is_text(model):
         raise GraphInputError(f"{path} is damaged: a name in it is not text")
     with contextlib.suppress(Exception):  # `GraphView.missing` names what was not read
+        for name in _outside(model):
+            require_regular(path.parent / name)
         onnx.load_external_data_for_model(model, str(path.parent))
     if model.functions:
+        _check_unfolded(path, model)
         with contextlib.suppress(Exception):  # a function that cannot be inlined stays
             model = onnx.inliner.inline_local_functions(model)
     return GraphView(model)
+
+
+def _outside(model: onnx.ModelProto) -> set[str]:
+    """The files in which the weights lie that are not in the graph's own."""
+    weights = (weight for graph in nested_graphs(model.graph) for weight in graph.initializer)
+    entries = (entry for weight in weights for entry in weight.external_data)
+    return {entry.value for entry in entries if entry.key == "location"}
+
+
+def _check_unfolded(path: Path, model: onnx.ModelProto) -> None:
+    """Count the nodes of a graph with its functions unfolded, before they are.
+
+    Raises:
+        GraphInputError: if a function calls itself, or the nodes are more than `MOST_NODES`.
+    """
+    bodies = {(made.domain, made.name): made.node for made in model.functions}
+    counts: dict[tuple[str, str], float] = {}
+
+    def count(nodes: Iterable[onnx.NodeProto]) -> float:
+        return sum(1 + of(node) for node in nodes)
+
+    def of(node: onnx.NodeProto) -> float:
+        inner = sum(count(graph.node) for entry in node.attribute for graph in subgraphs(entry))
+        key = (node.domain, node.op_type)
+        if key in bodies and key not in counts:
+            counts[key] = math.inf  # what a call from within itself finds
+            counts[key] = count(bodies[key])
+        return inner + counts.get(key, 0)
+
+    try:
+        total = count(model.graph.node)
+    except RecursionError:
+        total = math.inf
+    if total > MOST_NODES:
+        raise GraphInputError(
+            f"{path} has functions that unfold without end or to too many nodes",
+            got="no end" if math.isinf(total) else f"{total:,} nodes",
+            expected=f"at most {MOST_NODES:,}",
+        )
 
 
 def _is_text(model: onnx.ModelProto) -> bool:

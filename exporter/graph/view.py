@@ -285,9 +285,10 @@ def nested_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     yield graph
     for node in graph.node:
         for entry in node.attribute:
-            for inner in _subgraphs(entry):
+            for inner in subgraphs(entry):
                 yield from nested_graphs(inner)
 
 
-def _subgraphs(entry: onnx.AttributeProto) -> Iterable[onnx.GraphProto]:
+def subgraphs(entry: onnx.AttributeProto) -> Iterable[onnx.GraphProto]:
+    """The graphs in an attribute of a node: a branch, or the body of a loop."""
     return [entry.g] if entry.type == onnx.AttributeProto.GRAPH else entry.graphs

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from exporter.errors import TuneError, UsageError
+from exporter.files.text import parse_text
 from exporter.inputs.clips import Inputs
 from exporter.precision import Int8
 from exporter.proof.judge import relative_error, run_clips
@@ -131,7 +132,7 @@ def read_recipe(path: Path) -> tuple[str, tuple[str, ...]]:
         UsageError: if the file cannot be read or is not a recipe.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_text(path, json.loads)
         precision, kept = values["precision"], values["keep_fp32"]
     except OSError as error:
         raise UsageError(f"--recipe: cannot read {path}: {error.strerror}") from error

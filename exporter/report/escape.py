@@ -10,7 +10,7 @@ import re
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 # Control characters move the cursor of a terminal; some of Unicode turn the direction of text.
-_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _JOINERS = "\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}"  # Hindi, Persian and emoji need them
 
 
@@ -42,13 +42,18 @@ def html(text: object) -> str:
 
 def markdown(value: object) -> str:
     """Escape one line of text for Markdown, also inside a table."""
-    text = standard_html.escape(one_line(value), quote=False)
+    text = standard_html.escape(without_control(one_line(value)), quote=False)
     return re.sub(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w))", r"\\\1", text)
 
 
 def code(value: object) -> str:
-    """Show text as code in a Markdown table: no mention, link or tag comes alive there."""
-    text = one_line(value).replace("|", "\\|")
+    """Show text as code in a Markdown table: no mention or link comes alive there.
+
+    Text with tags is escaped instead, because not every reader of Markdown leaves them in code.
+    """
+    if set("<>&") & set(str(value)):
+        return markdown(value)
+    text = without_control(one_line(value)).replace("|", "\\|")
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     pad = " " if "`" in text else ""
     return f"{fence}{pad}{text}{pad}{fence}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from exporter.files.toml import read_toml
 from exporter.spec import OPTIONS
 from model.config import nearest
 
+MOST_CELLS = 1_000  # of a sweep: each takes ten seconds at least
 TABLES = ("base", "axes")
 RECIPE = "recipe"  # an option of `export` that decides the spec and is not a field of it
 # Options that a comma does not split into an axis: one value may contain a comma, or one cell may
@@ -52,7 +54,19 @@ class Grid:
                 raise UsageError(f"the axis {name} has a value twice", got=list(values))
 
     def cells(self) -> list[dict[str, Any]]:
-        """Return for each cell its value on each axis."""
+        """Return for each cell its value on each axis.
+
+        Raises:
+            UsageError: if there are more than `MOST_CELLS`, which is counted before any is made.
+        """
+        count = math.prod(map(len, self.axes.values()))
+        if count > MOST_CELLS:
+            raise UsageError(
+                "the grid has too many cells",
+                got=f"{count:,}",
+                expected=f"at most {MOST_CELLS:,}",
+                remedy="sweep a part of it at a time",
+            )
         points = itertools.product(*self.axes.values())
         return [dict(zip(self.axes, point, strict=True)) for point in points]
 
@@ -91,6 +105,12 @@ def read_grid(path: Path) -> Grid:
         GridError: if the file cannot be read, or does not have this form.
     """
     content = read_toml(path, GridError)
+    if not any(content.values()):
+        raise GridError(
+            f"{path} is empty",
+            expected="a table [base] of export options and a table [axes] of lists",
+            remedy="leave FILE away to export the defaults",
+        )
     for name, table in content.items():
         if name not in TABLES or not isinstance(table, dict):
             raise GridError(

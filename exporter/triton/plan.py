@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from exporter.errors import TritonError, UsageError
+from exporter.report.escape import without_control
 from exporter.triton.config import KINDS, TYPES, Step, TritonModel, TritonTensor, render
 from model.config import Preprocessing
 
@@ -131,7 +132,9 @@ def _shared(manifest: Mapping[str, Any], serving: Serving) -> dict[str, Any]:
         "queue_delay": delay,
         # The first run of a batch size is slow: runtimes choose kernels and allocate memory then.
         "warm_up": tuple(sorted({1, *sizes})),
-        "labels": tuple(" ".join(label.split()) for label in manifest["labels"] or ()),
+        "labels": tuple(
+            without_control(" ".join(label.split())) for label in manifest["labels"] or ()
+        ),
         "facts": json.dumps({"preprocessing": asdict(_preprocessing(manifest))}),
     }
 

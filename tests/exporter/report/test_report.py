@@ -306,10 +306,15 @@ def test_markdown_tables_are_well_formed(verdict, tmp_path):
 
 
 def test_markdown_holds_no_live_html_or_links_of_clip_names(tmp_path):
-    row = replace(ROWS["pass"].per_input[0], name="@someone `<b>` ![i](http://x) | y")
-    report = replace(sample("pass"), parity=(replace(ROWS["pass"], per_input=(row,)),))
-    text = written(report, tmp_path, "md")
-    assert "| `` @someone `<b>` ![i](http://x) \\| y `` |" in text
+    for name, shown in (
+        ("@someone `b` ![i](http://x) | y", "`` @someone `b` ![i](http://x) \\| y ``"),
+        ("<b> ![i](http://x) | y", "&lt;b&gt; !\\[i\\](http://x) \\| y"),
+        ("turned \u202egpj.exe \x1b[2J", "`turned \ufffdgpj.exe \ufffd[2J`"),
+    ):
+        row = replace(ROWS["pass"].per_input[0], name=name)
+        report = replace(sample("pass"), parity=(replace(ROWS["pass"], per_input=(row,)),))
+        text = written(report, tmp_path, "md")
+        assert f"| {shown} |" in text
 
 
 def test_markdown_is_short_and_needs_no_html(verdict, tmp_path):
