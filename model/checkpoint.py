@@ -27,6 +27,7 @@ from model.families.mmaction2 import MMACTION2
 from model.families.timesformer_pytorch import TIMESFORMER_PYTORCH
 from model.find import choose, find_models
 from model.head import AUTO
+from model.limits import claim_fault
 from model.merge import (
     PREPROCESSING,
     add_settings,
@@ -167,7 +168,10 @@ def _build_own(
     check_config(given, reader)
     free = reader.free - {"frames", "height", "width", "heads"}
     values = merge(given, told, free, reader.needed)
-    model = reader.model.from_config(reader.model.config_class(**values))
+    config = reader.model.config_class(**values)
+    if fault := claim_fault(config, weights.state):
+        raise ConfigError(fault)
+    model = reader.model.from_config(config)
     describe(model, given, weights.description)
     load_state(model, weights.state)
     return model
@@ -186,6 +190,8 @@ def _build_published(
     hinted = {**{name: entry.value for name, entry in beside.items()}, **given}
     told = add_settings(family.infer(weights, hinted), beside, given)
     config = family.model.config_class(**merge(given, told, family.free, family.needed))
+    if fault := claim_fault(config, weights.state):
+        raise ConfigError(fault)
     state, notes = family.adapt(weights.state, config)
     model = family.model.from_config(config)
     described, more = describe_published(family, weights, settings, given, config)

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from model.limits import clip_fault, size_fault
+
 MechanismName = Literal["regular", "performer", "fastformer"]
 SchemeName = Literal["space", "joint", "divided", "local-global", "axial"]
 Semantics = Literal["paper", "upstream"]
@@ -113,6 +115,10 @@ class ClipConfig:
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 whole = f"a whole number of at least {least}"
                 raise ConfigError(f"{name} must be {whole}: got {value!r}")
+            if fault := size_fault(name, value):
+                raise ConfigError(fault)
+        if fault := clip_fault(self.frames, self.channels, self.height, self.width):
+            raise ConfigError(fault)
         for name in ("height", "width"):
             value = getattr(self, name)
             patch = self.patch_size

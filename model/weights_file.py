@@ -23,6 +23,7 @@ from torch import Tensor
 from model.config import ConfigError
 from model.flatten import flatten
 from model.harmless import GLOBALS, PlainUnpickler
+from model.limits import file_fault, tensor_fault
 
 METADATA_KEY = "tsformer"
 # Converts what `weights_only` refuses, in the place where the classes of the file can be imported.
@@ -85,6 +86,8 @@ def read_weights(path: Path) -> WeightsFile:
     except Exception as error:  # an array whose parts do not fit together
         raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}") from error
     flat.tensors.pop("", None)  # a tensor without a name
+    if fault := tensor_fault(flat.tensors, path.stat().st_size):
+        raise CheckpointError(f"{path} holds no usable weights: {fault}")
     if not flat.tensors:
         raise CheckpointError(
             f"{path} holds no weights: it contains no tensors"
@@ -128,6 +131,8 @@ def _check_is_file(path: Path) -> None:
             raise CheckpointError(
                 f"{path} is a directory, expected a .pth, .pt or .safetensors file"
             )
+        if fault := file_fault(path):
+            raise CheckpointError(f"cannot read {path}: {fault}")
         with path.open("rb") as file:
             if not file.read(1):
                 raise CheckpointError(f"{path} is empty, expected weights")

@@ -132,8 +132,7 @@ def nested_functions(path: Path, depth: int, calls: int, *, ring: bool = False) 
             target = ("own", "f0")
         names = ["x", *(f"v{i}" for i in range(calls - 1)), "y"]
         nodes = [
-            helper.make_node(target[1], [a], [b], domain=target[0])
-            for a, b in pairwise(names)
+            helper.make_node(target[1], [a], [b], domain=target[0]) for a, b in pairwise(names)
         ]
         opsets = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
         made.append(helper.make_function("own", f"f{level}", ["x"], ["y"], nodes, opsets))
