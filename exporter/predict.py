@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from exporter.errors import ManifestError, RuntimeFailure, UsageError
-from exporter.files.manifest import ENGINE, GRAPH, read_manifest
+from exporter.files.machines import Machines, read_machines
+from exporter.files.manifest import ENGINE, GRAPH, read_manifest, require_file
 from exporter.inputs.clips import read_for
 from exporter.inputs.video import Clip
 from exporter.machine.cores import usable_cores
@@ -57,7 +58,7 @@ class Card:
     """The entries of a manifest that are needed to run the export.
 
     `dynamic_batch` is the range of a free batch. `engine_module` is the package that built the
-    engine; None without an engine.
+    engine; None without an engine. `machines` is what other machines recorded.
     """
 
     verdict: str
@@ -68,17 +69,17 @@ class Card:
     dynamic_batch: BatchProfile | None
     engine_module: str | None
     engine_status: str
+    machines: Machines
 
     @classmethod
-    def read(cls, directory: Path, *needs: str) -> Card:
+    def read(cls, directory: Path) -> Card:
         """Read the card of a directory, after a check of the files that are there.
 
         Raises:
             NoExportError: if the directory is not an export.
-            ManifestError: if a file was changed or a needed one is missing, or the manifest is
-                damaged.
+            ManifestError: if a file was changed, or the manifest is damaged.
         """
-        return cls.of(directory, read_manifest(directory, needs=needs))
+        return cls.of(directory, read_manifest(directory))
 
     @classmethod
     def of(cls, directory: Path, manifest: Mapping[str, Any]) -> Card:
@@ -88,14 +89,14 @@ class Card:
             ManifestError: if the manifest is damaged.
         """
         try:
-            return cls._from_manifest(manifest)
+            return cls._from_manifest(manifest, read_machines(directory, manifest))
         except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
             raise ManifestError(
                 f"the manifest of {directory} is damaged: {error!r}", remedy="export it again"
             ) from error
 
     @classmethod
-    def _from_manifest(cls, manifest: Mapping[str, Any]) -> Card:
+    def _from_manifest(cls, manifest: Mapping[str, Any], machines: Machines) -> Card:
         known, recorded = manifest["model"]["config"], manifest["preprocessing"]
         config = ClipConfig(**{field.name: int(known[field.name]) for field in fields(ClipConfig)})
         classes = config.num_classes
@@ -117,7 +118,19 @@ class Card:
             dynamic_batch=BatchProfile(**profile) if profile else None,
             engine_module=engine.get("flavour"),
             engine_status=engine["status"],
+            machines=machines,
         )
+
+    @property
+    def doubt(self) -> str:
+        """Why the engine is not proven, in one clause; "" if it is."""
+        judged = self.machines.judged(ENGINE)
+        wrong = [name for name, row in judged if row.verdict != "pass"]
+        if wrong:
+            return f"the engine failed its proof on {', '.join(wrong)}"
+        if judged or self.engine_status == "built and executed":
+            return ""
+        return "the engine was never proven"
 
 
 class Predictor(Closing):
@@ -130,7 +143,7 @@ class Predictor(Closing):
 
     Raises:
         NoExportError: if the directory is not an export.
-        ManifestError: if a file was changed.
+        ManifestError: if a file was changed, or the file to run is missing.
         RuntimeFailure: if the runtime does not load the model, or needs a GPU and there is none.
         UsageError: if the device is unknown, or `threads` is less than 1.
     """
@@ -144,11 +157,12 @@ class Predictor(Closing):
             raise UsageError("--device", got=device, expected=f"one of {', '.join(DEVICES)}")
         engine = device == "engine"
         directory = Path(directory)
-        self.card = card = Card.read(directory, ENGINE if engine else GRAPH)
+        self.card = card = Card.read(directory)
         self.runner: Runner
         if engine:
             self.runner = _load_engine(directory, card)
         else:
+            require_file(directory, GRAPH)
             threads = threads or usable_cores() or 1
             self.runner = open_onnxruntime(
                 directory / GRAPH, device, threads=threads, precision=card.precision
@@ -233,4 +247,5 @@ def _load_engine(directory: Path, card: Card) -> TensorRtRunner:
     flavour = FLAVOUR_OF_MODULE.get(card.engine_module)
     if flavour is None:
         raise ManifestError(f"the engine of {directory} was built by {card.engine_module!r}")
+    require_file(directory, ENGINE)
     return TensorRtRunner(directory / ENGINE, flavour, card.precision)

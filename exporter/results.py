@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+HOST_TO_HOST = "host to host"  # what a latency is of: from host memory to host memory
 Verdict = Literal["pass", "fail", "ill-conditioned", "not-run"]
 
 
@@ -113,8 +114,10 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Latency:
-    """Wall-clock times of one runtime, milliseconds per batch, host to host.
+    """Wall-clock times of one runtime, milliseconds per batch.
 
+    `timing` says what was timed: `host to host`, or on a GPU also `device only`, without the copies
+    of inputs and outputs, and `device only, CUDA graph`.
     `of_limit` is the time of the graph's matrix products alone, in float32 on this CPU, over
     `p50_ms`. The best value is 1.0; a runtime that computes in a faster type may exceed it.
     `samples_ms` are the single runs in their order.
@@ -139,6 +142,7 @@ class Latency:
     ratio_to_eager: float | None = None
     ratio_to_fp32: float | None = None  # to ONNX Runtime on the float32 graph, if it was timed
     of_limit: float | None = None  # None on a GPU, whose limit is not measured
+    timing: str = HOST_TO_HOST
     samples_ms: tuple[float, ...] = ()
 
 

@@ -20,6 +20,7 @@ from cyclopts import App, CycloptsError
 
 from exporter.cli import (
     advise,
+    bench,
     config_file,
     doctor,
     export,
@@ -66,6 +67,7 @@ def _examples(command: Callable[..., int]) -> str:
 for command in (
     export.export,
     verify.verify,
+    bench.bench,
     inspect.inspect,
     lint.lint,
     predict.predict,

@@ -54,6 +54,7 @@ def advise(
     min_accuracy: Annotated[float | None, Parameter(converter=_share, n_tokens=1)] = None,
     max_memory: Annotated[float | None, Parameter(converter=_memory, n_tokens=1)] = None,
     runtime: str | None = None,
+    machine: str | None = None,
     json_: Json = False,
     debug: Flag = False,
 ) -> int:
@@ -73,6 +74,7 @@ def advise(
         min_accuracy: Lowest accuracy on the labelled clips of --eval: 0.95 or 95%.
         max_memory: Highest peak memory of the measuring process, PyTorch included: 500MB or 1.5GiB.
         runtime: Count this runtime only, for example onnxruntime.
+        machine: Count only what this machine recorded about a single export (bench --record).
         json_: Print JSON instead of a table.
         debug: Show the trace of an error.
     """
@@ -81,7 +83,8 @@ def advise(
     from exporter.sweep.advise import Limits, read_rows
     from exporter.sweep.advise import advise as find
 
-    advice = find(read_rows(directory), Limits(max_latency, min_accuracy, max_memory), runtime)
+    limits = Limits(max_latency, min_accuracy, max_memory)
+    advice = find(read_rows(directory, machine), limits, runtime)
     show(strict_json(advice.to_dict()) if json_ else _table(advice))
     if advice.pick is None:
         raise AdviceError(advice.reason)

@@ -69,8 +69,8 @@ def _warn(directory: Path, predictor: Predictor, *, engine: bool) -> None:
     card = predictor.card
     if card.verdict != "pass":
         say(f"warning: {directory} is not proven ({card.verdict}): see its report.html", 0)
-    if engine and card.engine_status != "built and executed":
-        say(f"warning: the engine was never proven: run tsformer verify {directory} here", 0)
+    if engine and card.doubt:
+        say(f"warning: {card.doubt}: run tsformer verify --record {directory} here", 0)
 
 
 def _json(predictor: Predictor, found: list[Prediction]) -> str:

@@ -45,7 +45,7 @@ def triton(
         name: Prefix of the models' names (default: the name of the directory).
         queue_delay: Longest wait for a full batch, in microseconds (default 2000).
         instances: Copies of each model that run side by side (default 1).
-        device: Device of ONNX Runtime: cpu or cuda (default: the device of the export).
+        device: Device of ONNX Runtime: cpu or cuda (default: cuda where it was proven, else cpu).
         ensemble: Add a model NAME that takes uint8 frames (b, f, h, w, c).
         force: Replace the models of the same name.
         json_: Print JSON instead of a table.

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from exporter.cli.parsing import Flag, Json, Paths
 from exporter.cli.proof import require_proof
+from exporter.cli.record import check_record, write_record
 from exporter.cli.terminal import progress, show
 from exporter.errors import UsageError
 
@@ -23,6 +24,8 @@ def verify(
     *,
     checkpoint: Annotated[list[Path] | None, Parameter(consume_multiple=True, negative="")] = None,
     video: Paths = None,
+    record: Flag = False,
+    name: str | None = None,
     json_: Json = False,
     debug: Flag = False,
 ) -> int:
@@ -43,10 +46,13 @@ def verify(
             path if it was moved. Write it after the directory.
         video: A clip of an export with --no-store-clips, or with --checkpoint any clip; may be
             given several times.
+        record: Write what was found into machines/NAME.json of the directory.
+        name: NAME of the record (default: the name of this machine).
         json_: Print the report as JSON.
         debug: Show the trace of an error.
     """
     del debug
+    check_record(name, record=record)
     from exporter.report import report_json, summary_table
     from exporter.results import overall_verdict
 
@@ -56,6 +62,8 @@ def verify(
         show(report_json(report))
     else:
         show(summary_table(report))
+    if record:
+        write_record(directory, name, report.environment, report.parity)
     require_proof(overall_verdict(report.parity), report, directory)
     return 0
 

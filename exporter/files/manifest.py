@@ -104,14 +104,19 @@ def read_manifest(
     if outside := [name for name in files if Path(name).name != name]:
         raise ManifestError(f"{path} is damaged: it lists {outside[0]}, which is not a file's name")
     for name in needs:
-        if not (directory / name).is_file():
-            raise ManifestError(
-                f"{directory} lacks {name}", remedy="copy it there too, or export it again"
-            )
+        require_file(directory, name)
     for name, expected in files.items() if unchanged else ():
         if (directory / name).is_file():
             _check_hash(directory / name, expected)
     return manifest
+
+
+def require_file(directory: Path, name: str) -> None:
+    """Raise `ManifestError` unless an export has this file."""
+    if not (directory / name).is_file():
+        raise ManifestError(
+            f"{directory} lacks {name}", remedy="copy it there too, or export it again"
+        )
 
 
 def _check_hash(file: Path, expected: str) -> None:

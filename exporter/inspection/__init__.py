@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import GraphInputError, TsformerError
+from exporter.files.machines import Machines, read_machines
 from exporter.files.manifest import ENGINE, GRAPH, read_manifest, sha256
 from exporter.files.staging import MANIFEST
 from exporter.inspection.engine import EngineFacts, inspect_engine, is_engine
@@ -22,6 +23,7 @@ class ExportFacts:
     """The manifest of an exported directory in short, and the state of each of its files.
 
     `rewrites` are those that fired, from its report; `None` if it has no report that can be read.
+    `machines` is what other machines recorded about these files.
     """
 
     verdict: str
@@ -30,6 +32,7 @@ class ExportFacts:
     rewrites: tuple[Mapping[str, Any], ...] | None
     engine_status: str
     files: Mapping[str, str]
+    machines: Machines
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def inspect(path: Path) -> Inspection:
     if path.is_dir():
         manifest = read_manifest(path, unchanged=False)
         export = _export_facts(path, manifest)
-        graph = _graph(path / GRAPH)
+        graph = _graph(path / GRAPH) if (path / GRAPH).is_file() else None
         engine = path / ENGINE
         facts = inspect_engine(engine, manifest["engine"]) if engine.is_file() else None
         return Inspection(str(path), export, graph, facts)
@@ -84,6 +87,7 @@ def _export_facts(directory: Path, manifest: Mapping[str, Any]) -> ExportFacts:
         rewrites=_rewrites(directory),
         engine_status=str(manifest["engine"].get("status", "not built")),
         files=states,
+        machines=read_machines(directory, manifest),
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.constrain import Constrain
 
+from exporter.files.machines import Machines
 from exporter.inspection import ExportFacts, Inspection
 from exporter.inspection.engine import EngineFacts
 from exporter.report import human
@@ -41,16 +42,35 @@ def _export_view(path: str, export: ExportFacts) -> Iterator[RenderableType]:
     yield plain(f"{path}: {export.model.get('family')}, {spec.get('precision')}", "bold")
     said = (f"{name} {human(spec[name])}" for name in _OF_A_SPEC if spec.get(name) is not None)
     yield plain(f"{', '.join(said)}; verdict at export: {export.verdict}")
-    changed = {name: state for name, state in export.files.items() if state != "as exported"}
-    for name, state in changed.items():
-        yield plain(f"{name}: {state}", "bold red")
+    missing = [name for name, state in export.files.items() if state == "missing"]
+    changed = [name for name, state in export.files.items() if state.startswith("changed")]
+    for name in changed:
+        yield plain(f"{name}: {export.files[name]}", "bold red")
+    if missing:
+        yield plain(f"Not here: {', '.join(missing)}", "yellow")
     if not changed:
-        yield plain(f"All {len(export.files)} files are as they were exported")
+        there = len(export.files) - len(missing)
+        yield plain(f"All {there} files that are here are as they were exported")
+    yield from _machines_view(export.machines)
     if export.rewrites is None:
         yield plain("Rewrites: not known without report.json")
         return
     fired = ", ".join(f"{r.get('name')} ({human(r.get('places'))}x)" for r in export.rewrites)
     yield plain(f"Rewrites: {fired or 'none fired'}")
+
+
+def _machines_view(machines: Machines) -> Iterator[RenderableType]:
+    """List what other machines recorded: verdict and median time of each runtime."""
+    for machine in machines.found:
+        timed = {(row.runtime, row.device): row for row in machine.latency[::-1]}
+        judged = {(row.runtime, row.device): row.verdict for row in machine.parity}
+        for runtime, device in dict.fromkeys([*judged, *timed]):
+            row = timed.get((runtime, device))
+            facts = [judged.get((runtime, device), "not judged")]
+            facts += [f"p50 {row.p50_ms:.3g} ms at batch {row.batch}"] if row else []
+            yield plain(f"{machine.name}: {runtime} ({device}): {', '.join(facts)}")
+    for note in machines.notes:
+        yield plain(note, "yellow")
 
 
 def _graph_view(graph: GraphFacts) -> Iterator[RenderableType]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from exporter.machine.memory import peak_memory_mb, reset_peak_memory
-from exporter.results import Latency
+from exporter.results import HOST_TO_HOST, Latency
 from exporter.runners.base import Arrays, Runner
 
 WARMUP_RUNS = 3
@@ -22,17 +22,18 @@ def bench(
     batch: Arrays,
     *,
     budget_seconds: float = BUDGET_SECONDS,
+    most_runs: int = MAX_RUNS,
     on_round: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> list[Latency]:
     """Time every runner on the same batch of inputs, host memory to host memory.
 
     One round runs each runner once; every round starts with another runner. Between MIN_RUNS and
-    MAX_RUNS rounds are timed, as many as fit the budget.
+    `most_runs` rounds are timed, as many as fit the budget.
     """
     peaks = [_warm_up(runner, batch) for runner in runners]
     seconds: list[list[float]] = [[] for _ in runners]
     started = time.perf_counter()
-    for done in range(MAX_RUNS):
+    for done in range(most_runs):
         if done >= MIN_RUNS and time.perf_counter() - started > budget_seconds:
             break
         for place in range(len(runners)):
@@ -40,7 +41,7 @@ def bench(
             before = time.perf_counter()
             runners[index].run(batch)
             seconds[index].append(time.perf_counter() - before)
-        on_round(done + 1, MAX_RUNS)
+        on_round(done + 1, most_runs)
     eager = _find(runners, "eager", "fp32")
     fp32 = _find(runners, "onnxruntime", "fp32")
     rows = [
@@ -58,7 +59,9 @@ def summarize(
     batch: int,
     seconds: Sequence[float],
     peak_memory_mb: float,
-    ratio_to_eager: float | None,
+    ratio_to_eager: float | None = None,
+    *,
+    timing: str = HOST_TO_HOST,
 ) -> Latency:
     """Compute percentiles of the times of repeated runs, given in seconds (pure)."""
     times = np.asarray(seconds) * 1e3
@@ -79,8 +82,9 @@ def summarize(
         peak_memory_mb=peak_memory_mb,
         warmup_runs=WARMUP_RUNS,
         threads=runner.threads,
-        transfers_included=runner.transfers_included,
+        transfers_included=runner.transfers_included and timing == HOST_TO_HOST,
         ratio_to_eager=ratio_to_eager,
+        timing=timing,
         samples_ms=tuple(times.round(4).tolist()),
     )
 

@@ -6,6 +6,7 @@ from exporter.report.as_json import report_json, strict_json
 from exporter.report.formats import human, mb, ms, ratio, sci
 from exporter.report.terminal import ladder_table, recipe_table, summary_table
 from exporter.report.words import (
+    busy_line,
     engine_line,
     engine_status,
     graph_line,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from exporter.report.pages import write_report
 
 __all__ = [
+    "busy_line",
     "engine_line",
     "engine_status",
     "graph_line",

@@ -67,9 +67,7 @@ def notes(report: Report) -> list[str]:
     lines += [f"Model: {note}" for note in report.spec.get("notes") or ()]
     if missing := report.spec.get("clips_not_given"):
         lines.append(f"Not judged, give them with --video: {', '.join(map(clause, missing))}")
-    others = report.environment.get("cores_busy_with_others") or 0.0
-    if others > BUSY_CORES:
-        lines.append(f"Timed while other processes kept {others:.1f} cores busy: time it again")
+    lines += busy_line(report.environment)
     if report.spec.get("allow_ill_conditioned"):
         lines.append("--allow-ill-conditioned was given: it changes the exit code, not the verdict")
     if any(row.runtime == "onnxruntime" and row.precision == "fp16" for row in report.latency):
@@ -84,6 +82,14 @@ def notes(report: Report) -> list[str]:
         if row.verdict == "not-run" and not row.runtime.startswith("tensorrt")  # see engine_line
     ]
     return lines
+
+
+def busy_line(environment: Mapping[str, Any]) -> list[str]:
+    """Warn in one line if other processes disturbed the timing."""
+    others = environment.get("cores_busy_with_others") or 0.0
+    if others <= BUSY_CORES:
+        return []
+    return [f"Timed while other processes kept {others:.1f} cores busy: time it again"]
 
 
 def _inputs_line(report: Report) -> str:

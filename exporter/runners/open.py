@@ -39,11 +39,13 @@ class Opened:
         return any(isinstance(runner, TensorRtRunner) for runner in self.runners)
 
 
-def load_onnx(path: Path, precision: str, resources: ExitStack, *, threads: int) -> Opened:
+def load_onnx(
+    path: Path, precision: str, resources: ExitStack, *, threads: int, evaluate: bool = True
+) -> Opened:
     """Open a graph in ONNX Runtime on every device that it can use here.
 
-    A graph of fp16 or bf16 is also opened in the evaluator that computes in that precision.
-    `threads` are those of a run on the CPU.
+    With `evaluate`, a graph of fp16 or bf16 is also opened in the evaluator that computes in that
+    precision. `threads` are those of a run on the CPU.
 
     Raises:
         RuntimeFailure: if a float32 graph does not load.
@@ -55,7 +57,7 @@ def load_onnx(path: Path, precision: str, resources: ExitStack, *, threads: int)
             opened += _load_onnx_on(device, path, precision, resources, threads)
         elif gpu.seen:
             opened += absent("onnxruntime", device, precision, gpu.why_not)
-    if precision in EVALUATED:
+    if evaluate and precision in EVALUATED:
         opened += _load_evaluator(path, precision, resources)
     return opened
 

@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import NoExportError, UsageError
+from exporter.files.machines import Machine, read_machines
+from exporter.files.staging import MANIFEST
+from exporter.results import HOST_TO_HOST
 from exporter.sweep.grid import name_of
 from exporter.sweep.results import (
     CellResult,
@@ -201,33 +204,74 @@ def _miss(name: str, got: float, limit: float) -> str:
     return f"the memory by {by / 1e6:.3g} MB ({got / 1e6:.3g} for {limit / 1e6:.3g})"
 
 
-def read_rows(directory: Path) -> list[dict[str, Any]]:
-    """Read the rows of a sweep. A single export counts as a sweep with one row.
+def read_rows(directory: Path, machine: str | None = None) -> list[dict[str, Any]]:
+    """Read the rows of a sweep. A single export counts as a sweep.
+
+    An export has a row for the machine that exported it, and one for each machine that recorded
+    times of its files as they are now.
+
+    Args:
+        directory: A sweep or an export.
+        machine: Take only the row that this machine recorded.
 
     Raises:
         NoExportError: if the directory is neither a sweep nor an export, or its JSON is damaged.
+        UsageError: if the machine recorded nothing.
     """
-    sweep, report = directory / "sweep.json", directory / "report.json"
+    sweep = directory / "sweep.json"
     try:
         if sweep.exists():
             rows = json.loads(sweep.read_text(encoding="utf-8"))["rows"]
         else:
-            rows = [_as_row(directory, json.loads(report.read_text(encoding="utf-8")))]
+            rows = _rows_of_export(directory)
         read_cells(rows)
     except OSError as error:
         raise NoExportError(
             f"{directory} is neither a sweep nor an export of tsformer: cannot read "
-            f"{report.name}: {error.strerror}"
+            f"{Path(error.filename or directory).name}: {error.strerror}"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise NoExportError(f"the JSON of {directory} is damaged: {error!r}") from error
-    return rows
+    if machine is None:
+        return rows
+    known = [row["cell"]["machine"] for row in rows if "machine" in row["cell"]]
+    if machine not in known:
+        expected = f"one of {', '.join(known)}" if known else "a machine that recorded times"
+        remedy = "run tsformer verify --record and bench --record there"
+        raise UsageError("--machine", got=machine, expected=expected, remedy=remedy)
+    return [row for row in rows if row["cell"].get("machine") == machine]
 
 
-def _as_row(directory: Path, report: dict[str, Any]) -> dict[str, Any]:
-    manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+def _rows_of_export(directory: Path) -> list[dict[str, Any]]:
+    manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    machines = read_machines(directory, manifest)
+    rows = [_as_row(directory, manifest, m.name, _report_of(m, manifest)) for m in machines.found]
+    report = directory / "report.json"
+    if rows and not report.exists():
+        return rows  # of an edge image
+    own = json.loads(report.read_text(encoding="utf-8"))
+    return [_as_row(directory, manifest, None, own), *rows]
+
+
+def _report_of(machine: Machine, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what a machine recorded at the batch of the export, as a report."""
+    batch = manifest["spec"]["batch"]
+    timed = [x for x in machine.latency if x.batch == batch and x.timing == HOST_TO_HOST]
     return {
-        "cell": {"export": directory.absolute().name},
+        "spec": manifest["spec"],
+        "parity": [asdict(row) for row in machine.parity],
+        "latency": [asdict(row) for row in timed],
+        "graph": manifest["graph"],
+        "engine": manifest["engine"],
+    }
+
+
+def _as_row(
+    directory: Path, manifest: Mapping[str, Any], machine: str | None, report: dict[str, Any]
+) -> dict[str, Any]:
+    cell = {"export": directory.absolute().name}
+    return {
+        "cell": cell if machine is None else cell | {"machine": machine},
         "status": "done",
         "verdict": manifest["verdict"],
         "directory": ".",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,18 @@ from exporter.errors import RuntimeFailure
 from exporter.files.manifest import ENGINE, ENGINE_GRAPH, GRAPH
 from exporter.machine.environment import usable_cores
 from exporter.predict import Card
+from exporter.results import Latency, Parity
 from exporter.runners.cuda import look_for_gpu
 from exporter.runners.onnxruntime import available_devices
-from exporter.runners.open import Opened, absent, load_engine, load_graphs, load_onnx
+from exporter.runners.open import (
+    SYMMETRIC,
+    Opened,
+    absent,
+    load_engine,
+    load_graphs,
+    load_onnx,
+)
+from exporter.to_engine.build import FLAVOUR_OF_MODULE
 
 
 def open_runtimes(
@@ -25,8 +34,8 @@ def open_runtimes(
     nobody deploys.
 
     Raises:
-        RuntimeFailure: if a float32 graph does not load, ONNX Runtime is missing, or this machine
-            has a GPU and cannot execute the engine.
+        RuntimeFailure: if a float32 graph does not load, ONNX Runtime is missing, or `for_proof`
+            this machine has a GPU and cannot execute the engine.
     """
     card = Card.of(directory, manifest)
     opened = _open_graphs(directory, manifest, card.precision, resources, for_proof=for_proof)
@@ -36,11 +45,17 @@ def open_runtimes(
         reason = f"{ENGINE} is not in the directory"
         return opened + absent(card.engine_module, "none", card.precision, reason)
     engine = load_engine(card.engine_module, directory / ENGINE, card.precision, resources)
-    if engine.absences and look_for_gpu().seen:
+    if for_proof and engine.absences and look_for_gpu().seen:
         raise RuntimeFailure(
             engine.absences[0].reason, remedy=f"build it for this GPU: tsformer build {directory}"
         )
     return opened + engine
+
+
+def files_run(rows: Iterable[Parity | Latency]) -> dict[str, str]:
+    """Say which file each runtime of these rows runs."""
+    others = {SYMMETRIC: ENGINE_GRAPH, **dict.fromkeys(FLAVOUR_OF_MODULE, ENGINE)}
+    return {row.runtime: others.get(row.runtime, GRAPH) for row in rows}
 
 
 def _open_graphs(
@@ -62,6 +77,6 @@ def _open_graphs(
         return absent("onnxruntime", "cpu", precision, str(error))  # the engine may run without
     threads = usable_cores() or 1
     if not for_proof:
-        return load_onnx(graph, precision, resources, threads=threads)
+        return load_onnx(graph, precision, resources, threads=threads, evaluate=False)
     two = ENGINE_GRAPH in manifest["files"] and for_engine.is_file()
     return load_graphs(graph, for_engine if two else graph, precision, resources, threads=threads)

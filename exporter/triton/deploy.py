@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import ManifestError, OutputError, ParityError
+from exporter.files.machines import read_machines
 from exporter.files.manifest import read_manifest
 from exporter.files.staging import ENTRY_MARK, MANIFEST, StagedEntries
 from exporter.triton.config import LABELS, TritonModel
@@ -38,11 +39,12 @@ def deploy(
         TritonError: if Triton can run no file of the export.
         OutputError: if the repository cannot be written, or has models of the same name already.
     """
-    manifest = read_manifest(directory)
+    manifest = read_manifest(directory, needs=("report.json",))
     _require_proof(directory, manifest)
+    machines = read_machines(directory, manifest)
     try:
         report = json.loads((directory / "report.json").read_text(encoding="utf-8"))
-        deployment = plan(manifest, report, serving)
+        deployment = plan(_of_present(directory, manifest), report, serving, machines)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         what = f"{directory} cannot be understood: {error!r}"
         raise ManifestError(what, remedy="export it again") from error
@@ -56,6 +58,14 @@ def deploy(
             raise OutputError(f"cannot write {repository}: {error.strerror}") from error
         staged.publish()
     return deployment
+
+
+def _of_present(directory: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out of the manifest the files that are not in the directory."""
+    there = {
+        name: entry for name, entry in manifest["files"].items() if (directory / name).is_file()
+    }
+    return {**manifest, "files": there}
 
 
 def _require_proof(directory: Path, manifest: Mapping[str, Any]) -> None:

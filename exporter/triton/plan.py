@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from exporter.errors import TritonError, UsageError
+from exporter.files.machines import Machines
 from exporter.report.escape import without_control
 from exporter.triton.config import KINDS, TYPES, Step, TritonModel, TritonTensor, render
 from model.config import Preprocessing
@@ -40,7 +41,7 @@ class Serving:
         name: Prefix of the models' names.
         queue_delay: Longest wait of a request for others that fill its batch, in microseconds.
         instances: Copies of each model that run side by side, on each device.
-        device: Device of ONNX Runtime, `cpu` or `cuda`; by default the device of the export.
+        device: Device of ONNX Runtime, `cpu` or `cuda`; by default `cuda` where it was proven.
         ensemble: Add a model that takes uint8 frames.
 
     Raises:
@@ -79,24 +80,30 @@ class Deployment:
     notes: tuple[str, ...]
 
 
-def plan(manifest: Mapping[str, Any], report: Mapping[str, Any], serving: Serving) -> Deployment:
+def plan(
+    manifest: Mapping[str, Any],
+    report: Mapping[str, Any],
+    serving: Serving,
+    machines: Machines = Machines(),  # noqa: B008  # frozen
+) -> Deployment:
     """Decide which models serve an export.
 
     Args:
-        manifest: The manifest.json of the export.
+        manifest: The manifest.json of the export; its files are those that are there.
         report: The report.json of the export, which names the devices that ran it.
         serving: The options of serving.
+        machines: What other machines recorded about these files.
 
     Raises:
         UsageError: if the options do not fit the export.
         TritonError: if Triton can run no file of the export.
     """
     shared = _shared(manifest, serving)
-    ran = _ran(report)
+    ran = _ran(manifest, report, machines)
     device = serving.device or ("cuda" if ran["onnxruntime"].get("cuda") == "" else "cpu")
     absences = {
-        "onnx": _onnx_absence(ran["onnxruntime"], device),
-        "trt": _engine_absence(manifest, ran["tensorrt"]),
+        "onnx": _onnx_absence(manifest, ran["onnxruntime"], device),
+        "trt": _engine_absence(manifest, ran["tensorrt"], machines),
     }
     made = {
         "onnx": TritonModel(f"{serving.name}_onnx", "onnxruntime", device=device, **shared),
@@ -155,26 +162,37 @@ def _tensors(described: Sequence[Mapping[str, Any]], *, first: int) -> tuple[Tri
     )
 
 
-def _ran(report: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def _ran(
+    manifest: Mapping[str, Any], report: Mapping[str, Any], machines: Machines
+) -> dict[str, dict[str, str]]:
     """For each runtime and device: the reason why it did not run there, or "" if it ran."""
     found: dict[str, dict[str, str]] = {"onnxruntime": {}, "tensorrt": {}}
+    same = report.get("engine", {}).get("sha256") == manifest["engine"].get("sha256")
     for row in report["parity"]:
-        if row["runtime"] in found:
+        if row["runtime"] in found and (same or row["runtime"] == "onnxruntime"):
             reason = row["reason"] or "no reason was given"
             failed = row["verdict"] == "not-run"
             found[row["runtime"]][row["device"]] = " ".join(reason.split()) if failed else ""
+    for runtime, (file, _) in FILES.items():
+        for name, row in machines.judged(file):
+            if row.runtime == runtime:
+                device = row.device.partition(":")[0]
+                passed = row.verdict == "pass"
+                found[runtime][device] = "" if passed else f"it failed its proof on {name}"
     return found
 
 
-def _onnx_absence(ran: Mapping[str, str], device: str) -> str:
+def _onnx_absence(manifest: Mapping[str, Any], ran: Mapping[str, str], device: str) -> str:
     """Return the reason why the graph cannot be served on a device, or ""."""
+    if FILES["onnxruntime"][0] not in manifest["files"]:
+        return "the graph is not in the directory"
     if not ran.get(device):
         return ""
     hint = "; --device cuda serves it on a GPU" if device == "cpu" and not ran.get("cuda") else ""
     return f"{ran[device][:160]}{hint}"
 
 
-def _engine_absence(manifest: Mapping[str, Any], ran: Mapping[str, str]) -> str:
+def _engine_absence(manifest: Mapping[str, Any], ran: Mapping[str, str], machines: Machines) -> str:
     """Return the reason why Triton cannot serve the engine, or ""."""
     engine, profile = manifest["engine"], manifest["spec"].get("dynamic_batch")
     flavour = engine.get("flavour")
@@ -183,13 +201,16 @@ def _engine_absence(manifest: Mapping[str, Any], ran: Mapping[str, str]) -> str:
     if flavour != "tensorrt":
         return (
             f"Triton's tensorrt backend runs engines of TensorRT, not of {flavour}: export with "
-            "--engine tensorrt on the GPU that will run it"
+            "--engine tensorrt on the GPU that will run it, or build it there (tsformer build)"
         )
     if FILES["tensorrt"][0] not in manifest["files"]:
         return "the engine is not in the export"
+    if wrong := [n for n, row in machines.judged(FILES["tensorrt"][0]) if row.verdict != "pass"]:
+        return f"the engine failed its proof on {', '.join(wrong)}"
     if "" not in ran.values():
         return (
-            "the engine was not executed, so it is not proven: export on the GPU that will run it"
+            "the engine was not executed, so it is not proven: run tsformer build or verify "
+            "--record on the GPU that will run it"
         )
     if profile and profile["min"] > 1:
         return (

@@ -264,6 +264,7 @@ class TestTheEngine:
         spec = json.loads((copy / MANIFEST).read_text())["spec"]
         profile = {"min": 2, "opt": 2, "max": 3}
         change(copy, engine=BUILT, spec=spec | {"dynamic_batch": profile})
+        (copy / "model.engine").touch()
         with Predictor(copy, device="engine") as predictor:
             assert (predictor.runner.path, predictor.runner.flavour) == (
                 copy / "model.engine",
@@ -276,6 +277,9 @@ class TestTheEngine:
 
     def test_an_engine_needs_a_gpu(self, copy, without_gpu):
         change(copy, engine=BUILT)
+        with pytest.raises(ManifestError, match=r"lacks model\.engine"):
+            Predictor(copy, device="engine")
+        (copy / "model.engine").touch()
         with pytest.raises(RuntimeFailure, match="no NVIDIA GPU"):
             Predictor(copy, device="engine")
 
