@@ -49,8 +49,12 @@ def _export_view(path: str, export: ExportFacts) -> Iterator[RenderableType]:
     if missing:
         yield plain(f"Not here: {', '.join(missing)}", "yellow")
     if not changed:
-        there = len(export.files) - len(missing)
-        yield plain(f"All {there} files that are here are as they were exported")
+        count = (
+            f"The other {len(export.files) - len(missing)}"
+            if missing
+            else f"All {len(export.files)}"
+        )
+        yield plain(f"{count} files are as they were exported")
     yield from _machines_view(export.machines)
     if export.rewrites is None:
         yield plain("Rewrites: not known without report.json")
