@@ -108,17 +108,20 @@ def export(
 def _produce(job: Job, resources: ExitStack) -> tuple[Report, dict[str, float | None]]:
     """Run the stages from `rewrite` to `report`; give the floors of the reference too."""
     spec, stages = job.spec, job.stages
+    choice = choose_flavour(spec.wanted_engine, gpu=look_for_gpu().gpu is not None)
+    tensorrt = choice.flavour is not None or "tensorrt" in spec.runtimes
     with stages.run("rewrite") as stage:
-        rewritten = rewrite_proven(job, stage)
+        rewritten = rewrite_proven(job, stage, tensorrt=tensorrt)
     with stages.run("onnx") as stage:
-        graphs = make_graphs(job, rewritten.model, resources)
+        graphs = make_graphs(job, rewritten.model, resources, tensorrt=tensorrt)
         paths, threads = (graphs.onnx, graphs.for_engine), torch.get_num_threads()
         opened = load_graphs(*paths, spec.precision, resources, threads=threads)
         graph = check_onnx(graphs.onnx)
         stage.detail = f"{graph.nodes} nodes, opset {graph.opset}, {graph.file_bytes / 1e6:.1f} MB"
     with stages.run("engine") as stage:
         path = job.directory / "model.engine"
-        engine = _build_engine(spec, graphs.for_engine, path, stage)
+        stage.detail = choice.reason
+        engine = _build_engine(choice.flavour, spec, graphs.for_engine, path, stage)
         module = FLAVOURS[engine.flavour].module if engine else None
         opened += load_engine(module, path, spec.precision, resources)
     with stages.run("parity") as stage:
@@ -159,10 +162,10 @@ def _prove(
     return parity, keep_references(job, references)
 
 
-def _build_engine(spec: ExportSpec, graph: Path, path: Path, stage: Stage) -> EngineInfo | None:
-    choice = choose_flavour(spec.engine, gpu=look_for_gpu().gpu is not None)
-    stage.detail = choice.reason
-    if choice.flavour is None:
+def _build_engine(
+    flavour: str | None, spec: ExportSpec, graph: Path | None, path: Path, stage: Stage
+) -> EngineInfo | None:
+    if flavour is None or graph is None:
         stage.skipped = True
         return None
 
@@ -172,9 +175,9 @@ def _build_engine(spec: ExportSpec, graph: Path, path: Path, stage: Stage) -> En
     engine = build_engine(
         graph,
         path,
-        flavour=choice.flavour,
+        flavour=flavour,
         profile=spec.dynamic_batch,
-        targets=spec.engine_targets if FLAVOURS[choice.flavour].takes_targets else (),
+        targets=spec.engine_targets if FLAVOURS[flavour].takes_targets else (),
         on_progress=report,
     )
     stage.peak_memory_mb = engine.peak_memory_mb or 0.0
@@ -206,7 +209,7 @@ def _int8_of(model: VideoClassifier, calibration: Calibration | None) -> Int8 | 
 def _evaluate(job: Job, dataset: Dataset, opened: Opened, stage: Stage) -> tuple[Accuracy, ...]:
     stage.detail = f"{dataset.count} clips of {dataset.name}"
     with EagerRunner(job.model, job.inputs.shapes) as eager:
-        return tuple(evaluate([eager, *opened.runners], dataset, job.spec.run_batch))
+        return tuple(evaluate([eager, *opened.for_accuracy], dataset, job.spec.run_batch))
 
 
 def _environment(timed: Timed) -> dict[str, Any]:
@@ -221,7 +224,9 @@ def _engine_facts(engine: EngineInfo | None, stages: Stages, opened: Opened) -> 
     if engine is None:
         reason = next(stage.detail for stage in stages.done if stage.name == "engine")
         return {"status": "not built", "reason": reason}
-    return engine_here(asdict(engine) | {"flavour": FLAVOURS[engine.flavour].module}, opened)
+    facts: dict[str, Any] = asdict(engine) | {"flavour": FLAVOURS[engine.flavour].module}
+    facts |= facts.pop("fusion") or {}
+    return engine_here(facts, opened)
 
 
 def _graph_facts(

@@ -24,6 +24,7 @@ Ranges = Mapping["Site", tuple[float, float]]
 Site = tuple[str, int]  # path of a module, and which of its linear maps in one run
 Change = Callable[[Site, Tensor, Tensor], tuple[Tensor, Tensor]]
 _WHOLE = {"fp64": torch.float64, "fp32": torch.float32}
+REST_OF_INT8 = "fp16"  # TensorRT: a GPU gains from int8 where all the rest is in half precision
 _LOWER = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -33,12 +34,14 @@ class Int8:
 
     `ranges` holds the smallest and the largest activation of each linear map on the calibration
     clips, by module and call; values outside are clipped. `symmetric` puts zero in the middle, as
-    TensorRT does. `weight_levels` is the number of levels on either side of zero.
+    TensorRT does. `weight_levels` is the number of levels on either side of zero. `rest` is the
+    precision of all that is not an integer product.
     """
 
     ranges: Ranges
     symmetric: bool = False
     weight_levels: int = 63
+    rest: str = "fp32"
 
 
 def in_precision(
@@ -51,8 +54,8 @@ def in_precision(
 
     Args:
         model: The model; its weights are float32.
-        precision: `fp64` (the truth), `fp32`, `fp16`, `bf16`, or `int8`: float32, with weights and
-            activations of the linear maps rounded to 8 bits.
+        precision: `fp64` (the truth), `fp32`, `fp16`, `bf16`, or `int8`: the precision
+            `int8.rest`, with weights and activations of the linear maps rounded to 8 bits.
         keep_fp32: Regular expressions over the paths of modules that stay in float32.
         int8: How `int8` rounds.
 
@@ -71,6 +74,8 @@ def in_precision(
     elif int8 is None:
         raise ValueError("int8 needs the ranges of the activations: see observe_ranges")
     else:
+        if int8.rest in _LOWER:
+            lower_precision(model, _LOWER[int8.rest], keep_fp32)
         _listen(model, partial(_round, int8), kept)
     return model
 

@@ -26,19 +26,11 @@ LOWER_PRECISIONS: tuple[str, ...] = ("fp16", "bf16", "int8")
 PRECISIONS: tuple[str, ...] = ("fp32", *LOWER_PRECISIONS)
 TARGETS: tuple[str, ...] = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 REWRITE_NAMES: tuple[str, ...] = (  # of `exporter.rewrite`, which imports torch
-    "class_token",
-    "fold_norm",
-    "fold_fc",
-    "frame_weights",
-    "heads_first",
-    "few_features",
-    "pooled_rotation",
-    "fold_global_key",
-    "bias_apart",
-    "cut_attention",
-    "cut_feed_forward",
-    "fold_pixels",
+    *("class_token", "fold_norm", "fold_fc", "frame_weights", "heads_first", "one_product"),
+    *("few_features", "pooled_rotation", "sum_pools", "fold_global_key", "bias_apart"),
+    *("cut_attention", "cut_feed_forward", "join_feed_forward", "fold_pixels"),
 )
+RUNTIMES: tuple[str, ...] = ("onnxruntime", "tensorrt")
 DEFAULT_FAMILY = "fast_timesformer"
 OPSETS = range(16, 24)  # TensorRT 8 of JetPack 5 reads up to 17
 DEFAULT_OPSET = 20  # the first with Gelu; every TensorRT from 10 on parses it
@@ -53,10 +45,9 @@ EXPLICIT_TARGETS = {"bf16": _AMPERE_ON, "int8": _AMPERE_ON}
 class ExportSpec:
     """What to export and how; `None` leaves the value to the checkpoint, or to the default.
 
-    Every option is declared here and nowhere else. The options of the command line, the arguments
-    of a model and the metadata of a graph are derived from these fields. The texts are written for
-    the command line, and the order is that of its help. In Python, `res` is `(height, width)`,
-    `config` is a mapping, and several values are a tuple.
+    Every option is declared here and nowhere else: command line, arguments of a model and metadata
+    of a graph follow. The texts are those of the command line, in the order of its help. In Python,
+    `res` is `(height, width)`, `config` is a mapping, and several values are a tuple.
 
     Raises:
         UsageError: if a value is not valid, or two values do not go together.
@@ -152,8 +143,8 @@ class ExportSpec:
     )
     optimize_for: str = option(
         "onnxruntime",
-        "Lay the model out for onnxruntime on a CPU (default), or for tensorrt.",
-        choices=Choices("runtime", ("onnxruntime", "tensorrt")),
+        "Lay model.onnx out for onnxruntime on a CPU (default), or for tensorrt.",
+        choices=Choices("runtime", RUNTIMES),
         graph=22,
     )
     precision: str = option(
@@ -180,6 +171,14 @@ class ExportSpec:
     )
     dynamic_batch: BatchProfile | None = option(None, "Let the batch vary: MIN:OPT:MAX.", graph=15)
     opset: int | None = option(None, "ONNX opset (default 20; 22 for bf16).", graph=23)
+    runtimes: tuple[str, ...] = option(
+        (),
+        "Runtimes to make a graph for, as onnxruntime,tensorrt (default: onnxruntime, and\n"
+        "tensorrt where an engine is built). model.onnx is always made.",
+        flag="for",
+        choices=Choices("runtime", RUNTIMES),
+        whole=True,
+    )
     engine: str = option(
         "auto",
         "TensorRT engine: auto, rtx, tensorrt or none.",
@@ -209,22 +208,19 @@ class ExportSpec:
             raise UsageError("--bench-seconds", got=self.bench_seconds, expected="at least 0")
         if not -(2**63) <= self.seed < 2**64:
             raise UsageError("--seed", got=self.seed, expected="a number of 64 bits")
-        if self.targets and self.engine in ("none", "tensorrt"):
+        if self.engine not in ("auto", self.wanted_engine):
+            raise UsageError(f"--engine {self.engine} needs tensorrt in --for")
+        if self.targets and self.wanted_engine in ("none", "tensorrt"):
             raise UsageError(
-                f"--target does not go with --engine {self.engine}",
+                f"--target does not go with --engine {self.wanted_engine}",
                 remedy="leave --target away, or choose --engine rtx",
             )
         if "sm75" in self.targets:
-            raise UsageError(
-                "--target sm75 cannot be built: TensorRT-RTX has no fp32 matrix product for "
-                "Turing, and every graph has one",
-                remedy="leave sm75 away",
-            )
+            why = "TensorRT-RTX has no fp32 matrix product for Turing, and every graph has one"
+            raise UsageError(f"--target sm75 cannot be built: {why}", remedy="leave sm75 away")
         if self.eval and self.mask:
-            raise UsageError(
-                "--eval does not go with --mask: labelled clips come without masks",
-                remedy="leave one of them away",
-            )
+            why = "labelled clips come without masks"
+            raise UsageError(f"--eval does not go with --mask: {why}", remedy="leave one away")
         if self.config and self.checkpoint is None:
             raise UsageError(
                 "--config describes a checkpoint, and none is given", remedy="add --checkpoint PATH"
@@ -238,7 +234,7 @@ class ExportSpec:
             paths = getattr(self, name)
             paths = (paths,) if isinstance(paths, (str, Path)) else paths
             object.__setattr__(self, name, tuple(map(Path, paths)))
-        for name in ("targets", "no_rewrite", "keep_fp32"):
+        for name in ("targets", "runtimes", "no_rewrite", "keep_fp32"):
             words = getattr(self, name)
             object.__setattr__(self, name, (words,) if isinstance(words, str) else tuple(words))
         if self.res is not None and not (isinstance(self.res, tuple) and len(self.res) == 2):
@@ -264,6 +260,11 @@ class ExportSpec:
     def graph_opset(self) -> int:
         """The opset of the graph: the given one, or the default of the precision."""
         return self.opset or (BF16_OPSET if self.precision == "bf16" else DEFAULT_OPSET)
+
+    @property
+    def wanted_engine(self) -> str:
+        """The engine to build: `none` where `--for` leaves TensorRT out."""
+        return self.engine if "tensorrt" in (self.runtimes or RUNTIMES) else "none"
 
     @property
     def engine_targets(self) -> tuple[str, ...]:

@@ -102,7 +102,8 @@ _FORMS: dict[Any, Any] = {
 }
 _FORMS_BY_NAME = {
     "precision": str | None,  # a recipe may give it
-    "targets": Targets,  # separated by commas
+    "runtimes": Targets,  # separated by commas
+    "targets": Targets,
 }
 
 

@@ -11,7 +11,7 @@ from rich.constrain import Constrain
 from exporter.files.machines import Machines
 from exporter.inspection import ExportFacts, Inspection
 from exporter.inspection.engine import EngineFacts
-from exporter.report import human
+from exporter.report import fusion_line, human
 from exporter.report.table import WIDTH, figures, plain, table, texts
 
 if TYPE_CHECKING:  # these import onnx, which an engine does not need
@@ -198,6 +198,11 @@ def _engine_view(engine: EngineFacts) -> Iterator[RenderableType]:
         return
     targets = human(built.get("targets")) if built.get("targets") else "the builder's default"
     yield plain(f"Built for: {targets}; {human(built.get('layers'))} layers; {built.get('status')}")
+    yield plain(f"Runs as: {fusion_line(built)}")
+    unfused = ", ".join(f"{entry.get('module')}" for entry in built.get("unfused") or ())
+    if unfused:
+        reasons = {entry.get("reason") for entry in built["unfused"]} - {"", None}
+        yield plain(f"Not fused: {unfused} {human(sorted(reasons)) if reasons else ''}", "yellow")
     inputs, outputs = (
         [
             (tensor["name"], tensor["dtype"], tuple(tensor["shape"]))

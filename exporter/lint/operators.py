@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 import numpy as np
 from onnx import TensorProto
 
+from exporter.graph.attention import attentions_with_nodes
 from exporter.graph.view import STANDARD, GraphView, dtype_name, operand
 from exporter.lint.location import Spot, at_node
 from exporter.lint.rule import TENSORRT, rule
@@ -94,6 +95,27 @@ def attention(view: GraphView) -> Iterator[Spot]:
     build. Matrix products and a softmax do not have this risk.
     """
     return (spot for spot, kind in _attentions(view) if kind != TensorProto.FLOAT)
+
+
+@rule(
+    "unfused-attention",
+    severity="warning",
+    runtimes=[TENSORRT],
+    remedy="export with --precision fp16 or bf16, and heads of 16 to 256 channels in steps of 8",
+)
+def unfused_attention(view: GraphView) -> Iterator[Spot]:
+    """An attention of a graph in lower precision cannot be one kernel of TensorRT.
+
+    TensorRT has fused attention for products in float16 and bfloat16, and for heads of 16 to 256
+    channels in steps of 8. Any other attention writes its weights to memory and reads them again.
+    A graph that is float32 throughout has no fused attention at all, so the rule leaves it alone.
+    What the builder did fuse stands in the report of an export.
+    """
+    kinds = {view.kind(operand(node)) for node in view.nodes if node.op_type == "MatMul"}
+    lower = not kinds.isdisjoint((TensorProto.FLOAT16, TensorProto.BFLOAT16))
+    for found, node in attentions_with_nodes(view):
+        if lower and found.obstacle:
+            yield at_node(node, f"belongs to an attention that is not fused: {found.obstacle}")
 
 
 @rule(

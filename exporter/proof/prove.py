@@ -11,7 +11,7 @@ from exporter.errors import OnnxError
 from exporter.files.reference import REFERENCE, KeptReference, write_reference
 from exporter.inputs.clips import Inputs
 from exporter.inputs.kept import describe_inputs
-from exporter.precision import Int8, Ranges, in_precision
+from exporter.precision import REST_OF_INT8, Int8, Ranges, in_precision
 from exporter.proof.judge import (
     ILL_CONDITIONED,
     Reference,
@@ -34,12 +34,12 @@ from model.classifier import VideoClassifier
 REWRITE_LIMIT = 1e-9
 
 
-def rewrite_proven(job: Job, stage: Stage) -> Rewritten:
-    """Rewrite the model, and prove in float64 that it is still the same function.
+def rewrite_proven(job: Job, stage: Stage, *, tensorrt: bool) -> Rewritten:
+    """Rewrite the model for `model.onnx`, and prove in float64 that it is the same function.
 
-    The proof compares the model that is rewritten in float64, where rounding plays no role. The
-    rounding of folded weights is judged by `judge_runtimes`, in units of the rounding of the model
-    itself.
+    With `tensorrt`, the layout for TensorRT is proven too. The proof compares the model that is
+    rewritten in float64, where rounding plays no role. The rounding of folded weights is judged by
+    `judge_runtimes`, in units of the rounding of the model itself.
     """
     spec, clip = job.spec, job.inputs.batch(1)
     skip = rewrites_to_skip(spec, job.model)
@@ -50,8 +50,11 @@ def rewrite_proven(job: Job, stage: Stage) -> Rewritten:
             return runner.run(clip)["logits"]
 
     truth = run(job.model)
-    exact = rewrite(in_precision(job.model, "fp64"), skip, spec.run_batch)
-    error = relative_error(run(exact), truth)
+    layouts = [skip, rewrites_to_skip(spec, job.model, "tensorrt")] if tensorrt else [skip]
+    exact = (
+        rewrite(in_precision(job.model, "fp64"), left_out, spec.run_batch) for left_out in layouts
+    )
+    error = float(np.max([relative_error(run(model), truth) for model in exact]))
     # A model that float32 does not determine may fail in float64 too: leave that to parity.
     if not error <= REWRITE_LIMIT and relative_error(run(job.model, "fp32"), truth) <= (
         ILL_CONDITIONED
@@ -111,4 +114,4 @@ def _rounding(form: str, ranges: Ranges) -> Int8:
     """Say how an int8 graph of a form rounds: see `int8_products.FORMS`."""
     if form == "int8-onnxruntime":
         return Int8(ranges)
-    return Int8(ranges, symmetric=True, weight_levels=127)
+    return Int8(ranges, symmetric=True, weight_levels=127, rest=REST_OF_INT8)

@@ -15,7 +15,7 @@ from exporter.proof.judge import Reference, validate
 from exporter.results import Parity
 from exporter.runners.base import EVALUATOR
 from exporter.runners.onnxruntime import OnnxRuntimeRunner
-from exporter.runners.open import Opened
+from exporter.runners.open import TENSORRT_GRAPH_EVALUATED, Opened
 from exporter.stages import Stage
 
 FP32 = "fp32"
@@ -77,7 +77,7 @@ def judge_runtimes(
             continue
         bounded = not isinstance(runner, OnnxRuntimeRunner)
         sizes = batch_sizes(batch, profile, bounded=bounded)
-        stateless = runner.name == EVALUATOR
+        stateless = runner.name in (EVALUATOR, TENSORRT_GRAPH_EVALUATED)
         parity.append(validate(runner, references[form], inputs.arrays, sizes, stateless=stateless))
     sizes = ", ".join(map(str, batch_sizes(batch, profile)))
     stage.detail = f"{len(inputs.names)} inputs at batch {sizes}"

@@ -39,6 +39,7 @@ EXPLANATION = (
     "is within the tolerance, and its top-1 class is that of the truth on every input where "
     "rounding cannot change it."
 )
+SHOWN_MODULES = 4  # of the modules in one line
 BUSY_CORES = 0.2  # above this, latencies cannot be trusted
 
 
@@ -74,6 +75,7 @@ def notes(report: Report) -> list[str]:
         lines.append(
             "ONNX Runtime computes fp16 in float32 on a CPU; onnx-reference really rounds to it"
         )
+    lines += unfused_lines(report.engine, str(report.spec.get("precision")))
     lines += [_accuracy_line(row) for row in report.accuracy]
     lines += [ladder_line(report.ladder)] if report.ladder else []
     lines += [
@@ -132,7 +134,37 @@ def engine_line(report: Report) -> str:
         return f"model.engine: {status}"
     made = f"{engine.get('flavour') or 'TensorRT'} {engine.get('version') or ''}".strip()
     targets = f" for {human(engine['targets'])}" if engine.get("targets") else ""
-    return f"model.engine: {mb(engine['bytes'])}, {made}{targets}; {status}"
+    return f"model.engine: {mb(engine['bytes'])}, {made}{targets}; {fusion_line(engine)}; {status}"
+
+
+def fusion_line(engine: Mapping[str, Any]) -> str:
+    """Count the kernels of an engine, and its attentions that are one kernel."""
+    if engine.get("kernels") is None:
+        return "kernels not known"
+    kernels = f"{human(engine['kernels'])} kernels"
+    if not engine.get("attentions"):
+        return kernels
+    fused = f"{engine.get('fused_attentions')} of {engine['attentions']}"
+    return f"{kernels}, {fused} attentions fused"
+
+
+def unfused_lines(engine: Mapping[str, Any], precision: str) -> list[str]:
+    """Warn of attentions that an engine computes in several kernels, with the reason if known."""
+    unfused = engine.get("unfused") or ()
+    if not unfused:
+        return []
+    count = f"{len(unfused)} of {engine.get('attentions')} attentions are no single kernel"
+    if precision == "fp32":
+        return [f"model.engine: {count}, because TensorRT fuses none in float32"]
+    reasons: dict[str, list[str]] = {}
+    for entry in unfused:
+        reason = entry.get("reason") or "TensorRT gives no reason"
+        reasons.setdefault(reason, []).append(str(entry.get("module") or "a module without name"))
+    return [
+        f"model.engine: {count}: {', '.join(modules[:SHOWN_MODULES])}"
+        f"{' and others' if len(modules) > SHOWN_MODULES else ''}: {reason}"
+        for reason, modules in reasons.items()
+    ]
 
 
 def engine_status(engine: Mapping[str, Any]) -> str:

@@ -26,7 +26,10 @@ from exporter.rewrite.rules.fold_norm import fold_norm
 from exporter.rewrite.rules.fold_pixels import fold_pixels
 from exporter.rewrite.rules.frame_weights import frame_weights
 from exporter.rewrite.rules.heads_first import heads_first
+from exporter.rewrite.rules.join_feed_forward import join_feed_forward
+from exporter.rewrite.rules.one_product import one_product
 from exporter.rewrite.rules.pooled_rotation import pooled_rotation
+from exporter.rewrite.rules.sum_pools import sum_pools
 from model.classifier import VideoClassifier
 from model.config import nearest
 
@@ -39,12 +42,15 @@ REWRITES: Mapping[str, Rewrite[Any]] = {
         fold_fc,
         frame_weights,  # before the rules that rotate tokens
         heads_first,
+        one_product,
         few_features,
         pooled_rotation,
+        sum_pools,
         fold_global_key,
         bias_apart,
         cut_attention,
         cut_feed_forward,
+        join_feed_forward,
         fold_pixels,
     )
 }

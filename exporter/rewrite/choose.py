@@ -1,4 +1,8 @@
-"""Which rewrites suit an export: its target, its precision, and what stays in float32."""
+"""Which rewrites suit an export: its target, its precision, and what stays in float32.
+
+For TensorRT the rules are those with the most fused attentions and the fewest kernels in
+`scripts/results/fusion.json`, which `scripts/gpu/fusion.py` measures.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +18,22 @@ from model.precision import rounded_modules
 
 
 def rewrite_for_export(
-    spec: ExportSpec, model: VideoClassifier, *, integer_products: bool = False
+    spec: ExportSpec, model: VideoClassifier, target: str | None = None
 ) -> VideoClassifier:
-    """The same function laid out for the runtimes. Raises as `rewrites_to_skip` does."""
-    skip = rewrites_to_skip(spec, model, integer_products=integer_products)
+    """The same function laid out for a runtime. Raises as `rewrites_to_skip` does."""
+    skip = rewrites_to_skip(spec, model, target)
     return rewrite(model, skip, spec.run_batch)
 
 
 def rewrites_to_skip(
-    spec: ExportSpec, model: VideoClassifier, *, integer_products: bool = False
+    spec: ExportSpec, model: VideoClassifier, target: str | None = None
 ) -> dict[str, str]:
     """The rewrites that do not suit an export, each with the reason.
 
     Args:
         spec: The export.
         model: The model, as it was loaded.
-        integer_products: Choose for TensorRT's form of an int8 graph, which has as many integer
-            products as it can.
+        target: The runtime of the graph; the one that `model.onnx` is laid out for unless given.
 
     Raises:
         UsageError: if a module to keep in float32 is unknown.
@@ -38,12 +41,11 @@ def rewrites_to_skip(
     kept = kept_modules(model, spec.keep_fp32)
     if spec.rewrite == "none":
         return dict.fromkeys(REWRITES, "--rewrite none")
-    precision = "int8-symmetric" if integer_products else spec.precision
     dim = getattr(model.config, "dim", 0)
     skip = {
         name: reason
         for name, rule in REWRITES.items()
-        if (reason := _unsuited(rule, spec.optimize_for, precision, dim))
+        if (reason := _unsuited(rule, target or spec.optimize_for, spec.precision, dim))
     }
     skip |= dict.fromkeys(spec.no_rewrite, "--no-rewrite")
     if kept:

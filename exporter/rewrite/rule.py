@@ -14,8 +14,7 @@ from model.classifier import VideoClassifier
 PlaceT = TypeVar("PlaceT")
 
 RUNTIMES = frozenset({"onnxruntime", "tensorrt"})
-# `int8-symmetric` is an int8 graph in TensorRT's form: all products that can be are integer ones.
-PRECISIONS = frozenset({"fp32", "fp16", "bf16", "int8", "int8-symmetric"})
+PRECISIONS = frozenset({"fp32", "fp16", "bf16", "int8"})
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Rewrite(ABC, Generic[PlaceT]):
 
     Attributes:
         name: What `--no-rewrite` calls it.
-        targets: Runtimes that it suits.
+        targets: Runtimes that it suits. For `tensorrt`, `scripts/results/fusion.json` decides.
         precisions: Precisions of a graph that it suits.
         int8_below_dim: Token width from which it does not suit int8, where there is one.
         folds_modules: Whether it makes one module a part of another one.

@@ -16,9 +16,11 @@ from exporter.runners.onnxruntime_cuda import open_onnxruntime
 from exporter.runners.tensorrt import TensorRtRunner
 from exporter.to_engine.build import FLAVOUR_OF_MODULE
 
-SYMMETRIC = "onnxruntime-symmetric"  # runs on a CPU the graph that the engine is built from
+# These run on a CPU the graph that the engine is built from.
+TENSORRT_GRAPH_RUN = f"{OnnxRuntimeRunner.name}-tensorrt"
+TENSORRT_GRAPH_EVALUATED = f"{EVALUATOR}-tensorrt"
 # Runtimes that are judged and not timed, since nobody deploys them.
-FOR_PROOF_ONLY = (EVALUATOR, SYMMETRIC)
+FOR_PROOF_ONLY = (EVALUATOR, TENSORRT_GRAPH_RUN, TENSORRT_GRAPH_EVALUATED)
 # No other runtime of a CPU computes in these precisions.
 EVALUATED = ("fp16", "bf16")
 
@@ -32,6 +34,11 @@ class Opened:
 
     def __add__(self, other: Opened) -> Opened:
         return Opened(self.runners + other.runners, self.absences + other.absences)
+
+    @property
+    def for_accuracy(self) -> tuple[Runner, ...]:
+        """The runners whose accuracy is measured: the evaluator takes minutes for each graph."""
+        return tuple(run for run in self.runners if run.name != TENSORRT_GRAPH_EVALUATED)
 
     @property
     def has_engine(self) -> bool:
@@ -62,13 +69,17 @@ def load_onnx(
     return opened
 
 
-def _load_evaluator(path: Path, precision: str, resources: ExitStack) -> Opened:
+def _load_evaluator(
+    path: Path, precision: str, resources: ExitStack, name: str = EVALUATOR
+) -> Opened:
     try:
         from exporter.runners.reference import ReferenceRunner
     except ModuleNotFoundError as error:
         reason = f"it needs {error.name}, which is not installed; {how_to_install('onnx')}"
-        return absent(EVALUATOR, "cpu", precision, reason)
-    return Opened((resources.enter_context(ReferenceRunner(path, precision)),))
+        return absent(name, "cpu", precision, reason)
+    evaluator = ReferenceRunner(path, precision)
+    evaluator.name = name
+    return Opened((resources.enter_context(evaluator),))
 
 
 def _load_onnx_on(
@@ -87,19 +98,29 @@ def _load_onnx_on(
 
 
 def load_graphs(
-    path: Path, for_engine: Path, precision: str, resources: ExitStack, *, threads: int
+    path: Path,
+    for_engine: Path | None,
+    precision: str,
+    resources: ExitStack,
+    *,
+    threads: int,
 ) -> Opened:
-    """Open the delivered graph, and the graph that the engine is built from if that is another.
+    """Open `model.onnx`, and on the CPU the graph that the engine is built from, if there is one.
 
     Raises:
-        RuntimeFailure: if a float32 graph does not load, or the graph for the engine does not.
+        RuntimeFailure: if a float32 graph does not load, or nothing here computes the graph of the
+            engine.
     """
     opened = load_onnx(path, precision, resources, threads=threads)
-    if for_engine == path:
+    if for_engine is None:
         return opened
-    session = OnnxRuntimeRunner(for_engine, threads=threads, precision=precision)
-    session.name = SYMMETRIC
-    return opened + Opened((resources.enter_context(session),))
+    if precision in EVALUATED:
+        opened += _load_evaluator(for_engine, precision, resources, TENSORRT_GRAPH_EVALUATED)
+    if precision != "bf16":  # which ONNX Runtime does not have on a CPU
+        session = OnnxRuntimeRunner(for_engine, threads=threads, precision=precision)
+        session.name = TENSORRT_GRAPH_RUN
+        opened += Opened((resources.enter_context(session),))
+    return opened
 
 
 def load_engine(module: str | None, path: Path, precision: str, resources: ExitStack) -> Opened:

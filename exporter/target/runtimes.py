@@ -15,7 +15,8 @@ from exporter.results import Latency, Parity
 from exporter.runners.cuda import look_for_gpu
 from exporter.runners.onnxruntime import available_devices
 from exporter.runners.open import (
-    SYMMETRIC,
+    TENSORRT_GRAPH_EVALUATED,
+    TENSORRT_GRAPH_RUN,
     Opened,
     absent,
     load_engine,
@@ -54,7 +55,8 @@ def open_runtimes(
 
 def files_run(rows: Iterable[Parity | Latency]) -> dict[str, str]:
     """Say which file each runtime of these rows runs."""
-    others = {SYMMETRIC: ENGINE_GRAPH, **dict.fromkeys(FLAVOUR_OF_MODULE, ENGINE)}
+    others = {TENSORRT_GRAPH_RUN: ENGINE_GRAPH, TENSORRT_GRAPH_EVALUATED: ENGINE_GRAPH}
+    others |= dict.fromkeys(FLAVOUR_OF_MODULE, ENGINE)
     return {row.runtime: others.get(row.runtime, GRAPH) for row in rows}
 
 
@@ -79,4 +81,4 @@ def _open_graphs(
     if not for_proof:
         return load_onnx(graph, precision, resources, threads=threads, evaluate=False)
     two = ENGINE_GRAPH in manifest["files"] and for_engine.is_file()
-    return load_graphs(graph, for_engine if two else graph, precision, resources, threads=threads)
+    return load_graphs(graph, for_engine if two else None, precision, resources, threads=threads)

@@ -15,13 +15,17 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from exporter.errors import EngineError
 from exporter.spec import ENGINES, BatchProfile
+from exporter.to_engine.kernels import Fusion, Layer, find_fusion
 from exporter.to_engine.process import OnProgress, ask_worker
 from exporter.to_engine.progress import BuildProgress
 from model.config import ConfigError, check_choice
+
+if TYPE_CHECKING:  # it imports onnx, which only a build needs
+    from exporter.graph.attention import GraphAttention
 
 Shape = tuple[int | None, ...]  # None for a free batch
 
@@ -88,8 +92,8 @@ class EngineInfo:
 
     `targets` are the requested GPU architectures, as read back from the builder. Empty means the
     default of the flavour (`rtx`: Ampere and later; `tensorrt`: the GPU of this machine). `layers`
-    is the number of layers of the parsed network, before fusion. `peak_memory_mb` is the peak
-    memory of the build process.
+    is the number of layers of the parsed network, before fusion, and `fusion` what became of them;
+    None if the builder does not tell. `peak_memory_mb` is the peak memory of the build process.
     """
 
     flavour: str
@@ -103,6 +107,7 @@ class EngineInfo:
     seconds: float
     peak_memory_mb: float | None
     warnings: tuple[str, ...]
+    fusion: Fusion | None = None
 
 
 def available_flavours() -> dict[str, FlavourStatus]:
@@ -205,6 +210,8 @@ def build_engine(
     }
     try:
         answer = ask_worker(request, report)
+        steps = [Layer(**step) for step in answer.pop("steps")]
+        answer["fusion"] = find_fusion(steps, _attentions(onnx_path)) if steps else None
         info = _engine_info(answer, flavour, partial)
         partial.replace(engine_path)
     finally:
@@ -232,6 +239,15 @@ def _check_arguments(
         onnx.checker.check_model(str(onnx_path))
     except Exception as error:  # OSError, protobuf's DecodeError, or ValidationError
         raise EngineError(f"{onnx_path} is not a valid ONNX graph", got=error) from error
+
+
+def _attentions(graph: Path) -> tuple[GraphAttention, ...]:
+    import onnx  # as above
+
+    from exporter.graph.attention import find_attentions
+    from exporter.graph.view import GraphView
+
+    return find_attentions(GraphView(onnx.load(graph)))
 
 
 def _check_name(what: str, name: str, options: Iterable[str]) -> None:

@@ -40,8 +40,15 @@ def load_tensorrt(module: str) -> Native:
         ) from error
 
 
-def make_logger(trt: Native, sink: Callable[[str, str], None]) -> Native:
-    """Return a TensorRT logger that calls `sink(severity, text)` for INFO and above."""
+def make_logger(
+    trt: Native,
+    sink: Callable[[str, str], None],
+    on_detail: Callable[[str], None] = lambda _text: None,
+) -> Native:
+    """Return a TensorRT logger.
+
+    It calls `sink(severity, text)` for INFO and above, and `on_detail(text)` for the rest.
+    """
 
     class Logger(trt.ILogger):
         def __init__(self) -> None:
@@ -50,5 +57,7 @@ def make_logger(trt: Native, sink: Callable[[str, str], None]) -> Native:
         def log(self, severity: Native, msg: str) -> None:
             if int(severity) <= SEVERITIES.index("INFO"):
                 sink(SEVERITIES[int(severity)], " ".join(msg.split()))
+            else:
+                on_detail(msg)
 
     return Logger()

@@ -13,9 +13,11 @@ import re
 import signal
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from exporter.to_engine.child import die_with, end_after_grace, wait_for_end_of_input
+from exporter.to_engine.kernels import MARK, Layer, parse_layers
 from exporter.to_engine.native import BuildFailure, Native, load_tensorrt, make_logger
 
 KEPT_MESSAGES = 10
@@ -68,8 +70,9 @@ class Build:
     def __init__(self, channel: Channel, module: str) -> None:
         self.channel = channel
         self.messages: list[tuple[str, str]] = []
+        self.layers: tuple[Layer, ...] = ()
         self.trt = trt = load_tensorrt(module)
-        self.logger = make_logger(trt, self._log)
+        self.logger = make_logger(trt, self._log, self._note_layers)
         try:
             self.builder = trt.Builder(self.logger)
         except TypeError as error:  # the native factory returned nullptr: `tensorrt` without a GPU
@@ -87,6 +90,7 @@ class Build:
         begin, network = time.monotonic(), self.network
         parser = self._parse(onnx)
         self._disable_tf32()
+        self.config.profiling_verbosity = self.trt.ProfilingVerbosity.DETAILED  # see `kernels`
         shapes = self._set_profile(profile)
         self._set_targets(targets)
         monitor = make_monitor(self.trt, self.channel)
@@ -100,6 +104,7 @@ class Build:
             "inputs": [{**_describe(t), "profile": shapes.get(t.name)} for t in self._inputs()],
             "outputs": [_describe(network.get_output(i)) for i in range(network.num_outputs)],
             "layers": network.num_layers,
+            "steps": [asdict(layer) for layer in self.layers],
             "seconds": time.monotonic() - begin,
             "peak_memory_mb": _peak_memory_mb(),
             "warnings": warnings[:KEPT_MESSAGES],
@@ -185,6 +190,10 @@ class Build:
     def _log(self, severity: str, text: str) -> None:
         self.messages.append((severity, text))
         self.channel.send("log", severity=severity, text=text)
+
+    def _note_layers(self, text: str) -> None:
+        if text.startswith(MARK):
+            self.layers = parse_layers(text)
 
     def _logged(self, *severities: str) -> list[str]:
         return list(dict.fromkeys(text for kind, text in self.messages if kind in severities))

@@ -11,13 +11,16 @@ from typing import Any
 
 import torch
 
-from exporter.precision import in_precision, kept_modules
+from exporter.precision import REST_OF_INT8, in_precision, kept_modules
 from exporter.rewrite.choose import rewrite_for_export
 from exporter.run import Job
 from exporter.spec import OF_THE_GRAPH
 from exporter.to_onnx.export import export_onnx
 from exporter.to_onnx.quantize import quantize
 from model.classifier import VideoClassifier
+
+TENSORRT_GRAPH = "model.tensorrt.onnx"
+HALF_QUANTISED_OPSET = 19  # the first whose QuantizeLinear takes fp16
 
 
 @dataclass(frozen=True)
@@ -26,28 +29,31 @@ class Graphs:
 
     Attributes:
         onnx: The graph for ONNX Runtime, `model.onnx`.
-        for_engine: The graph from which the engine is built.
+        for_engine: The graph from which the engine is built; None where TensorRT is no target.
         fp32: For an int8 export, the float32 graph whose time is compared with int8.
         quantized: For an int8 export, the summary of the quantisation of `onnx`.
     """
 
     onnx: Path
-    for_engine: Path
+    for_engine: Path | None = None
     fp32: Path | None = None
     quantized: dict[str, Any] | None = None
 
 
-def make_graphs(job: Job, rewritten: VideoClassifier, resources: ExitStack) -> Graphs:
-    """Write `model.onnx`; for int8 and an engine, also write its symmetric form for TensorRT.
+def make_graphs(
+    job: Job, rewritten: VideoClassifier, resources: ExitStack, *, tensorrt: bool
+) -> Graphs:
+    """Write `model.onnx`; with `tensorrt`, also write `model.tensorrt.onnx`.
 
-    Each int8 graph is quantised from a float32 graph. The time of int8 is compared with the time
-    of the float32 graph that a user would run instead of int8.
+    For ONNX Runtime an int8 graph is quantised from a float32 graph. The time of int8 is compared
+    with the time of the float32 graph that a user would run instead of int8.
     """
     spec, path = job.spec, job.directory / "model.onnx"
+    for_engine = _make_for_tensorrt(job) if tensorrt else None
     if job.calibration is None:
         lowered = in_precision(rewritten, spec.precision, spec.keep_fp32)
         _export_onnx(job, lowered, path)
-        return Graphs(path, path)
+        return Graphs(path, for_engine)
     folder = Path(resources.enter_context(TemporaryDirectory()))
     aside, fp32 = folder / "aside.onnx", folder / "fp32.onnx"
     _export_onnx(job, rewritten, aside)
@@ -56,15 +62,26 @@ def make_graphs(job: Job, rewritten: VideoClassifier, resources: ExitStack) -> G
     kept = kept_modules(rewritten, spec.keep_fp32)
     clips = job.calibration.clips.arrays
     made = quantize(aside, path, clips, form="onnxruntime", keep=kept)
-    if spec.engine == "none":
-        return Graphs(path, path, fp32, asdict(made))
-    symmetric = job.directory / "model.tensorrt.onnx"
-    _export_onnx(job, rewrite_for_export(spec, job.model, integer_products=True), aside)
-    quantize(aside, symmetric, clips, form="tensorrt", keep=kept)
-    return Graphs(path, symmetric, fp32, asdict(made))
+    return Graphs(path, for_engine, fp32, asdict(made))
 
 
-def _export_onnx(job: Job, model: VideoClassifier, path: Path) -> None:
+def _make_for_tensorrt(job: Job) -> Path:
+    """Write the graph that an engine is built from; int8 is int8 products and fp16 for the rest."""
+    spec, path = job.spec, job.directory / TENSORRT_GRAPH
+    model = rewrite_for_export(spec, job.model, "tensorrt")
+    if job.calibration is None:
+        _export_onnx(job, in_precision(model, spec.precision, spec.keep_fp32), path)
+        return path
+    kept = kept_modules(model, spec.keep_fp32)
+    with TemporaryDirectory() as folder:
+        half = Path(folder) / "half.onnx"
+        lowered = in_precision(model, REST_OF_INT8, spec.keep_fp32)
+        _export_onnx(job, lowered, half, least_opset=HALF_QUANTISED_OPSET)
+        quantize(half, path, job.calibration.clips.arrays, form="tensorrt", keep=kept)
+    return path
+
+
+def _export_onnx(job: Job, model: VideoClassifier, path: Path, least_opset: int = 0) -> None:
     spec = job.spec
     description = {
         "tsformer.spec": json.dumps({name: job.resolved[name] for name in OF_THE_GRAPH}),
@@ -79,7 +96,7 @@ def _export_onnx(job: Job, model: VideoClassifier, path: Path) -> None:
         model,
         {name: torch.from_numpy(array) for name, array in example.items()},
         path,
-        opset=spec.graph_opset,
+        opset=max(spec.graph_opset, least_opset),
         dynamic_batch=spec.dynamic_batch,
         metadata=description,
     )

@@ -9,9 +9,11 @@ import textwrap
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from onnx import TensorProto, helper, numpy_helper
 from onnx_ir.passes import PassBase
 from onnxscript import optimizer
 from torch.onnx._internal.exporter import _registration
@@ -245,3 +247,49 @@ def ended():
         return False
 
     return check
+
+
+def make_attention(kind=TensorProto.FLOAT16, width=64, *, cast=False, weights=None, key=None):
+    """A model of `softmax(q k^T) v` on `(1, 2, 8, width)`, with the logits cast if asked.
+
+    `weights`: the query is a product with weights of this shape. `key`: the keys are a constant.
+    """
+    arrays = {"bias": np.zeros(1, np.float16)}
+    nodes = [("Transpose", ["x"], ["kt"], {"perm": [0, 1, 3, 2]})]
+    query = "x"
+    if weights is not None:
+        arrays["w"] = np.zeros(weights, np.float16)
+        nodes += [("MatMul", ["x", "w"], ["m"]), ("Identity", ["m"], ["q"])]
+        query = "q"
+    if key is not None:
+        arrays["kt"] = np.zeros(key, np.float16)
+        nodes = nodes[1:]
+    nodes += [("MatMul", [query, "kt"], ["l"])]
+    if cast:
+        nodes += [
+            ("Cast", ["l"], ["l32"], {"to": TensorProto.FLOAT}),
+            ("Softmax", ["l32"], ["a32"]),
+        ]
+        nodes += [("Cast", ["a32"], ["a"], {"to": kind})]
+    else:
+        nodes += [("Softmax", ["l"], ["a"])]
+    nodes += [("MatMul", ["a", "x"], ["y"])]
+    read = {name for _, names, *_ in nodes for name in names}
+    shape = helper.make_tensor_value_info("x", kind, [1, 2, 8, width])
+    graph = helper.make_graph(
+        [
+            helper.make_node(op, given, made, name=f"{op}_{i}", **(more[0] if more else {}))
+            for i, (op, given, made, *more) in enumerate(nodes)
+        ],
+        "graph",
+        [shape],
+        [helper.make_tensor_value_info("y", kind, [1, 2, 8, width])],
+        [numpy_helper.from_array(a, name) for name, a in arrays.items() if name in read],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@pytest.fixture
+def attention():
+    """`attention(kind, width, ...)`: see `make_attention`."""
+    return make_attention

@@ -44,6 +44,7 @@ class FewFeaturesRewrite(Rewrite[Place]):
     """
 
     name = "few_features"
+    targets = frozenset({"onnxruntime"})  # TensorRT pads and divides the shares in more kernels
 
     def find(self, model: VideoClassifier, clips: int) -> Iterator[Place]:  # noqa: D102
         return places(model, clips)

@@ -39,6 +39,7 @@ class FoldGlobalKeyRewrite(Rewrite[Place]):
     """
 
     name = "fold_global_key"
+    targets = frozenset({"onnxruntime"})  # TensorRT multiplies in kernels that it needs anyway
     # Its matrices are made at run time, and runtimes have no integer product of such matrices.
     precisions = frozenset({"fp32", "fp16", "bf16"})
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from exporter.rewrite.places import Folded, Place, become, places
-from exporter.rewrite.rule import PRECISIONS, Refusal, Rewrite
+from exporter.rewrite.rule import Refusal, Rewrite
 from exporter.rewrite.rules.fold_norm import MeanOne, with_bias
 from model.attention import FastAttention
 from model.block import Block
@@ -166,8 +166,8 @@ class FrameWeightsRewrite(Rewrite[Place]):
 
     name = "frame_weights"
     folds_modules = True
-    # Its weights are stacked by frame, and runtimes have no integer product of stacked weights.
-    precisions = PRECISIONS - {"int8-symmetric"}
+    # TensorRT fuses no attention whose query is a product with weights that are stacked by frame.
+    targets = frozenset({"onnxruntime"})
     int8_below_dim = 384  # from there on integer products are ahead of it (ONNX Runtime)
 
     def find(self, model: VideoClassifier, clips: int) -> Iterator[Place]:  # noqa: D102

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from exporter.rewrite.places import Place, become, places
-from exporter.rewrite.rule import PRECISIONS, Refusal, Rewrite
+from exporter.rewrite.rule import Refusal, Rewrite
 from exporter.rewrite.rules.frame_weights import FrameWeights
 from model.attention import FastAttention, PerformerAttention
 from model.classifier import VideoClassifier
@@ -117,8 +117,7 @@ class HeadsFirstRewrite(Rewrite[Place]):
     """
 
     name = "heads_first"
-    # Its weights are stacked by head, and runtimes have no integer product of stacked weights.
-    precisions = PRECISIONS - {"int8-symmetric"}
+    targets = frozenset({"onnxruntime"})  # TensorRT has fewer kernels with `one_product`
     int8_below_dim = 384  # from there on integer products are ahead of it (ONNX Runtime)
 
     def find(self, model: VideoClassifier, clips: int) -> Iterator[Place]:  # noqa: D102

@@ -61,6 +61,7 @@ class PooledRotationRewrite(Rewrite[Place]):
     """
 
     name = "pooled_rotation"
+    targets = frozenset({"onnxruntime"})  # TensorRT has fewer kernels with `sum_pools`
 
     def find(self, model: VideoClassifier, clips: int) -> Iterator[Place]:  # noqa: D102
         return places(model, clips)

@@ -55,6 +55,19 @@ def between_casts(op, kind, *more, attributes=None, weights=()):
     )
 
 
+def written_attention(kind, width):
+    """Attention of tokens by themselves, written as products and a softmax."""
+    return graph(
+        ("Cast", ["x"], ["h"], {"to": kind}),
+        ("Transpose", ["h"], ["t"], {"perm": [0, 2, 1]}),
+        ("MatMul", ["h", "t"], ["l"]),
+        ("Softmax", ["l"], ["a"]),
+        ("MatMul", ["a", "h"], ["r"]),
+        ("Cast", ["r"], ["y"], {"to": FLOAT}),
+        inputs=(("x", FLOAT, [1, 8, width]),),
+    )
+
+
 def branch():
     node = helper.make_node("Constant", [], ["b"], value=numpy_helper.from_array(np.float32(1)))
     value = helper.make_tensor_value_info("b", FLOAT, [])
@@ -229,6 +242,9 @@ FIRES = {
     "float32-attention": {
         "opset 23": (graph(("Attention", ["x", "x", "x"], ["y"]), inputs=Q, opset=23), "Attention"),
         "opset 24": (graph(("Attention", ["x", "x", "x"], ["y"]), inputs=Q, opset=24), "Attention"),
+    },
+    "unfused-attention": {
+        "12 channels": (written_attention(HALF, 12), "a head has 12 channels"),
     },
     "attention": {
         "float16": (
@@ -457,6 +473,10 @@ QUIET = {
     "float32-attention": {
         "float16, which has a rule": FIRES["attention"]["float16"][0],
         "of a runtime": graph(("Attention", ["x", "x", "x"], ["y"], {"domain": "com.microsoft"})),
+    },
+    "unfused-attention": {
+        "64 channels in float16": written_attention(HALF, 64),
+        "float32 throughout": written_attention(FLOAT, 64),
     },
     "attention": {"float32, which has a rule": FIRES["float32-attention"]["opset 23"][0]},
     "not-in-tensorrt": {"static int8": quantised(np.int8(0))},
