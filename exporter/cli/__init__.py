@@ -21,6 +21,7 @@ from cyclopts import App, CycloptsError
 from exporter.cli import (
     advise,
     bench,
+    build,
     config_file,
     doctor,
     export,
@@ -66,6 +67,7 @@ def _examples(command: Callable[..., int]) -> str:
 
 for command in (
     export.export,
+    build.build,
     verify.verify,
     bench.bench,
     inspect.inspect,

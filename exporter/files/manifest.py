@@ -107,7 +107,7 @@ def read_manifest(
         require_file(directory, name)
     for name, expected in files.items() if unchanged else ():
         if (directory / name).is_file():
-            _check_hash(directory / name, expected)
+            check_hash(directory / name, expected)
     return manifest
 
 
@@ -119,7 +119,8 @@ def require_file(directory: Path, name: str) -> None:
         )
 
 
-def _check_hash(file: Path, expected: str) -> None:
+def check_hash(file: Path, expected: str) -> None:
+    """Raise `ManifestError` unless a file has this SHA-256."""
     if (got := sha256(file)) != expected:
         again = "build it again with tsformer build" if file.name == ENGINE else "export it again"
         raise ManifestError(

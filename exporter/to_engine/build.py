@@ -181,6 +181,7 @@ def build_engine(
     flavour: str,
     profile: BatchProfile | None = None,
     targets: tuple[str, ...] = (),
+    checked: bool = False,
     on_progress: OnProgress | None = None,
 ) -> EngineInfo:
     """Build an engine in a separate process. `engine_path` appears whole or not at all.
@@ -191,6 +192,7 @@ def build_engine(
         flavour: A key of `FLAVOURS`.
         profile: The batch sizes of a graph with a dynamic batch.
         targets: GPU architectures such as `sm86`, if the flavour takes targets.
+        checked: The graph is known to be valid; then no onnx is needed.
         on_progress: Called in this thread for every phase and step. An exception that it raises
             cancels the build, and so does Ctrl-C.
 
@@ -199,7 +201,9 @@ def build_engine(
     """
     report = on_progress or (lambda _: None)
     report(BuildProgress("Reading ONNX", 0, 1, 0.0))  # TensorRT reports no progress while it parses
-    _check_arguments(onnx_path, engine_path, flavour, targets)
+    _check_arguments(engine_path, flavour, targets)
+    if not checked:
+        _check_graph(onnx_path)
     partial = engine_path.with_name(f".{engine_path.name}.{os.getpid()}.partial")
     request = {
         "module": FLAVOURS[flavour].module,
@@ -219,11 +223,7 @@ def build_engine(
     return info
 
 
-def _check_arguments(
-    onnx_path: Path, engine_path: Path, flavour: str, targets: tuple[str, ...]
-) -> None:
-    import onnx  # imported here, because the import is slow and only a build needs it
-
+def _check_arguments(engine_path: Path, flavour: str, targets: tuple[str, ...]) -> None:
     _check_name("engine flavour", flavour, FLAVOURS)
     if targets and not FLAVOURS[flavour].takes_targets:
         raise EngineError(
@@ -234,6 +234,11 @@ def _check_arguments(
     folder = engine_path.parent
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise EngineError(f"cannot write {engine_path.name} to {folder}")
+
+
+def _check_graph(onnx_path: Path) -> None:
+    import onnx  # imported here, because the import is slow and only a build needs it
+
     try:
         # TensorRT reads garbage as an empty graph, without an error.
         onnx.checker.check_model(str(onnx_path))

@@ -12,8 +12,10 @@ import pytest
 
 from exporter.cli import main
 from exporter.errors import TritonError, UsageError
+from exporter.files.machines import Machine, Machines
 from exporter.files.manifest import read_manifest, sha256
 from exporter.inputs.video import normalise
+from exporter.results import Parity
 from exporter.triton.config import render
 from exporter.triton.plan import DEFAULT_QUEUE_DELAY, Serving, plan
 from model.config import Preprocessing
@@ -425,3 +427,38 @@ def test_the_options_in_the_examples_exist(capsys):
         lines = re.findall(rf"^tsformer {command} .*$", text, flags=re.MULTILINE)
         assert lines
         assert set(re.findall(r"--[a-z-]+", "".join(lines))) <= known
+
+
+class TestRecords:
+    """What machines recorded decides which engine is served."""
+
+    @pytest.fixture
+    def built(self, manifest):
+        """Make the manifest of an export whose TensorRT engine was built again, elsewhere."""
+        manifest["engine"] = {"flavour": "tensorrt", "version": "10.1", "sha256": "b" * 64}
+        manifest["files"]["model.engine"] = {"sha256": "b" * 64}
+        return manifest
+
+    def served(self, built, *rows, report=(ON_CPU,)):
+        files = {"tensorrt": "model.engine", "onnxruntime": "model.onnx"}
+        machines = Machines((Machine("orin", {}, rows, (), files),))
+        return plan(built, {"parity": report}, Serving("m"), machines)
+
+    def test_an_engine_proven_on_its_gpu_is_served(self, built):
+        assert "m_trt" in self.served(built).left_out
+        row = Parity("tensorrt", "cuda:0 a GPU", "fp32", "pass")
+        deployment = self.served(built, row)
+        assert [model.name for model in deployment.models] == ["m_onnx", "m_trt"]
+
+    def test_an_engine_that_failed_on_a_machine_is_left_out(self, built):
+        row = Parity("tensorrt", "cuda:0 a GPU", "fp32", "fail")
+        assert self.served(built, row).left_out == {"m_trt": "the engine failed its proof on orin"}
+
+    def test_the_report_of_another_engine_proves_nothing(self, built):
+        ran = {**ON_CPU, "runtime": "tensorrt", "device": "cuda:0", "verdict": "pass"}
+        assert "m_trt" in self.served(built, report=(ON_CPU, ran)).left_out
+
+    def test_a_graph_proven_on_cuda_is_served_there(self, built):
+        row = Parity("onnxruntime", "cuda:0 a GPU", "fp32", "pass")
+        (model,) = self.served(built, row).models
+        assert model.device == "cuda"
