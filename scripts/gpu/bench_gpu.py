@@ -1,98 +1,109 @@
-"""Time every runtime of a GPU machine on the same models and clips, side by side.
+"""Build, prove and time three attention types in four precisions on a machine with an NVIDIA GPU.
 
-    python scripts/gpu/bench_gpu.py --time-limit 500
-    python scripts/gpu/bench_gpu.py --device cpu --quick     runs the code on a CPU, tiny models
+    python scripts/gpu/bench_gpu.py --prepare       on any machine with torch: makes the exports
+    python scripts/gpu/bench_gpu.py                 on the GPU: at most 8 minutes; needs no torch
+    python scripts/gpu/bench_gpu.py --dry           on a CPU: tiny models, to try the script
+
+Exports that are not prepared are made first where torch is installed, within the same time limit.
+For each export the script runs `tsformer build`, `verify` and `bench`, and beside them, where torch
+is installed, the published model in eager mode and torch.compile. Cheap cells come first; what the
+time limit leaves out has a row with that reason. The results are one JSON file and one page.
 
 Set PYTHONPATH to the project's directory where tsformer is not installed.
-
-Times cover the device alone: CUDA events measure them, and clips and results stay on the device.
-The copy of the clips to the device has its own row. Each round times every runtime of a case
-once. A runtime that is missing, that fails, or that is skipped for lack of time has a row with
-the reason.
-
-The runtime "eager upstream semantics" computes the function of the published FastTimeSformer with
-this project's code. It does not run the published package.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
+import importlib.util
 import json
-import math
 import subprocess
 import sys
-import tempfile
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, fields
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from runtimes import RUNTIMES
-from subject import PRECISIONS, QUICK, Case, Sizes, Subject
-from timing import Deadline, Row, Status, describe_error, measure
+from cells import DRY, FULL, MECHANISMS, PRECISIONS, Cell, Sizes, cells
+from page import page
+from steps import Budget, Step, rows_of, run_command, run_step
 
 from exporter.machine import environment
-from model.config import MECHANISM_NAMES
+from exporter.runners.cuda import look_for_gpu
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTES = (
-    "eager upstream semantics: the published function in this project's code, not the package",
-    "errors: relative L2 of the logits against float64 eager of the same semantics and clips",
-    "fp16, bf16: as exported: products in it; tokens, norms, softmax, clips and logits in float32",
-    "times: milliseconds per batch, of the device alone; the copy of the clips is a row of its own",
-)
+NO_LIMIT = 1e6
+
+
+def export_cell(cell: Cell, sizes: Sizes, directory: Path, budget: Budget) -> Step | None:
+    """Make the export of a cell unless it is there."""
+    if (directory / "manifest.json").is_file():
+        return None
+    if importlib.util.find_spec("torch") is None:
+        reason = "it is not prepared, and torch is not installed: run with --prepare elsewhere"
+        return Step(cell.name, "export", "failed", reason=reason)
+    arguments = ["export", *cell.flags(sizes, directory), "--quiet"]
+    return run_command(budget, cell.name, cell.resolution**2, arguments)
+
+
+def measure(
+    cell: Cell, sizes: Sizes, exports: Path, budget: Budget, seconds: float
+) -> Iterator[Step]:
+    """Run the steps of a cell; a step that fails ends those that need it."""
+    directory, pixels = exports / cell.name, cell.resolution**2
+    made = export_cell(cell, sizes, directory, budget)
+    if made is not None:
+        yield made
+    if made is None or made.status == "done":
+        batches = ",".join(map(str, sizes.batches))
+        for command in (
+            ("build", directory, "--force"),
+            ("verify", directory, "--json"),
+            ("bench", directory, "--batch", batches, "--seconds", seconds, "--json"),
+        ):
+            yield run_command(budget, cell.name, pixels, command)
+    if cell.precision != "int8" and importlib.util.find_spec("torch"):
+        from peers import time_peers
+
+        for batch in sizes.batches:
+            yield run_step(
+                budget,
+                f"{cell.name}, batch {batch}",
+                "peers",
+                pixels * batch,
+                lambda batch=batch: time_peers(cell, sizes, batch, seconds),
+            )
 
 
 def measure_all(
-    cases: Sequence[Case],
-    runtimes: Sequence[str],
-    sizes: Sizes,
-    device: torch.device,
-    deadline: Deadline,
-) -> Iterator[list[Row]]:
-    """Yield the rows of each case; after the deadline each row says that it was left out."""
-    for case in cases:
-        rows = partial(_rows_of_all, case, runtimes)
-        if deadline.left() <= 0:
-            yield rows("left out", deadline.reason)
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                yield measure(Subject(case, sizes, device, Path(folder)), runtimes, deadline)
-            except Exception as error:  # for example out of memory; other cases may still work
-                yield rows("failed", describe_error(error))
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-
-
-def _rows_of_all(case: Case, runtimes: Sequence[str], status: Status, reason: str) -> list[Row]:
-    return [Row(**asdict(case), runtime=name, status=status, reason=reason) for name in runtimes]
-
-
-def describe(device: torch.device) -> dict[str, Any]:
-    """Describe the machine and the software that give the figures."""
-    git = ("git", "-C", str(ROOT))
-    facts = environment.describe() | {
-        "commit": _ask(*git, "rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_ask(*git, "status", "--porcelain")),
+    asked: argparse.Namespace, sizes: Sizes, budget: Budget
+) -> Iterator[dict[str, Any]]:
+    """Yield the content of the JSON file after every cell, because the run may be stopped early."""
+    content = {
+        "environment": environment.describe(),
+        "commit": _ask("git", "-C", str(ROOT), "rev-parse", "HEAD"),
+        "settings": asdict(sizes),
+        "limit_seconds": asked.time_limit,
+        "steps": [],
+        "rows": [],
+        "not_timed": [],
     }
-    if device.type == "cpu":
-        return facts | {"device": facts["cpu"], "threads": torch.get_num_threads()}
-    properties = torch.cuda.get_device_properties(device)
-    driver = _ask("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-    return facts | {
-        "device": properties.name,
-        "device_memory_gb": round(properties.total_memory / 2**30, 1),
-        "compute_capability": f"{properties.major}.{properties.minor}",
-        "driver": driver,
-        "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
-    }
+    for cell in cells(sizes, asked.mechanisms, asked.precisions):
+        steps = []
+        for step in measure(cell, sizes, asked.exports, budget, asked.seconds):
+            steps.append(step)
+            show(step)
+        content["steps"] += [
+            {name: fact for name, fact in asdict(step).items() if name != "found"} for step in steps
+        ]
+        content["rows"] += rows_of(cell.name, steps)
+        content["not_timed"] += [
+            {"cell": cell.name, **row} for step in steps for row in step.found.get("not_timed", ())
+        ]
+        content["seconds"] = round(time.monotonic() - budget.started, 1)
+        yield content
 
 
 def _ask(*command: str) -> str | None:
@@ -104,84 +115,59 @@ def _ask(*command: str) -> str | None:
     return done.stdout.strip()
 
 
-def write(out: Path, facts: Mapping[str, Any], rows: Sequence[Row]) -> None:
-    """Write everything to `out` as JSON, and the rows beside it as CSV."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    content = {**facts, "notes": NOTES, "rows": [asdict(row) for row in rows]}
-    out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    context = {name: facts["environment"][name] for name in ("date", "device", "commit")}
-    names = [*(field.name for field in fields(Row)), *context]
-    with out.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({**asdict(row), **context} for row in rows)
-
-
-def show(row: Row) -> None:
-    """Print one row."""
-    case = f"{row.mechanism:<11}{row.resolution:>4} px  batch {row.batch:<3}{row.precision}"
-    what = f"{row.status}: {row.reason}"
-    if row.p50_ms is not None:
-        speedup = f"{row.speedup:6.2f}x" if row.speedup else ""
-        error = f"error {row.rel_l2:.1e}" if row.rel_l2 is not None else row.reason
-        what = f"{row.p50_ms:9.3f} ms  {speedup}  {error}"
-    print(f"{case}  {row.runtime:<32}  {what}", flush=True)
+def show(step: Step) -> None:
+    """Print one line for a step."""
+    said = f"{step.cell:<32}{step.step:<8}{step.status:<9}{step.seconds:7.1f} s  {step.reason}"
+    print(said.rstrip(), flush=True)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Time every runtime of a GPU machine.")
-    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu")
-    parser.add_argument("--quick", action="store_true", help="tiny models, few rounds")
-    parser.add_argument("--time-limit", type=float, default=math.inf, metavar="SECONDS")
+    parser = argparse.ArgumentParser(description="Build, prove and time on an NVIDIA GPU.")
+    default = ROOT / "build" / "gpu"
+    parser.add_argument("exports", type=Path, nargs="?", default=default, help=str(default))
+    parser.add_argument("--prepare", action="store_true", help="make the exports only")
+    parser.add_argument("--dry", action="store_true", help="tiny models, also without a GPU")
+    parser.add_argument("--time-limit", type=float, default=480.0, metavar="SECONDS")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of timing for each batch")
     parser.add_argument("--out", type=Path, default=ROOT / "scripts" / "results" / "gpu.json")
-    for name, choices in (
-        ("--mechanisms", MECHANISM_NAMES),
-        ("--precisions", PRECISIONS),
-        ("--runtimes", RUNTIMES),
-    ):
-        parser.add_argument(name, nargs="+", choices=list(choices), default=list(choices))
-    parser.add_argument("--resolutions", nargs="+", type=int, help="default: 224 512; quick: 32")
-    parser.add_argument("--batches", nargs="+", type=int, default=[16, 1])
+    for name, choices in (("--mechanisms", MECHANISMS), ("--precisions", PRECISIONS)):
+        parser.add_argument(name, nargs="+", choices=choices, default=choices)
     return parser.parse_args(arguments)
+
+
+def prepare(asked: argparse.Namespace, sizes: Sizes) -> int:
+    """Make the exports; return 0 if all are there."""
+    made = [
+        export_cell(cell, sizes, asked.exports / cell.name, Budget(NO_LIMIT))
+        for cell in cells(sizes, asked.mechanisms, asked.precisions)
+    ]
+    failed = [step for step in made if step is not None and step.status != "done"]
+    for step in failed:
+        show(step)
+    print(f"{len(made) - len(failed)} of {len(made)} exports are in {asked.exports}")
+    return int(bool(failed))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write; return 0 if at least one runtime was timed."""
     asked = parse(arguments)
-    device = torch.device(asked.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        print("no CUDA device; --device cpu --quick tries the script without one", file=sys.stderr)
+    sizes = DRY if asked.dry else FULL
+    if asked.prepare:
+        return prepare(asked, sizes)
+    gpu = look_for_gpu()
+    if gpu.gpu is None and not asked.dry:
+        print(f"{gpu.why_not}; --dry tries the script without one", file=sys.stderr)
         return 2
-    deadline = Deadline(asked.time_limit)
-    sizes = QUICK if asked.quick else Sizes()
-    cases = [
-        Case(mechanism, resolution, batch, precision)
-        for resolution in asked.resolutions or ([32] if asked.quick else [224, 512])
-        for batch in asked.batches
-        for precision in asked.precisions
-        for mechanism in asked.mechanisms
-    ]
-    facts = {"environment": describe(device), "settings": asdict(sizes)}
-    rows: list[Row] = []
-    with torch.no_grad(), on_own_stream(device):
-        for made in measure_all(cases, asked.runtimes, sizes, device, deadline):
-            rows += made
-            write(asked.out, facts, rows)  # after every case, because the run may be stopped early
-            for row in made:
-                show(row)
-    counts = Counter(row.status for row in rows)
-    print(", ".join(f"{count} {status}" for status, count in counts.items()))
-    print(f"{asked.out} and .csv")
-    return 0 if counts["timed"] else 1
-
-
-def on_own_stream(device: torch.device) -> AbstractContextManager[object]:
-    """Select a stream other than the default; CUDA graphs and TensorRT cannot use the default."""
-    if device.type == "cpu":
-        return nullcontext()
-    torch.cuda.set_device(device)
-    return torch.cuda.stream(torch.cuda.Stream(device))
+    content: dict[str, Any] = {"rows": []}
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    for content in measure_all(asked, sizes, Budget(asked.time_limit)):
+        asked.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        asked.out.with_suffix(".md").write_text(page(content), encoding="utf-8")
+    counts = Counter(step["status"] for step in content.get("steps", ()))
+    print(", ".join(f"{count} steps {status}" for status, count in counts.items()))
+    print(f"{asked.out} and .md")
+    return 0 if content["rows"] else 1
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""Test scripts/gpu/bench_gpu.py: a whole run on a CPU, and the parts that need no GPU."""
+"""Test scripts/gpu/bench_gpu.py: a whole dry run, the time limit, and the page."""
 
-import csv
 import json
 import sys
+import time
 from collections import Counter
-from dataclasses import fields
 
 import pytest
 import torch
@@ -16,8 +15,8 @@ def bench_gpu(script):
 
 
 @pytest.fixture(scope="module")
-def timing(bench_gpu):
-    return sys.modules["timing"]
+def steps(bench_gpu):
+    return sys.modules["steps"]
 
 
 @pytest.fixture
@@ -27,139 +26,183 @@ def tf32_kept():
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
-def subject_of(bench_gpu, tmp_path, precision="fp32", mechanism="regular"):
-    case = bench_gpu.Case(mechanism, 32, 2, precision)
-    return bench_gpu.Subject(case, bench_gpu.QUICK, torch.device("cpu"), tmp_path)
+LATENCY = {
+    "runtime": "onnxruntime",
+    "device": "cpu",
+    "precision": "fp32",
+    "p50_ms": 2.0,
+    "p90_ms": 3.0,
+    "p99_ms": 4.0,
+    "clips_per_s": 500.0,
+    "runs": 10,
+    "samples_ms": [2.0, 2.0],
+}
+MISSED = {"runtime": "tensorrt_rtx", "device": "none", "batch": 1, "reason": "no | GPU"}
+
+
+@pytest.fixture
+def commands(monkeypatch, steps):
+    """Run `export` and `verify` for real; stand in for `build` and `bench`."""
+    run, real = [], steps.main
+
+    def main(words):
+        run.append(words)
+        if words[0] == "build":
+            return 0
+        if words[0] == "bench":
+            batches = words[words.index("--batch") + 1].split(",")
+            rows = [LATENCY | {"batch": int(batch)} for batch in batches]
+            sys.stdout.write(json.dumps({"latency": rows, "not_timed": [MISSED]}))
+            return 0
+        return real(words)
+
+    monkeypatch.setattr(steps, "main", main)
+    return run
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch, compiling
-def test_a_run_on_a_cpu_writes_json_and_csv(bench_gpu, timing, tmp_path, capsys, tf32_kept):
+def test_a_dry_run_writes_json_and_a_page(
+    bench_gpu, commands, tmp_path, capsys, monkeypatch, tf32_kept
+):
     out = tmp_path / "new" / "gpu.json"
-    flags = ["--device", "cpu", "--quick", "--mechanisms", "fastformer", "--batches", "2"]
-    assert bench_gpu.main([*flags, "--precisions", "fp32", "bf16", "--out", str(out)]) == 0
+    flags = ["--dry", "--mechanisms", "fastformer", "--precisions", "fp32"]
+    flags = [str(tmp_path / "exports"), *flags, "--seconds", "0", "--out", str(out)]
+    assert bench_gpu.main(flags) == 0
 
     content = json.loads(out.read_text())
-    rows = {(row["precision"], row["runtime"]): row for row in content["rows"]}
-    asked = {*bench_gpu.RUNTIMES, timing.COPY}
-    assert set(rows) == {(p, name) for p in ("fp32", "bf16") for name in asked}
-    timed = [row for row in content["rows"] if row["status"] == "timed"]
-    for row in timed:
-        assert 0 < row["p10_ms"] <= row["p50_ms"] <= row["p90_ms"]
-        assert row["clips_per_s"] == pytest.approx(2e3 / row["p50_ms"])
-        assert row["runs"] == timing.MIN_ROUNDS
-    for row in content["rows"]:
-        assert (row["status"] == "timed") is (row["p50_ms"] is not None)
-        assert row["status"] == "timed" or row["reason"]
-    for name in (timing.PUBLISHED, "eager", "torch.compile", "onnxruntime"):
-        assert rows["fp32", name]["status"] == "timed"
-        assert rows["fp32", name]["rel_l2"] < 1e-5
-    assert 1e-5 < rows["bf16", "eager"]["rel_l2"] < 0.1
-    assert rows["fp32", timing.PUBLISHED]["speedup"] == 1.0
-    assert rows["fp32", timing.COPY]["speedup"] is None
-    assert rows["fp32", "eager, CUDA graph"]["reason"] == "needs a CUDA device"
-    facts = content["environment"]
-    assert {"date", "device", "commit", "packages", "threads"} <= set(facts)
-
-    with out.with_suffix(".csv").open() as file:
-        lines = list(csv.DictReader(file))
-    assert len(lines) == len(rows)
-    assert [name for name in lines[0] if name not in {"date", "device", "commit"}] == [
-        field.name for field in fields(bench_gpu.Row)
+    done = [(step["cell"], step["step"]) for step in content["steps"] if step["status"] == "done"]
+    assert done == [
+        *(("fastformer-32-fp32", name) for name in ("export", "build", "verify", "bench")),
+        *((f"fastformer-32-fp32, batch {n}", "peers") for n in (1, 2)),
     ]
-    said = capsys.readouterr().out
-    for status, count in Counter(row["status"] for row in content["rows"]).items():
-        assert f"{count} {status}" in said
+    rows = {(row["runtime"], row["batch"]): row for row in content["rows"]}
+    peers = ("published", "eager", "torch.compile")
+    assert set(rows) == {(name, n) for name in ("onnxruntime", *peers) for n in (1, 2)}
+    ours = rows["onnxruntime", 2]
+    assert (ours["verdict"], ours["p50_ms"]) == ("pass", 2.0)
+    assert ours["rel_l2"] < 1e-5
+    assert "samples_ms" not in ours
+    eager = rows["eager", 1]
+    assert 0 < eager["rel_l2"] < 1e-5
+    assert 0 < eager["p50_ms"] <= eager["p99_ms"]
+    assert eager["clips_per_s"] == pytest.approx(1e3 / eager["p50_ms"])
+    reasons = {row["runtime"]: row["reason"] for row in content["not_timed"]}
+    assert reasons == {
+        "tensorrt_rtx": "no | GPU",
+        "torch.compile, CUDA graph": "needs a CUDA device",
+    }
+    assert {"gpu", "cuda", "date", "packages"} <= set(content["environment"])
+
+    page = out.with_suffix(".md").read_text()
+    assert "| fastformer-32-fp32 | 2 | onnxruntime (cpu) | host to host | 2.000 | 4.000 |" in page
+    assert "no / GPU" in page
+    assert f"{len(content['steps'])} steps done" in capsys.readouterr().out
+    assert ["build", str(tmp_path / "exports" / "fastformer-32-fp32"), "--force"] in commands
+
+    commands.clear()  # the export is there
+    monkeypatch.setattr(bench_gpu.importlib.util, "find_spec", lambda name: None)  # no torch
+    assert bench_gpu.main(flags) == 0
+    assert [words[0] for words in commands] == ["build", "verify", "bench"]
 
 
-def test_after_the_time_limit_every_row_is_left_out(bench_gpu, tmp_path, capsys):
+def test_the_cells_come_in_the_order_of_their_cost(bench_gpu):
+    found = bench_gpu.cells(bench_gpu.FULL)
+    assert len(found) == 2 * 4 * 3
+    assert [cell.resolution for cell in found] == [224] * 12 + [512] * 12
+    assert found[0].name == "fastformer-224-fp16"
+    assert found[-1].name == "performer-512-int8"
+
+
+def test_after_the_time_limit_every_step_is_left_out(bench_gpu, commands, tmp_path, capsys):
     out = tmp_path / "gpu.json"
-    flags = ["--device", "cpu", "--quick", "--time-limit", "0", "--out", str(out)]
+    flags = [str(tmp_path), "--dry", "--time-limit", "0", "--out", str(out)]
     assert bench_gpu.main(flags) == 1
-
-    rows = json.loads(out.read_text())["rows"]
-    assert len(rows) == 3 * 2 * 4 * len(bench_gpu.RUNTIMES)
-    assert {(row["status"], row["reason"]) for row in rows} == {("left out", "time limit of 0 s")}
-    assert f"{len(rows)} left out" in capsys.readouterr().out
-
-
-def test_a_runtime_slower_than_the_time_left_is_left_out(bench_gpu, timing, tmp_path, tf32_kept):
-    deadline = bench_gpu.Deadline(100.0)
-    deadline.note("torch.compile", 1000.0)
-    deadline.note("eager", 0.1)
-    with torch.no_grad():
-        rows = bench_gpu.measure(
-            subject_of(bench_gpu, tmp_path), ["eager", "torch.compile"], deadline
-        )
-    status = {row.runtime: row.status for row in rows}
-    assert status == {"eager": "timed", timing.COPY: "timed", "torch.compile": "left out"}
+    found = json.loads(out.read_text())["steps"]
+    assert {(step["status"], step["reason"]) for step in found} == {
+        ("left out", "time limit of 0 s")
+    }
+    assert commands == []
+    assert f"{len(found)} steps left out" in capsys.readouterr().out
 
 
-def test_a_runtime_that_fails_is_a_row_with_the_reason(
-    bench_gpu, timing, tmp_path, monkeypatch, tf32_kept
-):
-    def explode(_subject):
-        raise RuntimeError("no\n  memory")
+def test_a_step_that_runs_into_the_limit_is_interrupted(steps, monkeypatch):
+    def busy(_words):
+        try:
+            time.sleep(30)
+        except KeyboardInterrupt:
+            return 130  # as the command does
+        return 0
 
-    def missing(_subject):
-        raise timing.UnavailableError("not here")
-
-    def not_a_number(subject):
-        return lambda: torch.full((2, 2), torch.nan)
-
-    runtimes = {"bad": explode, "absent": missing, "nan": not_a_number}
-    monkeypatch.setattr(timing, "RUNTIMES", runtimes)
-    with torch.no_grad():
-        rows = bench_gpu.measure(
-            subject_of(bench_gpu, tmp_path), list(runtimes), bench_gpu.Deadline(100.0)
-        )
-    said = {row.runtime: (row.status, row.reason) for row in rows}
-    assert said["bad"] == ("failed", "RuntimeError: no memory")
-    assert said["absent"] == ("missing", "not here")
-    assert said["nan"] == ("timed", "the logits are not finite")
-    assert all(row.rel_l2 is None for row in rows)
+    monkeypatch.setattr(steps, "main", busy)
+    budget = steps.Budget(0.3)
+    step = steps.run_command(budget, "cell", 1, ["build", "x"])
+    assert (step.status, step.reason) == ("left out", "time limit of 0.3 s")
+    assert step.seconds < 5
 
 
-def test_a_case_that_fails_does_not_end_the_run(bench_gpu, monkeypatch):
-    def explode(*_):
-        raise MemoryError("too large")
+def test_ctrl_c_ends_the_run(steps):
+    def interrupt():
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(bench_gpu, "Subject", explode)
-    cases = [bench_gpu.Case("regular", 32, 1, precision) for precision in ("fp32", "fp16")]
-    made = bench_gpu.measure_all(
-        cases, ["eager"], bench_gpu.QUICK, torch.device("cpu"), bench_gpu.Deadline(100.0)
-    )
-    assert [row.reason for rows in made for row in rows] == ["MemoryError: too large"] * 2
+    with pytest.raises(KeyboardInterrupt):
+        steps.run_step(steps.Budget(100.0), "cell", "build", 1, interrupt)
 
 
-def test_the_order_of_runtimes_rotates(bench_gpu, timing, tmp_path):
-    order = []
-    runs = {name: lambda name=name: order.append(name) for name in "abc"}
-    subject = subject_of(bench_gpu, tmp_path)
-    seconds = timing.time_rounds(runs, subject, bench_gpu.Deadline(100.0))
-    assert order[:9] == list("abcbcacab")
-    assert {name: len(taken) for name, taken in seconds.items()} == dict.fromkeys("abc", 5)
+def test_a_step_that_would_take_longer_than_is_left_is_left_out(steps):
+    budget = steps.Budget(100.0)
+    budget.note("build", 224**2, 30.0)
+    ran = []
+
+    def work():
+        ran.append(1)
+        return "done", "", {}
+
+    assert steps.run_step(budget, "cell", "build", 512**2, work).status == "left out"
+    assert steps.run_step(budget, "cell", "build", 224**2, work).status == "done"
+    assert steps.run_step(budget, "cell", "verify", 512**2, work).status == "done"
+    assert len(ran) == 2
 
 
-def test_known_times_give_known_figures(timing):
-    seconds = [0.001 * (1 + i) for i in range(11)]
-    figures = timing.summarize(seconds, 4, [2 * second for second in seconds])
-    assert figures == pytest.approx(
-        {
-            "p10_ms": 2.0,
-            "p50_ms": 6.0,
-            "p90_ms": 10.0,
-            "clips_per_s": 4 / 0.006,
-            "runs": 11,
-            "speedup": 2.0,
-        }
-    )
+def test_a_step_that_fails_has_its_reason(steps, monkeypatch):
+    def main(words):
+        if words[0] == "verify":
+            sys.stdout.write(json.dumps({"parity": []}))
+            return 5
+        sys.stderr.write("tsformer: engine: no\n  memory\n")
+        return 4
+
+    monkeypatch.setattr(steps, "main", main)
+    budget = steps.Budget(100.0)
+    step = steps.run_command(budget, "cell", 1, ["build", "x"])
+    assert (step.status, step.reason) == ("failed", "tsformer: engine: no memory")
+    step = steps.run_command(budget, "cell", 1, ["verify", "x", "--json"])
+    assert (step.status, step.found) == ("done", {"parity": []})  # a verdict is a result
+
+    def explode():
+        raise MemoryError("too\nlarge")
+
+    step = steps.run_step(budget, "cell", "peers", 1, explode)
+    assert (step.status, step.reason) == ("failed", "MemoryError: too large")
+
+
+def test_without_torch_an_export_must_be_prepared(bench_gpu, commands, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_gpu.importlib.util, "find_spec", lambda name: None)
+    out = tmp_path / "gpu.json"
+    flags = ["--mechanisms", "regular", "--precisions", "fp32", "--out", str(out)]
+    assert bench_gpu.main([str(tmp_path), "--dry", *flags]) == 1
+    (step,) = json.loads(out.read_text())["steps"]
+    assert (step["step"], step["status"]) == ("export", "failed")
+    assert "--prepare" in step["reason"]
+    assert bench_gpu.main([str(tmp_path), "--dry", "--prepare", *flags]) == 1
 
 
 @pytest.mark.parametrize("mechanism", ["regular", "performer", "fastformer"])
-def test_a_typed_model_has_the_types_of_an_export(bench_gpu, tmp_path, mechanism):
-    subject = subject_of(bench_gpu, tmp_path, "bf16", mechanism)
-    model = subject.typed_model()
+def test_a_peer_has_the_types_of_an_export(bench_gpu, script, mechanism):
+    peers = script("peers")
+    cell = bench_gpu.Cell(mechanism, 32, "bf16")
+    subject = peers.Subject(cell, bench_gpu.DRY, 2, torch.device("cpu"))
+    model = subject.typed_model("paper")
     kinds = {type(m).__name__: m.weight.dtype for m in model.modules() if hasattr(m, "weight")}
     assert kinds["RoundedLinear"] == torch.bfloat16
     assert kinds["LayerNorm"] == torch.float32
@@ -168,16 +211,31 @@ def test_a_typed_model_has_the_types_of_an_export(bench_gpu, tmp_path, mechanism
         assert subject.truth("paper").dtype == torch.float64
 
 
-@pytest.mark.parametrize(
-    ("precision", "tf32"), [("fp32", False), ("tf32", True), ("fp16", False), ("bf16", False)]
-)
-def test_tf32_is_on_only_for_precision_tf32(bench_gpu, tmp_path, tf32_kept, precision, tf32):
-    bench_gpu.measure(subject_of(bench_gpu, tmp_path, precision), [], bench_gpu.Deadline(100.0))
-    assert torch.backends.cuda.matmul.allow_tf32 is tf32
-    assert torch.backends.cudnn.allow_tf32 is tf32
+def test_a_peer_that_fails_is_a_row_with_the_reason(bench_gpu, script, monkeypatch, tf32_kept):
+    peers = script("peers")
+
+    def explode(_subject, _semantics):
+        raise RuntimeError("no\n  compiler")
+
+    table = {"eager": peers.PEERS["eager"], "bad": (explode, "paper", False)}
+    monkeypatch.setattr(peers, "PEERS", table)
+    cell = bench_gpu.Cell("regular", 32, "fp32")
+    status, _, found = peers.time_peers(cell, bench_gpu.DRY, 1, 0.0)
+    assert status == "done"
+    assert Counter(row["runtime"] for row in found["latency"]) == {"eager": 1}
+    assert found["latency"][0]["rel_l2"] < 1e-5
+    assert [row["reason"] for row in found["not_timed"]] == ["RuntimeError: no compiler"]
+    assert torch.backends.cuda.matmul.allow_tf32 is False
 
 
-def test_without_a_gpu_the_error_names_the_cpu_flags(bench_gpu, capsys, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_without_a_gpu_the_error_names_the_dry_run(bench_gpu, capsys, without_gpu):
     assert bench_gpu.main([]) == 2
-    assert "--device cpu --quick" in capsys.readouterr().err
+    assert "this machine has no NVIDIA GPU; --dry" in capsys.readouterr().err
+
+
+@pytest.fixture
+def without_gpu(monkeypatch, bench_gpu):
+    status = bench_gpu.look_for_gpu().__class__(
+        None, seen=False, reason="this machine has no NVIDIA GPU"
+    )
+    monkeypatch.setattr(bench_gpu, "look_for_gpu", lambda: status)
