@@ -119,6 +119,7 @@ def test_a_changed_graph_is_refused(directory, clip, capsys):
 
 def test_an_engine_without_a_gpu_is_one_line(directory, clip, capsys, without_gpu):
     change(directory, engine={"flavour": "tensorrt_rtx", "status": "built, not executed"})
+    (directory / "model.engine").write_bytes(b"vtrt")
     code, out, err = run(capsys, directory, clip, "--device", "engine")
     assert (code, out) == (4, "")
     assert err.startswith("tsformer: runtime: tensorrt_rtx: the engine is built, but can be ")
