@@ -72,6 +72,13 @@ class CheckpointInputError(TsformerError):
     exit_code = 3
 
 
+class HubError(TsformerError):
+    """An export could not be uploaded to the Hugging Face hub."""
+
+    stage = "hub"
+    exit_code = 4
+
+
 class VideoError(TsformerError):
     """A clip could not be read or is not a video."""
 

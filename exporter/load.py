@@ -11,12 +11,14 @@ import torch
 
 from exporter.errors import CheckpointInputError, UsageError
 from exporter.files.manifest import hash_checkpoint
+from exporter.hub import Snapshot, fetch, parse_name
 from exporter.rewrite.pixels import take_pixels
 from exporter.spec import DEFAULT_FAMILY, MODEL_ARGUMENTS, ExportSpec
 from model import load_checkpoint
 from model.checkpoint import FAMILIES
 from model.classifier import VideoClassifier
 from model.config import FRESH, PRESETS, ConfigError, check_choice
+from model.families.huggingface_directory import find_base
 from model.weights_file import CheckpointError
 
 _PRESET_FAMILY = "facebookresearch"
@@ -76,10 +78,34 @@ def _load_trained(spec: ExportSpec, given: Mapping[str, Any]) -> VideoClassifier
         raise UsageError(f"--model {spec.model} names sizes, but --checkpoint has its own")
     config = {**spec.config, **given}
     semantics = config.pop("semantics", None)
+    path, snapshot = locate(spec.checkpoint)
     try:
-        return load_checkpoint(spec.checkpoint, spec.model, config, semantics)
+        if base := config.get("base_model") or find_base(path):
+            config["base_model"] = _locate_base(str(base), path)
+        model = load_checkpoint(path, spec.model, config, semantics, spec.weights)
     except CheckpointError as error:
         raise CheckpointInputError(str(error)) from error
+    if snapshot is not None:
+        model.notes = (f"checkpoint {snapshot.pinned} of the hub", *model.notes)
+    return model
+
+
+def locate(checkpoint: Path) -> tuple[Path, Snapshot | None]:
+    """Return where a checkpoint lies; one of the hub is downloaded, and its snapshot returned.
+
+    Raises:
+        CheckpointInputError: if the repository of the hub cannot be read.
+    """
+    name = parse_name(checkpoint)
+    if name is None:
+        return checkpoint, None
+    snapshot = fetch(name)
+    return snapshot.directory, snapshot
+
+
+def _locate_base(base: str, adapter: Path) -> str:
+    """Return the directory of the model that an adapter changes, from the hub if need be."""
+    return base if (adapter / base).is_dir() else str(locate(Path(base))[0])
 
 
 def load_exported(
@@ -111,7 +137,10 @@ def resolve(spec: ExportSpec, model: VideoClassifier) -> dict[str, Any]:
         "config": _what_else_config_says(spec, model),
     }
     if spec.checkpoint:
-        known["checkpoint_sha256"] = hash_checkpoint(spec.checkpoint)
+        path, snapshot = locate(spec.checkpoint)
+        known["checkpoint_sha256"] = hash_checkpoint(path)
+        if snapshot is not None:
+            known |= {"checkpoint": snapshot.pinned, "checkpoint_commit": snapshot.commit}
     return spec.to_dict() | known
 
 
@@ -130,7 +159,7 @@ def check_same_checkpoint(spec: ExportSpec, recorded: Mapping[str, Any]) -> None
     """Raise `CheckpointInputError` unless the checkpoint has the recorded hash."""
     if spec.checkpoint is None:
         return
-    if not spec.checkpoint.exists():
+    if parse_name(spec.checkpoint) is None and not spec.checkpoint.exists():
         raise CheckpointInputError(
             f"{spec.checkpoint} is missing", remedy="say where it is with --checkpoint"
         )
@@ -140,7 +169,10 @@ def check_same_checkpoint(spec: ExportSpec, recorded: Mapping[str, Any]) -> None
             got=spec.checkpoint,
             remedy="leave --checkpoint away",
         )
-    got, expected = hash_checkpoint(spec.checkpoint), recorded["checkpoint_sha256"]
+    path, snapshot = locate(spec.checkpoint)
+    if snapshot is not None and snapshot.commit == recorded.get("checkpoint_commit"):
+        return  # a commit means the same files, whatever else lies in the cache
+    got, expected = hash_checkpoint(path), recorded["checkpoint_sha256"]
     if got != expected:
         raise CheckpointInputError(
             f"{spec.checkpoint} is not the checkpoint that was exported",

@@ -92,7 +92,13 @@ class ExportSpec:
         None, "Side of a patch in pixels (default 16).", model=True, graph=12
     )
     checkpoint: Path | None = option(
-        None, "A trained model: a file or a Hugging Face directory.", path=True
+        None,
+        "A trained model: a file, a Hugging Face directory, or a name of its hub,\n"
+        "organisation/name[@revision].",
+        path=True,
+    )
+    weights: str | None = option(
+        None, "Weights of a file that holds several: plain (default), ema, or their path in it."
     )
     config: Mapping[str, Any] = option(
         {}, "JSON file (or text) with what the checkpoint does not tell.", whole=True
@@ -221,10 +227,10 @@ class ExportSpec:
         if self.eval and self.mask:
             why = "labelled clips come without masks"
             raise UsageError(f"--eval does not go with --mask: {why}", remedy="leave one away")
-        if self.config and self.checkpoint is None:
-            raise UsageError(
-                "--config describes a checkpoint, and none is given", remedy="add --checkpoint PATH"
-            )
+        for name in ("config", "weights"):
+            if getattr(self, name) and self.checkpoint is None:
+                why = f"--{name} describes a checkpoint, and none is given"
+                raise UsageError(why, remedy="add --checkpoint PATH")
 
     def _accept_plain_paths(self) -> None:
         """Accept strings as paths, and one value for several: users write specs by hand."""

@@ -27,6 +27,7 @@ ORDER = (
     "exporter.spec",
     "exporter.results",
     "exporter.files",
+    "exporter.hub",
     "exporter.inputs",
     "exporter.graph",
     "exporter.lint",

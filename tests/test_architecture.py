@@ -48,6 +48,7 @@ OWNERS = {
     "tensorrt_rtx": TENSORRT_OWNERS,
     "tensorrt_bindings": TENSORRT_OWNERS,
     "openvino": {"exporter.machine.environment"},
+    "huggingface_hub": {"exporter.hub"},
     "matplotlib": {"exporter.report.drawing"},
 }
 # Rooms and modules that run without torch.
@@ -58,6 +59,7 @@ WITHOUT_TORCH = (
     "exporter.spec",
     "exporter.results",
     "exporter.files",
+    "exporter.hub",
     "exporter.inputs.clips",
     "exporter.inputs.colour",
     "exporter.inputs.container",

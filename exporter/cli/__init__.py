@@ -29,6 +29,7 @@ from exporter.cli import (
     ladder,
     lint,
     predict,
+    push,
     sweep,
     triton,
     tune_precision,
@@ -78,6 +79,7 @@ for command in (
     sweep.sweep,
     advise.advise,
     triton.triton,
+    push.push,
     doctor.doctor,
 ):
     app.command(command, help_epilogue=_examples(command))
