@@ -114,6 +114,8 @@ def describe_published(
             "std": family.preprocessing.std,
         }
         notes += (f"preprocessing of the {family.name} data loader assumed",)
+    if config.num_classes == 0:
+        notes += ("no classifier: the output is the class token after the last norm, (b, dim)",)
     if sampling := settings.sampling():
         notes += (f"trained on frames {sampling.value} apart in the source, by {sampling.where}",)
     return described, notes
