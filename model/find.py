@@ -30,17 +30,14 @@ _EMA = re.compile(
 class Candidate:
     """A model inside a file: the path before its keys, its family, or its own configuration.
 
-    `family` is `None` for a state dict of ours, whose configuration is `signature`.
+    `family` is `None` for a state dict of ours, whose configuration is `signature`. The `kind` says
+    whether the weights are an average over the training steps (`ema`), or `plain`.
     """
 
     prefix: str
+    kind: str
     family: Family | None
     signature: Any = None
-
-    @property
-    def kind(self) -> str:
-        """Whether the weights are an average over the training steps (`ema`), or `plain`."""
-        return KINDS[bool(_EMA.search(self.prefix))]
 
     @property
     def description(self) -> str:
@@ -65,7 +62,7 @@ def find_models(
         check_choice("checkpoint family", name, families)
     sought = families if name is None else {name: families[name]}
     found = {
-        prefix: Candidate(prefix, None, signature)
+        prefix: Candidate(prefix, _kind(prefix, weights), None, signature)
         for path, signature in weights.signatures.items()
         for prefix in [f"{path}." if path else ""]
         if any(key.startswith(prefix) for key in weights.state)
@@ -76,7 +73,8 @@ def find_models(
             match = pattern.fullmatch(key)
             if match is None or _OPTIMIZER.search(match[1]):
                 continue
-            other = found.setdefault(match[1], Candidate(match[1], family)).family
+            each = Candidate(match[1], _kind(match[1], weights), family)
+            other = found.setdefault(match[1], each).family
             if other not in (None, family):
                 raise ConfigError(
                     f"keys of {other.name} and {family.name} are mixed: {_keys(weights)}"
@@ -94,14 +92,16 @@ def choose(
     Args:
         found: The models of a file.
         weights: The file.
-        which: `plain`, `ema` or the path of a model; `None` for the plain weights.
+        which: `plain`, `ema` or the path of a model; `None` for the plain weights, or for what
+            mmengine itself loads.
 
     Raises:
         ConfigError: if there is no such model, or several are left.
     """
     labels = ", ".join(each.description for each in found)
     if which is None:
-        kept = [each for each in found if each.kind == KINDS[0]] or list(found)
+        default = KINDS[_is_swapped(weights)]
+        kept = [each for each in found if each.kind == default] or list(found)
     else:
         kept = [each for each in found if each.kind == which] if which in KINDS else []
         kept = kept or [each for each in found if each.label == which]
@@ -123,6 +123,18 @@ def choose(
     return kept[0], (
         f"weights of {kept[0].label} ({kept[0].kind}) taken, {told}; the file also holds {others}: "
         "choose with --weights",
+    )
+
+
+def _kind(prefix: str, weights: WeightsFile) -> str:
+    averaged = bool(_EMA.search(prefix))
+    return KINDS[averaged != _is_swapped(weights)]
+
+
+def _is_swapped(weights: WeightsFile) -> bool:
+    """Whether mmengine wrote the file: it saves the average as `state_dict`."""
+    return "meta.mmengine_version" in weights.settings and any(
+        key.startswith("ema_state_dict.") for key in weights.state
     )
 
 

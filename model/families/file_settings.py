@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -30,6 +31,7 @@ _SAMPLING = ("sampling_rate", "frame_interval", "frame_stride")
 _TRAINING = re.compile(
     r"(?i)(^|\.)(optimizer\w*|lr_schedulers?|callbacks|loops|scheduler\w*)(\.|$)"
 )
+_NO_LITERAL = (ValueError, TypeError, SyntaxError, RecursionError, MemoryError)
 _LINE = re.compile(r"( *)(- )?(?:([\w.]+):)? *(.*?) *$")
 
 
@@ -41,7 +43,8 @@ class Settings:
     """
 
     def __init__(self, weights: WeightsFile) -> None:
-        self.values = dict(_read_texts(weights.settings))
+        with warnings.catch_warnings(action="ignore"):  # of Python, about texts that are none
+            self.values = dict(_read_texts(weights.settings))
 
     def told(self) -> dict[str, Told]:
         """Return the configuration values that the settings tell."""
@@ -153,7 +156,7 @@ def _read_python(path: str, text: str) -> list[tuple[str, Any]]:
     """Read the literals of assignments and keywords of Python text, which is never run."""
     try:
         nodes = list(ast.walk(ast.parse(text)))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except _NO_LITERAL:
         return []
     found = []
     for number, node in enumerate(nodes):
@@ -166,7 +169,7 @@ def _read_python(path: str, text: str) -> list[tuple[str, Any]]:
             keys = (key.value if isinstance(key, ast.Constant) else None for key in node.keys)
             pairs = list(zip(keys, node.values, strict=True))
         for name, expression in pairs:
-            with contextlib.suppress(ValueError, TypeError):  # no literal
+            with contextlib.suppress(*_NO_LITERAL):
                 value = ast.literal_eval(expression) if name and expression else None
                 value = list(value) if isinstance(value, tuple) else value
                 found.append((f"{path}.{number}.{name}", value))
@@ -197,5 +200,5 @@ def _read_yaml(path: str, text: str) -> Iterator[tuple[str, Any]]:
 def _scalar(text: str) -> Any:  # noqa: ANN401
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
+    except _NO_LITERAL:
         return text

@@ -23,4 +23,7 @@ def from_paddle(weights: WeightsFile) -> WeightsFile:
         "linear maps of PaddlePaddle transposed; norm_eps 1e-06 assumed, as in the configurations "
         "of PaddleVideo: give norm_eps with --config if yours differs"
     )
-    return replace(weights, state=state, notes=(*weights.notes, note))
+    notes = (*weights.notes, note)
+    if "blocks.0.attn.qkv.bias" not in state:
+        notes += ("without a bias of qkv, as ppTimeSformer, which takes pixels in [0, 1]",)
+    return replace(weights, state=state, notes=notes)

@@ -175,6 +175,18 @@ class TestSeveralModels:
         assert_weights(model, published())
         assert "average over the training steps" in model.notes[0]
 
+    def test_mmengine_saves_the_average_under_the_plain_name(self, tmp_path):
+        """Its EMAHook swaps the two, so that the average is what its own tools load."""
+        content = {
+            "meta": {"mmengine_version": "0.10.7"},
+            "state_dict": published(1),
+            "ema_state_dict": prefixed("module.", published(2)) | {"steps": torch.tensor(3)},
+        }
+        model = load(tmp_path, content)
+        assert_weights(model, published(1))
+        assert "state_dict (ema) taken, by default" in model.notes[0]
+        assert_weights(load(tmp_path, content, weights="plain"), published(2))
+
     def test_weights_that_do_not_exist_are_refused_with_those_that_do(self, tmp_path):
         message = refusal(tmp_path, self.both(), weights="best")
         assert "'best'" in message
