@@ -105,7 +105,15 @@ def locate(checkpoint: Path) -> tuple[Path, Snapshot | None]:
 
 def _locate_base(base: str, adapter: Path) -> str:
     """Return the directory of the model that an adapter changes, from the hub if need be."""
-    return base if (adapter / base).is_dir() else str(locate(Path(base))[0])
+    if (adapter / base).is_dir():
+        return base
+    try:
+        return str(locate(Path(base))[0])
+    except CheckpointInputError as error:
+        raise CheckpointInputError(
+            f"{adapter} is an adapter of {base}: {error}",
+            remedy='or name it with --config \'{"base_model": "DIRECTORY"}\'',
+        ) from error
 
 
 def load_exported(

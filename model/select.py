@@ -44,6 +44,8 @@ def select(
     scope = _without_others(weights.state, chosen, found)
     prefix, family = chosen.prefix, chosen.family
     classifier = Head({}, [])
+    if family is not None:
+        family.check([key for key in scope if key.startswith(prefix)])
     if family is not None and family.head:
         classifier = find_head(family, prefix, scope, head)
     aside = {f"{path}.{part}" for path in classifier.others for part in ("weight", "bias")}

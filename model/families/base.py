@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,7 @@ class Family:
             the config of the user and the configuration; raises `ConfigError`.
         adapt: Renames the weights of a state dict, and resizes them where the configuration has
             other sizes; also returns notes about the changes.
+        check: Raises `ConfigError` if the keys below the model's path tell another function.
         prepare: Renames the weights of a related family to the names of this one, before all else.
         head: The path of the classifier, if a file may have another one or none.
         free: Entries for which the config of the user overrides the file.
@@ -67,6 +68,7 @@ class Family:
     free: frozenset[str]
     needed: frozenset[str]
     head: str | None = None
+    check: Callable[[Collection[str]], None] = lambda _keys: None
     prepare: Callable[[WeightsFile], WeightsFile] = lambda weights: weights
     preprocessing: Preprocessing | None = None
     describe: Callable[[WeightsFile, Mapping[str, Any], Any], dict[str, Any]] = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -84,15 +84,19 @@ def _sides(size: object, given: Mapping[str, Any]) -> dict[str, Any]:
     return sides
 
 
-def infer(weights: WeightsFile, given: Mapping[str, Any]) -> dict[str, Told]:
-    """Infer the configuration from names and shapes; no shape depends on the number of heads."""
-    del given
-    state = weights.state
-    if any(".timeattn." in key for key in state):
+def check(keys: Collection[str]) -> None:
+    """Refuse a model that has the same keys and more, and computes another function."""
+    if any(".timeattn." in key for key in keys):
         raise ConfigError(
             "is a SpaceTimeTransformer of Frozen-in-Time, EgoVLP or LaViLa, whose blocks add time "
             "and space in another way: this package does not compute it"
         )
+
+
+def infer(weights: WeightsFile, given: Mapping[str, Any]) -> dict[str, Told]:
+    """Infer the configuration from names and shapes; no shape depends on the number of heads."""
+    del given
+    state = weights.state
     told = {
         "depth": count_blocks("blocks", state),
         "qkv_bias": Told("blocks.0.attn.qkv.bias" in state, "the bias of blocks.0.attn.qkv"),
@@ -186,6 +190,7 @@ FACEBOOKRESEARCH = Family(
     anchor=r"blocks\.\d+\.attn\.qkv\.weight",
     members=r"(cls_token|pos_embed|time_embed|patch_embed\.proj\.\w+|norm\.\w+|blocks\..+)",
     head="head",
+    check=check,
     prepare=from_paddle,
     translate=translate,
     infer=infer,

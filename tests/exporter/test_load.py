@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -255,3 +256,29 @@ def test_integer_products_skip_rewrites_that_stack_weights():
         set(rewrites_to_skip(spec, model, integer_products=flag)) for flag in (False, True)
     )
     assert integer - stored == {"frame_weights", "heads_first", "fold_norm", "bias_apart"}
+
+
+def test_an_adapter_whose_base_cannot_be_had_is_one_line_with_the_remedy(tmp_path, monkeypatch):
+    def refuse(name):
+        raise CheckpointInputError(f"the hub does not answer for {name.id}")
+
+    monkeypatch.setattr("exporter.load.fetch", refuse)
+    (tmp_path / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "base_model_name_or_path": "some/base"})
+    )
+    with pytest.raises(CheckpointInputError, match="adapter of some/base: the hub") as caught:
+        load_model(ExportSpec(checkpoint=tmp_path))
+    assert '{"base_model": "DIRECTORY"}' in str(caught.value)
+
+
+def test_the_averaged_weights_are_loaded_where_they_are_asked_for(published, tmp_path):
+    state = torch.load(published)
+    average = {name: tensor * 0.5 for name, tensor in state.items()}
+    torch.save({"model": state, "model_ema": average}, tmp_path / "both.pth")
+    spec = ExportSpec(checkpoint=tmp_path / "both.pth", frames=3, res=(32, 48))
+    plain, ema = load_model(spec), load_model(replace(spec, weights="ema"))
+    assert torch.equal(plain.cls_token, state["cls_token"])
+    assert torch.equal(ema.cls_token, average["cls_token"])
+    assert "model_ema (ema) taken, as asked" in resolve(spec, ema)["notes"][0]
+    with pytest.raises(UsageError, match="--weights describes a checkpoint"):
+        ExportSpec(weights="ema")

@@ -292,6 +292,14 @@ class TestHeads:
         assert "num_classes is 0 by the absence of a classifier" in message
 
 
+def test_a_space_time_transformer_of_frozen_in_time_is_refused_by_name(tmp_path):
+    """It has the keys of facebookresearch and more, and computes another function."""
+    state = {name.replace("temporal_attn", "timeattn"): t for name, t in published().items()}
+    content = {"state_dict": {**prefixed("module.video_model.", state)}}
+    content["state_dict"]["module.vid_proj.0.weight"] = torch.ones(8, 16)
+    assert "SpaceTimeTransformer of Frozen-in-Time" in refusal(tmp_path, content)
+
+
 YAML = """DATA:
   MEAN:
   - 0.4
