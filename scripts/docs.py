@@ -5,12 +5,13 @@ python scripts/docs.py    write the marked blocks of docs/*.md; `make docs` then
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from inspect import getdoc
 from typing import Any
 
-from pages import table, write
+from pages import ROOT, table, write
 
 from exporter.cli import app
 from exporter.lint.reference import describe_rules
@@ -32,6 +33,7 @@ def blocks() -> dict[str, str]:
         "commands": describe_commands(),
         "rules": describe_rules(),
         "rewrites": describe_rewrites(),
+        "corpus": describe_corpus(),
     }
 
 
@@ -80,6 +82,37 @@ def _row(argument: Any) -> list[str]:  # noqa: ANN401  # cyclopts does not expor
     if argument.show_default and default not in (None, False, ()):
         meaning += f" Default: `{default}`."
     return [names.replace("--[KEYWORD]", "--OPTION"), meaning]
+
+
+# --- lint's corpus
+
+
+def describe_corpus() -> str:
+    """How often lint agreed with the runtimes, from the committed result, as Markdown."""
+    found = json.loads((ROOT / "scripts" / "lint_corpus.json").read_text(encoding="utf-8"))
+    models, versions = found["models"], found["versions"]
+    head = ["runtime", "models", "refused", "false errors", "misses", "by rules alone"]
+    rows = [
+        [
+            f"{name} {versions[package]}",
+            f"{sum(models.values()):,}",
+            str(found[runtime]["refused"]),
+            str(len(found[runtime]["false"])),
+            str(len(found[runtime]["missed"])),
+            f"{found[runtime]['rules alone']['found']} of the refused found, "
+            f"{found[runtime]['rules alone']['false']} false errors",
+        ]
+        for runtime, name, package in (
+            ("onnxruntime", "ONNX Runtime, CPU,", "onnxruntime"),
+            ("tensorrt", "TensorRT-RTX, parser,", "tensorrt_rtx_cu13"),
+        )
+    ]
+    said = (
+        f"Measured by `scripts/lint_corpus.py` on {models['stored']} stored and "
+        f"{models['generated']:,} generated models of onnx {versions['onnx']}, most of one "
+        f"node, and {models['other']} models of other packages:"
+    )
+    return f"{said}\n\n{table(head, rows)}"
 
 
 # --- rewrites

@@ -10,10 +10,20 @@ from exporter.cli.terminal import show
 from exporter.errors import LintFailure, UsageError
 
 
-def lint(graph: Path, /, *, runtime: str = "all", json_: Json = False, debug: Flag = False) -> int:
+def lint(
+    graph: Path,
+    /,
+    *,
+    runtime: str = "all",
+    rules_only: Flag = False,
+    json_: Json = False,
+    debug: Flag = False,
+) -> int:
     """Find constructs that TensorRT or ONNX Runtime will refuse or run badly.
 
-    The command needs no build. It accepts a graph of any origin, also one that no runtime loads. It
+    The runtimes that are installed load the graph, each in a process of its own, and
+    their answer counts; rules say why, and what is slow. Without them rules alone
+    judge. The command accepts a graph of any origin, also one that no runtime loads. It
     names the PyTorch module of each finding. Exit code 0: no finding, or only warnings (slow or
     inexact). Exit code 4: errors (will not load or build).
 
@@ -24,12 +34,14 @@ def lint(graph: Path, /, *, runtime: str = "all", json_: Json = False, debug: Fl
     Args:
         graph: An ONNX file, or a directory that tsformer export wrote.
         runtime: Apply the rules of one runtime: onnxruntime, tensorrt or all.
+        rules_only: Judge by the rules alone, and load the graph in no runtime.
         json_: Print JSON, with every finding.
         debug: Show the trace of an error.
     """
     del debug
     from exporter.files.manifest import GRAPH
     from exporter.graph.file import read_graph
+    from exporter.inspection.ask import ask, judge
     from exporter.lint import RUNTIMES
     from exporter.lint import lint as find
     from exporter.report import strict_json
@@ -38,7 +50,9 @@ def lint(graph: Path, /, *, runtime: str = "all", json_: Json = False, debug: Fl
     if runtime not in ("all", *RUNTIMES):
         raise UsageError("--runtime", got=runtime, expected=f"one of all, {', '.join(RUNTIMES)}")
     path = graph / GRAPH if graph.is_dir() else graph
-    found = [f for f in find(read_graph(path)) if runtime == "all" or runtime in f.runtimes]
+    findings = find(read_graph(path))
+    judged = findings if rules_only else judge(findings, ask(path))
+    found = [f for f in judged if runtime == "all" or runtime in f.runtimes]
     facts = {"graph": str(path), "findings": [asdict(finding) for finding in found]}
     show(strict_json(facts) if json_ else lint_view(found))
     if any(finding.severity == "error" for finding in found):

@@ -52,7 +52,9 @@ class Reader(NamedTuple):
 
 def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy for shape inference: weights that are large, or could not be read, become inputs."""
-    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    # Before version 4 weights are inputs too, which the copy leaves out.
+    version = max(model.ir_version, 4)
+    light = onnx.ModelProto(ir_version=version, opset_import=model.opset_import)
     weights = {weight.name: weight for weight in model.graph.initializer}
     light.graph.name = model.graph.name
     light.graph.node.extend(model.graph.node)

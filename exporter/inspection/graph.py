@@ -144,7 +144,7 @@ def _values_by_type(view: GraphView) -> dict[str, int]:
 def _weights_by_type(view: GraphView) -> dict[str, int]:
     """The bytes of the weights of each type."""
     found: Counter[str] = Counter()
-    for weight in view.weights.values():
+    for weight in _stored(view).values():
         found[dtype_name(weight.data_type)] += _size(weight)
     return dict(found.most_common())
 
@@ -162,15 +162,21 @@ def _counted(names: Iterable[str]) -> dict[str, int]:
 def _by_module(view: GraphView) -> tuple[ModuleFacts, ...]:
     """The modules in the order of their last nodes; those without nodes follow."""
     nodes = Counter(view.module(node) for node in reversed(view.nodes))
-    owners = {name: _owner(view, name) for name in view.weights}
+    stored = _stored(view)
+    owners = {name: _owner(view, name) for name in stored}
     parameters: Counter[str | None] = Counter()
     size: Counter[str | None] = Counter()
-    for name, weight in view.weights.items():
+    for name, weight in stored.items():
         size[owners[name]] += _size(weight)
         if weight.data_type != onnx.TensorProto.INT64:
             parameters[owners[name]] += math.prod(weight.dims)
     paths = dict.fromkeys((*reversed(nodes), *owners.values()))
     return tuple(ModuleFacts(path, nodes[path], parameters[path], size[path]) for path in paths)
+
+
+def _stored(view: GraphView) -> dict[str, onnx.TensorProto]:
+    """All weights, those in nodes `Constant` too."""
+    return {**view.weights, **view.constants}
 
 
 def _owner(view: GraphView, weight: str) -> str | None:

@@ -106,7 +106,7 @@ def _baked_outputs(view: GraphView) -> Iterator[Spot]:
     """Outputs whose shape does not follow the batch."""
     for value in view.model.graph.output:
         shape = _shape_of(view, value.name, at_probe=True)
-        if shape is None or not all(isinstance(axis, int) for axis in shape):
+        if not shape or not all(isinstance(axis, int) for axis in shape):  # a scalar has no batch
             continue
         if not any(map(_holds_batch, shape)):
             yield at_value(view, value.name, f"is of shape {list(shape)}, whatever the batch")

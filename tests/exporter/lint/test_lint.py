@@ -323,8 +323,8 @@ FIRES = {
             "Concat_0 takes no batch but the one it was exported with",
         ),
         "an output that does not follow": (
-            graph(("ReduceSum", ["x"], ["y"], {"keepdims": 0}), inputs=[FREE]),
-            "y is of shape [], whatever the batch",
+            graph(("ReduceSum", ["x"], ["y"], {"keepdims": 1}), inputs=[FREE]),
+            "y is of shape [1, 1], whatever the batch",
         ),
     },
     "batch-coupled": {

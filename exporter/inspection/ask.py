@@ -1,0 +1,90 @@
+"""Let the runtimes that are installed say whether they take a graph, and judge by their answer.
+
+The rules of `lint` know the common reasons; a runtime knows all of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from exporter.lint import Finding
+from exporter.lint.rule import RUNTIMES
+from exporter.to_engine import child
+
+_SECONDS = 15
+_BEYOND_LOADING = {"baked-batch"}  # its error is about another batch than the file's
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a runtime said: its name and version, and why it refuses the graph, or ""."""
+
+    version: str
+    refused: str
+
+
+def ask(path: Path) -> dict[str, Answer]:
+    """Load a graph in every installed runtime, each in a process of its own.
+
+    Returns:
+        The answers by runtime. A runtime that is not installed, or gives none in time, is absent.
+    """
+    found = {}
+    for runtime in RUNTIMES:
+        command, environment = child.command("exporter.inspection.loaders")
+        with tempfile.TemporaryFile() as noise:
+            try:
+                done = subprocess.run(
+                    [*command, runtime, str(path)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=noise,
+                    env=environment,
+                    timeout=_SECONDS,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                continue
+        if done.returncode < 0:
+            found[runtime] = Answer(runtime, "its process died while it loaded the graph")
+        elif done.stdout:
+            found[runtime] = Answer(**json.loads(done.stdout))
+    return found
+
+
+def judge(findings: Sequence[Finding], answers: Mapping[str, Answer]) -> tuple[Finding, ...]:
+    """Agree with what the runtimes said.
+
+    An error of a rule does not count for a runtime that takes the graph. A refusal that no rule
+    explains is an error of the rule `refused`.
+    """
+    takes = {runtime for runtime, answer in answers.items() if not answer.refused}
+    kept = [finding for finding in (_without(each, takes) for each in findings) if finding]
+    explained = {name for each in kept if each.severity == "error" for name in each.runtimes}
+    refusals = [
+        Finding(
+            rule="refused",
+            severity="error",
+            runtimes=(runtime,),
+            where="the graph",
+            what=f"is refused by {answer.version}: {answer.refused[:300]}",
+            module=None,
+            nodes=(),
+            remedy="change what it names, or run the graph elsewhere",
+        )
+        for runtime, answer in answers.items()
+        if answer.refused and runtime not in explained
+    ]
+    return (*refusals, *kept)
+
+
+def _without(finding: Finding, takes: set[str]) -> Finding | None:
+    if finding.severity != "error" or finding.rule in _BEYOND_LOADING:
+        return finding
+    left = tuple(runtime for runtime in finding.runtimes if runtime not in takes)
+    return replace(finding, runtimes=left) if left else None
