@@ -11,6 +11,7 @@ from typing import Any
 
 from exporter.errors import ManifestError, NoExportError
 from exporter.files.staging import MANIFEST
+from exporter.files.text import parse_nested
 from exporter.results import Report, overall_verdict
 from model.config import Preprocessing
 
@@ -89,7 +90,7 @@ def read_manifest(
     """
     path = directory / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = parse_nested(path.read_text(encoding="utf-8"), json.loads)
         files = {name: entry["sha256"] for name, entry in manifest["files"].items()}
         for part in ("spec", "model", "engine"):
             manifest[part].keys()

@@ -14,6 +14,7 @@ from exporter.errors import GraphInputError
 from exporter.files.text import require_regular
 from exporter.graph.view import GraphView, nested_graphs, subgraphs
 
+MOST_DEPTH = 8  # of graphs in graphs
 MOST_NODES = 200_000  # of a graph whose functions are unfolded
 
 
@@ -39,6 +40,7 @@ def read_graph(path: Path) -> GraphView:
         for name in _outside(model):
             require_regular(path.parent / name)
         onnx.load_external_data_for_model(model, str(path.parent))
+    _check_depth(path, model)
     if model.functions:
         _check_unfolded(path, model)
         with contextlib.suppress(Exception):  # a function that cannot be inlined stays
@@ -51,6 +53,23 @@ def _outside(model: onnx.ModelProto) -> set[str]:
     weights = (weight for graph in nested_graphs(model.graph) for weight in graph.initializer)
     entries = (entry for weight in weights for entry in weight.external_data)
     return {entry.value for entry in entries if entry.key == "location"}
+
+
+def _check_depth(path: Path, model: onnx.ModelProto) -> None:
+    """Refuse branches in branches without end: every level doubles the work of a loader.
+
+    Raises:
+        GraphInputError: if graphs are nested more than `MOST_DEPTH` levels deep.
+    """
+    level = [model.graph.node, *(made.node for made in model.functions)]
+    for _ in range(MOST_DEPTH):
+        entries = (entry for nodes in level for node in nodes for entry in node.attribute)
+        level = [graph.node for entry in entries for graph in subgraphs(entry)]
+        if not level:
+            return
+    raise GraphInputError(
+        f"{path} has branches and loops in each other", expected=f"at most {MOST_DEPTH} levels"
+    )
 
 
 def _check_unfolded(path: Path, model: onnx.ModelProto) -> None:
