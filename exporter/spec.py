@@ -217,10 +217,8 @@ class ExportSpec:
         if self.engine not in ("auto", self.wanted_engine):
             raise UsageError(f"--engine {self.engine} needs tensorrt in --for")
         if self.targets and self.wanted_engine in ("none", "tensorrt"):
-            raise UsageError(
-                f"--target does not go with --engine {self.wanted_engine}",
-                remedy="leave --target away, or choose --engine rtx",
-            )
+            what = f"--target does not go with --engine {self.wanted_engine}"
+            raise UsageError(what, remedy="leave --target away, or choose --engine rtx")
         if "sm75" in self.targets:
             why = "TensorRT-RTX has no fp32 matrix product for Turing, and every graph has one"
             raise UsageError(f"--target sm75 cannot be built: {why}", remedy="leave sm75 away")
@@ -251,10 +249,9 @@ class ExportSpec:
             raise UsageError("--batch", got=self.batch, expected="at least 1")
         profile = self.dynamic_batch
         if profile and not profile.min <= self.run_batch <= profile.max:
+            expected = f"{profile.min} to {profile.max}"
             raise UsageError(
-                "--batch is outside --dynamic-batch",
-                got=self.batch,
-                expected=f"{profile.min} to {profile.max}",
+                "--batch is outside --dynamic-batch", got=self.batch, expected=expected
             )
 
     def _check_opset(self) -> None:

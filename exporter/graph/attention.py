@@ -94,7 +94,7 @@ def _obstacle(view: GraphView, logits: onnx.NodeProto) -> str:
     """Why TensorRT has no fused kernel for an attention with these logits."""
     kind = view.kind(operand(logits))
     if kind and kind not in _HALF:
-        return f"TensorRT fuses no attention in {dtype_name(kind)}"
+        return f"TensorRT fuses {dtype_name(kind)} attention of one query only"
     value = view.values.get(operand(logits))
     width = value.shape[-1] if value is not None and value.shape else None
     if isinstance(width, int) and width not in FUSED_WIDTHS:

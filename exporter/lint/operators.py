@@ -108,7 +108,8 @@ def unfused_attention(view: GraphView) -> Iterator[Spot]:
 
     TensorRT has fused attention for products in float16 and bfloat16, and for heads of 16 to 256
     channels in steps of 8. Any other attention writes its weights to memory and reads them again.
-    A graph that is float32 throughout has no fused attention at all, so the rule leaves it alone.
+    In a graph that is float32 throughout only attention of one query is fused, and the rule leaves
+    it alone.
     What the builder did fuse stands in the report of an export.
     """
     kinds = {view.kind(operand(node)) for node in view.nodes if node.op_type == "MatMul"}

@@ -155,7 +155,7 @@ def unfused_lines(engine: Mapping[str, Any], precision: str) -> list[str]:
         return []
     count = f"{len(unfused)} of {engine.get('attentions')} attentions are no single kernel"
     if precision == "fp32":
-        return [f"model.engine: {count}, because TensorRT fuses none in float32"]
+        return [f"model.engine: {count}: TensorRT fuses float32 attention of one query only"]
     reasons: dict[str, list[str]] = {}
     for entry in unfused:
         reason = entry.get("reason") or "TensorRT gives no reason"

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -136,6 +137,18 @@ def write_graph(cell: Cell, model: VideoClassifier, folder: Path) -> Path:
     return quantised
 
 
+def read(path: Path) -> list[dict[str, Any]]:
+    """Read the rows that are there already."""
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Replace the file at once: several processes may measure parts of the table."""
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(json.dumps(rows, indent=1) + "\n")
+    partial.replace(path)
+
+
 def merge(rows: list[dict[str, Any]], new: dict[str, Any]) -> list[dict[str, Any]]:
     """Put a row in the place of the one of the same cell and set (pure)."""
     kept = [row for row in rows if key(row) != key(new)]
@@ -170,16 +183,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cell = Cell(chosen.model, attn, scheme, precision, res, chosen.depth)
         model, seen = cell.make(), set()
         for name in names_of_sets(chosen.sets):
-            rows = json.loads(chosen.output.read_text()) if chosen.output.exists() else []
-            known = {key(row) for row in rows}
+            known = {key(row) for row in read(chosen.output)}
             rules = tuple(cell.rules(model, name))
             if rules in seen or (chosen.missing and (*asdict(cell).values(), name) in known):
                 continue
             seen.add(rules)
             with tempfile.TemporaryDirectory() as folder:
                 row = measure(cell, model, name, Path(folder))
-            rows = json.loads(chosen.output.read_text()) if chosen.output.exists() else []
-            chosen.output.write_text(json.dumps(merge(rows, row), indent=1) + "\n")
+            write(chosen.output, merge(read(chosen.output), row))
             print(*key(row), row["kernels"], row["fused_attentions"], file=sys.stderr)
 
 

@@ -9,7 +9,7 @@ from exporter.errors import CheckpointInputError, UsageError
 from exporter.files.names import default_directory
 from exporter.load import check_same_checkpoint, load_model, resolve
 from exporter.precision import in_precision
-from exporter.rewrite import rewrite_measured
+from exporter.rewrite import REWRITES, rewrite_measured
 from exporter.rewrite.choose import rewrite_for_export, rewrites_to_skip
 from exporter.spec import BatchProfile, ExportSpec
 from model import FastTimeSformer, Preprocessing, save_checkpoint
@@ -232,7 +232,6 @@ def test_a_module_to_keep_in_float32_is_not_folded_into_another():
     ("options", "left_out"),
     [
         ({}, []),
-        ({"optimize_for": "tensorrt"}, ["fold_norm", "bias_apart"]),
         ({"precision": "fp16"}, ["fold_norm", "bias_apart"]),
         ({"precision": "int8"}, ["fold_global_key"]),
         ({"no_rewrite": ("frame_weights",)}, ["frame_weights"]),
@@ -249,13 +248,19 @@ def test_runtime_and_precision_decide_the_rewrites(options, left_out):
     assert {one.name for one in fired} == all_fired.difference(left_out)
 
 
-def test_integer_products_skip_rewrites_that_stack_weights():
-    spec = ExportSpec(attn="regular", res=(48, 64), depth=1, dim=8, dim_head=4, precision="int8")
+def test_a_graph_for_tensorrt_has_its_own_rewrites():
+    """The table of `scripts/results/fusion.json` decides: see tests/exporter/rewrite."""
+    spec = ExportSpec(attn="regular", res=(48, 64), depth=1, dim=8, dim_head=4)
     model = load_model(spec)
-    stored, integer = (
-        set(rewrites_to_skip(spec, model, integer_products=flag)) for flag in (False, True)
-    )
-    assert integer - stored == {"frame_weights", "heads_first", "fold_norm", "bias_apart"}
+    skipped = rewrites_to_skip(spec, model, "tensorrt")
+    assert set(REWRITES) - set(skipped) == {
+        *("class_token", "fold_fc", "one_product", "sum_pools", "join_feed_forward"),
+        "fold_pixels",
+    }
+    assert rewrites_to_skip(spec, model) != skipped
+    assert rewrites_to_skip(replace(spec, optimize_for="tensorrt"), model) == skipped
+    int8 = rewrites_to_skip(replace(spec, precision="int8"), model, "tensorrt")
+    assert set(int8) - set(skipped) == {"join_feed_forward"}
 
 
 def test_an_adapter_whose_base_cannot_be_had_is_one_line_with_the_remedy(tmp_path, monkeypatch):

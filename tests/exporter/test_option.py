@@ -62,6 +62,7 @@ GIVEN = {
     "calibration": [Path("clips")],
     "dynamic_batch": BatchProfile(1, 2, 4),
     "opset": 21,
+    "runtimes": ("tensorrt",),
     "engine": "none",
     "targets": ("sm86",),
     "allow_ill_conditioned": True,

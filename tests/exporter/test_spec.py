@@ -28,7 +28,12 @@ REFUSED = {
         {"opset": 21, "precision": "bf16"},
         "--opset: got 21, expected 22 to 23",
     ),
-    "mask and labels": ({"eval": "motion", "mask": True}, "leave one of them away"),
+    "mask and labels": ({"eval": "motion", "mask": True}, "labelled clips come without masks"),
+    "an engine for ONNX Runtime": (
+        {"runtimes": ("onnxruntime",), "engine": "rtx"},
+        "--engine rtx needs tensorrt in --for",
+    ),
+    "a graph for OpenVINO": ({"runtimes": ("openvino",)}, "onnxruntime, tensorrt"),
     "nothing to keep": ({"keep_fp32": ("blocks",)}, "choose fp16, bf16 or int8"),
     "nothing to calibrate": (
         {"calibration": ("a.mp4",), "precision": "fp16"},
@@ -126,6 +131,7 @@ FULL = ExportSpec(
     optimize_for="tensorrt",
     no_rewrite=("fold_fc",),
     opset=21,
+    runtimes=("tensorrt",),
     engine="rtx",
     targets=("sm86", "sm89"),
     video=(Path("a.mp4"), Path("b c.mp4")),
@@ -174,3 +180,17 @@ def test_the_rewrite_names_are_those_of_the_table():
     from exporter.rewrite import REWRITES
 
     assert tuple(REWRITES) == REWRITE_NAMES
+
+
+@pytest.mark.parametrize(
+    ("runtimes", "engine", "wanted"),
+    [
+        ((), "auto", "auto"),
+        ((), "none", "none"),
+        (("tensorrt",), "none", "none"),
+        (("onnxruntime", "tensorrt"), "rtx", "rtx"),
+        (("onnxruntime",), "auto", "none"),
+    ],
+)
+def test_an_engine_is_wanted_where_tensorrt_is_a_runtime(runtimes, engine, wanted):
+    assert ExportSpec(runtimes=runtimes, engine=engine).wanted_engine == wanted

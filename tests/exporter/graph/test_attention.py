@@ -25,7 +25,7 @@ def test_an_attention_in_half_precision_has_no_obstacle(attention, kind, cast):
 @pytest.mark.parametrize(
     ("options", "obstacle"),
     [
-        ({"kind": FLOAT}, "TensorRT fuses no attention in float32"),
+        ({"kind": FLOAT}, "TensorRT fuses float32 attention of one query only"),
         ({"width": 12}, "a head has 12 channels, and TensorRT fuses 16 to 256, in steps of 8"),
         ({"width": 8}, "a head has 8 channels, and TensorRT fuses 16 to 256, in steps of 8"),
         ({"weights": (1, 2, 64, 64)}, "the rewrite frame_weights gives its query weights of each"),

@@ -65,7 +65,7 @@ def test_kernels_and_fused_attentions_are_counted():
     [
         ({}, 1, None),
         ({"cast": True}, 1, None),
-        ({"kind": TensorProto.FLOAT}, 0, "TensorRT fuses no attention in float32"),
+        ({"kind": TensorProto.FLOAT}, 0, "TensorRT fuses float32 attention of one query only"),
     ],
     ids=["fp16", "fp16 with a softmax in float32", "fp32"],
 )
