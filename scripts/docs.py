@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable
 from inspect import getdoc
+from pathlib import Path
 from typing import Any
 
 from pages import ROOT, table, write
@@ -20,6 +21,7 @@ from exporter.rewrite.rule import Rewrite
 from exporter.spec import PRECISIONS
 
 SCRIPT = "scripts/docs.py"
+FUSION = Path(__file__).parent / "results" / "fusion.json"
 
 
 def main() -> None:
@@ -34,6 +36,7 @@ def blocks() -> dict[str, str]:
         "rules": describe_rules(),
         "rewrites": describe_rewrites(),
         "corpus": describe_corpus(),
+        "fusion": describe_fusion(json.loads(FUSION.read_text(encoding="utf-8"))),
     }
 
 
@@ -125,6 +128,39 @@ def describe_rewrites() -> str:
         for name, rule in REWRITES.items()
     ]
     return table(["rewrite", "what it does", "runtimes", "precisions"], rows)
+
+
+def describe_fusion(rows: list[dict[str, Any]]) -> str:
+    """What TensorRT-RTX fuses, with and without the rewrites, as Markdown (pure)."""
+    cells: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
+    order = ("model", "depth", "scheme", "attn", "precision", "res")
+    for row in rows:
+        cells.setdefault(tuple(row[name] for name in order), {})[row["set"]] = row
+    lines = [
+        [
+            *(model, str(depth), scheme, f"`{attn}`", precision, str(res)),
+            str(sets["none"]["kernels"]),
+            str(sets["chosen"]["kernels"]),
+            f"{sets['chosen']['kernels'] / sets['none']['kernels']:.2f}",
+            *(_fused(sets[name]) for name in ("none", "chosen")),
+        ]
+        for (model, depth, scheme, attn, precision, res), sets in sorted(
+            cells.items(), key=lambda cell: (cell[0][0] != "small", -cell[0][1], *cell[0][2:])
+        )
+        if {"none", "chosen"} <= sets.keys()
+    ]
+    plain, ours = "kernels, `--rewrite none`", "kernels"
+    headings = ["model", "depth", "scheme", "`--attn`", "precision", "pixels", plain, ours, "ratio"]
+    headings += ["fused, `--rewrite none`", "fused"]
+    versions = ", ".join(sorted({row["version"] for row in rows}))
+    dates = sorted({row["date"] for row in rows})
+    when = " to ".join(dict.fromkeys((dates[0], dates[-1])))
+    return f"{table(headings, lines)}\nBuilt without a GPU, by {versions}, {when}.\n"
+
+
+def _fused(row: dict[str, Any]) -> str:
+    """The attentions that are one kernel; a mechanism without softmax attention has none."""
+    return f"{row['fused_attentions']} of {row['attentions']}" if row["attentions"] else "-"
 
 
 def _precisions(rule: Rewrite[Any]) -> str:

@@ -186,7 +186,7 @@ def peers_table(measured: dict[str, Any]) -> str:
     rows = []
     for row in sorted(measured["closest"], key=lambda row: row["resolution"]):
         source, _, runtime = row["ours"].partition("/")
-        runtime += ", `--optimize-for tensorrt`" if source == "uncut" else ""
+        runtime += ", uncut" if source == "uncut" else ""
         peer = row["peer"].replace("plain/", "plain export, ").replace("export, compile", "compile")
         rows.append(
             [

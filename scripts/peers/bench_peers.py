@@ -13,7 +13,7 @@ A side is SOURCE/RUNTIME. It has the mechanism of the pair unless @MECHANISM fol
     einsum      the same einsum form in paper semantics
     plain       our eager model; its ONNX graph comes from torch's own exporter
     ours        the graph that tsformer exports
-    uncut       the same with --optimize-for tensorrt; OpenVINO runs it faster at small sizes
+    uncut       the same without some rewrites; OpenVINO runs it faster at small sizes
 
 The runtimes: eager, onnxruntime, openvino, and torch.compile under four names. `compile` has
 default options. `frozen` has inductor's freezing. `unmatched` omits inductor's pattern matcher,

@@ -31,7 +31,8 @@ TRUTH_CLIPS = 2  # clips of a batch that have a float64 truth, which is slow to 
 # The fixed semantics of a source; None: those of the pair.
 SOURCES = {"published": "upstream", "einsum": "paper", "plain": None, "ours": None, "uncut": None}
 # The sources that tsformer exports, and the runtime for which it rewrites the model.
-OURS = {"ours": "onnxruntime", "uncut": "tensorrt"}
+# The rewrites that are left out. Those of `uncut` suit the caches and threads of ONNX Runtime.
+OURS = {"ours": (), "uncut": ("fold_norm", "bias_apart", "cut_attention", "cut_feed_forward")}
 FROZEN = {"freezing": True}  # inductor may change the layout of the weights in advance
 # The pattern matcher of inductor (torch 2.13) fails on attention over 5 axes.
 UNMATCHED = {"pattern_matcher": False}
@@ -205,11 +206,11 @@ def export_plain(module: nn.Module, path: Path, video: torch.Tensor) -> None:
 
 
 def export_ours(
-    module: nn.Module, path: Path, video: torch.Tensor, precision: str, layout: str
+    module: nn.Module, path: Path, video: torch.Tensor, precision: str, left_out: tuple[str, ...]
 ) -> None:
     """Export as `tsformer export` does."""
     assert isinstance(module, VideoClassifier)
-    spec = ExportSpec(batch=len(video), precision=precision, optimize_for=layout)
+    spec = ExportSpec(batch=len(video), precision=precision, no_rewrite=left_out)
     rewritten = rewrite_for_export(spec, module)
     export_onnx(rewritten, {"video": video}, path, opset=DEFAULT_OPSET)
     if precision == "int8":

@@ -15,7 +15,7 @@ from exporter import ExportSpec
 from exporter.errors import UsageError
 from exporter.load import load_model
 from exporter.pipeline import export
-from exporter.precision import in_precision
+from exporter.precision import Int8, in_precision, observe_ranges
 from exporter.spec import BatchProfile
 from exporter.to_engine.build import probe
 from exporter.to_onnx.export import export_onnx
@@ -438,3 +438,20 @@ def test_the_default_directory_is_named_after_the_precision(precision):
 
     made = default_directory(ExportSpec(precision=precision, res=(64, 64)))
     assert made == Path("build") / f"fastformer-divided-64x64-{precision}"
+
+
+@pytest.mark.parametrize("rest", ["fp32", "fp16"])
+def test_int8_rounds_products_and_computes_the_rest_in_its_own_precision(rest):
+    model = load_model(ExportSpec(attn="regular", res=(32, 32), **SIZES))
+    clips = {"video": torch.randn(2, 2, 3, 32, 32).numpy()}
+    ranges = observe_ranges(model, clips)
+    made = in_precision(model, "int8", int8=Int8(ranges, True, 127, rest))
+    types = {module.to_out.weight.dtype for module in made.modules() if hasattr(module, "Wq")}
+    types |= {made.blocks[0].attn_s.fn.to_out.weight.dtype}
+    assert types == {torch.float16 if rest == "fp16" else torch.float32}
+    assert made.blocks[0].attn_s.norm.weight.dtype == torch.float32
+    video = torch.from_numpy(clips["video"])
+    with torch.inference_mode():
+        eager, rounded = in_precision(model, rest)(video), made(video)
+    assert rounded.dtype == torch.float32
+    assert 1e-4 < ((rounded - eager).norm() / eager.norm()).item() < 0.5

@@ -497,6 +497,51 @@ def test_an_engine_that_was_not_run_is_built_not_executed(tmp_path):
         assert "built, not executed" in written(report, tmp_path, suffix)
 
 
+def engine_of(**facts):
+    return {"bytes": 4_000_000, "flavour": "tensorrt_rtx", "version": "1.7", **facts}
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        (
+            {"kernels": 196, "attentions": 24, "fused_attentions": 24},
+            "196 kernels, 24 of 24 attent",
+        ),
+        ({"kernels": 97, "attentions": 0, "fused_attentions": 0}, "1.7; 97 kernels; built"),
+        ({"kernels": None}, "kernels not known"),
+        ({}, "kernels not known"),
+    ],
+)
+def test_the_engine_line_counts_kernels_and_fused_attentions(facts, said):
+    report = replace(sample("pass"), engine=engine_of(**facts))
+    assert said in engine_line(report)
+
+
+def test_attentions_that_are_not_fused_are_named_with_the_reason():
+    unfused = [{"module": f"blocks.{i}.attn_t.fn", "reason": "too wide"} for i in range(6)]
+    unfused.append({"module": "blocks.9.attn_s.fn", "reason": ""})
+    facts = {"kernels": 9, "attentions": 8, "fused_attentions": 1, "unfused": unfused}
+    report = replace(sample("pass"), engine=engine_of(**facts))
+    report = replace(report, spec={**report.spec, "precision": "fp16"})
+    wide, unknown = (line for line in notes(report) if line.startswith("model.engine"))
+    assert wide == (
+        "model.engine: 7 of 8 attentions are no single kernel: blocks.0.attn_t.fn, "
+        "blocks.1.attn_t.fn, blocks.2.attn_t.fn, blocks.3.attn_t.fn and others: too wide"
+    )
+    assert unknown.endswith("blocks.9.attn_s.fn: TensorRT gives no reason")
+
+
+def test_a_float32_engine_says_that_float32_is_the_reason():
+    facts = {"kernels": 9, "attentions": 4, "unfused": [{"module": "a", "reason": "b"}] * 3}
+    report = replace(sample("pass"), engine=engine_of(**facts))
+    report = replace(report, spec={**report.spec, "precision": "fp32"})
+    assert (
+        "model.engine: 3 of 4 attentions are no single kernel: TensorRT fuses float32 attention of "
+        "one query only"
+    ) in notes(report)
+
+
 def test_a_report_without_real_clips_says_so():
     report = sample("pass")
     assert notes(report)[0] == "Inputs: 2 real clips, 3 synthetic"

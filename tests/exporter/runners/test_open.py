@@ -1,12 +1,14 @@
 from contextlib import ExitStack
 
+import onnx
 import pytest
+from onnx import TensorProto
 
 from exporter.errors import RuntimeFailure
 from exporter.results import Parity
 from exporter.runners import open as opening
 from exporter.runners.cuda import Gpu, GpuStatus
-from exporter.runners.open import Opened, load_engine, load_onnx
+from exporter.runners.open import FOR_PROOF_ONLY, Opened, load_engine, load_graphs, load_onnx
 
 
 class StandIn:
@@ -24,6 +26,29 @@ def test_runners_and_absences_add_up_in_order():
 
 def test_a_graph_runner_is_not_an_engine():
     assert not Opened((StandIn(),)).has_engine
+
+
+@pytest.mark.parametrize(
+    ("precision", "names"),
+    [
+        ("fp32", ["onnxruntime", "onnxruntime-tensorrt"]),
+        (
+            "fp16",
+            ["onnxruntime", "onnx-reference", "onnx-reference-tensorrt", "onnxruntime-tensorrt"],
+        ),
+    ],
+)
+def test_the_graph_of_the_engine_is_opened_for_the_proof(tmp_path, attention, precision, names):
+    path = tmp_path / "model.onnx"
+    onnx.save(attention(TensorProto.FLOAT16 if precision == "fp16" else TensorProto.FLOAT), path)
+    with ExitStack() as resources:
+        opened = load_graphs(path, path, precision, resources, threads=1)
+        assert [runner.name for runner in opened.runners] == names
+        assert "onnx-reference-tensorrt" not in {one.name for one in opened.for_accuracy}
+    with ExitStack() as resources:
+        alone = load_graphs(path, None, precision, resources, threads=1)
+        assert [runner.name for runner in alone.runners] == names[: len(names) // 2]
+    assert set(names[1:]) <= set(FOR_PROOF_ONLY)
 
 
 @pytest.fixture
