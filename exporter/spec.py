@@ -249,10 +249,8 @@ class ExportSpec:
             raise UsageError("--batch", got=self.batch, expected="at least 1")
         profile = self.dynamic_batch
         if profile and not profile.min <= self.run_batch <= profile.max:
-            expected = f"{profile.min} to {profile.max}"
-            raise UsageError(
-                "--batch is outside --dynamic-batch", got=self.batch, expected=expected
-            )
+            accepted = f"{profile.min} to {profile.max}"
+            raise UsageError("--batch beside --dynamic-batch", got=self.batch, expected=accepted)
 
     def _check_opset(self) -> None:
         least = BF16_OPSET if self.precision == "bf16" else OPSETS.start

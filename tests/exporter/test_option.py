@@ -65,6 +65,7 @@ GIVEN = {
     "runtimes": ("tensorrt",),
     "engine": "none",
     "targets": ("sm86",),
+    "no_store_clips": True,
     "allow_ill_conditioned": True,
     "threads": 1,
     "bench_seconds": 2.5,
