@@ -145,8 +145,9 @@ def _alone(directory: Path) -> Iterator[Path]:
 
 
 def _facts(info: EngineInfo, graph: str) -> dict[str, Any]:
-    here = describe()
-    return asdict(info) | {
+    here, facts = describe(), asdict(info)
+    facts |= facts.pop("fusion") or {}
+    return facts | {
         "flavour": FLAVOURS[info.flavour].module,
         "status": "built, not executed",
         "graph": graph,

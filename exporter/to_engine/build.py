@@ -246,9 +246,12 @@ def _check_graph(onnx_path: Path) -> None:
         raise EngineError(f"{onnx_path} is not a valid ONNX graph", got=error) from error
 
 
-def _attentions(graph: Path) -> tuple[GraphAttention, ...]:
-    import onnx  # as above
-
+def _attentions(graph: Path) -> tuple[GraphAttention, ...] | None:
+    """Find the attentions of a graph; None without onnx, which only this line of facts needs."""
+    try:
+        import onnx
+    except ModuleNotFoundError:
+        return None
     from exporter.graph.attention import find_attentions
     from exporter.graph.view import GraphView
 

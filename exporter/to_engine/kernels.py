@@ -62,15 +62,15 @@ class Fusion:
     Attributes:
         kernels: Kernels of one run.
         kernel_kinds: Their number by the type that TensorRT gives them.
-        attentions: Softmax attentions in the graph.
-        fused_attentions: How many of these are one kernel.
+        attentions: Softmax attentions in the graph; None if the graph was not read.
+        fused_attentions: How many of these are one kernel; None as above.
         unfused: The others.
     """
 
     kernels: int
     kernel_kinds: Mapping[str, int]
-    attentions: int
-    fused_attentions: int
+    attentions: int | None
+    fused_attentions: int | None
     unfused: tuple[Unfused, ...] = ()
 
 
@@ -84,15 +84,18 @@ def parse_layers(message: str) -> tuple[Layer, ...]:
     )
 
 
-def find_fusion(layers: Sequence[Layer], sought: Iterable[GraphAttention]) -> Fusion:
-    """Say what an engine fuses of the attentions of its graph."""
+def find_fusion(layers: Sequence[Layer], sought: Iterable[GraphAttention] | None) -> Fusion:
+    """Say what an engine fuses of the attentions of its graph; None if the graph was not read."""
     kernels = [layer for layer in layers if layer.is_kernel]
     inside = {name for layer in kernels if layer.is_fused_attention for name in layer.nodes}
+    kinds = dict(Counter(layer.kind for layer in kernels).most_common())
+    if sought is None:
+        return Fusion(len(kernels), kinds, None, None)
     attentions = list(sought)
     unfused = [entry for entry in attentions if inside.isdisjoint(entry.nodes)]
     return Fusion(
         kernels=len(kernels),
-        kernel_kinds=dict(Counter(layer.kind for layer in kernels).most_common()),
+        kernel_kinds=kinds,
         attentions=len(attentions),
         fused_attentions=len(attentions) - len(unfused),
         unfused=tuple(Unfused(entry.module, entry.obstacle) for entry in unfused),

@@ -13,6 +13,7 @@ import pytest
 from exporter import ExportSpec
 from exporter.pipeline import export
 from exporter.to_engine.build import FLAVOURS
+from model import FastTimeSformer, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 LEFT_OUT = (
@@ -142,10 +143,14 @@ def environment(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def an_export(tmp_path_factory):
-    """Make a small export with a measured latency; tests must not change it."""
-    sizes = {"depth": 1, "dim": 32, "dim_head": 16, "frames": 3, "res": (32, 48)}
-    spec = ExportSpec(**sizes, bench_seconds=0.05, engine="none")
-    return export(spec, tmp_path_factory.mktemp("package") / "export").directory
+    """Make a small export with a measured latency, and delete its checkpoint; do not change it."""
+    folder = tmp_path_factory.mktemp("package")
+    model = FastTimeSformer(3, 3, 32, 48, 2, dim=32, dim_head=16, depth=1)
+    save_checkpoint(model, folder / "trained.safetensors")
+    spec = ExportSpec(checkpoint=folder / "trained.safetensors", bench_seconds=0.05, engine="none")
+    made = export(spec, folder / "export").directory
+    (folder / "trained.safetensors").unlink()
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -171,13 +176,17 @@ def without_a_runtime(an_export, an_engine):
 
 @pytest.fixture(scope="session")
 def with_a_runtime(an_export, real_clips):
-    """The commands that the extra `runtime` adds."""
-    return {"predict": ("predict", an_export, real_clips["carphone"])}
+    """The commands that ONNX Runtime adds; no onnx is needed."""
+    return {
+        "predict": ("predict", an_export, real_clips["carphone"]),
+        "verify": ("verify", an_export),
+        "bench": ("bench", an_export, "--seconds", "0"),
+    }
 
 
 @pytest.fixture(scope="session")
 def with_onnx(an_export):
-    """The commands that read a graph, and so need onnx."""
+    """The commands that read a graph, and so need the onnx of the extra `runtime`."""
     return {
         "inspect": ("inspect", an_export),
         "inspect graph": ("inspect", an_export / "model.onnx"),

@@ -3,15 +3,17 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 
 import pytest
 
 from exporter.install import EXTRAS
+from exporter.to_engine.build import FLAVOURS, probe
 
 pytestmark = pytest.mark.slow
 
-HEAVY = ("torch", "onnx", "matplotlib", "einops", "tensorrt_rtx")
+HEAVY = ("torch", "matplotlib", "einops", "tensorrt_rtx")  # of no command that uses an export
 
 
 @pytest.fixture(scope="module")
@@ -37,26 +39,27 @@ def succeed(environment, commands, folder):
 
 def test_without_an_extra_every_command_without_a_runtime_runs(base, without_a_runtime, tmp_path):
     succeed(base, without_a_runtime, tmp_path)
-    assert not any(map(base.imports, (*HEAVY, "onnxruntime")))
+    assert not any(map(base.imports, (*HEAVY, "onnx", "onnxruntime")))
 
 
 @pytest.mark.parametrize(
-    ("command", "package"),
+    ("command", "package", "extra"),
     [
-        ("export", "torch"),
-        ("verify", "torch"),
-        ("lint", "onnx"),
-        ("inspect", "onnx"),
+        (("export",), "torch", "cpu"),
+        (("verify", "EXPORT", "--checkpoint"), "torch", "cpu"),
+        (("lint", "EXPORT"), "onnx", "runtime"),
+        (("inspect", "EXPORT"), "onnx", "runtime"),
     ],
 )
 def test_a_command_names_the_missing_package_and_its_extra(
-    base, an_export, tmp_path, command, package
+    base, an_export, tmp_path, command, package, extra
 ):
-    done = base.tsformer(command, *([an_export] if command != "export" else []), cwd=tmp_path)
+    arguments = (an_export if word == "EXPORT" else word for word in command)
+    done = base.tsformer(*arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (4, "")
     assert done.stderr.startswith(f"tsformer: install: this command needs {package}, which is not")
-    assert "pip install 'tsformer[cpu]'" in done.stderr
-    assert "pip install '.[cpu]'" in done.stderr
+    assert f"pip install 'tsformer[{extra}]'" in done.stderr
+    assert f"pip install '.[{extra}]'" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -73,34 +76,60 @@ def test_a_python_import_names_the_missing_package_and_its_extra(base, tmp_path)
 
 
 def test_the_named_install_command_installs_the_runtime(
-    base, constraints, with_a_runtime, without_a_runtime, tmp_path
+    base, constraints, with_a_runtime, with_onnx, without_a_runtime, tmp_path
 ):
-    """`pip install 'tsformer[runtime]'` works in place, without a package index with tsformer."""
-    (arguments,) = with_a_runtime.values()
-    done = base.tsformer(*arguments, cwd=tmp_path)
-    assert done.returncode == 4
-    told = re.search(r"pip install ('tsformer\[\w+]')", done.stderr)
-    assert told, done.stderr
-    (requirement,) = shlex.split(told[1])
-    assert requirement == "tsformer[runtime]"
+    """`pip install 'tsformer[runtime]'` works in place, without a package index with tsformer.
+
+    Every command that uses an export then runs without torch and without its checkpoint.
+    """
+    for arguments in with_a_runtime.values():
+        done = base.tsformer(*arguments, cwd=tmp_path)
+        assert done.returncode == 4
+        told = re.search(r"pip install ('tsformer\[\w+]')", done.stderr)
+        assert told, done.stderr
+        (requirement,) = shlex.split(told[1])
+        assert requirement == "tsformer[runtime]"
     base.install(requirement, constraints=constraints)
     succeed(base, with_a_runtime, tmp_path)
+    succeed(base, with_onnx, tmp_path)
     succeed(base, without_a_runtime, tmp_path)
     assert not any(map(base.imports, HEAVY))
 
 
 def test_the_runtime_works_with_the_lowest_versions(
-    environment, wheel, source, with_a_runtime, without_a_runtime, real_clips, an_export, tmp_path
+    environment,
+    wheel,
+    source,
+    with_a_runtime,
+    with_onnx,
+    without_a_runtime,
+    real_clips,
+    an_export,
+    tmp_path,
 ):
     lowest = environment("lowest")
     lowest.install(f"{wheel}[runtime]", constraints=source / "tests" / "package" / "lowest.txt")
     succeed(lowest, without_a_runtime, tmp_path)
     succeed(lowest, with_a_runtime, tmp_path)
+    succeed(lowest, with_onnx, tmp_path)
     (tmp_path / "tsformer.toml").write_text("[predict]\njson = true\ntop = 1\n")
     done = lowest.tsformer("predict", an_export, real_clips["carphone"], cwd=tmp_path)
     (prediction,) = json.loads(done.stdout)["predictions"]
     assert len(prediction["classes"]) == 1
     assert not any(map(lowest.imports, HEAVY))
+
+
+@pytest.mark.skipif(probe("rtx").version is None, reason="TensorRT-RTX is not installed")
+def test_tensorrt_rtx_beside_the_runtime_builds_an_engine(base, constraints, an_export, tmp_path):
+    base.install("tensorrt-rtx-cu13", constraints=constraints)
+    copy = shutil.copytree(an_export, tmp_path / "copy")
+    done = base.tsformer("build", copy, "--engine", "rtx", "--target", "sm86", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "built, not executed" in done.stdout
+    assert (copy / "model.engine").read_bytes()[:4] == FLAVOURS["rtx"].magic
+    assert not any(map(base.imports, ("torch", "matplotlib")))
+    done = base.tsformer("verify", copy, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
