@@ -12,6 +12,10 @@ from exporter.install import how_to_install, is_ours, missing_package
 
 ROOT = Path(__file__).parents[2]
 CPU_OR_GPU = "pip install 'tsformer[cpu]' (or [gpu]), in a checkout: pip install '.[cpu]'"
+RUNTIME = (
+    "pip install 'tsformer[runtime]' (or [runtime-gpu], [cpu], [gpu]), in a checkout: "
+    "pip install '.[runtime]'"
+)
 GPU = "pip install 'tsformer[runtime-gpu]' (or [gpu]), in a checkout: pip install '.[runtime-gpu]'"
 
 
@@ -20,7 +24,7 @@ GPU = "pip install 'tsformer[runtime-gpu]' (or [gpu]), in a checkout: pip instal
     [
         ("torch", CPU_OR_GPU),
         ("torch.nn.functional", CPU_OR_GPU),
-        ("onnx", CPU_OR_GPU),
+        ("onnx", RUNTIME),
         ("onnx_ir", CPU_OR_GPU),
         ("google.protobuf", CPU_OR_GPU),
         ("matplotlib", CPU_OR_GPU),
