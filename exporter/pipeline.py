@@ -87,7 +87,7 @@ def export(
             model = load_model(spec)
             resolved = resolve(spec, model)  # hashes the checkpoint as it was read
             kept_modules(model, spec.keep_fp32)
-            stage.detail = f"{_count_parameters(model):,} parameters"
+            stage.detail = "; ".join((f"{_count_parameters(model):,} parameters", *model.notes))
         with stages.run("inputs") as stage:
             job = gather(spec, resolved, model, staged.path, stages, stage, measuring)
         with ExitStack() as resources:

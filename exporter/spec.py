@@ -68,9 +68,7 @@ class ExportSpec:
         model=True,
         graph=2,
     )
-    res: tuple[int, int] | None = option(
-        None, "Height and width in pixels: 512, or 224x384.", graph=4
-    )
+    res: tuple[int, int] | None = option(None, "Height and width: 512, or 224x384.", graph=4)
     scheme: str | None = option(
         None,
         "Which tokens attend together: space, joint, divided (default), local-global, axial.",
@@ -84,18 +82,11 @@ class ExportSpec:
     num_classes: int | None = option(None, "Classes (default 2).", model=True, graph=7)
     dim: int | None = option(None, "Token width (default 128).", model=True, graph=8)
     depth: int | None = option(None, "Blocks (default 12).", model=True, graph=9)
-    heads: int | None = option(
-        None, "Attention heads (default dim / dim-head).", model=True, graph=10
-    )
+    heads: int | None = option(None, "Heads (default dim / dim-head).", model=True, graph=10)
     dim_head: int | None = option(None, "Width of a head (default 64).", model=True, graph=11)
-    patch_size: int | None = option(
-        None, "Side of a patch in pixels (default 16).", model=True, graph=12
-    )
+    patch_size: int | None = option(None, "Side of a patch (default 16).", model=True, graph=12)
     checkpoint: Path | None = option(
-        None,
-        "A trained model: a file, a Hugging Face directory, or a name of its hub,\n"
-        "organisation/name[@revision].",
-        path=True,
+        None, "A trained model: a file, a Hugging Face directory or hub name[@revision].", path=True
     )
     weights: str | None = option(
         None, "Weights of a file that holds several: plain (default), ema, or their path in it."
