@@ -263,6 +263,7 @@ class TestTheChecks:
 @pytest.mark.parametrize("package", ["model", "exporter"])
 def test_importing_a_package_loads_no_optional_package(package):
     optional = ("onnx", "onnxruntime", "av", "cuda", "tensorrt", "tensorrt_rtx", "matplotlib")
+    optional += ("huggingface_hub",)
     code = (
         f"import sys, {package}\n"
         f"print(*sorted(set({optional!r}) & set(sys.modules)), {package!r} in sys.modules)"

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi, snapshot_download
 
-from exporter.hub import HubName, parse_name
+from exporter.cli import main
+from exporter.errors import MissingPackageError
+from exporter.hub import HubName, fetch, parse_name
 
 NOWHERE = "http://127.0.0.1:9"  # nothing listens on the port of `discard`
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -178,6 +180,29 @@ class TestUpload:
         assert "HF_TOKEN" in line
         (line,) = run(UPLOAD, environment, str(tmp_path), "gestures", "")
         assert "expected organisation/name" in line
+
+
+def test_the_command_uploads_an_unchanged_export_and_shows_its_address(
+    tmp_path, monkeypatch, capsys
+):
+    def upload(*arguments, **options):
+        asked.append((arguments, options))
+        return "https://hub/me/x/commit/0"
+
+    asked = []
+    monkeypatch.setattr("exporter.hub.push", upload)
+    assert main(["push", str(tmp_path), "me/x"]) == 3  # no export
+    assert asked == []
+    monkeypatch.setattr("exporter.files.manifest.read_manifest", lambda _directory: {})
+    assert main(["push", str(tmp_path), "me/x", "--private", "--revision", "v2"]) == 0
+    assert asked == [((tmp_path, "me/x"), {"private": True, "revision": "v2"})]
+    assert capsys.readouterr().out == "https://hub/me/x/commit/0\n"
+
+
+def test_without_the_library_the_error_names_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(MissingPackageError, match="needs huggingface_hub, which is not installed"):
+        fetch(HubName("facebook/absent", None))
 
 
 def test_the_library_has_the_arguments_that_are_used():
