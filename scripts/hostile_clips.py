@@ -36,7 +36,7 @@ def cases() -> Iterator[tuple[str, Make]]:
 
 
 def _command(path: str) -> list[str]:
-    sizes = ["--frames=2", "--res=32", "--dim=32", "--depth=1"]
+    sizes = ["--frames=2", "--res=32", "--dim=32", "--dim-head=16", "--depth=1"]
     return ["export", *sizes, "--engine=none", "--bench-seconds=0", f"--video={path}", "-o=out"]
 
 

@@ -21,7 +21,8 @@ NASTY = {
     "mark": "\u200fright",
 }
 _DEEP = 3000
-_SMALL = ["--depth=1", "--dim=32", "--frames=2", "--res=32", "--engine=none", "--bench-seconds=0"]
+_SMALL = ["--depth=1", "--dim=32", "--dim-head=16", "--frames=2", "--res=32"]
+_SMALL += ["--engine=none", "--bench-seconds=0"]
 
 
 def cases() -> Iterator[tuple[str, Make]]:

@@ -161,7 +161,7 @@ def test_functions_that_unfold_without_end_are_refused(tmp_path, capsys, command
 
 def test_functions_that_unfold_to_a_few_nodes_are_read(tmp_path, capsys):
     path = nested_functions(tmp_path / "fine.onnx", 3, 2)
-    assert main(["lint", str(path)]) == 0
+    assert main(["lint", str(path), "--rules-only"]) == 0
     capsys.readouterr()
 
 
