@@ -136,7 +136,6 @@ FULL = ExportSpec(
     targets=("sm86", "sm89"),
     video=(Path("a.mp4"), Path("b c.mp4")),
     seed=7,
-    no_store_clips=True,
     allow_ill_conditioned=True,
     threads=2,
     bench_seconds=1.5,
