@@ -31,6 +31,7 @@ _ON_THE_WAY = {
     "Transpose",
     "Unsqueeze",
 }
+_OF_WEIGHTS = {"Cast", "DequantizeLinear", "Mul", "Reshape", "Transpose"}
 _FRAME_WEIGHT_AXES = 4  # of a weight that differs from frame to frame and from head to head
 
 
@@ -87,7 +88,16 @@ def _product_after(view: GraphView, name: str) -> onnx.NodeProto | None:
 
 
 def _is_product(view: GraphView, node: onnx.NodeProto) -> bool:
-    return node.op_type == "MatMul" and not any(name in view.constants for name in node.input)
+    return node.op_type == "MatMul" and not any(_is_weight(view, name) for name in node.input)
+
+
+def _is_weight(view: GraphView, name: str) -> bool:
+    """Whether a value is the same in every run, such as a weight that is stored in int8."""
+    node = view.producers.get(name)
+    if name in view.constants or node is None:
+        return name in view.constants
+    made_of_weights = all(_is_weight(view, value) for value in node.input if value)
+    return node.op_type in _OF_WEIGHTS and made_of_weights
 
 
 def _obstacle(view: GraphView, logits: onnx.NodeProto) -> str:

@@ -1,7 +1,8 @@
 """Which parts of a graph are softmax attention, and what keeps TensorRT from fusing them."""
 
+import numpy as np
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from exporter.graph.attention import find_attentions
 from exporter.graph.view import GraphView
@@ -43,3 +44,15 @@ def test_weights_of_one_head_are_no_obstacle(attention):
 
 def test_random_features_are_no_attention(attention):
     assert found(attention(key=(64, 266))) == ()
+
+
+def test_random_features_stored_in_int8_are_no_attention(attention):
+    model = attention(key=(64, 266))
+    (key,) = (weight for weight in model.graph.initializer if weight.name == "kt")
+    levels = numpy_helper.from_array(np.zeros((64, 266), np.int8), "levels")
+    scale = numpy_helper.from_array(np.ones((), np.float16), "scale")
+    model.graph.initializer.remove(key)
+    model.graph.initializer.extend([levels, scale])
+    node = helper.make_node("DequantizeLinear", ["levels", "scale"], ["kt"], name="dequantize")
+    model.graph.node.insert(0, node)
+    assert found(model) == ()
