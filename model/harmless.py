@@ -38,6 +38,9 @@ class Inert:
     def __setstate__(self, state: Any) -> None:  # noqa: ANN401
         self.state = state
 
+    def __repr__(self) -> str:
+        return self.source  # torch names what a file wanted to call
+
 
 class InertDict(Inert):
     """A class that is a dictionary: the object is a plain `OrderedDict`."""

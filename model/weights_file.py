@@ -38,7 +38,10 @@ _LOAD_PICKLE = '__import__("pickle").load(open({path}, "rb"))'
 _CONVERT_TORCHSCRIPT = (
     'import torch; torch.save(torch.jit.load({path}, "cpu").state_dict(), "weights.pth")'
 )
-_REFUSED = re.compile(r"[Uu]nsupported (?:global: (?:GLOBAL )?|GLOBAL |operand |class )(\S{0,80})")
+_REFUSED = re.compile(
+    r"(?:[Uu]nsupported (?:global: (?:GLOBAL )?|GLOBAL |operand |class )|unrecognized function )"
+    r"(\S{0,80})"
+)
 
 
 class CheckpointError(ValueError):

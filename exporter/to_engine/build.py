@@ -214,7 +214,7 @@ def build_engine(
     }
     try:
         answer = ask_worker(request, report)
-        steps = [Layer(**step) for step in answer.pop("steps")]
+        steps = [Layer(**step) for step in answer.pop("steps", [])]
         answer["fusion"] = find_fusion(steps, _attentions(onnx_path)) if steps else None
         info = _engine_info(answer, flavour, partial)
         partial.replace(engine_path)

@@ -48,6 +48,7 @@ GIVEN = {
     "dim_head": 16,
     "patch_size": 8,
     "checkpoint": Path("a.pth"),
+    "weights": "ema",
     "config": {"eps": 1e-6},
     "semantics": "upstream",
     "video": [Path("a.mp4"), Path("b.mp4")],
@@ -72,6 +73,7 @@ GIVEN = {
     "seed": 5,
 }
 NEEDED = {
+    "weights": {"checkpoint": Path("a.pth")},
     "config": {"checkpoint": Path("a.pth")},
     "keep_fp32": {"precision": "fp16"},
     "calibration": {"precision": "int8"},
