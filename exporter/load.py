@@ -19,7 +19,7 @@ from model.checkpoint import FAMILIES
 from model.classifier import VideoClassifier
 from model.config import FRESH, PRESETS, ConfigError, check_choice
 from model.families.huggingface_directory import find_base
-from model.weights_file import CheckpointError
+from model.weights.file import CheckpointError
 
 _PRESET_FAMILY = "facebookresearch"
 

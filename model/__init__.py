@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from model.fast_timesformer import FastTimeSformer
     from model.timesformer import TimeSformer
     from model.timesformer_vit import TimeSformerViT
-    from model.weights_file import CheckpointError
+    from model.weights.file import CheckpointError
 
     FastformerAttention = FastAttention
 
 _HOMES = {
-    "CheckpointError": "weights_file",
+    "CheckpointError": "weights.file",
     "ConfigError": "config",
     "FastAttention": "attention",
     "FastTimeSformer": "fast_timesformer",

@@ -25,10 +25,17 @@ from model.families.huggingface import HUGGINGFACE
 from model.families.huggingface_directory import read_directory
 from model.families.mmaction2 import MMACTION2
 from model.families.timesformer_pytorch import TIMESFORMER_PYTORCH
-from model.find import choose, find_models
-from model.head import AUTO
 from model.limits import claim_fault
-from model.merge import (
+from model.weights.file import (
+    METADATA_KEY,
+    CheckpointError,
+    WeightsFile,
+    is_directory,
+    read_weights,
+)
+from model.weights.find import choose, find_models
+from model.weights.head import AUTO
+from model.weights.merge import (
     PREPROCESSING,
     add_settings,
     check_config,
@@ -39,14 +46,7 @@ from model.merge import (
     load_state,
     merge,
 )
-from model.select import select
-from model.weights_file import (
-    METADATA_KEY,
-    CheckpointError,
-    WeightsFile,
-    is_directory,
-    read_weights,
-)
+from model.weights.select import select
 
 FAMILIES: Mapping[str, Family] = {
     family.name: family

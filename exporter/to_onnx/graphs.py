@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from exporter.files.manifest import ENGINE_GRAPH, GRAPH
 from exporter.precision import REST_OF_INT8, in_precision, kept_modules
 from exporter.rewrite.choose import rewrite_for_export
 from exporter.run import Job
@@ -19,7 +20,6 @@ from exporter.to_onnx.export import export_onnx
 from exporter.to_onnx.quantize import quantize
 from model.classifier import VideoClassifier
 
-TENSORRT_GRAPH = "model.tensorrt.onnx"
 HALF_QUANTISED_OPSET = 19  # the first whose QuantizeLinear takes fp16
 
 
@@ -48,7 +48,7 @@ def make_graphs(
     For ONNX Runtime an int8 graph is quantised from a float32 graph. The time of int8 is compared
     with the time of the float32 graph that a user would run instead of int8.
     """
-    spec, path = job.spec, job.directory / "model.onnx"
+    spec, path = job.spec, job.directory / GRAPH
     for_engine = _make_for_tensorrt(job) if tensorrt else None
     if job.calibration is None:
         lowered = in_precision(rewritten, spec.precision, spec.keep_fp32)
@@ -67,7 +67,7 @@ def make_graphs(
 
 def _make_for_tensorrt(job: Job) -> Path:
     """Write the graph that an engine is built from; int8 is int8 products and fp16 for the rest."""
-    spec, path = job.spec, job.directory / TENSORRT_GRAPH
+    spec, path = job.spec, job.directory / ENGINE_GRAPH
     model = rewrite_for_export(spec, job.model, "tensorrt")
     if job.calibration is None:
         _export_onnx(job, in_precision(model, spec.precision, spec.keep_fp32), path)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.classifier import VideoClassifier
 from model.config import ConfigError, Preprocessing
-from model.weights_file import WeightsFile
+from model.weights.file import WeightsFile
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from model.families.base import (
 )
 from model.families.paddlevideo import from_paddle
 from model.timesformer_vit import TimeSformerViT
-from model.weights_file import WeightsFile
+from model.weights.file import WeightsFile
 
 ATTENTION_TYPES = {
     "divided_space_time": "divided",

@@ -18,7 +18,7 @@ from model.families.base import (
     shape_of,
 )
 from model.fast_timesformer import FastTimeSformer
-from model.weights_file import WeightsFile
+from model.weights.file import WeightsFile
 
 
 def infer(weights: WeightsFile, given: Mapping[str, Any]) -> dict[str, Told]:

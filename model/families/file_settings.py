@@ -15,7 +15,7 @@ from typing import Any
 
 from model.config import image_sides
 from model.families.base import Told
-from model.weights_file import WeightsFile
+from model.weights.file import WeightsFile
 
 # Our name -> names of the setting, without regard to case.
 _WHOLE_NUMBERS = {

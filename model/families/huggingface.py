@@ -20,7 +20,7 @@ from model.families.huggingface_config import (
 from model.families.huggingface_directory import CONFIG
 from model.families.huggingface_preprocessing import assumed_preprocessing, read_processor
 from model.timesformer_vit import TimeSformerViT
-from model.weights_file import WeightsFile
+from model.weights.file import WeightsFile
 
 # Module names of a layer in transformers -> our names.
 # In every scheme, `attn_s` is our name of the last attention step.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from model.config import ConfigError
-from model.weights_file import read_json, read_weights
+from model.weights.file import read_json, read_weights
 
 ADAPTER = "adapter_config.json"
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")

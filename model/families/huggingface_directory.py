@@ -16,8 +16,8 @@ from torch import Tensor
 from model.config import ConfigError
 from model.families.huggingface_adapter import ADAPTER, merge_adapter, read_adapter
 from model.families.huggingface_preprocessing import PROCESSOR_NAMES
-from model.flatten import without_wrapping
-from model.weights_file import CheckpointError, WeightsFile, read_json, read_weights
+from model.weights.file import CheckpointError, WeightsFile, read_json, read_weights
+from model.weights.flatten import without_wrapping
 
 CONFIG = "config.json"
 MODEL_TYPE = "timesformer"

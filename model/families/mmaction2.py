@@ -14,7 +14,7 @@ from model.config import Preprocessing
 from model.families import facebookresearch
 from model.families.base import Family
 from model.families.facebookresearch import FACEBOOKRESEARCH, translate_names
-from model.weights_file import WeightsFile
+from model.weights.file import WeightsFile
 
 _ARGUMENTS = {
     "num_frames": "frames",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from model.families.base import is_transposed
-from model.weights_file import WeightsFile
+from model.weights.file import WeightsFile
 
 
 def from_paddle(weights: WeightsFile) -> WeightsFile:

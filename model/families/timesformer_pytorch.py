@@ -19,7 +19,7 @@ from model.families.base import (
     shape_of,
 )
 from model.timesformer import TimeSformer
-from model.weights_file import WeightsFile
+from model.weights.file import WeightsFile
 
 _PATCHES = "to_patch_embedding.weight"
 _QKV = "fn.to_qkv.weight"

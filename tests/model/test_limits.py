@@ -11,7 +11,7 @@ from safetensors.torch import save
 from model import FastTimeSformer, load_checkpoint, save_checkpoint
 from model.config import ConfigError, FastTimeSformerConfig
 from model.limits import MOST
-from model.weights_file import METADATA_KEY, CheckpointError
+from model.weights.file import METADATA_KEY, CheckpointError
 
 
 def hostile_tensors() -> dict[str, torch.Tensor]:

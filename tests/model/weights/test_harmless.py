@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from model import CheckpointError
-from model.flatten import flatten
-from model.harmless import GLOBALS, Inert, PlainUnpickler, plain
-from model.weights_file import read_weights
+from model.weights.file import read_weights
+from model.weights.flatten import flatten
+from model.weights.harmless import GLOBALS, Inert, PlainUnpickler, plain
 
 
 class Call:

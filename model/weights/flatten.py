@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from model.harmless import plain
+from model.weights.harmless import plain
 
 # Modules that wrappers put between the names of a model: torch.compile, FSDP, activation
 # checkpointing, Lightning's strategies, and the layers that PEFT replaces.

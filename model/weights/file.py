@@ -1,7 +1,7 @@
 """Read files of weights, and never run code from them.
 
-PyTorch files are opened only with `weights_only=True`, and `model.harmless` stands in for the
-harmless objects beside the weights. Other pickles are read with the same allow list. The
+PyTorch files are opened only with `weights_only=True`, and `model.weights.harmless` stands in for
+the harmless objects beside the weights. Other pickles are read with the same allow list. The
 safetensors library opens its files.
 """
 
@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from model.config import ConfigError
-from model.flatten import flatten
-from model.harmless import GLOBALS, PlainUnpickler
 from model.limits import file_fault, tensor_fault
+from model.weights.flatten import flatten
+from model.weights.harmless import GLOBALS, PlainUnpickler
 
 METADATA_KEY = "tsformer"
 # Converts what `weights_only` refuses, in the place where the classes of the file can be imported.
@@ -53,7 +53,7 @@ class WeightsFile:
     """The tensors of a file by the path to them, and what else the file tells.
 
     Args:
-        state: The tensors; after `model.find`, those of one model by their published names.
+        state: The tensors; after `model.weights.find`, those of one model by their published names.
         description: The metadata of our own files.
         sidecars: The JSON files in the directory of the weights, by name.
         settings: Numbers, texts and lists of them beside the weights, by path.

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from model.config import ConfigError
 from model.families.base import Family
-from model.find import Candidate
-from model.head import Head, find_head
-from model.weights_file import WeightsFile, check_description
+from model.weights.file import WeightsFile, check_description
+from model.weights.find import Candidate
+from model.weights.head import Head, find_head
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # What training puts beside the weights of a model; it is no part of the function.

@@ -13,7 +13,7 @@ from model.classifier import VideoClassifier
 from model.config import ConfigError, Preprocessing, check_choice
 from model.families.base import Family, Told
 from model.families.file_settings import Settings
-from model.weights_file import WeightsFile
+from model.weights.file import WeightsFile
 
 PREPROCESSING = ("mean", "std", "short_side")
 _SIZES = ("frames", "channels", "height", "width", "patch_size")  # inference computes with these

@@ -14,7 +14,7 @@ import torch
 
 from model.config import ConfigError, check_choice
 from model.families.base import Family
-from model.weights_file import WeightsFile
+from model.weights.file import WeightsFile
 
 KINDS = ("plain", "ema")
 _OPTIMIZER = re.compile(
