@@ -157,8 +157,8 @@ def _of_the_machine(error: Exception) -> Exception:
         return UsageError("a path holds a null character")
     if isinstance(error, RecursionError):
         return GraphInputError("an input is nested too deeply")
-    if not isinstance(error, OSError) or isinstance(error, TsformerError):
-        return error
+    if not isinstance(error, OSError) or isinstance(error, (TsformerError, ConnectionError)):
+        return error  # a broken pipe to a process of ours is a defect
     if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
         return UsageError("a path is too long, or its links have no end")
     place = str(error.filename or "the output or the temporary folder")[:200]

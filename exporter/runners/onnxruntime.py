@@ -54,6 +54,8 @@ class OnnxRuntimeRunner(Closing):
         device: `cpu`, or `tensorrt_rtx`: the plug-in.
         threads: Threads of one run.
         precision: The precision of the graph, for the report.
+        integer_kernels: Compute int8 products by integer kernels. Without them they are exact: on a
+            CPU without VNNI, the kernels for weights of 8 bits overflow.
 
     Raises:
         RuntimeFailure: if the graph does not load on the given device.
@@ -69,7 +71,9 @@ class OnnxRuntimeRunner(Closing):
         *,
         threads: int = 1,
         precision: str = "fp32",
+        integer_kernels: bool = True,
     ) -> None:
+        self._integer_kernels = integer_kernels
         self.device = device
         self.precision = precision
         self.threads = threads
@@ -94,7 +98,12 @@ class OnnxRuntimeRunner(Closing):
         return {}
 
     def _open(self) -> Any:  # noqa: ANN401  # an InferenceSession
-        return _open_session(self._graph, self.device, self._settings(), self.threads)
+        options = _import_onnxruntime().SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.log_severity_level = 4  # 3 prints errors, which are raised anyway
+        if not self._integer_kernels:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
+        return _open_session(self._graph, self.device, self._settings(), options)
 
     def _reopen(self) -> None:
         self._session = None  # free the old session first: memory may not hold two
@@ -138,13 +147,10 @@ def run_options(**entries: str) -> Any:  # noqa: ANN401  # RunOptions
     return options
 
 
-def _open_session(graph: Graph, device: str, settings: dict[str, str], threads: int) -> Any:  # noqa: ANN401  # an InferenceSession
+def _open_session(graph: Graph, device: str, settings: dict[str, str], options: Any) -> Any:  # noqa: ANN401  # SessionOptions -> InferenceSession
     onnxruntime = _import_onnxruntime()
     provider, missing = _PROVIDERS[device], ""
     what = graph.name if isinstance(graph, Path) else "the graph"
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # 3 prints errors, which are raised anyway
     chosen: dict[str, Any] = {"providers": [(provider, settings)]}
     try:
         if device == PLUGIN:

@@ -117,7 +117,9 @@ def load_graphs(
     if precision in EVALUATED:
         opened += _load_evaluator(for_engine, precision, resources, TENSORRT_GRAPH_EVALUATED)
     if precision != "bf16":  # which ONNX Runtime does not have on a CPU
-        session = OnnxRuntimeRunner(for_engine, threads=threads, precision=precision)
+        session = OnnxRuntimeRunner(
+            for_engine, threads=threads, precision=precision, integer_kernels=False
+        )
         session.name = TENSORRT_GRAPH_RUN
         opened += Opened((resources.enter_context(session),))
     return opened

@@ -80,8 +80,9 @@ def test_the_sdist_runs_its_tests(sdist, run_alone):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
-def test_the_wheel_contains_exactly_the_two_packages(source, packed):
-    ours = {n for n in files_below(source) if n.split("/")[0] in ("model", "exporter")}
+def test_the_wheel_contains_exactly_the_two_packages_and_what_starts_the_command(source, packed):
+    tops = ("model", "exporter", "tsformer.py")
+    ours = {n for n in files_below(source) if n.split("/")[0] in tops}
     found = {name for name in packed if ".dist-info/" not in name}
     assert found == ours
     assert {"model/py.typed", "exporter/py.typed"} <= found

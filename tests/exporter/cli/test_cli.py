@@ -180,12 +180,13 @@ def test_one_command_leaves_a_proven_export(run, tiny_flags, real_clips, attn):
     files |= {"report.json", "report.md", "report.html"}
     manifest = read_manifest(Path("made"))
     if probe("rtx").version:
-        files.add("model.engine")
+        files |= {"model.engine", "model.tensorrt.onnx"}
         assert Path("made/model.engine").read_bytes()[:4] == FLAVOURS["rtx"].magic == b"vtrt"
         assert report["engine"]["bytes"] == Path("made/model.engine").stat().st_size
         if gpu_name() is None:
             assert report["engine"]["status"] == "built, not executed"
-            assert [row["verdict"] for row in others] == ["not-run"]
+            verdicts = {row["runtime"]: row["verdict"] for row in others}
+            assert verdicts == {"onnxruntime-tensorrt": "pass", "tensorrt_rtx": "not-run"}
     assert set(listing("made")) == files
     assert set(manifest["files"]) == files - {"manifest.json"}
     assert listing() == ["made"]
