@@ -10,7 +10,7 @@ from exporter.graph.view import PROBE_BATCH, GraphView, Shape, attribute, operan
 from exporter.lint.location import Spot, at_node, at_value, listed, named_in
 from exporter.lint.rule import rule
 
-_REDUCTIONS = {
+REDUCTIONS = {
     "ReduceL1",
     "ReduceL2",
     "ReduceLogSum",
@@ -136,7 +136,7 @@ def _activations(view: GraphView) -> set[str]:
 def _reduced_axes(view: GraphView, node: onnx.NodeProto, rank: int) -> set[int]:
     """The axes along which a node mixes elements."""
     op = node.op_type
-    if op in _REDUCTIONS:
+    if op in REDUCTIONS:
         axes = _axes(view, node)
         if axes is None:
             return set()

@@ -19,7 +19,7 @@ from exporter.machine import environment
 from exporter.predict import Card
 from exporter.proof.judge import worst_error
 from exporter.proof.runtimes import judge_runtimes, references_of
-from exporter.results import Report
+from exporter.results import Parity, Report
 from exporter.runners.open import Opened
 from exporter.stages import OnProgress, Stages, no_progress
 from exporter.target.runtimes import open_runtimes
@@ -65,8 +65,19 @@ def verify(
         references = references_of(kept, found.places)
         how = (manifest["spec"]["batch"], card.dynamic_batch, stage)
         parity = judge_runtimes(references, found.inputs, opened, *how)
+    return report_of(_spec(manifest, kept, found), manifest, opened, parity, stages)
+
+
+def report_of(
+    spec: dict[str, Any],
+    manifest: Mapping[str, Any],
+    opened: Opened,
+    parity: tuple[Parity, ...],
+    stages: Stages,
+) -> Report:
+    """Make the report of a directory that was judged on this machine."""
     return Report(
-        spec=_spec(manifest, kept, found),
+        spec=spec,
         environment=environment.describe(),
         stages=tuple(stages.done),
         parity=parity,

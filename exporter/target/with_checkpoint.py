@@ -8,14 +8,13 @@ from pathlib import Path
 from exporter.files.manifest import read_manifest
 from exporter.inputs.clips import gather_inputs
 from exporter.load import load_exported, resolve
-from exporter.machine import environment
 from exporter.proof.prove import make_references
 from exporter.proof.runtimes import judge_runtimes
 from exporter.results import Report
 from exporter.run import calibrate
 from exporter.stages import OnProgress, Stages, no_progress
 from exporter.target.runtimes import open_runtimes
-from exporter.target.verify import engine_here
+from exporter.target.verify import report_of
 
 
 def prove_again(
@@ -53,12 +52,4 @@ def prove_again(
         references = make_references(spec, model, inputs, calibration, opened, stage)
         how = (spec.run_batch, spec.dynamic_batch, stage)
         parity = judge_runtimes(references, inputs, opened, *how)
-    return Report(
-        spec=resolve(spec, model),
-        environment=environment.describe(),
-        stages=tuple(stages.done),
-        parity=parity,
-        latency=(),
-        engine=engine_here(manifest["engine"], opened),
-        graph=manifest.get("graph", {}),
-    )
+    return report_of(resolve(spec, model), manifest, opened, parity, stages)

@@ -10,20 +10,11 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from exporter.errors import OnnxError
+from exporter.lint.batch import REDUCTIONS
 
 LEAST_TRACED = 18  # of torch's exporter
 # Reductions whose axes became an input with opset 18. That of ReduceSum did so with 13.
-_REDUCTIONS = {
-    "ReduceL1",
-    "ReduceL2",
-    "ReduceLogSum",
-    "ReduceLogSumExp",
-    "ReduceMax",
-    "ReduceMean",
-    "ReduceMin",
-    "ReduceProd",
-    "ReduceSumSquare",
-}
+_REDUCTIONS = REDUCTIONS - {"ReduceSum"}
 # Operators that opset 18 brought or changed in another way.
 _NOT_BELOW_18 = {"BitwiseAnd", "BitwiseOr", "BitwiseXor", "CenterCropPad", "Col2Im", "Mish"}
 
