@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import io
 import json
-import multiprocessing
 import os
 import re
 import sys
@@ -33,6 +32,7 @@ import hostile_checkpoints
 import hostile_clips
 import hostile_graphs
 import hostile_texts
+from worker_process import LostError, Worker
 
 KINDS = {
     "texts": hostile_texts.cases,
@@ -115,36 +115,12 @@ def _work(tasks: Any, answers: Any) -> None:  # noqa: ANN401  # connections
             os.chdir("/")
 
 
-class Player:
-    """A worker process; one that hangs or dies is replaced."""
-
-    def __init__(self) -> None:
-        self._context = multiprocessing.get_context("spawn")
-        self._start()
-
-    def _start(self) -> None:
-        tasks, self._tasks = self._context.Pipe(duplex=False)
-        self._answers, answers = self._context.Pipe(duplex=False)
-        self._process = self._context.Process(target=_work, args=(tasks, answers), daemon=True)
-        self._process.start()
-        answers.close()
-
-    def play(self, kind: str, name: str) -> Outcome:
-        """Play one case; after three times the limit the process is killed."""
-        self._tasks.send((kind, name))
-        try:
-            if self._answers.poll(3 * MOST_SECONDS):
-                return self._answers.recv()
-            fault = "hang"
-        except EOFError:
-            fault = "the process died"
-        self._process.kill()
-        self._start()
-        return Outcome(kind, name, None, 3 * MOST_SECONDS, 0, (fault,), "")
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.kill()
+def play_in(worker: Worker, kind: str, name: str) -> Outcome:
+    """Play one case; after three times the limit the process is killed."""
+    try:
+        return worker.ask((kind, name))
+    except LostError as fault:
+        return Outcome(kind, name, None, 3 * MOST_SECONDS, 0, (str(fault),), "")
 
 
 def table(outcomes: list[Outcome]) -> str:
@@ -177,9 +153,9 @@ def main() -> int:
     if given.list:
         print("\n".join(f"{kind}/{name}" for kind, name in chosen))
         return 0
-    player = Player()
-    outcomes = [player.play(kind, name) for kind, name in chosen]
-    player.close()
+    worker = Worker(_work, 3 * MOST_SECONDS)
+    outcomes = [play_in(worker, kind, name) for kind, name in chosen]
+    worker.close()
     print(table(outcomes))
     if given.json:
         rows = [vars(outcome) for outcome in outcomes]

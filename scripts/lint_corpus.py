@@ -19,7 +19,6 @@ import argparse
 import importlib
 import importlib.metadata
 import json
-import multiprocessing
 import os
 import sys
 import tempfile
@@ -28,6 +27,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from worker_process import HANG, LostError, Worker
 
 PACKAGES = ("onnx", "onnxruntime", "tensorrt_rtx_cu13")
 RUNTIMES = ("onnxruntime", "tensorrt")
@@ -128,32 +129,12 @@ def _quiet() -> None:
         os.dup2(nowhere, stream)
 
 
-class Worker:
-    """A process that judges graphs one by one, and is replaced when it dies or hangs."""
-
-    def __init__(self) -> None:
-        self._context = multiprocessing.get_context("spawn")
-        self._start()
-
-    def _start(self) -> None:
-        tasks, self._tasks = self._context.Pipe(duplex=False)
-        self._answers, answers = self._context.Pipe(duplex=False)
-        self._process = self._context.Process(target=_work, args=(tasks, answers), daemon=True)
-        self._process.start()
-        answers.close()  # so that the end of the process ends the pipe
-
-    def judge(self, path: Path) -> dict[str, Any]:
-        """Return the judgement, or what became of the process."""
-        self._tasks.send(path)
-        try:
-            if self._answers.poll(_SECONDS):
-                return self._answers.recv()
-            ended = f"no answer in {_SECONDS} s"
-        except EOFError:
-            ended = "the process died"
-        self._process.kill()
-        self._start()
-        return {"failed": ended}
+def judge_in(worker: Worker, path: Path) -> dict[str, Any]:
+    """Return the judgement, or what became of the process."""
+    try:
+        return worker.ask(path)
+    except LostError as fault:
+        return {"failed": f"no answer in {_SECONDS} s" if str(fault) == HANG else str(fault)}
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -183,10 +164,10 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1, help="take every n-th model")
     parser.add_argument("--more", type=Path, action="append", default=[], help="site-packages")
     given = parser.parse_args()
-    worker, rows = Worker(), []
+    worker, rows = Worker(_work, _SECONDS), []
     with tempfile.TemporaryDirectory() as folder:
         for kind, name, path in list(gather(Path(folder), given.more))[:: given.every]:
-            rows.append({"kind": kind, "name": name, **worker.judge(path)})
+            rows.append({"kind": kind, "name": name, **judge_in(worker, path)})
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     result = {"versions": versions, **summarise(rows)}
     given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
