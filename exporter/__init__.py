@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from exporter.install import is_ours, missing_package, refuse_shadow
+from exporter.errors.install import is_ours, missing_package, refuse_shadow
 
 refuse_shadow()  # must run before the first import of `model`
 

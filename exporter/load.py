@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from exporter.errors import CheckpointInputError, UsageError
+from exporter.files.hub import Snapshot, fetch, parse_name
 from exporter.files.manifest import hash_checkpoint
-from exporter.hub import Snapshot, fetch, parse_name
 from exporter.rewrite.pixels import take_pixels
 from exporter.spec import DEFAULT_FAMILY, MODEL_ARGUMENTS, ExportSpec
 from model import load_checkpoint

@@ -30,12 +30,12 @@ from exporter.proof.runtimes import judge_runtimes
 from exporter.report import write_report
 from exporter.results import Accuracy, Ladder, Parity, Report, Verdict, overall_verdict
 from exporter.rewrite import Rewritten
-from exporter.run import Calibration, Job, Measuring, gather
+from exporter.run.job import Calibration, Job, Measuring, gather
+from exporter.run.stages import OnProgress, Stage, Stages, no_progress
 from exporter.runners.cuda import look_for_gpu
 from exporter.runners.eager import EagerRunner
 from exporter.runners.open import Opened, load_engine, load_graphs
 from exporter.spec import ExportSpec
-from exporter.stages import OnProgress, Stage, Stages, no_progress
 from exporter.target.verify import engine_here
 from exporter.to_engine.build import FLAVOURS, EngineInfo, build_engine, choose_flavour
 from exporter.to_engine.progress import BuildProgress

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -175,3 +175,20 @@ def overall_verdict(parity: Iterable[Parity]) -> Verdict:
 def is_eager_pass(row: Parity) -> bool:
     """Whether a row compares eager PyTorch with itself, which says nothing about an export."""
     return row.runtime == "eager" and row.verdict == "pass"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The content of `export --recipe`: a precision, and the modules that stay in float32.
+
+    `error` is the relative L2 of the logits with the recipe, `error_without` the one with no module
+    kept. `alone` has the share of each module, largest first.
+    """
+
+    precision: str
+    keep_fp32: tuple[str, ...]
+    budget: float
+    error: float
+    error_without: float
+    evaluations: int
+    alone: Mapping[str, float]

@@ -18,16 +18,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("model", "exporter")
-MOST_ARROWS = 175
+MOST_ARROWS = 150
 ORDER = (
     "model",
     "exporter.errors",
-    "exporter.install",
-    "exporter.option",
     "exporter.spec",
     "exporter.results",
     "exporter.files",
-    "exporter.hub",
     "exporter.inputs",
     "exporter.graph",
     "exporter.lint",
@@ -37,7 +34,6 @@ ORDER = (
     "exporter.to_engine",
     "exporter.runners",
     "exporter.machine",
-    "exporter.stages",
     "exporter.run",
     "exporter.to_onnx",
     "exporter.proof",

@@ -36,7 +36,7 @@ from exporter.pipeline import export
 from exporter.proof.prove import make_references
 from exporter.proof.runtimes import judge_runtimes
 from exporter.results import overall_verdict
-from exporter.stages import Stage, no_progress
+from exporter.run.stages import Stage, no_progress
 from exporter.target.runtimes import open_runtimes
 from exporter.target.verify import verify
 

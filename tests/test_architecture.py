@@ -48,18 +48,15 @@ OWNERS = {
     "tensorrt_rtx": TENSORRT_OWNERS,
     "tensorrt_bindings": TENSORRT_OWNERS,
     "openvino": {"exporter.machine.environment"},
-    "huggingface_hub": {"exporter.hub"},
+    "huggingface_hub": {"exporter.files.hub"},
     "matplotlib": {"exporter.report.drawing"},
 }
 # Rooms and modules that run without torch.
 WITHOUT_TORCH = (
     "exporter.errors",
-    "exporter.install",
-    "exporter.option",
     "exporter.spec",
     "exporter.results",
     "exporter.files",
-    "exporter.hub",
     "exporter.inputs.clips",
     "exporter.inputs.colour",
     "exporter.inputs.container",
@@ -85,7 +82,7 @@ WITHOUT_TORCH = (
     "exporter.runners.tensorrt",
     "exporter.runners.tensorrt_engine",
     "exporter.predict",
-    "exporter.stages",
+    "exporter.run.stages",
     "exporter.proof.judge",
     "exporter.proof.runtimes",
     "exporter.latency.bench",

@@ -38,7 +38,7 @@ from exporter.cli import (
 )
 from exporter.cli.terminal import Output, accept_any_text, say, show_trace
 from exporter.errors import GraphInputError, OutputError, TsformerError, UsageError
-from exporter.install import is_ours, missing_package
+from exporter.errors.install import is_ours, missing_package
 from exporter.machine.cores import limit_threads
 
 INTERNAL_EXIT = 4

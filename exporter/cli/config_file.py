@@ -12,8 +12,8 @@ from cyclopts.config import Dict
 
 from exporter.errors import UsageError
 from exporter.files.toml import read_toml
+from exporter.spec import nearest
 from exporter.sweep.grid import words
-from model.config import nearest
 
 FILE, OPTION = Path("tsformer.toml"), "--config-file"
 

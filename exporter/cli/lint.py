@@ -40,18 +40,15 @@ def lint(
     """
     del debug
     from exporter.files.manifest import GRAPH
-    from exporter.graph.file import read_graph
-    from exporter.inspection.ask import ask, judge
+    from exporter.inspection.ask import lint_file
     from exporter.lint import RUNTIMES
-    from exporter.lint import lint as find
     from exporter.report import strict_json
     from exporter.report.findings import count_line, lint_view
 
     if runtime not in ("all", *RUNTIMES):
         raise UsageError("--runtime", got=runtime, expected=f"one of all, {', '.join(RUNTIMES)}")
     path = graph / GRAPH if graph.is_dir() else graph
-    findings = find(read_graph(path))
-    judged = findings if rules_only else judge(findings, ask(path))
+    judged = lint_file(path, rules_only=rules_only)
     found = [f for f in judged if runtime == "all" or runtime in f.runtimes]
     facts = {"graph": str(path), "findings": [asdict(finding) for finding in found]}
     show(strict_json(facts) if json_ else lint_view(found))

@@ -33,8 +33,8 @@ def push(
         debug: Show the trace of an error.
     """
     del debug
+    from exporter.files.hub import push as upload
     from exporter.files.manifest import read_manifest
-    from exporter.hub import push as upload
 
     read_manifest(directory)
     show(upload(directory, repository, private=private, revision=revision))

@@ -12,9 +12,8 @@ from exporter.cli.export import export
 from exporter.cli.parsing import Flag, Json, Output, Whole
 from exporter.cli.terminal import show, sweep_progress
 from exporter.errors import ParityError, SweepError, UsageError
-from exporter.spec import OPTIONS, ExportSpec
+from exporter.spec import OPTIONS, ExportSpec, nearest
 from exporter.sweep.grid import RECIPE, Grid, name_of, read_grid, words
-from model.config import nearest
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -27,7 +27,7 @@ from rich.table import Column
 from exporter.report.escape import one_line, printable
 
 if TYPE_CHECKING:
-    from exporter.stages import OnProgress
+    from exporter.run.stages import OnProgress
     from exporter.sweep.table import Progress as SweepProgress
 
 

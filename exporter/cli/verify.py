@@ -15,7 +15,7 @@ from exporter.errors import UsageError
 
 if TYPE_CHECKING:
     from exporter.results import Report
-    from exporter.stages import OnProgress
+    from exporter.run.stages import OnProgress
 
 
 def verify(

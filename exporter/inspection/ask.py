@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from exporter.lint import Finding
+from exporter.graph.file import read_graph
+from exporter.lint import Finding, lint
 from exporter.lint.rule import RUNTIMES
 from exporter.to_engine import child
 
@@ -26,6 +27,12 @@ class Answer:
 
     version: str
     refused: str
+
+
+def lint_file(path: Path, *, rules_only: bool = False) -> tuple[Finding, ...]:
+    """Find what is wrong with a graph: by the rules, and by what the installed runtimes say."""
+    findings = lint(read_graph(path))
+    return findings if rules_only else judge(findings, ask(path))
 
 
 def ask(path: Path) -> dict[str, Answer]:

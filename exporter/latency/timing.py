@@ -15,12 +15,12 @@ from exporter.latency.bench import bench
 from exporter.machine.contention import Contention
 from exporter.machine.speed import BUDGET_SECONDS, MachineLimit, measure_machine, of_limit
 from exporter.results import Latency
-from exporter.run import Job
+from exporter.run.job import Job
+from exporter.run.stages import Stage
 from exporter.runners.base import Runner
 from exporter.runners.eager import EagerRunner
 from exporter.runners.onnxruntime import OnnxRuntimeRunner
 from exporter.runners.open import FOR_PROOF_ONLY
-from exporter.stages import Stage
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from exporter.errors import RuntimeFailure
-from exporter.install import how_to_install
+from exporter.errors.install import how_to_install
 from exporter.machine.cores import usable_cores
 from exporter.runners.cuda import GpuStatus, look_for_gpu
 from exporter.runners.onnxruntime import available_devices

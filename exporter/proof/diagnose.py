@@ -10,12 +10,12 @@ from exporter.inputs.clips import Inputs, gather_inputs
 from exporter.load import load_exported
 from exporter.precision import Int8
 from exporter.proof.ladder import climb
-from exporter.proof.tune import Recipe, tune
-from exporter.results import Ladder
+from exporter.proof.tune import tune
+from exporter.results import Ladder, Recipe
 from exporter.rewrite.choose import rewrite_for_export
-from exporter.run import calibrate
+from exporter.run.job import calibrate
+from exporter.run.stages import OnProgress
 from exporter.spec import ExportSpec
-from exporter.stages import OnProgress
 from model.classifier import VideoClassifier
 
 

@@ -23,11 +23,11 @@ from exporter.proof.judge import (
 from exporter.proof.runtimes import FP32, floors_of, rounding_form
 from exporter.rewrite import Refused, Rewritten, rewrite, rewrite_measured
 from exporter.rewrite.choose import rewrites_to_skip
-from exporter.run import Calibration, Job
+from exporter.run.job import Calibration, Job
+from exporter.run.stages import Stage
 from exporter.runners.eager import EagerRunner
 from exporter.runners.open import Opened
 from exporter.spec import ExportSpec
-from exporter.stages import Stage
 from model.classifier import VideoClassifier
 
 # Relative L2 in float64: far above rounding errors, far below the effect of any mistake.

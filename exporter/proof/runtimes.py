@@ -10,13 +10,13 @@ from collections.abc import Mapping
 
 from exporter.files.reference import Floor, KeptReference
 from exporter.inputs.clips import Inputs
-from exporter.option import BatchProfile
 from exporter.proof.judge import Reference, validate
 from exporter.results import Parity
+from exporter.run.stages import Stage
 from exporter.runners.base import EVALUATOR
 from exporter.runners.onnxruntime import OnnxRuntimeRunner
 from exporter.runners.open import TENSORRT_GRAPH_EVALUATED, Opened
-from exporter.stages import Stage
+from exporter.spec.option import BatchProfile
 
 FP32 = "fp32"
 

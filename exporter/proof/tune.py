@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from exporter.errors import TuneError, UsageError
@@ -20,26 +20,10 @@ from exporter.files.text import parse_text
 from exporter.inputs.clips import Inputs
 from exporter.precision import Int8
 from exporter.proof.judge import relative_error, run_clips
+from exporter.results import Recipe
 from exporter.runners.eager import EagerRunner
 from model.classifier import VideoClassifier
 from model.precision import rounded_modules
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The content of `export --recipe`: a precision, and the modules that stay in float32.
-
-    `error` is the relative L2 of the logits with the recipe, `error_without` the one with no module
-    kept. `alone` has the share of each module, largest first.
-    """
-
-    precision: str
-    keep_fp32: tuple[str, ...]
-    budget: float
-    error: float
-    error_without: float
-    evaluations: int
-    alone: Mapping[str, float]
 
 
 def tune(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.constrain import Constrain
@@ -22,10 +21,7 @@ from exporter.report.words import (
     rung_mark,
     runtimes,
 )
-from exporter.results import Ladder, Report
-
-if TYPE_CHECKING:
-    from exporter.proof.tune import Recipe
+from exporter.results import Ladder, Recipe, Report
 
 
 def summary_table(report: Report) -> RenderableType:

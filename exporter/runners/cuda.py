@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import RuntimeFailure
-from exporter.install import how_to_install
+from exporter.errors.install import how_to_install
 
 NO_GPU = "this machine has no NVIDIA GPU"
 _DRIVER_FACTS = Path("/proc/driver/nvidia/version")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.errors import RuntimeFailure
-from exporter.install import how_to_install
+from exporter.errors.install import how_to_install
 from exporter.runners.base import Arrays, Closing, check_inputs
 
 if TYPE_CHECKING:  # an edge image runs files, and has no onnx

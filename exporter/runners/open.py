@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.errors import RuntimeFailure
-from exporter.install import how_to_install
+from exporter.errors.install import how_to_install
 from exporter.results import Parity
 from exporter.runners.base import EVALUATOR, Runner
 from exporter.runners.cuda import NO_GPU, look_for_gpu

@@ -13,8 +13,7 @@ from typing import Any
 
 from exporter.errors import GridError, UsageError
 from exporter.files.toml import read_toml
-from exporter.spec import OPTIONS
-from model.config import nearest
+from exporter.spec import OPTIONS, nearest
 
 MOST_CELLS = 1_000  # of a sweep: each takes ten seconds at least
 TABLES = ("base", "axes")

@@ -18,9 +18,9 @@ from exporter.machine.contention import Contention
 from exporter.machine.memory import peak_memory_mb
 from exporter.predict import Card
 from exporter.results import Latency
+from exporter.run.stages import OnProgress, no_progress
 from exporter.runners.base import Arrays, Runner
 from exporter.runners.onnxruntime import OnnxRuntimeRunner
-from exporter.stages import OnProgress, no_progress
 from exporter.target.runtimes import open_runtimes
 
 MOST_RUNS = 1000

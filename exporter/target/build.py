@@ -29,9 +29,9 @@ from exporter.files.manifest import (
 )
 from exporter.files.staging import MANIFEST, write_whole
 from exporter.machine.environment import describe
+from exporter.run.stages import OnProgress, no_progress
 from exporter.runners.cuda import look_for_gpu
 from exporter.spec import ExportSpec
-from exporter.stages import OnProgress, no_progress
 from exporter.to_engine.build import FLAVOURS, EngineInfo, build_engine, choose_flavour
 from exporter.to_engine.progress import BuildProgress
 

@@ -20,8 +20,8 @@ from exporter.predict import Card
 from exporter.proof.judge import worst_error
 from exporter.proof.runtimes import judge_runtimes, references_of
 from exporter.results import Parity, Report
+from exporter.run.stages import OnProgress, Stages, no_progress
 from exporter.runners.open import Opened
-from exporter.stages import OnProgress, Stages, no_progress
 from exporter.target.runtimes import open_runtimes
 
 

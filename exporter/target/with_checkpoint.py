@@ -11,8 +11,8 @@ from exporter.load import load_exported, resolve
 from exporter.proof.prove import make_references
 from exporter.proof.runtimes import judge_runtimes
 from exporter.results import Report
-from exporter.run import calibrate
-from exporter.stages import OnProgress, Stages, no_progress
+from exporter.run.job import calibrate
+from exporter.run.stages import OnProgress, Stages, no_progress
 from exporter.target.runtimes import open_runtimes
 from exporter.target.verify import report_of
 

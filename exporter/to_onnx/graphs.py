@@ -14,7 +14,7 @@ import torch
 from exporter.files.manifest import ENGINE_GRAPH, GRAPH
 from exporter.precision import REST_OF_INT8, in_precision, kept_modules
 from exporter.rewrite.choose import rewrite_for_export
-from exporter.run import Job
+from exporter.run.job import Job
 from exporter.spec import OF_THE_GRAPH
 from exporter.to_onnx.export import export_onnx
 from exporter.to_onnx.quantize import quantize

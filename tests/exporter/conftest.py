@@ -30,7 +30,7 @@ TINY = {"depth": 1, "dim": 32, "dim_head": 16, "frames": 3, "res": (32, 48)}
 # `tsformer`, with a line on stdout for each stage that it reaches.
 TELLING = textwrap.dedent("""
     import sys
-    from exporter import stages
+    from exporter.run import stages
 
     tell = stages.Stage.progress
 

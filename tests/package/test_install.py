@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from exporter.install import EXTRAS
+from exporter.errors.install import EXTRAS
 from exporter.to_engine.build import FLAVOURS, probe
 
 pytestmark = pytest.mark.slow

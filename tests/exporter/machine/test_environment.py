@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from exporter.errors import RuntimeFailure
-from exporter.install import how_to_install
+from exporter.errors.install import how_to_install
 from exporter.machine import environment
 from exporter.machine.environment import describe, examine
 from exporter.runners.cuda import Gpu, GpuStatus, gpu_name

@@ -11,7 +11,8 @@ from exporter.cli import main
 from exporter.errors import TuneError, UsageError
 from exporter.inputs.clips import gather_inputs
 from exporter.precision import in_precision
-from exporter.proof.tune import Recipe, read_recipe, tune, write_recipe
+from exporter.proof.tune import read_recipe, tune, write_recipe
+from exporter.results import Recipe
 from model import FastTimeSformer, save_checkpoint
 from model.precision import rounded_modules
 

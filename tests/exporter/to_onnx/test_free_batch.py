@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from exporter.errors import OnnxError
-from exporter.option import BatchProfile
+from exporter.spec.option import BatchProfile
 from exporter.to_onnx.export import export_onnx
 from model import TimeSformerViT
 

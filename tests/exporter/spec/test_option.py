@@ -6,7 +6,8 @@ from cyclopts import App
 
 from exporter.cli.export import ExportOptions, export
 from exporter.errors import UsageError
-from exporter.option import (
+from exporter.spec import MODEL_ARGUMENTS, OF_THE_GRAPH, OPTIONS, ExportSpec
+from exporter.spec.option import (
     BatchProfile,
     Choices,
     check_choices,
@@ -15,7 +16,6 @@ from exporter.option import (
     option,
     options_of,
 )
-from exporter.spec import MODEL_ARGUMENTS, OF_THE_GRAPH, OPTIONS, ExportSpec
 
 
 @document

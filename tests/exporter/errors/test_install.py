@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from exporter import install
-from exporter.errors import MissingPackageError, TsformerError
-from exporter.install import how_to_install, is_ours, missing_package
+from exporter.errors import MissingPackageError, TsformerError, install
+from exporter.errors.install import how_to_install, is_ours, missing_package
 
 ROOT = Path(__file__).parents[2]
 CPU_OR_GPU = "pip install 'tsformer[cpu]' (or [gpu]), in a checkout: pip install '.[cpu]'"

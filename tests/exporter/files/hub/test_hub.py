@@ -14,7 +14,7 @@ from huggingface_hub import HfApi, snapshot_download
 
 from exporter.cli import main
 from exporter.errors import MissingPackageError
-from exporter.hub import HubName, fetch, parse_name
+from exporter.files.hub import HubName, fetch, parse_name
 
 NOWHERE = "http://127.0.0.1:9"  # nothing listens on the port of `discard`
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -22,7 +22,7 @@ OTHER_COMMIT = "fedcba9876543210fedcba9876543210fedcba98"
 ASK = """
 import json, sys
 from exporter.errors import TsformerError
-from exporter.hub import fetch, parse_name
+from exporter.files.hub import fetch, parse_name
 for name in sys.argv[1:]:
     try:
         found = fetch(parse_name(name))
@@ -35,7 +35,7 @@ UPLOAD = """
 import sys
 from pathlib import Path
 from exporter.errors import TsformerError
-from exporter.hub import push
+from exporter.files.hub import push
 try:
     print(push(Path(sys.argv[1]), sys.argv[2], private=True, revision=sys.argv[3] or None))
 except TsformerError as error:
@@ -190,7 +190,7 @@ def test_the_command_uploads_an_unchanged_export_and_shows_its_address(
         return "https://hub/me/x/commit/0"
 
     asked = []
-    monkeypatch.setattr("exporter.hub.push", upload)
+    monkeypatch.setattr("exporter.files.hub.push", upload)
     assert main(["push", str(tmp_path), "me/x"]) == 3  # no export
     assert asked == []
     monkeypatch.setattr("exporter.files.manifest.read_manifest", lambda _directory: {})

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from exporter.errors import CheckpointInputError, HubError, TsformerError
-from exporter.install import missing_package
+from exporter.errors.install import missing_package
 
 _ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w.-][\w./-]*))?", re.ASCII)
 # A path with one of these endings is a file that is missing, not the name of a repository.

@@ -99,7 +99,7 @@ def refuse_shadow() -> None:
     Raises:
         ShadowedError: with the file and the remedy.
     """
-    ours = Path(__file__).resolve().parent.parent / "model"
+    ours = Path(__file__).resolve().parent.parent.parent / "model"
     origin, folders = _find_model()
     found = Path(origin) if origin else next(map(Path, folders), None)
     if found is None or ours in {Path(folder).resolve() for folder in folders}:

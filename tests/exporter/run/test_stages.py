@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from exporter import stages as stages_module
 from exporter.machine.memory import peak_memory_mb, reset_peak_memory
-from exporter.stages import Stages
+from exporter.run import stages as stages_module
+from exporter.run.stages import Stages
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from typing import Any
 from exporter.inputs.clips import Inputs, gather_calibration, gather_inputs
 from exporter.inputs.dataset import Dataset, open_dataset
 from exporter.precision import Ranges, observe_ranges
+from exporter.run.stages import Stage, Stages
 from exporter.spec import ExportSpec
-from exporter.stages import Stage, Stages
 from model.classifier import VideoClassifier
 
 # A context that is entered while latency is measured.

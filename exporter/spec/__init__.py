@@ -1,0 +1,40 @@
+"""What to export and how: the options of an export, declared and checked in one place."""
+
+from exporter.spec.choices import (
+    BF16_OPSET,
+    DEFAULT_FAMILY,
+    DEFAULT_OPSET,
+    ENGINES,
+    EXPLICIT_TARGETS,
+    LOWER_PRECISIONS,
+    MODEL_NAMES,
+    OPSETS,
+    PRECISIONS,
+    REWRITE_NAMES,
+    RUNTIMES,
+    TARGETS,
+)
+from exporter.spec.export_spec import MODEL_ARGUMENTS, OF_THE_GRAPH, OPTIONS, ExportSpec
+from exporter.spec.option import BatchProfile
+from model.config import nearest
+
+__all__ = [
+    "BF16_OPSET",
+    "DEFAULT_FAMILY",
+    "DEFAULT_OPSET",
+    "ENGINES",
+    "EXPLICIT_TARGETS",
+    "LOWER_PRECISIONS",
+    "MODEL_ARGUMENTS",
+    "MODEL_NAMES",
+    "OF_THE_GRAPH",
+    "OPSETS",
+    "OPTIONS",
+    "PRECISIONS",
+    "REWRITE_NAMES",
+    "RUNTIMES",
+    "TARGETS",
+    "BatchProfile",
+    "ExportSpec",
+    "nearest",
+]
