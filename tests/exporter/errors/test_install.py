@@ -9,7 +9,7 @@ import pytest
 from exporter.errors import MissingPackageError, TsformerError, install
 from exporter.errors.install import how_to_install, is_ours, missing_package
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CPU_OR_GPU = "pip install 'tsformer[cpu]' (or [gpu]), in a checkout: pip install '.[cpu]'"
 RUNTIME = (
     "pip install 'tsformer[runtime]' (or [runtime-gpu], [cpu], [gpu]), in a checkout: "
