@@ -47,6 +47,7 @@ def test_light_code_imports_no_heavy_package(code):
     assert not loaded_by(code) & set(HEAVY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "absent"),
     [

@@ -228,6 +228,7 @@ def test_a_module_to_keep_in_float32_is_not_folded_into_another():
 # --- what is rewritten
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "left_out"),
     [

@@ -115,6 +115,7 @@ class TestTheRealClips:
         check(predictions, eager(spec, clips), NUMBERS, 5)
         assert [prediction.clip for prediction in predictions] == [*map(str, clips)]
 
+    @pytest.mark.slow
     def test_the_check_fails_for_other_clips(self, fresh, clips):
         spec, directory = fresh
         with pytest.raises(AssertionError):
@@ -259,6 +260,7 @@ class StandIn:
 
 
 class TestTheEngine:
+    @pytest.mark.slow
     def test_an_engine_is_run_within_its_profile(self, copy, clips, monkeypatch):
         monkeypatch.setattr(predict, "TensorRtRunner", StandIn)
         spec = json.loads((copy / MANIFEST).read_text())["spec"]
@@ -418,6 +420,7 @@ class TestWhatIsImported:
         assert "abilities" in json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it_without_output(fresh, clips):
     done = python(
         """

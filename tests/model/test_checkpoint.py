@@ -397,6 +397,7 @@ class TestBadFiles:
         (tmp_path / name).write_text(text, encoding="utf-8")
         assert "not a whole" in refusal(tmp_path / name)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("cut", [1, 9, 100, 0.2, 0.5, 0.9, -100, -1])
     @pytest.mark.parametrize("form", ["m.pth", "old.pth", "m.safetensors"])
     def test_truncated_file_is_refused(self, tmp_path, form, cut):
@@ -455,6 +456,7 @@ class TestBadFiles:
         message = refusal(save(tmp_path / "m.pth", state), config=CLIP)
         assert f"{name} has the wrong shape: got (7, 3), expected {expected}" in message
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", [name for name in published() if name.count(".") < 4])
     @pytest.mark.parametrize("shape", [(), (0,), (5,), (1, 2, 3)], ids=str)
     def test_any_wrong_shape_is_refused(self, tmp_path, name, shape):

@@ -207,6 +207,7 @@ class TestSeveralModels:
 
 
 class TestHarmlessContainers:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "beside",
         [
@@ -235,6 +236,7 @@ class TestHarmlessContainers:
 
 
 class TestHeads:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "head", ["classifier", "fc", "fc_cls", "cls_head.fc_cls", "head.fc", "head.1", "linear",
                  "my_head.out", "classification_head"],

@@ -182,6 +182,7 @@ class TestTraining:
         assert all(torch.isfinite(grad).all() for grad in gradients.values())
         assert [name for name, grad in gradients.items() if not grad.abs().max() > 0] == []
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("mechanism", MECHANISMS)
     def test_a_few_steps_lower_the_loss(self, mechanism):
         model = make(attn_mechanism=mechanism, drop_path=0.0)
@@ -196,6 +197,7 @@ class TestTraining:
             losses.append(loss.item())
         assert losses[-1] < 0.5 * losses[0]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("rate", "mechanism"),
         [

@@ -269,6 +269,7 @@ def test_operators_that_overflow_compute_in_float32(attn, dtype):
 # --- nothing overflows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", LOWER)
 @pytest.mark.parametrize("tokens", [1, 7, 65, 300])  # fewer and more tokens than dim_head
 @pytest.mark.parametrize("name", MECHANISMS)
@@ -306,6 +307,7 @@ def test_output_of_a_single_attention_in_half_precision_is_near_float64(name, to
     assert rel_l2(attention.half()(x), truth(x.double())) < 10 * torch.finfo(torch.float16).eps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.3, 1.0, 3.0])
 @pytest.mark.parametrize("scheme", SCHEME_NAMES)
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)

@@ -62,6 +62,7 @@ def build(family, scheme, mechanism, grid):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [FastTimeSformer, TimeSformerViT])
 @pytest.mark.parametrize("mechanism", MECHANISM_NAMES)
 @pytest.mark.parametrize("scheme", SCHEME_NAMES)

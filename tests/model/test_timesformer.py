@@ -101,6 +101,7 @@ class TestFunction:
         assert rel_l2(model(video[:, [2, 0, 1]]), model(video)) > 1e-6
         assert rel_l2(model(video.roll(4, dims=-1)), model(video)) > 1e-6  # by one patch
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
     @pytest.mark.parametrize("options", KINDS)
     def test_logits_in_other_precisions_are_near_float64(self, options, dtype):
@@ -189,6 +190,7 @@ class TestTokenShift:
 
 
 class TestTraining:
+    @pytest.mark.slow
     @pytest.mark.parametrize("options", KINDS)
     def test_loss_falls_and_every_parameter_gets_a_gradient(self, options):
         model = make(**options).train()
@@ -204,6 +206,7 @@ class TestTraining:
             losses.append(loss.item())
         assert losses[-1] < 0.5 * losses[0]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("rate", ["attn_dropout", "ff_dropout"])
     @pytest.mark.parametrize("options", KINDS)
     @torch.no_grad()
@@ -285,6 +288,7 @@ class TestCheckpoints:
         torch.save(make().state_dict(), tmp_path / "m.pth")
         assert load_checkpoint(tmp_path / "m.pth").config == make().config
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("options", KINDS)
     @pytest.mark.parametrize("names", ["published", "ours"])
     def test_configuration_is_inferred_from_a_bare_state_dict(self, tmp_path, options, names):

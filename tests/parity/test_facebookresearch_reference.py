@@ -90,6 +90,7 @@ class TestReference:
         error = rel_l2(run(load(kind).double(), video.double().flip(1)), truth)
         assert (error < FP64_LIMIT) == (kind == "space_only")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("wrapper", ["model_state", "model", "module", "module.", "model."])
     def test_wrapped_checkpoints_give_the_same_logits(self, kind, wrapper, tmp_path):
         config, video, _ = read(kind)

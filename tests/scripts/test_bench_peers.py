@@ -96,6 +96,7 @@ def test_every_side_is_close_to_its_own_truth(bench, graphs, ours, peer):
     assert max(figures.ours_rel_l2, figures.peer_rel_l2) < 1e-5
 
 
+@pytest.mark.slow
 def test_openvino_is_timed(bench, graphs):
     pytest.importorskip("openvino")
     figures = bench.measure(pair_of(bench, "ours/openvino", "plain/openvino"), graphs)
@@ -215,6 +216,7 @@ def test_a_failed_process_fails_its_pair(bench, tmp_path, monkeypatch):
     assert figures == bench.Figures("failed", "signal 9")
 
 
+@pytest.mark.slow
 def test_the_interval_includes_differences_between_processes(timing):
     alike = timing.median_interval(np.full(50, 2.0), np.full(50, 2.0))
     apart = timing.median_interval(np.full(50, 2.0), np.full(50, 2.5))

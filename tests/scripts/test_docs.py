@@ -68,6 +68,7 @@ def test_the_guide_describes_every_command_and_option():
         assert names - named == set()
 
 
+@pytest.mark.slow
 def test_commands_in_the_guide_exist():
     shown = list(shown_commands())
     assert len(shown) > 50
@@ -79,6 +80,7 @@ def test_commands_in_the_guide_exist():
         assert named <= options_of(command), (page, command)
 
 
+@pytest.mark.slow
 def test_command_lines_in_the_guide_are_valid():
     for page, text in TEXTS.items():
         for block in fenced(text, ("sh", "console")):

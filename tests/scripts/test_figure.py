@@ -57,6 +57,7 @@ def test_attention_is_timed_at_every_size(figure):
         assert len(row["p50_ms"]) == 2
 
 
+@pytest.mark.slow
 def test_the_same_results_give_the_same_figure(figure, tmp_path, capsys):
     source = tmp_path / "figure.json"
     source.write_text(json.dumps(content_of(figure)))
@@ -83,6 +84,7 @@ def test_the_title_names_batch_and_machine(figure):
     assert "a processor" in title
 
 
+@pytest.mark.slow
 def test_a_run_measures_and_draws(figure, tmp_path, monkeypatch, capsys):
     rows = made_up_rows(figure)
     monkeypatch.setattr(figure.bench_peers, "measure_all", lambda *_: iter(rows))

@@ -111,6 +111,7 @@ class TestCommitted:
         assert script.accuracy(trained[mechanism], shuffled, labels) < 0.5 + 0.1
 
 
+@pytest.mark.slow
 def test_training_reduces_the_loss(script, monkeypatch):
     torch.manual_seed(0)
     model, recipe = tiny(script), script.Recipe(steps=40)

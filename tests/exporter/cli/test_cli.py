@@ -384,6 +384,7 @@ def checkpoints(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -509,6 +510,7 @@ def test_an_untouched_export_verifies(run, directory, real_clips):
     assert listing() == []
 
 
+@pytest.mark.slow
 def test_verify_prints_json(run, directory):
     code, out, err = run("verify", directory, "--json")
     assert (code, err) == (0, "")
@@ -650,6 +652,7 @@ def test_the_help_of_export_names_every_option_of_the_contract(run):
         assert option in out, option
 
 
+@pytest.mark.slow
 def test_the_version_is_that_of_the_package(tmp_path):
     done = run_in_new_process("--version", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

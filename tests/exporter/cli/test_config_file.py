@@ -150,6 +150,7 @@ def test_every_command_shows_its_examples(capfd):
     assert export.__doc__
 
 
+@pytest.mark.slow
 def test_completion_can_be_installed_and_completes_in_bash(tmp_path):
     """The script, sourced in bash, completes commands and options."""
     script = tmp_path / "tsformer.bash"

@@ -108,6 +108,7 @@ def test_the_map_of_a_real_graph_names_existing_modules_and_values(real):
         assert set(names) <= made
 
 
+@pytest.mark.slow
 def test_every_linear_layer_gives_what_it_is_read_for(real):
     """The value of `fc_t` is read by the sum with the tokens: checked by its shape."""
     _, proto = real

@@ -85,6 +85,7 @@ def test_shapes_move_with_the_velocity_of_their_label(height, width):
     assert right / len(labels) > 0.9
 
 
+@pytest.mark.slow
 def test_a_single_frame_does_not_tell_the_label_but_two_do():
     clips, labels = motion_clips(1600, 2, 16, 16, seed=7, channels=1)
     pooled = clips.reshape(len(clips), 2, 8, 2, 8, 2).mean((3, 5)).reshape(len(clips), 2, -1)

@@ -278,6 +278,7 @@ class TestEngine:
         assert facts.header == "well-formed"  # which is all that TensorRT looks at
         assert facts.content == "changed since it was built"
 
+    @pytest.mark.slow
     def test_in_an_export(self, built, copy):
         path, noted = built
         shutil.copy(path, copy / "model.engine")
@@ -387,6 +388,7 @@ def test_a_missing_file_is_an_error_of_one_line(run, tmp_path):
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_it_imports_no_torch(foreign):
     code = (
         "import sys; from exporter.cli import main\n"

@@ -784,6 +784,7 @@ def run(tmp_path, capfd):
     return call
 
 
+@pytest.mark.slow
 def test_the_command_says_what_where_and_what_to_do(run):
     code, out, err = run(FIRES["mixed-types"]["int64 weight"][0])
     assert code == 4
@@ -809,6 +810,7 @@ def test_the_command_says_that_a_graph_is_clean(run):
     )
 
 
+@pytest.mark.slow
 def test_the_command_applies_the_rules_of_one_runtime(run):
     model = quantised(np.uint8(128))
     assert run(model, "--runtime", "tensorrt")[0] == 4
@@ -818,6 +820,7 @@ def test_the_command_applies_the_rules_of_one_runtime(run):
     assert "one of all, " in err
 
 
+@pytest.mark.slow
 def test_json_holds_every_finding(run):
     twelve = graph(
         *(
@@ -847,6 +850,7 @@ def test_json_holds_every_finding(run):
     }
 
 
+@pytest.mark.slow
 def test_names_of_the_graph_cannot_steer_the_terminal(run):
     model = graph(("Mul", ["x", "w"], ["y"]), weights=[("w", np.ones(4))])
     model.graph.node[0].name = "\x1b[31mred[bold]"
@@ -871,6 +875,7 @@ def test_counts_are_words():
     assert count_line(lint(GraphView(graph(("Exp", ["x"], ["y"]))))) == "0 errors, 0 warnings"
 
 
+@pytest.mark.slow
 def test_it_imports_no_torch_and_no_runtime(tmp_path):
     onnx.save(graph(("Exp", ["x"], ["y"])), tmp_path / "model.onnx")
     code = (

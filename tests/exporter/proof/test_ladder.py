@@ -130,6 +130,7 @@ def test_the_table_lists_the_modules_and_the_result(made, capsys):
 # --- a wrong weight
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", ["project_in", "blocks.0.attn_t.fn", "blocks.0.fc_t", "blocks.1.mlp.fn", "to_out.fn"]
 )
@@ -139,6 +140,7 @@ def test_a_wrong_weight_names_its_module(changed, path):
     assert found.first_not_finite == ""
 
 
+@pytest.mark.slow
 def test_a_wrong_weight_of_an_fp16_graph_names_its_module_and_is_exit_5(changed, capsys):
     directory = changed("fp16", corrupt("blocks.1.attn_s.fn", 3.0))
     assert main(["ladder", str(directory)]) == 5

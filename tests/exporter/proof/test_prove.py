@@ -35,6 +35,7 @@ def wrong(monkeypatch):
     return put
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [2.0, 1 + 1e-6])
 def test_a_rewrite_that_changes_the_function_is_refused(wrong, tiny, tmp_path, factor):
     wrong(factor)

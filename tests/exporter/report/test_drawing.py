@@ -45,6 +45,7 @@ def test_colours_are_the_page_s_and_text_is_text():
     assert "<style" not in markup
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tone", TONES)
 def test_every_tone_survives(tone):
     def line(canvas: Canvas) -> None:

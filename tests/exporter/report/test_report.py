@@ -295,6 +295,7 @@ def test_an_empty_report_renders_everywhere(tmp_path):
     assert "Not run" in printed(EMPTY)
 
 
+@pytest.mark.slow
 def test_markdown_tables_are_well_formed(verdict, tmp_path):
     text = written(sample(verdict), tmp_path, "md")
     blocks = [block.split("\n") for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)]
@@ -305,6 +306,7 @@ def test_markdown_tables_are_well_formed(verdict, tmp_path):
         assert re.fullmatch(r"\|(-+:?\|)+", rows[1])
 
 
+@pytest.mark.slow
 def test_markdown_holds_no_live_html_or_links_of_clip_names(tmp_path):
     for name, shown in (
         ("@someone `b` ![i](http://x) | y", "`` @someone `b` ![i](http://x) \\| y ``"),
@@ -317,6 +319,7 @@ def test_markdown_holds_no_live_html_or_links_of_clip_names(tmp_path):
         assert f"| {shown} |" in text
 
 
+@pytest.mark.slow
 def test_markdown_is_short_and_needs_no_html(verdict, tmp_path):
     text = written(sample(verdict), tmp_path, "md")
     outside_code = re.sub(r"(`+)(?!`).+?(?<!`)\1(?!`)", "", text)
@@ -344,6 +347,7 @@ def test_html_escapes_foreign_text(verdict, tmp_path):
     assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
 
 
+@pytest.mark.slow
 def test_html_loads_nothing_from_elsewhere(verdict, tmp_path):
     text = written(sample(verdict), tmp_path, "html")
     loads = [
@@ -356,6 +360,7 @@ def test_html_loads_nothing_from_elsewhere(verdict, tmp_path):
     assert not re.search(r"url\((?!#)|@import|https?://", text)
 
 
+@pytest.mark.slow
 def test_html_lets_no_script_run_but_its_own(verdict, tmp_path):
     text = written(sample(verdict), tmp_path, "html")
     (script,) = re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL)
@@ -386,6 +391,7 @@ def test_the_same_report_gives_the_same_bytes(verdict, tmp_path):
         assert (here / f"report.{kind}").read_bytes() == (there / f"report.{kind}").read_bytes()
 
 
+@pytest.mark.slow
 def test_html_is_accessible(verdict, tmp_path):
     page = parsed(written(sample(verdict), tmp_path, "html"))
     plots = [attrs for tag, attrs in page.tags if tag == "svg"]
@@ -401,6 +407,7 @@ def test_html_is_accessible(verdict, tmp_path):
     assert labelled == {attrs["id"] for tag, attrs in page.tags if tag == "h2"}
 
 
+@pytest.mark.slow
 def test_references_within_a_page_have_a_target(verdict, tmp_path):
     text = written(sample(verdict), tmp_path, "html")
     ids = {attrs["id"] for _, attrs in parsed(text).tags if "id" in attrs}
@@ -456,6 +463,7 @@ def test_runs_are_drawn_and_the_slow_ones_counted(tmp_path):
     assert "one run, the first at the top" not in written(sample("pass"), tmp_path, "html")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("verdict", "word"),
     [
@@ -480,6 +488,7 @@ def test_ill_conditioned_is_explained():
     )
 
 
+@pytest.mark.slow
 def test_an_engine_that_was_not_run_is_built_not_executed(tmp_path):
     report = sample("pass")
     assert "; built, not executed (no GPU on this machine)" in engine_line(report)

@@ -48,12 +48,14 @@ def test_limits_enclose_the_positive_values(side):
     assert 3e-5 < high < math.inf
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [[], [None, 0.0, math.nan], [math.inf]])
 def test_limits_of_nothing_are_still_limits(values):
     low, high = limits(values)
     assert 0 < low < high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["x", "y"])
 @pytest.mark.parametrize(
     ("low", "high", "most", "expected"),
@@ -69,6 +71,7 @@ def test_logarithmic_ticks_are_round(low, high, most, expected, side):
     assert ticks(low, high, most, log=True, side=side)[0] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("span", [1.001, 1.3, 3.0, 25.0, 1e3, 1e9])
 @pytest.mark.parametrize("low", [3.7e-9, 0.42, 8100.0])
 @pytest.mark.parametrize("most", [4, 6, 7])

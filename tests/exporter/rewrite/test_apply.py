@@ -73,6 +73,7 @@ def test_the_rewritten_model_of_every_family_has_the_same_function(
     assert rel_l2(rewritten(clips.double()), model(clips.double())) <= limit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift_tokens", [True, False])
 def test_a_family_with_other_blocks_gets_only_norms_and_biases(make, clips, rel_l2, shift_tokens):
     model = make(family="timesformer_pytorch", shift_tokens=shift_tokens)
@@ -105,6 +106,7 @@ def test_each_rewrite_can_be_left_out(make, clips, rel_l2, attn, left_out):
 # --- the contract
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
 def test_the_original_model_is_not_changed(make, clips, attn):
     model = make(attn)
@@ -118,6 +120,7 @@ def test_the_original_model_is_not_changed(make, clips, attn):
     assert torch.equal(model(clips), logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
 def test_no_rewrite_fires_on_a_rewritten_model(make, attn):
     rewritten, fired, _ = rewrite_measured(make(attn))
@@ -137,10 +140,12 @@ def test_an_unknown_name_lists_the_known(make):
         rewrite_measured(make(), skip=["fold_fv"])
 
 
+@pytest.mark.slow
 def test_the_rewritten_model_is_in_evaluation_mode(make):
     assert not rewrite_measured(make().train())[0].training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
 def test_the_modules_keep_their_paths(make, attn):
     model = make(attn)
@@ -161,6 +166,7 @@ def test_the_model_is_the_same_with_and_without_figures(make, clips, attn):
     )  # the measured model drops no path
 
 
+@pytest.mark.slow
 def test_savings_add_up_to_the_difference_in_cost(make):
     model = make("regular")
     rewritten, fired, _ = rewrite_measured(model)
@@ -206,6 +212,7 @@ def test_lower_precision_is_as_accurate_as_without_rewrites(make, clips, rel_l2,
     assert rel_l2(logits, truth) <= 2 * rel_l2(model(clips), truth)
 
 
+@pytest.mark.slow
 def test_modules_are_kept_in_float32_by_their_paths(make):
     rewritten = rewrite_measured(make()).model
     kept = lower_precision(rewritten, torch.float16, [r"blocks\.0", r"blocks\.1\.fc_t"])
@@ -249,6 +256,7 @@ def test_the_graph_has_the_same_logits_at_any_batch(make, clips, rel_l2, attn, t
 # --- refusals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
 def test_every_place_is_changed_or_refused_with_a_reason(make, attn):
     model = make(attn)

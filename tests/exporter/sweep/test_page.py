@@ -130,6 +130,7 @@ def test_without_accuracy_cells_are_compared_by_their_error(tmp_path):
     assert "No accuracy was measured" in written(sweep_of(*rows), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "verdict", "words"),
     [
@@ -218,6 +219,7 @@ def test_foreign_text_is_escaped_in_html_and_markdown(tmp_path):
     assert "<" not in re.sub(r"(`+)(?!`).+?(?<!`)\1(?!`)", "", markdown)
 
 
+@pytest.mark.slow
 def test_markdown_tables_are_valid_and_short_enough_for_a_pull_request(tmp_path):
     text = written(
         sweep_of(*(row(res=res, p50=res) for res in range(16, 1616, 16))), tmp_path, "md"

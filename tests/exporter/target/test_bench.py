@@ -40,6 +40,7 @@ def put(monkeypatch, *runners, absences=()):
     monkeypatch.setattr(bench_module, "open_runtimes", lambda *_, **__: opened)
 
 
+@pytest.mark.slow
 def test_it_times_what_runs_here_without_torch_and_onnx(exported):
     code = """
 import sys

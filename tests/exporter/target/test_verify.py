@@ -43,6 +43,7 @@ def mend(directory, name):
     path.write_text(json.dumps(manifest))
 
 
+@pytest.mark.slow
 def test_it_runs_without_torch_and_onnx(directory):
     command = [sys.executable, "-c", WITHOUT, "verify", str(directory), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

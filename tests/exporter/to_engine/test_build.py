@@ -121,6 +121,7 @@ def gone(pid, seconds=5.0):
 # --- builds that succeed
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_a_build_reports_its_progress_and_describes_the_engine(static, engine):
     progress = []
@@ -187,6 +188,7 @@ def test_a_script_without_main_guard_can_build(static, engine, tmp_path):
 # --- builds that are refused
 
 
+@pytest.mark.slow
 @needs_rtx
 @pytest.mark.parametrize(
     ("batch", "options", "message"),
@@ -239,6 +241,7 @@ def test_an_unsupported_operator_is_refused_with_its_node_and_reason(tmp_path, e
 # --- builds that are interrupted
 
 
+@pytest.mark.slow
 @needs_rtx
 @on_linux
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, RuntimeError])
@@ -390,6 +393,7 @@ NO_CONFIG = WORKING.replace(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "reason"),
     [

@@ -59,6 +59,7 @@ def test_kernels_and_fused_attentions_are_counted():
     assert fusion.unfused == (Unfused("blocks.1.attn", "too wide"),)
 
 
+@pytest.mark.slow
 @needs_rtx
 @pytest.mark.parametrize(
     ("options", "fused", "reason"),

@@ -201,6 +201,7 @@ def test_tied_weights_in_every_block_give_the_graph_of_separate_blocks(apart, tm
     assert_same(once, write(tmp_path / "apart.onnx", model, example(model)))
 
 
+@pytest.mark.slow
 def test_a_block_with_a_replaced_forward_keeps_it(traced, tmp_path):
     model = make()
     for block in model.blocks:
@@ -275,6 +276,7 @@ def test_a_weight_that_is_not_an_input_of_the_function_is_refused(monkeypatch, t
         write(tmp_path / "model.onnx", model, example(model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("attn", "scheme"), PAIRS)
 def test_rewritten_blocks_have_the_same_structure(attn, scheme, monkeypatch):
     monkeypatch.setattr(pieces, "PIECE_BYTES", 2**8)

@@ -83,6 +83,7 @@ def plain(tmp_path_factory):
 # --- structure, for every mechanism and scheme
 
 
+@pytest.mark.slow
 def test_inputs_and_outputs_are_those_of_the_contract(written):
     _, path, described, model = written
     (video,), (logits,) = described.inputs, described.outputs
@@ -274,6 +275,7 @@ def test_a_dynamic_batch_is_the_only_free_axis(tmp_path, attn, profile):
         assert np.linalg.norm(got - expected) < 1e-5 * np.linalg.norm(expected)
 
 
+@pytest.mark.slow
 def test_a_static_graph_refuses_another_batch(plain):
     session = onnxruntime.InferenceSession(plain, providers=["CPUExecutionProvider"])
     with pytest.raises(Exception, match=r"Got: 2 Expected: 1"):

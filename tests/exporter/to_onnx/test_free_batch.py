@@ -24,6 +24,7 @@ class Reader(nn.Module):
         return self.fixing(self.first(video)).flatten(1)
 
 
+@pytest.mark.slow
 def test_the_module_that_fixed_the_batch_is_named(tmp_path):
     with pytest.raises(OnnxError, match=r"free, but fixing fixed it: got video \(2, 3, 4\)"):
         export_onnx(

@@ -44,6 +44,7 @@ def test_an_export_of_every_opset_is_proven_in_its_container(tmp_path, opset):
     assert model.ir_version == IR_VERSIONS[opset]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("opset", "norms"), [(16, 0), (17, 4)])
 def test_opset_16_writes_norms_as_their_equation_and_17_does_not(tmp_path, opset, norms):
     made = write(tiny(), tmp_path, opset)
@@ -66,6 +67,7 @@ def test_opset_16_computes_the_same_function_as_18(tmp_path):
         assert np.linalg.norm(found - truth) / np.linalg.norm(truth) < 1e-6
 
 
+@pytest.mark.slow
 def test_a_norm_of_float16_is_computed_in_float32_at_opset_16(tmp_path):
     """The operator computes so by its definition; a square of float16 would overflow."""
     write(tiny().half(), tmp_path, 16, torch.float16)

@@ -199,6 +199,7 @@ def test_only_products_of_weights_are_int8(int8, attn, form):
             assert all(graph.kind(name) != "DequantizeLinear" for name in node.input), node.name
 
 
+@pytest.mark.slow
 @every
 def test_activations_have_one_scale_and_the_zero_point_of_the_form(int8, attn, form):
     graph = Graph(int8(attn, form)[0])

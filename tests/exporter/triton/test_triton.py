@@ -124,6 +124,7 @@ def test_labels_with_line_breaks_are_one_line_each(directory, tmp_path):
     assert 'label_filename: "labels.txt"' in (made / "config.pbtxt").read_text()
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_imported(directory, tmp_path):
     code = (
         "import sys\nfrom exporter.cli import main\n"

@@ -52,6 +52,7 @@ def test_the_number_of_pieces_is_limited(make, limit):
     assert (time, space) == (2, 1)  # at most 8 pieces of the 15 patches; 3 frames
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 500, 1000])
 @pytest.mark.parametrize("scheme", SCHEME_NAMES)
 @pytest.mark.parametrize("attn", ["regular", "performer"])

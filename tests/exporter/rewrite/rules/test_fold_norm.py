@@ -25,6 +25,7 @@ def test_norms_give_mean_one_and_projections_have_no_bias(make, clips):
     assert all(one.to_qkv.bias is None for one in projections)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", SCHEME_NAMES)
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
 def test_rewritten_model_equals_the_original(make, parity, attn, scheme):
@@ -59,6 +60,7 @@ def test_the_float32_error_does_not_grow_for_large_norms(make, clips, rel_l2, at
     assert rel_l2(model(clips), truth) <= max(3 * before, 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("semantics", ["paper", "upstream"])
 def test_the_output_bias_of_additive_attention_moves_to_the_residual(make, semantics):
     model = rewrite_measured(make("fastformer", semantics=semantics)).model

@@ -22,6 +22,7 @@ def test_attention_through_time_has_no_rotation(make, operators, plain_operators
     assert model.blocks[0].attn_t.fn.rotated_key.shape[0] == 3  # frames
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["divided", "axial"])
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
 def test_rewritten_model_equals_the_original(make, parity, attn, scheme):
@@ -44,6 +45,7 @@ def test_rewritten_model_with_wide_heads_equals_the_original(make, parity, attn)
     assert parity("frame_weights", make(attn, heads=3))[1] <= 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attn", MECHANISM_NAMES)
 @pytest.mark.parametrize(
     "options",
