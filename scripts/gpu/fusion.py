@@ -7,7 +7,7 @@
 Set PYTHONPATH to the project's directory where tsformer is not installed.
 
 A row describes one engine: kernels, attentions that are one kernel, bytes, and seconds of the
-build. A cell is a model, its precision, size and depth. Its rows differ in the rewrites:
+build, with the load of the machine before it. A cell is a model, its precision, size and depth. Its rows differ in the rewrites:
 
     none       the model as it is traced
     chosen     what `exporter.rewrite.choose` takes for TensorRT
@@ -102,7 +102,7 @@ def measure(cell: Cell, model: VideoClassifier, name: str, folder: Path) -> dict
     rewritten = rewrite(model, [rule for rule in REWRITES if rule not in rules])
     graph = write_graph(cell, rewritten, folder)
     traced = time.monotonic() - begin
-    spec = ExportSpec(precision=cell.precision)
+    spec, load = ExportSpec(precision=cell.precision), os.getloadavg()[0]
     engine = build_engine(
         graph, folder / "model.engine", flavour="rtx", targets=spec.engine_targets
     )
@@ -118,6 +118,7 @@ def measure(cell: Cell, model: VideoClassifier, name: str, folder: Path) -> dict
         "graph_bytes": graph.stat().st_size,
         "build_seconds": round(engine.seconds, 1),
         "trace_seconds": round(traced, 1),
+        "load": round(load, 1),
         "version": f"TensorRT-RTX {engine.version}",
         "date": datetime.now(UTC).date().isoformat(),
     }
