@@ -1,5 +1,6 @@
 """Export, prove and time video transformers: `export(ExportSpec(attn="fastformer"))`."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors.install import is_ours, missing_package, refuse_shadow
@@ -8,6 +9,9 @@ refuse_shadow()  # must run before the first import of `model`
 
 from exporter.errors import TsformerError  # noqa: E402
 from exporter.spec import BatchProfile, ExportSpec  # noqa: E402
+
+# ONNX Runtime would send usage data from now on, and leave a file in TMPDIR.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from exporter.pipeline import ExportResult, export
