@@ -15,7 +15,7 @@ import pytest
 import torch
 from av.video.stream import VideoStream
 
-from exporter import BatchProfile, ExportSpec, predict
+from exporter import BatchProfile, ExportSpec
 from exporter.errors import (
     ManifestError,
     NoExportError,
@@ -29,8 +29,9 @@ from exporter.inputs.motion import MOTION_LABELS
 from exporter.load import load_model
 from exporter.pipeline import export
 from exporter.predict import Predictor, softmax
+from exporter.predict import predictor as predicting
 
-CHECKPOINTS = Path(__file__).parents[2] / "scripts" / "checkpoints"
+CHECKPOINTS = Path(__file__).parents[3] / "scripts" / "checkpoints"
 CLASSES = 11
 SIZES = ("frames", "channels", "height", "width", "num_classes", "patch_size")
 NUMBERS = [str(i) for i in range(CLASSES)]
@@ -262,7 +263,7 @@ class StandIn:
 class TestTheEngine:
     @pytest.mark.slow
     def test_an_engine_is_run_within_its_profile(self, copy, clips, monkeypatch):
-        monkeypatch.setattr(predict, "TensorRtRunner", StandIn)
+        monkeypatch.setattr(predicting, "TensorRtRunner", StandIn)
         spec = json.loads((copy / MANIFEST).read_text())["spec"]
         profile = {"min": 2, "opt": 2, "max": 3}
         change(copy, engine=BUILT, spec=spec | {"dynamic_batch": profile})
