@@ -12,6 +12,7 @@ import torch
 from exporter.errors import CheckpointInputError, UsageError
 from exporter.files.hub import Snapshot, fetch, parse_name
 from exporter.files.manifest import hash_checkpoint
+from exporter.rewrite.outputs import give_outputs
 from exporter.rewrite.pixels import take_pixels
 from exporter.spec import DEFAULT_FAMILY, MODEL_ARGUMENTS, ExportSpec
 from model import load_checkpoint
@@ -19,6 +20,7 @@ from model.checkpoint import FAMILIES
 from model.classifier import VideoClassifier
 from model.config import FRESH, PRESETS, ConfigError, check_choice
 from model.families.huggingface_directory import find_base
+from model.outputs import FEATURES, LOGITS, OUTPUTS
 from model.weights.file import CheckpointError
 
 _PRESET_FAMILY = "facebookresearch"
@@ -41,9 +43,27 @@ def load_model(spec: ExportSpec) -> VideoClassifier:
             got=model.family,
             expected="timesformer_pytorch",
         )
+    give_outputs(model, _outputs(spec, model))
     if spec.embed_preprocess:
         take_pixels(model)
     return model
+
+
+def _outputs(spec: ExportSpec, model: VideoClassifier) -> tuple[str, ...]:
+    """Name what the graph gives, in the order of `OUTPUTS`; features where there is no classifier.
+
+    Raises:
+        UsageError: if the model does not have an output, or accuracy is asked for without logits.
+    """
+    names = {word.replace("-", "_") for word in spec.outputs}
+    names = names or {LOGITS if model.config.num_classes else FEATURES}
+    if spec.eval and LOGITS not in names:
+        raise UsageError("--eval needs logits", remedy="add logits to --outputs, or leave it away")
+    try:
+        model.check_outputs(names)
+    except ConfigError as error:
+        raise UsageError(f"--outputs: {error}", remedy="name other outputs") from error
+    return tuple(name for name in OUTPUTS if name in names)
 
 
 def _make_fresh(spec: ExportSpec, given: Mapping[str, Any]) -> VideoClassifier:
@@ -141,6 +161,7 @@ def resolve(spec: ExportSpec, model: VideoClassifier) -> dict[str, Any]:
         "batch": spec.run_batch,
         "opset": spec.graph_opset,
         "targets": list(spec.engine_targets),
+        "outputs": [name.replace("_", "-") for name in model.output_names],
         "notes": list(model.notes),
         "config": _what_else_config_says(spec, model),
     }

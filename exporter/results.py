@@ -45,7 +45,10 @@ class InputParity:
 
 @dataclass(frozen=True)
 class Parity:
-    """One runtime judged against the float64 truth; the figures are the worst over the inputs."""
+    """One output of one runtime, judged against the float64 truth: the worst over the inputs.
+
+    Only logits have a top-1 and a top-5 class.
+    """
 
     runtime: str
     device: str
@@ -62,6 +65,7 @@ class Parity:
     inputs: int = 0
     reason: str = ""
     per_input: tuple[InputParity, ...] = ()
+    output: str = "logits"
 
 
 @dataclass(frozen=True)

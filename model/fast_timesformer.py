@@ -6,6 +6,7 @@ The constructor, the parameter names and their shapes are those of the published
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -23,7 +24,12 @@ from model.config import (
 from model.precision import as_type_of
 from model.rotary import FrameRotary, ImageRotary
 from model.spacetime import SCHEMES, Grid, rotary_tables
-from model.upstream import UPSTREAM_MECHANISMS, UpstreamJointBlock, upstream_token_order
+from model.upstream import (
+    UPSTREAM_MECHANISMS,
+    UpstreamJointBlock,
+    raster_order,
+    upstream_token_order,
+)
 
 
 class FastTimeSformer(VideoClassifier):
@@ -135,14 +141,30 @@ class FastTimeSformer(VideoClassifier):
         )
         self.class_tokens = frames if attn_type == "space" else 1
 
-    def forward(self, video: Tensor) -> Tensor:  # noqa: D102
+    def states(  # noqa: D102
+        self, video: Tensor, *more: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        del more
         self.check_shape(video, frames_first=self.config.frames_first)
         if not self.config.frames_first:
             video = video.transpose(1, 2)
         cls, x = self.embed(video)
+        yield cls, x
         for block in self.blocks:
             cls, x = block(cls, x, self.rotary)
-        return self.to_out(cls.squeeze(1) if self.class_tokens == 1 else cls.mean(1))
+            yield cls, x
+
+    def normalise(self, tokens: Tensor) -> Tensor:  # noqa: D102
+        return self.to_out.norm(tokens)
+
+    def classify(self, cls: Tensor) -> Tensor:  # noqa: D102
+        return self.to_out(cls)
+
+    def join_tokens(self, cls: Tensor, x: Tensor) -> Tensor:
+        """Patches are in the order `(f h w)` of the clip."""
+        if self.upstream:
+            x = raster_order(x, self.config.frames)
+        return super().join_tokens(cls, x)
 
     def embed(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Class tokens `(b, k, d)` and patch tokens `(b, f h w, d)` with learned positions."""

@@ -9,6 +9,8 @@ Axes: b batch, f h w tokens along time, height and width, n tokens of a group, d
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import fields
 from functools import partial
 from typing import Self
@@ -132,12 +134,26 @@ class TimeSformer(VideoClassifier):
         Raises:
             ValueError: if the shapes are not those the model was made for.
         """
+        more = () if mask is None else (mask,)
+        cls, _ = deque(self.states(video, *more), maxlen=1)[0]
+        return self.classify(self.merge_class_tokens(cls))
+
+    def states(  # noqa: D102
+        self, video: Tensor, *more: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         self.check_shape(video)
-        biases = {} if mask is None else self.mask_biases(video, mask)
+        biases = self.mask_biases(video, *more) if more else {}
         cls, x = self.embed(video)
+        yield cls, x
         for layer in self.layers:
             cls, x = layer(cls, x, self.rotary, biases)
-        return self.to_out(cls.squeeze(1))
+            yield cls, x
+
+    def normalise(self, tokens: Tensor) -> Tensor:  # noqa: D102
+        return self.to_out[0](tokens)
+
+    def classify(self, cls: Tensor) -> Tensor:  # noqa: D102
+        return self.to_out(cls)
 
     def embed(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Class token `(b, 1, d)` and patch tokens `(b, f h w, d)` with learned positions."""

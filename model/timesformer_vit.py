@@ -7,7 +7,7 @@ are `regular` with `divided`, `joint` or `space`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import torch
@@ -163,14 +163,36 @@ class TimeSformerViT(VideoClassifier):
         self.class_tokens = frames if scheme == "space" else 1
         self._initialise()
 
-    def forward(self, video: Tensor) -> Tensor:  # noqa: D102
+    def states(  # noqa: D102
+        self, video: Tensor, *more: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        del more
         self.check_shape(video)
         cls, x = self.embed(video)
+        yield cls, x
         for block in self.blocks:
             cls, x = block(cls, x, None)
-        # `space` averages the frames' class tokens before the norm, as the original does.
-        cls = cls.squeeze(1) if self.class_tokens == 1 else cls.mean(1)
+            yield cls, x
+
+    def normalise(self, tokens: Tensor) -> Tensor:  # noqa: D102
+        return self.norm(tokens)
+
+    def classify(self, cls: Tensor) -> Tensor:  # noqa: D102
         return self.head(self.norm(cls))
+
+    def join_tokens(self, cls: Tensor, x: Tensor) -> Tensor:
+        """Patches are in the order `(h w f)`; `space` keeps the frames apart."""
+        if self.class_tokens == 1:
+            x = rearrange(x, "b (f n) d -> b (n f) d", f=self.config.frames)
+        return super().join_tokens(cls, x)
+
+    def order_attentions(self, weights: Tensor) -> Tensor:
+        """A group of `joint` has its patches in the order `(h w f)`."""
+        if self.config.scheme != "joint":
+            return weights
+        patches = torch.arange(1, weights.shape[-1], device=weights.device)
+        order = F.pad(rearrange(patches, "(f n) -> (n f)", f=self.config.frames), (1, 0))
+        return weights.index_select(-1, order).index_select(-2, order)
 
     def embed(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Class tokens `(b, k, d)` and patch tokens `(b, f h w, d)` with their positions."""

@@ -35,6 +35,11 @@ def upstream_token_order(x: Tensor, frames: int) -> Tensor:
     return rearrange(x, "b (s f) d -> b (f s) d", f=frames)
 
 
+def raster_order(x: Tensor, frames: int) -> Tensor:
+    """Undo `upstream_token_order`: `(b, f h w, d)` in the raster order of the clip."""
+    return rearrange(x, "b (f s) d -> b (s f) d", f=frames)
+
+
 class UpstreamFastAttention(FastAttention):
     """Fastformer with the global key summed over the channels: one number for each token."""
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from exporter.cli.parsing import Flag, Json, Output, with_options_of_spec
+from exporter.cli.parsing import Flag, Json, Outputs, with_options_of_spec
 from exporter.cli.proof import require_proof
 from exporter.cli.terminal import progress, show
 from exporter.errors import UsageError
-from exporter.spec import OPTIONS, ExportSpec
+from exporter.spec import OPTIONS, OUTPUT_WORDS, ExportSpec
 
 if TYPE_CHECKING:
     from exporter.pipeline import ExportResult
@@ -24,7 +24,8 @@ class ExportOptions:
 
     Args:
         recipe: What tune-precision found: a precision and what stays in float32.
-        output: Directory to make (default: named after the model, under build/).
+        output: Directory to make (default: named after the model, under build/). A name of
+            --outputs, as features, is taken as --outputs.
         force: Replace an earlier export there.
         json_: Print report.json instead of a table.
         quiet: Print nothing but errors.
@@ -32,7 +33,7 @@ class ExportOptions:
     """
 
     recipe: Path | None = None
-    output: Output = None
+    output: Outputs = None
     force: Flag = False
     json_: Json = False
     quiet: Flag = False
@@ -48,7 +49,23 @@ class ExportOptions:
         values: dict[str, Any] = {
             name: tuple(v) if isinstance(v, list) else v for name, v in given.items()
         }
+        texts = filter(_names_outputs, self.output or ())
+        named = [word for text in texts for word in _split(text)]
+        if named:
+            values["outputs"] = (*values.get("outputs", ()), *named)
         return ExportSpec(**values | _read_recipe(self.recipe, values))
+
+    @property
+    def directory(self) -> Path | None:
+        """The directory to make, if one is given.
+
+        Raises:
+            UsageError: if several are given.
+        """
+        given = [text for text in self.output or () if not _names_outputs(text)]
+        if len(given) > 1:
+            raise UsageError("--output is given twice", got=" and ".join(given), expected="one")
+        return Path(given[0]) if given else None
 
 
 _NONE_GIVEN = ExportOptions()
@@ -64,11 +81,11 @@ def export(*, options: Annotated[ExportOptions, Parameter(name="*")] = _NONE_GIV
 
         tsformer export --checkpoint trained.pth --res 224 --frames 5 --video clip.mp4 -o build/x
     """
-    spec = options.to_spec()
+    spec, directory = options.to_spec(), options.directory
     from exporter import pipeline
 
     with progress(shown=not (options.quiet or options.json_)) as on_progress:
-        result = pipeline.export(spec, options.output, force=options.force, on_progress=on_progress)
+        result = pipeline.export(spec, directory, force=options.force, on_progress=on_progress)
     _show_result(result, as_json=options.json_, quiet=options.quiet)
     if result.verdict == "ill-conditioned" and spec.allow_ill_conditioned:
         return 0
@@ -76,6 +93,15 @@ def export(*, options: Annotated[ExportOptions, Parameter(name="*")] = _NONE_GIV
         result.verdict, result.report, result.directory, "; --allow-ill-conditioned accepts it"
     )
     return 0
+
+
+def _split(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
+
+
+def _names_outputs(text: str) -> bool:
+    """Whether the value of `--output` names outputs; `./features` is a directory."""
+    return all(word in OUTPUT_WORDS for word in _split(text))
 
 
 def _read_recipe(recipe: Path | None, given: Mapping[str, Any]) -> dict[str, Any]:

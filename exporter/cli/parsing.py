@@ -76,6 +76,7 @@ Whole = Annotated[int, Parameter(converter=_whole, n_tokens=1)]
 WholeOrNone = Annotated[int | None, Parameter(converter=_whole, n_tokens=1)]
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 Output = Annotated[Path | None, Parameter(alias="-o")]
+Outputs = Annotated[list[str] | None, Parameter(alias="-o", consume_multiple=False, negative="")]
 Paths = Annotated[list[Path] | None, Parameter(consume_multiple=False, negative="")]
 Words = Annotated[list[str] | None, Parameter(consume_multiple=False, negative="")]
 Resolution = Annotated[
@@ -101,6 +102,7 @@ _FORMS: dict[Any, Any] = {
     tuple[str, ...]: Words,
 }
 _FORMS_BY_NAME = {
+    "outputs": Targets,  # separated by commas
     "precision": str | None,  # a recipe may give it
     "runtimes": Targets,  # separated by commas
     "targets": Targets,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ def predict(
     /,
     *clips: Path,
     top: WholeOrNone = None,
+    features: Path | None = None,
     device: str = "cpu",
     engine: Hidden = False,
     threads: WholeOrNone = None,
@@ -37,10 +39,13 @@ def predict(
 
         tsformer predict build/trained clips/*.mp4 --top 1 --json
 
+        tsformer predict build/features clips/*.mp4 --features out.npz
+
     Args:
         directory: What `tsformer export` made.
         clips: Video files.
         top: Classes to show of each clip, best first (default 5, or all where there are fewer).
+        features: Write the outputs of the export to this .npz file instead, one row a clip.
         device: cpu and cuda run model.onnx in ONNX Runtime, engine runs the TensorRT engine.
         engine: The same as --device engine.
         threads: Threads of ONNX Runtime (default: one for each core).
@@ -55,6 +60,11 @@ def predict(
     device = "engine" if engine else device
     with Predictor(directory, device=device, threads=threads) as predictor:
         _warn(directory, predictor, engine=device == "engine")
+        if features is not None:
+            if top is not None:
+                raise UsageError("--top does not go with --features", remedy="leave one away")
+            _write_features(predictor, clips, features, as_json=json_)
+            return 0
         found: list[Prediction] = []
         with progress(shown=not json_) as on_progress:
             for prediction in predictor.predict(clips, top):
@@ -62,6 +72,25 @@ def predict(
                 on_progress("predict", len(found) / len(clips), prediction.clip)
         show(_json(predictor, found) if json_ else _table(predictor, found))
     return 0
+
+
+def _write_features(
+    predictor: Predictor, clips: Sequence[Path], path: Path, *, as_json: bool
+) -> None:
+    from exporter.predict.features import Described, describe, write_features
+
+    found: list[Described] = []
+    with progress(shown=not as_json) as on_progress:
+        for described in describe(predictor, clips):
+            found.append(described)
+            on_progress("predict", len(found) / len(clips), described.clip)
+    shapes = write_features(path, found)
+    if as_json:
+        notes = {described.clip: described.note for described in found}
+        show(json.dumps({"file": str(path), "arrays": shapes, "clips": notes}, indent=2))
+        return
+    for name, shape in shapes.items():
+        show(f"{path}: {name} {' x '.join(map(str, shape))}")
 
 
 def _warn(directory: Path, predictor: Predictor, *, engine: bool) -> None:

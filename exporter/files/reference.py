@@ -1,7 +1,8 @@
 """reference.npz: the proof that travels. It holds what a judge needs, so that no model is needed.
 
-For n inputs: the logits of eager PyTorch in float64 (the truth), and for each rounding form those
-of eager PyTorch in that form (the floor), alone and in batches of two. For each input: its name,
+For n inputs: the outputs of eager PyTorch in float64 (the truth), and for each rounding form those
+of eager PyTorch in that form (the floor), alone and in batches of two. All outputs of an input are
+one row, see `exporter.proof.rows`. For each input: its name,
 its note and its SHA-256. Synthetic inputs are made again. Real clips are stored as the model took
 them, or only by their hash.
 
@@ -15,7 +16,7 @@ import hashlib
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from exporter.errors import ManifestError
+from model.outputs import LOGITS
 
 REFERENCE = "reference.npz"
 _VERSION = 1
@@ -48,7 +50,7 @@ class KeptInput:
 
 @dataclass(frozen=True, eq=False)
 class Floor:
-    """Logits `(n, classes)` of eager PyTorch in one rounding form: alone, and in batches of two."""
+    """Rows `(n, values)` of eager PyTorch in one rounding form: alone, and in batches of two."""
 
     alone: np.ndarray
     batched: np.ndarray
@@ -60,10 +62,11 @@ class KeptReference:
 
     Attributes:
         inputs: The n inputs in order, the real clips first.
-        truth: Logits `(n, classes)` of eager PyTorch in float64.
-        floors: Rounding form -> its logits. `fp32` is always there.
+        truth: Rows `(n, values)` of eager PyTorch in float64.
+        floors: Rounding form -> its rows. `fp32` is always there.
         mask: Bool `(n, f)`, where the model takes a mask.
         clips: Place of an input -> its stored values, `(f, c, h, w)` or `(f, h, w, c)`.
+        outputs: The outputs in a row, each with its number of values (default: the logits).
     """
 
     inputs: tuple[KeptInput, ...]
@@ -71,6 +74,11 @@ class KeptReference:
     floors: Mapping[str, Floor]
     mask: np.ndarray | None
     clips: Mapping[int, np.ndarray]
+    outputs: tuple[tuple[str, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.outputs:
+            object.__setattr__(self, "outputs", ((LOGITS, self.truth.shape[-1]),))
 
 
 def write_reference(path: Path, kept: KeptReference) -> None:
@@ -84,6 +92,7 @@ def write_reference(path: Path, kept: KeptReference) -> None:
     card = {
         "version": _VERSION,
         "inputs": [asdict(entry) for entry in kept.inputs],
+        "outputs": kept.outputs,
         "arrays": {name: [array.dtype.name, *array.shape] for name, array in arrays.items()},
     }
     text = np.frombuffer(json.dumps(card).encode(), np.uint8)
@@ -112,7 +121,7 @@ def read_reference(path: Path) -> KeptReference:
             arrays = {
                 name: _from_planes(packed[name], *form) for name, form in card["arrays"].items()
             }
-        return _kept(card["inputs"], arrays)
+        return _kept(card["inputs"], card.get("outputs") or (), arrays)
     except (
         OSError,
         EOFError,
@@ -127,7 +136,9 @@ def read_reference(path: Path) -> KeptReference:
         raise ManifestError(f"{path} is damaged: {error}", remedy=_AGAIN) from error
 
 
-def _kept(inputs: list[dict[str, Any]], arrays: dict[str, np.ndarray]) -> KeptReference:
+def _kept(
+    inputs: list[dict[str, Any]], outputs: Sequence[Any], arrays: dict[str, np.ndarray]
+) -> KeptReference:
     entries = tuple(KeptInput(**entry) for entry in inputs)
     truth, n = arrays["truth"], len(entries)
     _check(truth.ndim == 2 and truth.dtype == np.float64 and len(truth) == n, "its truth")
@@ -144,7 +155,10 @@ def _kept(inputs: list[dict[str, Any]], arrays: dict[str, np.ndarray]) -> KeptRe
     clips = {place: arrays[f"clip.{place}"] for place in stored}
     known = 1 + 2 * len(floors) + (mask is not None) + len(clips)
     _check(len(arrays) == known, "its entries")
-    return KeptReference(entries, truth, floors, mask, clips)
+    sizes = tuple((str(name), int(size)) for name, size in outputs)
+    values = sum(size for _, size in sizes) if sizes else truth.shape[1]
+    _check(values == truth.shape[1] and len(dict(sizes)) == len(sizes), "its outputs")
+    return KeptReference(entries, truth, floors, mask, clips, sizes)
 
 
 def _check(fits: bool, what: str) -> None:

@@ -30,6 +30,7 @@ from exporter.runners.tensorrt import TensorRtRunner
 from exporter.spec import BatchProfile
 from exporter.to_engine.build import FLAVOUR_OF_MODULE
 from model.config import ClipConfig, ConfigError, Preprocessing
+from model.outputs import LOGITS
 
 DEVICES = ("cpu", "cuda", "engine")
 DEFAULT_TOP = 5
@@ -58,7 +59,8 @@ class Card:
     """The entries of a manifest that are needed to run the export.
 
     `dynamic_batch` is the range of a free batch. `engine_module` is the package that built the
-    engine; None without an engine. `machines` is what other machines recorded.
+    engine; None without an engine. `machines` is what other machines recorded. `outputs` are the
+    outputs of the graph.
     """
 
     verdict: str
@@ -70,6 +72,7 @@ class Card:
     engine_module: str | None
     engine_status: str
     machines: Machines
+    outputs: tuple[str, ...]
 
     @classmethod
     def read(cls, directory: Path) -> Card:
@@ -119,6 +122,7 @@ class Card:
             engine_module=engine.get("flavour"),
             engine_status=engine["status"],
             machines=machines,
+            outputs=tuple(str(output["name"]) for output in manifest["outputs"]),
         )
 
     @property
@@ -184,10 +188,15 @@ class Predictor(Closing):
             top: How many classes to give, best first (default 5, or all if there are fewer).
 
         Raises:
-            UsageError: if the model has fewer classes.
+            UsageError: if the model has fewer classes, or gives no logits.
             VideoError: if a clip cannot be read.
             RuntimeFailure: if the runtime fails, or a logit is not finite.
         """
+        if LOGITS not in self.card.outputs:
+            raise UsageError(
+                f"the export gives no classes, but {', '.join(self.card.outputs)}",
+                remedy="write them to a file: tsformer predict DIRECTORY CLIP --features out.npz",
+            )
         classes = len(self.card.labels)
         top = min(DEFAULT_TOP, classes) if top is None else top
         if not 1 <= top <= classes:
@@ -208,7 +217,7 @@ class Predictor(Closing):
         inputs = {"video": video}
         if "mask" in self.runner.input_shapes:
             inputs["mask"] = np.ones(video.shape[:2], bool)  # look at every frame
-        return self.runner.run(inputs)["logits"][: len(clips)]
+        return self.runner.run(inputs)[LOGITS][: len(clips)]
 
     def _rank(self, clip: str | Path, logits: np.ndarray, top: int) -> tuple[ClassScore, ...]:
         if not np.isfinite(logits).all():

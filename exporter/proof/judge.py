@@ -3,8 +3,7 @@
     truth      t = eager model in float64
     floor      err(eager model in the precision p, t), p that of the runtime's graph
     candidate  err(runtime, t)                              err(y, t) = |y - t| / |t|, over logits
-    pass       err(candidate) <= max(4 floor, tiny_p), and the same top-1 wherever the margin of t
-               is above the floor
+    pass       err(candidate) <= max(4 floor, tiny_p), and the same top-1 where t's margin is larger
 
 Errors and floors are the worst over the inputs, because the floor of one input can be small by
 chance. A model whose logits are the same for all inputs fails, because it proves nothing. If the
@@ -19,8 +18,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from exporter.proof.rows import Sizes, columns, count_clips, run_all_rows, run_clips, run_sized
 from exporter.results import InputParity, Parity, Verdict
 from exporter.runners.base import Arrays, Runner
+from model.outputs import LOGITS
 
 FLOOR_FACTOR = 4.0
 TINY = {"fp32": 1e-6, "fp16": 2e-3, "bf16": 1.6e-2, "int8": 1.6e-2}
@@ -30,11 +31,11 @@ MIN_INPUTS = 8
 
 @dataclass(frozen=True)
 class Reference:
-    """The logits that candidates are compared with, `(n, classes)` for n named inputs.
+    """The outputs that candidates are compared with, rows `(n, values)` for n named inputs.
 
-    `truth`, `floor` and `fp32` come from eager PyTorch in float64, in the precision of the
-    candidate, and in float32 (default: `floor`). `batched` is `floor` computed again in batches of
-    two clips.
+    `outputs` says which values of a row are which output (default: all are the logits). `truth`,
+    `floor` and `fp32` come from eager PyTorch in float64, in the precision of the candidate, and in
+    float32 (default: `floor`). `batched` is `floor` computed again in batches of two clips.
     """
 
     names: tuple[str, ...]
@@ -42,57 +43,50 @@ class Reference:
     floor: np.ndarray
     batched: np.ndarray
     fp32: np.ndarray | None = None
+    outputs: Sizes = ()
 
     def __post_init__(self) -> None:
         fp32 = self.floor if self.fp32 is None else self.fp32
         shapes = {array.shape for array in (self.truth, self.floor, self.batched, fp32)}
         if len(shapes) != 1 or self.truth.shape[0] != len(self.names):
             raise ValueError(f"reference logits differ in shape: got {shapes}")
+        if not self.outputs:
+            object.__setattr__(self, "outputs", ((LOGITS, self.truth.shape[-1]),))
+
+    @property
+    def output_names(self) -> list[str]:
+        """The names of the outputs, in their order in a row."""
+        return [name for name, _ in self.outputs]
+
+    def of(self, name: str) -> Reference:
+        """The reference of one output."""
+        cut = columns(self.outputs)[name]
+        fp32 = None if self.fp32 is None else self.fp32[:, cut]
+        truth, floor, batched = (rows[:, cut] for rows in (self.truth, self.floor, self.batched))
+        return Reference(self.names, truth, floor, batched, fp32, ((name, truth.shape[1]),))
 
 
-def make_reference(truth: Runner, floor: Runner, names: Sequence[str], clips: Arrays) -> Reference:
+def make_reference(
+    truth: Runner,
+    floor: Runner,
+    names: Sequence[str],
+    clips: Arrays,
+    outputs: Sequence[str] = (LOGITS,),
+) -> Reference:
     """Run the eager models of truth and floor on n clips, `video` `(n, f, c, h, w)`."""
-    return Reference(
-        names=tuple(names),
-        truth=run_clips(truth, clips, 1),
-        floor=run_clips(floor, clips, 1),
-        batched=run_clips(floor, clips, 2),
-    )
+    exact, sizes = run_sized(truth, clips, outputs)
+    floors = (run_clips(floor, clips, batch, outputs=outputs) for batch in (1, 2))
+    return Reference(tuple(names), exact, *floors, outputs=sizes)
 
 
 def with_lower_floor(reference: Reference, floor: Runner, clips: Arrays) -> Reference:
     """Turn a float32 reference into one for the lower precision that `floor` computes in."""
     return replace(
         reference,
-        floor=run_clips(floor, clips, 1),
-        batched=run_clips(floor, clips, 2),
+        floor=run_clips(floor, clips, 1, outputs=reference.output_names),
+        batched=run_clips(floor, clips, 2, outputs=reference.output_names),
         fp32=reference.floor,
     )
-
-
-def run_clips(
-    runner: Runner, clips: Arrays, batch: int, order: Sequence[int] | None = None
-) -> np.ndarray:
-    """Compute logits `(n, classes)` of n clips, `video` `(n, f, c, h, w)`, in batches of `batch`.
-
-    Clips from the start fill up the last batch. `order` is the order of the clips in the batches.
-    """
-    return run_all_rows(runner, clips, batch, order)[0]
-
-
-def run_all_rows(
-    runner: Runner, clips: Arrays, batch: int, order: Sequence[int] | None = None
-) -> list[np.ndarray]:
-    """Compute the logits of `run_clips`, and those of the clips that fill up the last batch."""
-    order = list(range(len(clips["video"])) if order is None else order)
-    rows: dict[int, list[np.ndarray]] = {clip: [] for clip in sorted(order)}
-    for start in range(0, len(order), batch):
-        chosen = [order[(start + i) % len(order)] for i in range(batch)]
-        logits = runner.run({name: array[chosen] for name, array in clips.items()})["logits"]
-        for clip, row in zip(chosen, logits, strict=True):
-            rows[clip].append(row)
-    times = max(map(len, rows.values()))
-    return [np.stack([seen[i % len(seen)] for seen in rows.values()]) for i in range(times)]
 
 
 def validate(
@@ -103,27 +97,30 @@ def validate(
     min_inputs: int = MIN_INPUTS,
     *,
     stateless: bool = False,
-) -> Parity:
-    """Judge a runtime on n clips, `video` `(n, f, c, h, w)`, at each of the batch sizes.
+) -> tuple[Parity, ...]:
+    """Judge every output of a runtime on n clips, at each of the batch sizes.
 
     Each size is run with the clips in order and in reverse, so that every clip stands beside
     different clips and at different places. All results must agree with each other and with the
     truth. A `stateless` runtime runs single clips only once, because their order has no effect.
     """
-    forward = range(len(clips["video"]))
+    forward = range(count_clips(clips))
     runs = [
         run
         for batch in batches
         for order in ((forward,) if stateless and batch == 1 else (forward, forward[::-1]))
-        for run in run_all_rows(candidate, clips, batch, order)
+        for run in run_all_rows(candidate, clips, batch, order, reference.output_names)
     ]
-    return judge(
-        reference,
-        runs,
-        runtime=candidate.name,
-        device=candidate.device,
-        precision=candidate.precision,
-        min_inputs=min_inputs,
+    return tuple(
+        judge(
+            reference.of(name),
+            [run[:, cut] for run in runs],
+            runtime=candidate.name,
+            device=candidate.device,
+            precision=candidate.precision,
+            min_inputs=min_inputs,
+        )
+        for name, cut in columns(reference.outputs).items()
     )
 
 
@@ -136,11 +133,13 @@ def judge(
     precision: str,
     min_inputs: int = MIN_INPUTS,
 ) -> Parity:
-    """Compare the logits `(n, classes)` of repeated runs with the reference (pure)."""
+    """Compare one output of repeated runs, `(n, values)`, with the reference (pure)."""
+    (output,) = reference.output_names
+    ranked = output == LOGITS  # no other output has a top-1 class
     if shapes := {run.shape for run in runs} - {reference.truth.shape}:
         raise ValueError(f"logits differ in shape: got {shapes}, expected {reference.truth.shape}")
     per_input = tuple(
-        _compare(name, reference.truth[i], reference.floor[i], [run[i] for run in runs])
+        _compare(name, reference.truth[i], reference.floor[i], [run[i] for run in runs], ranked)
         for i, name in enumerate(reference.names)
     )
     floor = _largest(entry.floor_rel_l2 for entry in per_input)
@@ -152,12 +151,12 @@ def judge(
         for i in range(len(per_input))
     )
     fp32 = reference.floor if reference.fp32 is None else reference.fp32
-    fp32_floor = worst_error(fp32, reference.truth)
-    verdict, reason = _decide(per_input, fp32_floor, floor, tolerance, invariance, min_inputs)
+    errors = (fp32_floor := worst_error(fp32, reference.truth), floor, tolerance, invariance)
+    verdict, reason = _decide(per_input, *errors, min_inputs, output)
     if verdict == "pass":
-        verdict, reason = _look_at_spread(relative_spread(reference.truth), fp32_floor, tolerance)
+        verdict, reason = _look_at_spread(reference.truth, fp32_floor, tolerance, output)
     if not per_input:
-        return Parity(runtime, device, precision, verdict, reason=reason)
+        return Parity(runtime, device, precision, verdict, reason=reason, output=output)
     return Parity(
         runtime,
         device,
@@ -166,14 +165,15 @@ def judge(
         rel_l2=_largest(entry.rel_l2 for entry in per_input),
         max_abs=_largest(entry.max_abs for entry in per_input),
         cosine=float(np.min([entry.cosine for entry in per_input])),  # NaN if any is
-        top1_agreement=float(np.mean([entry.top1_equal for entry in per_input])),
-        top5_agreement=float(np.mean([entry.top5_overlap for entry in per_input])),
+        top1_agreement=float(np.mean([e.top1_equal for e in per_input])) if ranked else None,
+        top5_agreement=float(np.mean([e.top5_overlap for e in per_input])) if ranked else None,
         floor_rel_l2=floor,
         tolerance=tolerance,
         batch_invariance_rel_l2=invariance,
         inputs=len(per_input),
         reason=reason,
         per_input=per_input,
+        output=output,
     )
 
 
@@ -184,19 +184,20 @@ def _decide(
     tolerance: float,
     invariance: float,
     min_inputs: int,
+    output: str,
 ) -> tuple[Verdict, str]:
     if len(per_input) < min_inputs:
         return "fail", f"compared {len(per_input)} inputs, needs at least {min_inputs}"
     if np.isfinite(fp32_floor) and not np.isfinite(floor):
         return (
             "fail",
-            "NaN or Inf among the logits of eager PyTorch in this precision too: tsformer ladder "
-            "names the module, tsformer tune-precision keeps it in fp32",
+            f"NaN or Inf among the {output} of eager PyTorch in this precision too: tsformer "
+            "ladder names the module, tsformer tune-precision keeps it in fp32",
         )
     if not np.isfinite(
         [fp32_floor, floor, invariance, *(entry.rel_l2 for entry in per_input)]
     ).all():
-        return "fail", "NaN or Inf among the logits"
+        return "fail", f"NaN or Inf among the {output}"
     if fp32_floor > ILL_CONDITIONED:
         return (
             "ill-conditioned",
@@ -212,31 +213,38 @@ def _decide(
     if invariance > tolerance:
         return (
             "fail",
-            f"a clip's logits depend on the clips beside it: {invariance:.1e} above tolerance "
+            f"a clip's {output} depend on the clips beside it: {invariance:.1e} above tolerance "
             f"{tolerance:.1e}",
         )
     return "pass", ""
 
 
-def _look_at_spread(spread: float, fp32_floor: float, tolerance: float) -> tuple[Verdict, str]:
-    """Check that the logits of the inputs differ enough for a comparison to prove something."""
+def _look_at_spread(
+    truth: np.ndarray, fp32_floor: float, tolerance: float, output: str
+) -> tuple[Verdict, str]:
+    """Check that the outputs of the inputs differ enough for a comparison to prove something."""
+    spread = relative_spread(truth)
     if spread <= max(FLOOR_FACTOR * fp32_floor, TINY["fp32"]):
         return (
             "fail",
-            f"the logits do not depend on the input (they spread by {spread:.1e}), so nothing "
+            f"the {output} do not depend on the input (they spread by {spread:.1e}), so nothing "
             "about the graph was compared",
         )
     if spread <= tolerance:
         return (
             "pass",
-            f"the logits of these inputs differ by no more ({spread:.1e}) than rounding at this "
+            f"the {output} of these inputs differ by no more ({spread:.1e}) than rounding at this "
             "precision: the comparison module by module says more",
         )
     return "pass", ""
 
 
 def _compare(
-    name: str, truth: np.ndarray, floor: np.ndarray, outputs: Sequence[np.ndarray]
+    name: str,
+    truth: np.ndarray,
+    floor: np.ndarray,
+    outputs: Sequence[np.ndarray],
+    ranked: bool,
 ) -> InputParity:
     worst = max(outputs, key=lambda output: _nan_is_worst(relative_error(output, truth)))
     top = np.argsort(-truth, kind="stable")
@@ -250,8 +258,8 @@ def _compare(
         floor_rel_l2=relative_error(floor, truth),
         max_abs=float(np.abs(worst - truth).max()),
         cosine=cosine(worst, truth),
-        top1_equal=all(int(output.argmax()) == int(top[0]) for output in outputs),
-        top5_overlap=len(set(top[:kept]) & set(ours[:kept])) / kept,
+        top1_equal=not ranked or all(int(output.argmax()) == int(top[0]) for output in outputs),
+        top5_overlap=len(set(top[:kept]) & set(ours[:kept])) / kept if ranked else 1.0,
         margin=float(margin),
     )
 
@@ -271,8 +279,8 @@ def worst_error(logits: np.ndarray, truth: np.ndarray) -> float:
 
 
 def relative_spread(truth: np.ndarray) -> float:
-    """Find the largest relative distance of logits `(n, classes)` from their mean."""
-    return max(relative_error(truth.mean(0), logits) for logits in truth)
+    """Find the largest relative distance of rows `(n, values)` from their mean."""
+    return max(relative_error(truth.mean(0), row) for row in truth)
 
 
 def cosine(output: np.ndarray, truth: np.ndarray) -> float:

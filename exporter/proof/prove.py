@@ -18,9 +18,8 @@ from exporter.proof.judge import (
     make_reference,
     relative_error,
     with_lower_floor,
-    worst_error,
 )
-from exporter.proof.runtimes import FP32, floors_of, rounding_form
+from exporter.proof.runtimes import FP32, floors_of, kept_floors, rounding_form
 from exporter.rewrite import Refused, Rewritten, rewrite, rewrite_measured
 from exporter.rewrite.choose import rewrites_to_skip
 from exporter.run.job import Calibration, Job
@@ -45,20 +44,22 @@ def rewrite_proven(job: Job, stage: Stage, *, tensorrt: bool) -> Rewritten:
     skip = rewrites_to_skip(spec, job.model)
     rewritten = rewrite_measured(job.model, skip, spec.run_batch)
 
-    def run(model: VideoClassifier, precision: str = "fp64") -> np.ndarray:
+    def run(model: VideoClassifier, precision: str = "fp64") -> dict[str, np.ndarray]:
         with EagerRunner(model, job.inputs.shapes, precision) as runner:
-            return runner.run(clip)["logits"]
+            return runner.run(clip)
+
+    def error_of(made: Mapping[str, np.ndarray]) -> float:
+        """The error of the worst output; NaN if one has a NaN."""
+        return float(np.max([relative_error(made[name], truth[name]) for name in truth]))
 
     truth = run(job.model)
     layouts = [skip, rewrites_to_skip(spec, job.model, "tensorrt")] if tensorrt else [skip]
     exact = (
         rewrite(in_precision(job.model, "fp64"), left_out, spec.run_batch) for left_out in layouts
     )
-    error = float(np.max([relative_error(run(model), truth) for model in exact]))
+    error = float(np.max([error_of(run(model)) for model in exact]))
     # A model that float32 does not determine may fail in float64 too: leave that to parity.
-    if not error <= REWRITE_LIMIT and relative_error(run(job.model, "fp32"), truth) <= (
-        ILL_CONDITIONED
-    ):
+    if not error <= REWRITE_LIMIT and error_of(run(job.model, "fp32")) <= ILL_CONDITIONED:
         raise OnnxError(
             "the rewrites made at export changed the function",
             got=f"a relative error of {error:.1e} in float64",
@@ -89,7 +90,8 @@ def make_references(
         EagerRunner(model, inputs.shapes, "fp64") as truth,
         EagerRunner(model, inputs.shapes) as fp32,
     ):
-        references = {FP32: make_reference(truth, fp32, inputs.names, clips)}
+        names = model.output_names
+        references = {FP32: make_reference(truth, fp32, inputs.names, clips, names)}
     runtimes = {row.name for row in opened.runners} | {row.runtime for row in opened.absences}
     for form in sorted(rounding_form(runtime, spec.precision) for runtime in runtimes):
         if form not in references:
@@ -103,11 +105,13 @@ def make_references(
 def keep_references(job: Job, references: Mapping[str, Reference]) -> dict[str, float | None]:
     """Write `reference.npz`; return the floor of each rounding form, None if it is not finite."""
     inputs, truth, floors = job.inputs, references[FP32].truth, floors_of(references)
+    outputs = references[FP32].outputs
     entries, clips = describe_inputs(inputs, job.spec.video, store=not job.spec.no_store_clips)
-    kept = KeptReference(entries, truth, floors, inputs.arrays.get("mask"), clips)
+    kept = KeptReference(entries, truth, floors, inputs.arrays.get("mask"), clips, outputs)
     write_reference(job.directory / REFERENCE, kept)
-    worst = {form: worst_error(floor.alone, truth) for form, floor in floors.items()}
-    return {form: error if math.isfinite(error) else None for form, error in worst.items()}
+    return {
+        form: error if math.isfinite(error) else None for form, error in kept_floors(kept).items()
+    }
 
 
 def _rounding(form: str, ranges: Ranges) -> Int8:

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 from exporter.files.reference import Floor, KeptReference
 from exporter.inputs.clips import Inputs
-from exporter.proof.judge import Reference, validate
+from exporter.proof.judge import Reference, validate, worst_error
+from exporter.proof.rows import columns
 from exporter.results import Parity
 from exporter.run.stages import Stage
 from exporter.runners.base import EVALUATOR
@@ -37,7 +38,7 @@ def references_of(kept: KeptReference, places: tuple[int, ...]) -> dict[str, Ref
     names = tuple(kept.inputs[place].name for place in places)
     truth, fp32 = kept.truth[rows], kept.floors[FP32].alone[rows]
     return {
-        form: Reference(names, truth, floor.alone[rows], floor.batched[rows], fp32)
+        form: Reference(names, truth, floor.alone[rows], floor.batched[rows], fp32, kept.outputs)
         for form, floor in kept.floors.items()
     }
 
@@ -45,6 +46,16 @@ def references_of(kept: KeptReference, places: tuple[int, ...]) -> dict[str, Ref
 def floors_of(references: Mapping[str, Reference]) -> dict[str, Floor]:
     """Give the logits of the floors, to keep them in `reference.npz`."""
     return {form: Floor(made.floor, made.batched) for form, made in references.items()}
+
+
+def kept_floors(kept: KeptReference) -> dict[str, float]:
+    """Give the floor of each rounding form; that of a further output has its name behind it."""
+    found: dict[str, float] = {}
+    for name, cut in columns(kept.outputs).items():
+        for form, floor in kept.floors.items():
+            error = worst_error(floor.alone[:, cut], kept.truth[:, cut])
+            found[f"{form} {name}" if form in found else form] = error
+    return found
 
 
 def judge_runtimes(
@@ -78,7 +89,7 @@ def judge_runtimes(
         bounded = not isinstance(runner, OnnxRuntimeRunner)
         sizes = batch_sizes(batch, profile, bounded=bounded)
         stateless = runner.name in (EVALUATOR, TENSORRT_GRAPH_EVALUATED)
-        parity.append(validate(runner, references[form], inputs.arrays, sizes, stateless=stateless))
+        parity += validate(runner, references[form], inputs.arrays, sizes, stateless=stateless)
     sizes = ", ".join(map(str, batch_sizes(batch, profile)))
     stage.detail = f"{len(inputs.names)} inputs at batch {sizes}"
     return (*parity, *opened.absences)

@@ -19,7 +19,8 @@ from exporter.errors import TuneError, UsageError
 from exporter.files.text import parse_text
 from exporter.inputs.clips import Inputs
 from exporter.precision import Int8
-from exporter.proof.judge import relative_error, run_clips
+from exporter.proof.judge import relative_error
+from exporter.proof.rows import run_clips
 from exporter.results import Recipe
 from exporter.runners.eager import EagerRunner
 from model.classifier import VideoClassifier
@@ -51,7 +52,7 @@ def tune(
     paths = list(rounded_modules(model))
     total = len(paths) + 2 + math.ceil(math.log2(len(paths) + 1))
     with EagerRunner(model, inputs.shapes, "fp64") as runner:
-        truth = run_clips(runner, inputs.arrays, 1)
+        truth = run_clips(runner, inputs.arrays, 1, outputs=model.output_names)
     done = 0
 
     def error(kept: Sequence[str], what: str) -> float:
@@ -60,7 +61,7 @@ def tune(
         done += 1
         patterns = tuple(map(re.escape, kept))
         with EagerRunner(model, inputs.shapes, precision, patterns, int8) as runner:
-            logits = run_clips(runner, inputs.arrays, 1)
+            logits = run_clips(runner, inputs.arrays, 1, outputs=model.output_names)
         errors = [relative_error(y, t) for y, t in zip(logits, truth, strict=True)]
         return max(math.inf if math.isnan(e) else e for e in errors)
 

@@ -39,6 +39,7 @@ EXPLANATION = (
     "is within the tolerance, and its top-1 class is that of the truth on every input where "
     "rounding cannot change it."
 )
+LOGITS = Parity.output  # the default: most reports are about nothing else
 SHOWN_MODULES = 4  # of the modules in one line
 BUSY_CORES = 0.2  # above this, latencies cannot be trusted
 
@@ -59,7 +60,14 @@ def headline(report: Report) -> str:
     if verdict == "fail":
         reason = f" ({clause(worst.reason)})" if worst.reason else ""
         return f"Not proven in {who(worst)}{reason}: {numbers}"
-    return f"Proven in {' and '.join(map(who, rows))}: {numbers}"
+    where = " and ".join(dict.fromkeys(map(runtime_of, rows)))
+    return f"Proven in {where}{_outputs_clause(rows)}: {numbers}"
+
+
+def _outputs_clause(rows: Iterable[Parity]) -> str:
+    """Name the outputs that were compared, unless they are the logits alone."""
+    names = list(dict.fromkeys(row.output for row in rows))
+    return "" if names == [LOGITS] else f" for {', '.join(names)}"
 
 
 def notes(report: Report) -> list[str]:
@@ -172,9 +180,15 @@ def engine_status(engine: Mapping[str, Any]) -> str:
     return engine.get("status") or ("built, not executed" if engine.get("bytes") else "not built")
 
 
-def who(row: Parity | Latency | Accuracy) -> str:
+def runtime_of(row: Parity | Latency | Accuracy) -> str:
     """Name the runtime, device and precision of a row."""
     return f"{row.runtime} ({row.device}, {row.precision})"
+
+
+def who(row: Parity | Latency | Accuracy) -> str:
+    """Name what a row is about: its runtime, and its output unless that is the logits."""
+    output = getattr(row, "output", LOGITS)
+    return runtime_of(row) if output == LOGITS else f"{runtime_of(row)} {output}"
 
 
 def worst_row(rows: Iterable[Parity]) -> Parity:
@@ -225,8 +239,13 @@ class Runtime:
 
 
 def runtimes(report: Report) -> list[Runtime]:
-    """Join the results of each runtime; those that were timed come first."""
-    parity = {who(row): row for row in report.parity}
+    """Join the results of each runtime; those that were timed come first.
+
+    A time stands beside the first output of its runtime.
+    """
+    parity: dict[str, Parity] = {}
+    for row in report.parity:
+        parity[who(row) if runtime_of(row) in parity else runtime_of(row)] = row
     accuracy = {who(row): row for row in report.accuracy}
     timed = [(who(row), row) for row in report.latency]
     untimed = [(name, None) for name in parity if name not in dict(timed)]
@@ -244,6 +263,6 @@ def runtimes(report: Report) -> list[Runtime]:
 
 def fastest(report: Report) -> Latency | None:
     """Give the fastest runtime of the export; eager PyTorch and baselines do not count."""
-    made = {who(row) for row in report.parity if row.runtime != "eager"}
+    made = {runtime_of(row) for row in report.parity if row.runtime != "eager"}
     timed = (row for row in report.latency if who(row) in made)
     return min(timed, key=lambda row: row.p50_ms, default=None)

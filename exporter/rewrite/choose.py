@@ -6,6 +6,7 @@ For TensorRT the rules are those with the most fused attentions and the fewest k
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from exporter.precision import kept_modules
@@ -46,6 +47,7 @@ def rewrites_to_skip(
         name: reason
         for name, rule in REWRITES.items()
         if (reason := _unsuited(rule, target or spec.optimize_for, spec.precision, dim))
+        or (reason := _changing(rule, model.output_names))
     }
     skip |= dict.fromkeys(spec.no_rewrite, "--no-rewrite")
     if kept:
@@ -55,6 +57,12 @@ def rewrites_to_skip(
             folding = [name for name, rule in REWRITES.items() if rule.folds_modules]
             skip |= dict.fromkeys(folding, "--keep-fp32 names a module that it folds into another")
     return skip
+
+
+def _changing(rule: Rewrite[Any], outputs: Sequence[str]) -> str:
+    """Which outputs of an export would mean something else; empty where none would."""
+    changed = [name for name in outputs if name in rule.changes]
+    return f"it changes what {', '.join(changed)} are" if changed else ""
 
 
 def _unsuited(rule: Rewrite[Any], target: str, precision: str, dim: int) -> str:

@@ -77,8 +77,8 @@ def measure(model: VideoClassifier) -> Cost:
     if model.preprocessing.embedded:
         clip = clip.permute(0, 1, 3, 4, 2).to(torch.uint8)
     with torch.no_grad(), _Recorder(clip) as recorder:
-        logits = functional_call(model, on_meta, (clip,))
-    needed, total = {id(logits)}, Cost(0, 0, 0)
+        made = functional_call(model, on_meta, (clip,))
+    needed, total = {id(output) for output in tree_leaves(made)}, Cost(0, 0, 0)
     for call in reversed(recorder.calls):
         if needed.intersection(call.outputs):
             needed.update(call.inputs)

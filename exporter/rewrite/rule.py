@@ -38,6 +38,7 @@ class Rewrite(ABC, Generic[PlaceT]):
         precisions: Precisions of a graph that it suits.
         int8_below_dim: Token width from which it does not suit int8, where there is one.
         folds_modules: Whether it makes one module a part of another one.
+        changes: Outputs that mean something else after it; an export that gives one leaves it out.
     """
 
     name: ClassVar[str]
@@ -45,6 +46,7 @@ class Rewrite(ABC, Generic[PlaceT]):
     precisions: ClassVar[frozenset[str]] = PRECISIONS
     int8_below_dim: ClassVar[int | None] = None
     folds_modules: ClassVar[bool] = False
+    changes: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def find(self, model: VideoClassifier, clips: int) -> Iterable[PlaceT]:

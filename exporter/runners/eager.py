@@ -45,11 +45,13 @@ class EagerRunner(Closing):
         del self._model
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Compute `logits` `(b, classes)` of `video` `(b, f, c, h, w)` and any `mask` `(b, f)`."""
+        """Compute the outputs of the model, as `logits` `(b, classes)`, of its inputs."""
         check_inputs(self, inputs)
         tensors = [torch.from_numpy(inputs[name]) for name in self.input_shapes]
         with torch.inference_mode():
-            logits = self._model(
+            made = self._model(
                 *(t.to(self._dtype) if t.is_floating_point() else t for t in tensors)
             )
-        return {"logits": logits.numpy()}
+        outputs = made if isinstance(made, tuple) else (made,)
+        names = self._model.output_names
+        return {name: output.numpy() for name, output in zip(names, outputs, strict=True)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from model.config import FAMILY_NAMES, PRESETS
+from model.outputs import OUTPUTS
 
 MODEL_NAMES = (*FAMILY_NAMES, *PRESETS)
 ENGINES: tuple[str, ...] = ("auto", "rtx", "tensorrt", "none")
@@ -14,6 +15,7 @@ REWRITE_NAMES: tuple[str, ...] = (  # of `exporter.rewrite`, which imports torch
     *("few_features", "pooled_rotation", "sum_pools", "fold_global_key", "bias_apart"),
     *("cut_attention", "cut_feed_forward", "join_feed_forward", "fold_pixels"),
 )
+OUTPUT_WORDS: tuple[str, ...] = tuple(name.replace("_", "-") for name in OUTPUTS)
 RUNTIMES: tuple[str, ...] = ("onnxruntime", "tensorrt")
 DEFAULT_FAMILY = "fast_timesformer"
 OPSETS = range(16, 24)  # TensorRT 8 of JetPack 5 reads up to 17

@@ -17,6 +17,7 @@ from exporter.spec.choices import (
     LOWER_PRECISIONS,
     MODEL_NAMES,
     OPSETS,
+    OUTPUT_WORDS,
     PRECISIONS,
     REWRITE_NAMES,
     RUNTIMES,
@@ -111,6 +112,13 @@ class ExportSpec:
         "Let the graph scale and normalise: it takes pixels, uint8 frames that are\n"
         "sampled, resized and cropped.",
         graph=17,
+    )
+    outputs: tuple[str, ...] = option(
+        (),
+        "What the graph gives: logits (default), features (the default without a\n"
+        "classifier), tokens, hidden-states, attentions; several with commas.",
+        choices=Choices("output", OUTPUT_WORDS),
+        whole=True,
     )
     eval: str | None = option(
         None,
@@ -223,7 +231,7 @@ class ExportSpec:
             paths = getattr(self, name)
             paths = (paths,) if isinstance(paths, (str, Path)) else paths
             object.__setattr__(self, name, tuple(map(Path, paths)))
-        for name in ("targets", "runtimes", "no_rewrite", "keep_fp32"):
+        for name in ("targets", "runtimes", "no_rewrite", "keep_fp32", "outputs"):
             words = getattr(self, name)
             object.__setattr__(self, name, (words,) if isinstance(words, str) else tuple(words))
         if self.res is not None and not (isinstance(self.res, tuple) and len(self.res) == 2):

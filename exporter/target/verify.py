@@ -17,8 +17,7 @@ from exporter.files.reference import REFERENCE, KeptReference, read_reference
 from exporter.inputs.kept import Regained, regain_inputs
 from exporter.machine import environment
 from exporter.predict import Card
-from exporter.proof.judge import worst_error
-from exporter.proof.runtimes import judge_runtimes, references_of
+from exporter.proof.runtimes import judge_runtimes, kept_floors, references_of
 from exporter.results import Parity, Report
 from exporter.run.stages import OnProgress, Stages, no_progress
 from exporter.runners.open import Opened
@@ -98,8 +97,8 @@ def engine_here(facts: Mapping[str, Any], opened: Opened) -> dict[str, Any]:
 def _check_floors(directory: Path, manifest: Mapping[str, Any], kept: KeptReference) -> None:
     """Raise unless the manifest has the floors of the reference: they set the tolerance."""
     noted = manifest.get("floors", {})
-    for form, floor in kept.floors.items():
-        got, expected = worst_error(floor.alone, kept.truth), noted.get(form)
+    for form, got in kept_floors(kept).items():
+        expected = noted.get(form)
         same = isinstance(expected, float) and math.isclose(got, expected, rel_tol=1e-6)
         if not same and (expected is not None or math.isfinite(got)):
             raise ManifestError(

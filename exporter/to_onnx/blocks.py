@@ -164,7 +164,9 @@ def blocks_called(model: nn.Module) -> Iterator[list[BlockFunction]]:
         The functions that the blocks call. Define them after the model is traced.
     """
     alike: dict[Hashable, dict[str, nn.Module]] = {}
-    for path, module in model.named_modules():
+    # A call gives tokens only, so a model that also gives attention weights is traced as it is.
+    whole = "attentions" in getattr(model, "output_names", ())
+    for path, module in () if whole else model.named_modules():
         if isinstance(module, (Block, Layer)) and "forward" not in vars(module):
             alike.setdefault(structure(module), {})[path] = module
     shared = [blocks for blocks in alike.values() if len(blocks) >= MIN_SHARED_BLOCKS]

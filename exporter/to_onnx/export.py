@@ -2,7 +2,7 @@
 
 The graph takes `video` float32 `(b, f, c, h, w)`. A graph that contains the normalisation takes
 `video` uint8 `(b, f, h, w, c)` instead. Some graphs also take `mask` bool `(b, f)`. The output is
-`logits` float32 `(b, classes)`.
+`logits` float32 `(b, classes)`, unless the model names others.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
@@ -37,8 +37,8 @@ from exporter.spec import BatchProfile
 from exporter.to_onnx.blocks import blocks_called, define_blocks
 from exporter.to_onnx.free_batch import require_free_batch
 from exporter.to_onnx.opset import LEAST_TRACED, lower_opset
+from model.outputs import LOGITS
 
-OUTPUT_NAME = "logits"
 MAX_FILE_BYTES = 2**31 - 1  # the limit of one protobuf file
 
 # Rules of `exporter.lint` that an export must not break. This includes rules about operators that
@@ -97,6 +97,7 @@ def export_onnx(
     opset: int,
     dynamic_batch: BatchProfile | None = None,
     metadata: Mapping[str, str] | None = None,
+    output_names: Sequence[str] = (LOGITS,),
 ) -> OnnxGraph:
     """Write `model` as one ONNX file and check the file.
 
@@ -107,11 +108,12 @@ def export_onnx(
         opset: ONNX opset of the graph.
         dynamic_batch: The range of a free batch. Without it, the batch is fixed.
         metadata: Entries for the file's `metadata_props`.
+        output_names: The names of what the model gives, in order.
 
     Raises:
         OnnxError: if torch cannot export the model, or the graph is not fit for the runtimes.
     """
-    graph = _trace(model, example, max(opset, LEAST_TRACED), dynamic_batch)
+    graph = _trace(model, example, max(opset, LEAST_TRACED), dynamic_batch, output_names)
     lower_opset(graph, opset)
     # Older runtimes refuse a newer container, even if they know every operator.
     graph.ir_version = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
@@ -164,6 +166,7 @@ def _trace(
     example: Mapping[str, Tensor],
     opset: int,
     dynamic_batch: BatchProfile | None,
+    output_names: Sequence[str],
 ) -> ir.Model:
     tensors, batch, shapes = tuple(example.values()), None, None
     if dynamic_batch:
@@ -181,7 +184,7 @@ def _trace(
                     model,
                     tensors,
                     input_names=list(example),
-                    output_names=[OUTPUT_NAME],
+                    output_names=list(output_names),
                     dynamic_shapes=shapes,
                 )
             assert program is not None

@@ -19,6 +19,7 @@ from exporter.spec import OF_THE_GRAPH
 from exporter.to_onnx.export import export_onnx
 from exporter.to_onnx.quantize import quantize
 from model.classifier import VideoClassifier
+from model.outputs import LOGITS
 
 HALF_QUANTISED_OPSET = 19  # the first whose QuantizeLinear takes fp16
 
@@ -91,6 +92,8 @@ def _export_onnx(job: Job, model: VideoClassifier, path: Path, least_opset: int 
         "tsformer.labels": json.dumps(job.model.labels),
         "tsformer.precision": spec.precision,
     }
+    if model.output_names != (LOGITS,):
+        description["tsformer.outputs"] = json.dumps(model.output_names)
     example = job.inputs.batch(spec.run_batch)
     export_onnx(
         model,
@@ -99,4 +102,5 @@ def _export_onnx(job: Job, model: VideoClassifier, path: Path, least_opset: int 
         opset=max(spec.graph_opset, least_opset),
         dynamic_batch=spec.dynamic_batch,
         metadata=description,
+        output_names=model.output_names,
     )

@@ -38,6 +38,7 @@ class ClassTokenRewrite(Rewrite[Place]):
     """
 
     name = "class_token"
+    changes = frozenset({"tokens", "hidden_states", "attentions"})  # it computes no patch tokens
 
     def find(self, model: VideoClassifier, clips: int) -> list[Place]:  # noqa: D102
         return list(places(model, clips))[-1:]

@@ -72,6 +72,7 @@ class CutAttentionRewrite(Rewrite[Place]):
     """
 
     name = "cut_attention"
+    changes = frozenset({"attentions"})  # their groups come a few at a time
     targets = frozenset({"onnxruntime"})
 
     def find(self, model: VideoClassifier, clips: int) -> Iterator[Place]:  # noqa: D102

@@ -117,6 +117,7 @@ class HeadsFirstRewrite(Rewrite[Place]):
     """
 
     name = "heads_first"
+    changes = frozenset({"attentions"})  # their heads come before their groups
     targets = frozenset({"onnxruntime"})  # TensorRT has fewer kernels with `one_product`
     int8_below_dim = 384  # from there on integer products are ahead of it (ONNX Runtime)
 

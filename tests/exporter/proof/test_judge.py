@@ -309,7 +309,7 @@ def clips(count=INPUTS):
 def validated(runner, batches, count=INPUTS):
     names = [f"clip-{i}" for i in range(count)]
     ref = make_reference(Linear(), Linear(), names, clips(count))
-    return validate(runner, ref, clips(count), batches)
+    return validate(runner, ref, clips(count), batches)[0]
 
 
 @pytest.mark.parametrize("batches", [[1], [2], [3], [5], [8], [16], [1, 2, 3, 20]])
@@ -341,7 +341,7 @@ def test_a_runtime_that_couples_clips_of_a_batch_fails():
 def test_a_model_that_couples_clips_fails():
     names = [f"clip-{i}" for i in range(INPUTS)]
     ref = make_reference(Linear(), Linear(of_the_neighbour), names, clips())
-    parity = validate(Linear(), ref, clips(), [1])
+    (parity,) = validate(Linear(), ref, clips(), [1])
     assert parity.verdict == "fail"
     assert "beside it" in parity.reason
 

@@ -53,7 +53,7 @@ class Exported:
         onnx.save(model, path)
         check_onnx(path)  # the changed graph must be valid
         with OnnxRuntimeRunner(path) as runner:
-            return validate(runner, self.reference, self.clips, [2])
+            return validate(runner, self.reference, self.clips, [2])[0]
 
 
 @pytest.fixture(

@@ -54,6 +54,7 @@ GIVEN = {
     "video": [Path("a.mp4"), Path("b.mp4")],
     "mask": True,
     "embed_preprocess": True,
+    "outputs": ("features", "hidden-states"),
     "eval": "motion",
     "rewrite": "none",
     "no_rewrite": ["fold_fc"],
@@ -179,3 +180,16 @@ def test_one_word_stands_for_several(name):
     word = GIVEN[name][0]
     needed = NEEDED.get(name, {})
     assert getattr(ExportSpec(**{name: word}, **needed), name) == (word,)
+
+
+def test_output_takes_names_of_outputs_and_one_directory():
+    options = ExportOptions(output=["features,tokens", "build/x"], outputs=("logits",))
+    assert options.directory == Path("build/x")
+    assert options.to_spec().outputs == ("logits", "features", "tokens")
+    assert ExportOptions(output=["./features"]).directory == Path("features")
+    assert ExportOptions(output=["./features"]).to_spec().outputs == ()
+
+
+def test_two_directories_are_refused():
+    with pytest.raises(UsageError, match="--output is given twice"):
+        _ = ExportOptions(output=["a", "b"]).directory

@@ -106,6 +106,7 @@ FULL = ExportSpec(
     model="timesformer_pytorch",
     mask=True,
     embed_preprocess=True,
+    outputs=("features", "tokens"),
     attn="performer",
     res=(96, 160),
     scheme="joint",
