@@ -13,14 +13,14 @@ from pathlib import Path
 import tritonclient.http as triton
 
 from exporter.inputs.video import read_clip
-from model.config import Preprocessing
+from model.preprocessing import Preprocessing
 
 model, path, url = (*sys.argv[1:], "localhost:8000")[:3]
 server = triton.InferenceServerClient(url)
 config = server.get_model_config(model)
 facts = json.loads(config["parameters"]["tsformer"]["string_value"])
 frames, channels, height, width = map(int, config["input"][0]["dims"][-4:])
-how = Preprocessing(**facts["preprocessing"])
+how = Preprocessing.from_dict(facts["preprocessing"])
 clip = read_clip(
     Path(path), frames=frames, channels=channels, height=height, width=width, preprocessing=how
 )

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from model.attention import FastAttention, PerformerAttention, RegularAttention
     from model.checkpoint import load_checkpoint, save_checkpoint
-    from model.config import ConfigError, FastTimeSformerConfig, Preprocessing
+    from model.config import ConfigError, FastTimeSformerConfig
     from model.fast_timesformer import FastTimeSformer
+    from model.preprocessing import Preprocessing
     from model.timesformer import TimeSformer
     from model.timesformer_vit import TimeSformerViT
     from model.weights.file import CheckpointError
@@ -24,7 +25,7 @@ _HOMES = {
     "FastTimeSformer": "fast_timesformer",
     "FastTimeSformerConfig": "config",
     "PerformerAttention": "attention",
-    "Preprocessing": "config",
+    "Preprocessing": "preprocessing",
     "RegularAttention": "attention",
     "TimeSformer": "timesformer",
     "TimeSformerViT": "timesformer_vit",

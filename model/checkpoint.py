@@ -26,6 +26,12 @@ from model.families.huggingface_directory import read_directory
 from model.families.mmaction2 import MMACTION2
 from model.families.timesformer_pytorch import TIMESFORMER_PYTORCH
 from model.limits import claim_fault
+from model.weights.describe import (
+    check_described,
+    describe,
+    describe_published,
+    stored_preprocessing,
+)
 from model.weights.file import (
     METADATA_KEY,
     CheckpointError,
@@ -36,13 +42,9 @@ from model.weights.file import (
 from model.weights.find import choose, find_models
 from model.weights.head import AUTO
 from model.weights.merge import (
-    PREPROCESSING,
     add_settings,
     check_config,
-    check_described,
     config_names,
-    describe,
-    describe_published,
     load_state,
     merge,
 )
@@ -122,7 +124,7 @@ def save_checkpoint(model: VideoClassifier, path: str | Path) -> None:
         "version": 1,
         "family": model.family,
         "config": asdict(model.config),
-        "preprocessing": {name: getattr(model.preprocessing, name) for name in PREPROCESSING},
+        "preprocessing": stored_preprocessing(model.preprocessing),
         "labels": model.labels,
     }
     state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
@@ -172,7 +174,7 @@ def _build_own(
     if fault := claim_fault(config, weights.state):
         raise ConfigError(fault)
     model = reader.model.from_config(config)
-    describe(model, given, weights.description)
+    describe(model, reader, given, weights.description)
     load_state(model, weights.state)
     return model
 
@@ -196,6 +198,6 @@ def _build_published(
     model = family.model.from_config(config)
     described, more = describe_published(family, weights, settings, given, config)
     model.notes = notes + more
-    describe(model, given, described)
+    describe(model, family, given, described)
     load_state(model, state)
     return model

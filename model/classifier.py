@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from model.attention_weights import AttentionWeights
-from model.config import ClipConfig, ConfigError, Preprocessing
+from model.config import ClipConfig, ConfigError
 from model.outputs import LOGITS
+from model.preprocessing import Preprocessing
 
 
 class VideoClassifier(nn.Module, ABC):

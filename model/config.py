@@ -6,7 +6,6 @@ This file imports the standard library only, so that programs without torch can 
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -56,44 +55,6 @@ def image_sides(size: Any) -> tuple[Any, Any]:  # noqa: ANN401  # the configurat
     """Return height and width, given `(height, width)` or the side of a square."""
     height, width = size if isinstance(size, (list, tuple)) and len(size) == 2 else (size, size)
     return height, width
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """Preprocessing of decoded frames: `(pixel / 255 - mean) / std` per channel.
-
-    Frames are first resized, then cropped to the centre. Without `short_side`, the resized frame
-    just covers the model's height and width. With `short_side`, its shorter side has that many
-    pixels. With `embedded`, the model computes the equation itself and takes pixels: uint8
-    `(b, f, h, w, c)`.
-    """
-
-    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
-    std: tuple[float, ...] = (1.0, 1.0, 1.0)
-    short_side: int | None = None
-    embedded: bool = False
-
-    @classmethod
-    def unit(cls, channels: int) -> Preprocessing:
-        """Return the default of a checkpoint without preprocessing: pixels in [0, 1], unchanged."""
-        return cls((0.0,) * channels, (1.0,) * channels)
-
-    def __post_init__(self) -> None:
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if not all(isinstance(v, (int, float)) and math.isfinite(v) for v in values):
-                raise ConfigError(f"preprocessing {name} must be numbers: got {values!r}")
-        if len(self.mean) != len(self.std):
-            raise ConfigError(
-                f"preprocessing mean and std differ in length: got {len(self.mean)} and "
-                f"{len(self.std)}"
-            )
-        if not all(value > 0 for value in self.std):
-            raise ConfigError(f"preprocessing std must be positive: got {self.std}")
-        side = self.short_side
-        if side is not None and (type(side) is not int or side < 1):
-            raise ConfigError(
-                f"preprocessing short_side must be a whole number of at least 1: got {side!r}"
-            )
 
 
 @dataclass(frozen=True)

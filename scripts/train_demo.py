@@ -26,7 +26,8 @@ from exporter.inputs.motion import MOTION_LABELS, motion_clips
 from exporter.machine.environment import describe
 from model import FastTimeSformer, save_checkpoint
 from model.classifier import VideoClassifier
-from model.config import MECHANISM_NAMES, MechanismName, Preprocessing
+from model.config import MECHANISM_NAMES, MechanismName
+from model.preprocessing import Preprocessing
 
 OUT = Path(__file__).resolve().parent / "checkpoints"
 PREPROCESSING = Preprocessing(mean=(0.35,) * 3, std=(0.2,) * 3)  # near the task's pixel statistics

@@ -34,7 +34,12 @@ TENSORRT_OWNERS = {
     "exporter.machine.environment",
 }
 OWNERS = {
-    "av": {"exporter.inputs.container", "exporter.inputs.survey", "exporter.inputs.colour"},
+    "av": {
+        "exporter.inputs.colour",
+        "exporter.inputs.container",
+        "exporter.inputs.decode",
+        "exporter.inputs.survey",
+    },
     "cuda": {"exporter.runners.cuda"},
     "onnxruntime_ep_nv_tensorrt_rtx": {"exporter.runners.onnxruntime"},
     "onnxruntime": {
@@ -60,6 +65,8 @@ WITHOUT_TORCH = (
     "exporter.inputs.clips",
     "exporter.inputs.colour",
     "exporter.inputs.container",
+    "exporter.inputs.decode",
+    "exporter.inputs.frames",
     "exporter.inputs.kept",
     "exporter.inputs.motion",
     "exporter.inputs.resize",

@@ -13,7 +13,7 @@ from exporter.errors import ManifestError, NoExportError
 from exporter.files.staging import MANIFEST
 from exporter.files.text import parse_nested
 from exporter.results import Report, overall_verdict
-from model.config import Preprocessing
+from model.preprocessing import Preprocessing
 
 GRAPH = "model.onnx"
 ENGINE_GRAPH = "model.tensorrt.onnx"
@@ -51,9 +51,8 @@ def write_manifest(
         "outputs": report.graph["outputs"],
         "preprocessing": {
             "scale": "pixel / 255",
-            "layout": "rgb" if len(preprocessing.mean) == 3 else "gray",
-            "sampling": "uniform segment centres",
-            "resize": "antialiased bilinear to short_side, or until it covers; then centre crop",
+            "layout": preprocessing.channel_order if len(preprocessing.mean) == 3 else "gray",
+            "described": preprocessing.sentences,
             **asdict(preprocessing),
         },
         "labels": labels,

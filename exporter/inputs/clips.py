@@ -11,8 +11,9 @@ import numpy as np
 from exporter.errors import VideoError
 from exporter.inputs.motion import LEAST_FRAMES, LEAST_SIDE, motion_clips
 from exporter.inputs.synthetic import synthetic_inputs
-from exporter.inputs.video import Clip, as_input, read_clip
-from model.config import ClipConfig, Preprocessing
+from exporter.inputs.video import Clip, Source, as_input, read_clip
+from model.config import ClipConfig
+from model.preprocessing import Preprocessing
 
 _CALIBRATION_CLIPS = 24
 # A synthetic value of 0 becomes grey; -2.5 becomes black and +2.5 white. Most noise is in between.
@@ -128,14 +129,14 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def read_for(config: ClipConfig, preprocessing: Preprocessing, path: Path) -> Clip:
-    """Read one clip in the form that the model takes.
+def read_for(config: ClipConfig, preprocessing: Preprocessing, source: Source) -> Clip:
+    """Read all views of one clip in the form that the model takes.
 
     Raises:
         VideoError: if the clip cannot be read.
     """
     return read_clip(
-        path,
+        source,
         frames=config.frames,
         height=config.height,
         width=config.width,
@@ -147,9 +148,9 @@ def read_for(config: ClipConfig, preprocessing: Preprocessing, path: Path) -> Cl
 def _read(
     path: Path, config: ClipConfig, preprocessing: Preprocessing, on_clip: Callable[[str], None]
 ) -> tuple[str, str, np.ndarray]:
-    """Read one clip; return its name, its note, and its values `(f, c, h, w)`."""
+    """Read one view of a clip; return its name, its note, and its values `(f, c, h, w)`."""
     on_clip(path.name)
-    clip = read_for(config, preprocessing, path)
+    clip = read_for(config, preprocessing.one_view, path)
     return path.name, clip.summary, clip.array[0]
 
 

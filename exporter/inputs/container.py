@@ -98,6 +98,22 @@ def frames(stream: VideoStream, faults: list[str]) -> Iterator[VideoFrame]:
             faults.append(reason(error))
 
 
+def packets_from(
+    stream: VideoStream, stamp: int, faults: list[str]
+) -> Iterator[tuple[Packet[VideoStream] | None, list[VideoFrame]]]:
+    """Seek to the key frame at or before a decoding time; yield packets and what they decode to."""
+    try:
+        cast("InputContainer", stream.container).seek(stamp, stream=stream)
+    except _av_errors() as error:
+        faults.append(reason(error))
+        return
+    for packet in packets(stream, faults):
+        try:
+            yield packet, stream.decode(packet)
+        except _av_errors() as error:
+            faults.append(reason(error))
+
+
 def _av_errors() -> tuple[type[Exception], ...]:
     from av.error import FFmpegError
 

@@ -36,7 +36,7 @@ class Dataset:
             yield from self._motion()
             return
         for path, label in self.files:
-            clip = read_for(self.model.config, self.model.preprocessing, path)
+            clip = read_for(self.model.config, self.model.preprocessing.one_view, path)
             yield clip.array, np.array([label])
 
     def _motion(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:

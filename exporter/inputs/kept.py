@@ -12,7 +12,8 @@ from exporter.errors import ManifestError, VideoError
 from exporter.files.manifest import hash_checkpoint
 from exporter.files.reference import KeptInput, KeptReference, hash_array
 from exporter.inputs.clips import Inputs, read_for, synthetic_clips
-from model.config import ClipConfig, Preprocessing
+from model.config import ClipConfig
+from model.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,8 @@ def regain_inputs(
             found[place] = _synthetic(made, entry)
         elif entry.clip_sha256 in given:
             on_clip(entry.name)
-            found[place] = read_for(config, preprocessing, given[entry.clip_sha256]).array[0]
+            file = given[entry.clip_sha256]
+            found[place] = read_for(config, preprocessing.one_view, file).array[0]
         else:
             missing.append(entry.name)
             continue

@@ -1,39 +1,77 @@
 """Resize and crop one frame (numpy only).
 
-Axes: c channels, h height, w width. H and W are the size of the source frame.
+Axes: k crops, c channels, h height, w width. H and W are the size of the source frame.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 
+from model.preprocessing import Preprocessing
+
 _SQUARE = Fraction(1)
+_CENTRE = 1  # of the crops 0, 1 and 2
+_CUBIC = {True: -0.5, False: -0.75}  # by antialias: the sharpness that torch and PIL take
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The frame that a model takes: its size, and how a source frame is resized to it.
+
+    The attributes have the meaning of `Preprocessing`; `height` and `width` are in pixels.
+    """
+
+    height: int
+    width: int
+    short_side: int | None = None
+    stretch: bool = False
+    interpolation: str = "bilinear"
+    antialias: bool = True
+    crops: int = 1
+
+    @classmethod
+    def of(cls, preprocessing: Preprocessing, height: int, width: int) -> Frame:
+        """Take what the preprocessing of a model says about its frames."""
+        how = preprocessing
+        size = (height, width, how.short_side, how.stretch)
+        return cls(*size, how.interpolation, how.antialias, how.views.crops)
+
+    def crops_of(self, image: np.ndarray, aspect: Fraction) -> np.ndarray:
+        """Resize `(H, W, c)` pixels; return its crops `(k, c, h, w)` float32.
+
+        `aspect` is the width of a source pixel over its height. A published resize by the short
+        side takes pixels as square, whatever they are.
+        """
+        shown = aspect if self.short_side is None else _SQUARE
+        places = range(3) if self.crops == 3 else (_CENTRE,)
+        return np.stack([fit(image, self, aspect=shown, crop=place) for place in places])
 
 
 def fit(
-    image: np.ndarray,
-    height: int,
-    width: int,
-    short_side: int | None = None,
-    *,
-    aspect: Fraction = _SQUARE,
+    image: np.ndarray, frame: Frame, *, aspect: Fraction = _SQUARE, crop: int = _CENTRE
 ) -> np.ndarray:
-    """Resize `(H, W, c)` to cover the target; return its centre crop `(c, h, w)` float32.
+    """Resize `(H, W, c)` to cover the target; return a crop of it, `(c, h, w)` float32.
 
-    The resize is antialiased. `aspect` is the width of a source pixel over its height; pixels of
-    the result are square. With `short_side`, the shorter side of the resized frame has that
-    many pixels, unless the resized frame would be too small to cover the target.
+    Pixels of the result are square, unless the frame is stretched. With `short_side`, the shorter
+    side of the resized frame has that many pixels, unless the resized frame would be too small to
+    cover the target. `crop` is 0, 1 or 2: the start, the centre or the end of the longer side.
     """
     rows, columns = image.shape[:2]
     shown = rows * aspect.denominator, columns * aspect.numerator  # only their ratio counts
-    resized = _resized(*shown, height, width, short_side)
-    vertical = _resize_weights(rows, resized[0], height)  # (h, H)
-    horizontal = _resize_weights(columns, resized[1], width)  # (w, W)
+    if frame.stretch:
+        shown = frame.height, frame.width
+    height, width = _resized(*shown, frame.height, frame.width, frame.short_side)
+    places = (crop, _CENTRE) if height > width else (_CENTRE, crop)
+    vertical = _weights(rows, height, frame.height, places[0], frame)  # (h, H)
+    horizontal = _weights(columns, width, frame.width, places[1], frame)  # (w, W)
     # One channel at a time: a float32 copy of a whole 8K frame would be 400 MB.
     channels = (image[..., c].astype(np.float32) for c in range(image.shape[2]))
-    return np.stack([vertical @ channel @ horizontal.T for channel in channels])
+    resized = np.stack([vertical @ channel @ horizontal.T for channel in channels])
+    # A cubic curve overshoots at edges, and pixels do not.
+    return resized if frame.interpolation == "bilinear" else resized.clip(0, 255)
 
 
 def _resized(
@@ -51,16 +89,34 @@ def _resized(
     return (2 * rows * width + columns) // (2 * columns), width
 
 
-def _resize_weights(source: int, resized: int, cropped: int) -> np.ndarray:
-    """Return weights `(cropped, source)` for the central outputs of an antialiased linear resize.
+def _weights(source: int, resized: int, cropped: int, place: int, frame: Frame) -> np.ndarray:
+    """Return weights `(cropped, source)` for the outputs of a crop of a resize of one axis.
 
-    The weights of an output form a triangle around its position. When the frame shrinks, the
-    triangle widens with the scale. Then every source pixel contributes, and detail that is too
-    fine for the output is averaged and causes no aliasing.
+    The weights of an output form a triangle, or a cubic curve, around its position. When the frame
+    shrinks, an antialiased curve widens with the scale. Then every source pixel contributes, and
+    detail that is too fine for the output is averaged and causes no aliasing.
     """
     scale = source / resized
-    start = (resized - cropped) // 2
+    start = (resized - cropped) * place // 2
     centres = (np.arange(start, start + cropped) + 0.5) * scale  # (cropped,)
-    distance = np.abs(np.arange(source) + 0.5 - centres[:, np.newaxis])
-    weights = np.maximum(1 - distance / max(scale, 1.0), 0)
+    wide = max(scale, 1.0) if frame.antialias else 1.0
+    if frame.interpolation == "bilinear":
+        distance = np.abs(np.arange(source) + 0.5 - centres[:, np.newaxis])
+        weights = np.maximum(1 - distance / wide, 0)
+    else:
+        beyond = 0 if frame.antialias else 2  # without antialias, the edge pixels are repeated
+        pixels = np.arange(-beyond, source + beyond) + 0.5
+        distance = np.abs(pixels - centres[:, np.newaxis]) / wide
+        weights = _cubic(distance, _CUBIC[frame.antialias])
+        if beyond:
+            weights[:, beyond] += weights[:, :beyond].sum(axis=1)
+            weights[:, -beyond - 1] += weights[:, -beyond:].sum(axis=1)
+            weights = weights[:, beyond:-beyond]
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _cubic(x: np.ndarray, a: float) -> np.ndarray:
+    """Keys' cubic convolution kernel at distances `x`, which are not negative."""
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))

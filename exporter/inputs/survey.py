@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -20,45 +22,83 @@ _UNEVEN = 1.5  # a gap this many times the median gap, or less than its inverse,
 
 @dataclass(frozen=True)
 class Survey:
-    """What a pass over the packets found.
+    """What a pass over the packets, or the index of the file, tells.
 
     Attributes:
         frames: Packets that should decode to a frame: not empty, and not cut away by the file.
         missing: What the header promises and the file does not hold, or "".
         uneven: The range of the gaps between frames if the frame rate varies, or "".
+        fps: Frames per second on average; None where the file does not tell.
+        keys: The packets from which decoding can start: the place of each among all packets -> its
+            time, in units of the stream's time base. Empty if not every packet gives a frame.
+        timed_by: Which time of a packet that is: `dts`, of decoding, or `pts`, of showing.
     """
 
     frames: int
     missing: str
     uneven: str
+    fps: Fraction | None = None
+    keys: Mapping[int, int] = field(default_factory=dict)
+    timed_by: str = "dts"
 
 
 def survey(path: Path) -> Survey:
     """Read all packets of a clip, of every stream, without decoding them.
 
+    A file with a whole index is not read: the index tells the same.
+
     Raises:
         VideoError: if the file is not a video.
     """
+    with open_video(path) as stream:
+        return _read_index(path, stream) or _read_packets(stream)
+
+
+def _read_index(path: Path, stream: VideoStream) -> Survey | None:
+    """Return what the index of the file tells, or None if it does not list every frame."""
+    entries = list(stream.index_entries)
+    whole = stream.frames and len(entries) == stream.frames
+    if not whole or any(entry.is_discard or not entry.size for entry in entries):
+        return None
+    # A file that is cut short keeps its index.
+    if max(entry.pos + entry.size for entry in entries) > path.stat().st_size:
+        return None
+    stamps = array("q", (entry.timestamp for entry in entries))
+    return Survey(
+        len(entries),
+        "",
+        _uneven(stamps, float(stream.time_base or 0)),
+        stream.average_rate,
+        {place: entry.timestamp for place, entry in enumerate(entries) if entry.is_keyframe},
+    )
+
+
+def _read_packets(stream: VideoStream) -> Survey:
     shown = stored = 0
     times = array("q")  # of the frames shown, in units of the stream's time base
+    keys: dict[int, int] = {}
     video_end = file_end = 0.0  # in seconds
-    with open_video(path) as stream:
-        for packet in all_packets(stream):
-            if not packet.size or packet.is_corrupt:  # corrupt: the file ends inside of it
-                shown += bool(packet.size and packet.stream is stream and not packet.is_discard)
-                continue
-            time = packet.pts if packet.pts is not None else packet.dts
-            end = float(((time or 0) + (packet.duration or 0)) * (packet.time_base or 0))
-            file_end = max(file_end, end)
-            if packet.stream is not stream:
-                continue
-            video_end, stored = max(video_end, end), stored + 1
-            if not packet.is_discard:
-                shown += 1
-                if time is not None:
-                    times.append(time)
-        missing = _missing(stream, stored, video_end, file_end)
-        return Survey(shown, missing, _uneven(times, float(stream.time_base or 0)))
+    for packet in all_packets(stream):
+        if not packet.size or packet.is_corrupt:  # corrupt: the file ends inside of it
+            shown += bool(packet.size and packet.stream is stream and not packet.is_discard)
+            continue
+        time = packet.pts if packet.pts is not None else packet.dts
+        end = float(((time or 0) + (packet.duration or 0)) * (packet.time_base or 0))
+        file_end = max(file_end, end)
+        if packet.stream is not stream:
+            continue
+        if packet.is_keyframe and packet.pts is not None:
+            keys[stored] = packet.pts
+        video_end, stored = max(video_end, end), stored + 1
+        if not packet.is_discard:
+            shown += 1
+            if time is not None:
+                times.append(time)
+    missing = _missing(stream, stored, video_end, file_end)
+    uneven = _uneven(times, float(stream.time_base or 0))
+    return Survey(
+        shown, missing, uneven, stream.average_rate, keys if stored == shown else {}, "pts"
+    )
 
 
 def _missing(stream: VideoStream, stored: int, video_end: float, file_end: float) -> str:

@@ -1,30 +1,30 @@
-"""Read a clip file as the model's input: float32 `(b=1, f, c, h, w)`, or pixels (numpy).
+"""Read a clip as the model's input: float32 `(v, f, c, h, w)`, or pixels (numpy).
 
-Axes: b batch, f frames, c channels, h height, w width. H and W are the size of the source frames.
+Axes: v views, f frames, c channels, h height, w width. H and W are the size of the source frames.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from exporter.errors import VideoError
-from exporter.inputs.colour import hdr, pixel_aspect, upright_rgb
-from exporter.inputs.container import REENCODE, check_file, open_video
-from exporter.inputs.container import frames as decode_frames
-from exporter.inputs.resize import fit
-from exporter.inputs.sampling import segment_centres
+from exporter.inputs.container import check_file
+from exporter.inputs.decode import Decoded, decode_frames
+from exporter.inputs.frames import check_pixels, find_images, gaps, take_images
+from exporter.inputs.resize import Frame
+from exporter.inputs.sampling import clip_indices
 from exporter.inputs.survey import Survey, survey
-
-# `model` may import torch, which this file does not need.
-if TYPE_CHECKING:
-    from model.config import Preprocessing
+from model.preprocessing import Preprocessing
 
 BT601_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+Source = Path | Sequence[Path] | np.ndarray  # a file or folder, images, or pixels (N, H, W, 3)
+_OTHER_SPACING = 1.5  # frames that many times nearer or further than in training are warned of
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +32,13 @@ class Clip:
     """A clip in the form that the model takes, and how it was read.
 
     Attributes:
-        array: `(1, f, c, h, w)` float32, normalised; or `(1, f, h, w, c)` uint8 for a model that
-            contains the normalisation.
+        array: `(v, f, c, h, w)` float32, normalised; or `(v, f, h, w, c)` uint8 for a model that
+            contains the normalisation. All crops of the first clip come first.
         source_frames: Number of frames that decode.
         source_size: H and W of the upright frames, in pixels.
-        indices: Indices of the f frames taken.
+        indices: Indices of the frames taken: f of the first clip, then f of the next.
         note: What a reader of the results should know (damage, repeated frames), or "".
+        times: Seconds from the start of the source for each index; empty where it has no times.
     """
 
     array: np.ndarray
@@ -45,6 +46,7 @@ class Clip:
     source_size: tuple[int, int]
     indices: tuple[int, ...]
     note: str = ""
+    times: tuple[float, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -58,21 +60,8 @@ class Clip:
         return f"{line}; {self.note}" if self.note else line
 
 
-@dataclass
-class _Decoded:
-    """The result of one pass over the stream; `images` maps a frame's index to `(3, h, w)`."""
-
-    count: int = 0
-    images: dict[int, np.ndarray] = field(default_factory=dict)
-    source_size: tuple[int, int] = (0, 0)
-    aspect: Fraction = Fraction(1)
-    hdr: str = ""
-    damaged: int = 0
-    faults: list[str] = field(default_factory=list)
-
-
 def read_clip(
-    path: Path,
+    source: Source,
     *,
     frames: int,
     height: int,
@@ -80,56 +69,84 @@ def read_clip(
     preprocessing: Preprocessing,
     channels: int = 3,
 ) -> Clip:
-    """Read a clip as `(1, f, c, h, w)` float32: sampled, upright, resized, cropped, normalised.
+    """Read all views of a clip: sampled, upright, resized, cropped, normalised.
 
-    For a model that contains the normalisation, the result is `(1, f, h, w, c)` uint8: the same
-    without normalisation, rounded to pixels. The frames are the centres of `frames` equal
-    segments. A clip with fewer frames repeats some, and `Clip.note` says so. `height` and `width`
-    are in pixels. 3 channels are RGB, 1 channel is luma (BT.601). Memory grows with `frames`, not
-    with the length of the clip.
+    For a model that contains the normalisation, the result is pixels: the same without
+    normalisation, rounded. Where nothing tells the sampling of the model, the frames are the
+    centres of `frames` equal segments. A clip with fewer frames repeats some, and `Clip.note` says
+    so. `height` and `width` are in pixels. 3 channels are colours, 1 channel is luma (BT.601).
+    Memory grows with the frames taken, not with the length of the clip.
 
     Raises:
-        VideoError: if the file is not a video, no frame decodes, or the channels do not fit.
+        VideoError: if the source is not a clip, no frame decodes, or the channels do not fit.
     """
     _check_channels(channels, preprocessing)
-    check_file(path)
-    found = survey(path)
-    size = (height, width, preprocessing.short_side)
-    decoded = _decode_sampled(path, found.frames, frames, size)
-    indices = segment_centres(decoded.count, frames)
-    video = np.stack([decoded.images[index] for index in indices])  # (f, 3, h, w)
-    if channels == 1:
-        video = np.einsum("c,fchw->fhw", BT601_LUMA, video)[:, np.newaxis]
-    array = as_input(video / np.float32(255), preprocessing)[np.newaxis]
+    to, how = Frame.of(preprocessing, height, width), preprocessing
+    images, found = _open(source)
+
+    def choose(count: int) -> tuple[int, ...]:
+        each = clip_indices(how.sampled, count, frames, how.views.clips, found.fps)
+        return tuple(chain.from_iterable(each))
+
+    if images is None:
+        assert isinstance(source, Path)
+        taken = decode_frames(source, found, choose, to)
+    else:
+        taken = take_images(images, choose, to)
+        taken.times = _times_of_images(images, how)
+    indices = choose(taken.count)
+    times = tuple(taken.times[index] for index in indices) if taken.times else ()
+    notes = [*_notes(taken, found, frames, how), *_notes_on_time(indices[:frames], times, how)]
+    array = _assemble(taken, indices, frames, channels, how)
     return Clip(
         array,
-        decoded.count,
-        decoded.source_size,
+        taken.count,
+        taken.source_size,
         indices,
-        _note(decoded, found, frames, preprocessing),
+        "; ".join(str(note) for note in notes if note),
+        times,
     )
 
 
-def _decode_sampled(
-    path: Path, guess: int, frames: int, size: tuple[int, int, int | None]
-) -> _Decoded:
-    """Decode until the kept frames are the segment centres of the frame count found.
+def _open(source: Source) -> tuple[Sequence[Path] | np.ndarray | None, Survey]:
+    """Return the images of a source, if it is no video file, and what is known of it."""
+    images: Sequence[Path] | np.ndarray
+    if isinstance(source, np.ndarray):
+        check_pixels(source)
+        images = source
+    elif not isinstance(source, Path):
+        images = tuple(map(Path, source))
+    elif source.is_dir():
+        images = find_images(source)
+    else:
+        check_file(source)
+        return None, survey(source)
+    if not len(images):
+        raise VideoError(
+            f"{source} cannot be read" if isinstance(source, Path) else "a clip cannot be read",
+            got="a directory" if isinstance(source, Path) else "no image",
+            expected="a video file, or a folder with nothing but the frames as images",
+        )
+    return images, Survey(len(images), gaps(images), "")
 
-    The first pass is usually enough, because the number of packets (`guess`) is usually the frame
-    count.
-    """
-    threads = "AUTO"
-    for _ in range(3):
-        decoded = _decode(path, set(segment_centres(guess, frames)), size, threads)
-        if decoded.count == 0:
-            reason = next(iter(decoded.faults), None)
-            raise VideoError(f"{path} has no frame that decodes", got=reason, remedy=REENCODE)
-        # With several threads, FFmpeg repairs a damaged frame differently from run to run.
-        repeatable = threads == "NONE" or not (decoded.faults or decoded.damaged)
-        if repeatable and decoded.count == guess:
-            return decoded
-        guess, threads = decoded.count, threads if repeatable else "NONE"
-    raise VideoError(f"{path} decodes differently each time", remedy=REENCODE)
+
+def _times_of_images(images: Sequence[Path] | np.ndarray, how: Preprocessing) -> dict[int, float]:
+    fps = how.sampled.fps
+    return {index: index / fps for index in range(len(images))} if fps else {}
+
+
+def _assemble(
+    taken: Decoded, indices: tuple[int, ...], frames: int, channels: int, how: Preprocessing
+) -> np.ndarray:
+    """Arrange the crops of all frames as views, and convert them to the model's input."""
+    crops = np.stack([taken.images[index] for index in indices])  # (n f, k, 3, h, w)
+    views = crops.reshape(-1, frames, *crops.shape[1:]).swapaxes(1, 2)  # (n, k, f, 3, h, w)
+    video = views.reshape(-1, frames, *crops.shape[2:])  # (v, f, 3, h, w)
+    if channels == 1:
+        video = np.einsum("c,vfchw->vfhw", BT601_LUMA, video)[:, :, np.newaxis]
+    elif how.channel_order == "bgr":
+        video = video[:, :, ::-1]
+    return np.ascontiguousarray(as_input(video / np.float32(255), how))
 
 
 def as_input(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
@@ -151,27 +168,6 @@ def normalise(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     return (pixels - mean) / std
 
 
-def _decode(
-    path: Path, wanted: set[int], size: tuple[int, int, int | None], threads: str
-) -> _Decoded:
-    """Decode the whole stream; keep only the `wanted` frames, resized to `size` by `fit`."""
-    decoded = _Decoded()
-    with open_video(path) as stream:
-        stream.thread_type = threads
-        for frame in decode_frames(stream, decoded.faults):
-            if decoded.count in wanted:
-                image, turned = upright_rgb(frame)
-                decoded.aspect = pixel_aspect(stream.sample_aspect_ratio, turned=turned)
-                decoded.source_size = image.shape[0], image.shape[1]
-                # A published resize by the short side takes pixels as square, whatever they are.
-                shown = decoded.aspect if size[2] is None else Fraction(1)
-                decoded.images[decoded.count] = fit(image, *size, aspect=shown)
-                decoded.hdr = decoded.hdr or hdr(frame)
-            decoded.count += 1
-            decoded.damaged += frame.is_corrupt
-    return decoded
-
-
 def _check_channels(channels: int, preprocessing: Preprocessing) -> None:
     if channels not in (1, 3):
         raise VideoError("a clip gives 1 or 3 channels", got=f"a model of {channels}")
@@ -179,21 +175,43 @@ def _check_channels(channels: int, preprocessing: Preprocessing) -> None:
         raise VideoError("channels of the preprocessing mean and std", got=got, expected=channels)
 
 
-def _note(decoded: _Decoded, found: Survey, frames: int, preprocessing: Preprocessing) -> str:
-    """Say what a reader of the results should know about the reading of the clip, or ""."""
-    count, faults, aspect = decoded.count, decoded.faults, decoded.aspect
+def _notes(
+    taken: Decoded, found: Survey, frames: int, preprocessing: Preprocessing
+) -> list[str | bool | int | list[str]]:
+    """Say what a reader of the results should know about the reading of the clip."""
+    count, faults, aspect = taken.count, taken.faults, taken.aspect
     published = preprocessing.short_side is not None
     stretched = "but the model's resize takes them as square" if published else "frames stretched"
-    notes = [
+    return [
         count < frames and f"shorter than asked ({count} of {frames} frames), so frames repeat",
         faults
         and f"damaged ({len(faults)} errors, first: {faults[0]}), used the frames that decode",
-        decoded.damaged and f"damaged frames: {decoded.damaged}, used as FFmpeg repairs them",
+        taken.damaged and f"damaged frames: {taken.damaged}, used as FFmpeg repairs them",
         found.missing and f"{found.missing}: perhaps cut short, used the frames present",
         found.uneven
         and f"variable frame rate ({found.uneven} between frames): sampled by frame, not by time",
-        aspect != 1
+        aspect != Fraction(1)
         and f"pixels have the shape {aspect.numerator}:{aspect.denominator}, {stretched}",
-        decoded.hdr and f"HDR ({decoded.hdr}): values are taken as stored, without tone mapping",
+        taken.hdr and f"HDR ({taken.hdr}): values are taken as stored, without tone mapping",
     ]
-    return "; ".join(note for note in notes if note)
+
+
+def _notes_on_time(
+    indices: tuple[int, ...], times: tuple[float, ...], how: Preprocessing
+) -> list[str | bool]:
+    """Say where the time between the frames of the first clip is not that of the training."""
+    frames, times = len(indices), times[: len(indices)]
+    distinct, dense = len(set(indices)), how.sampled.kind == "dense"
+    expected, notes = how.training_spacing(frames), []
+    if expected and times and frames > 1:
+        spacing = (max(times) - min(times)) / (frames - 1)
+        if not expected / _OTHER_SPACING <= spacing <= expected * _OTHER_SPACING:
+            notes.append(
+                f"warning: frames are {spacing:.3g} s apart on average, in training they were "
+                f"{expected:.3g} s apart"
+            )
+    if dense and distinct < frames:
+        notes.append(
+            f"the sampling asks for more frames than there are: {distinct} of {frames} differ"
+        )
+    return notes

@@ -29,8 +29,9 @@ from exporter.runners.onnxruntime_cuda import open_onnxruntime
 from exporter.runners.tensorrt import TensorRtRunner
 from exporter.spec import BatchProfile
 from exporter.to_engine.build import FLAVOUR_OF_MODULE
-from model.config import ClipConfig, ConfigError, Preprocessing
+from model.config import ClipConfig, ConfigError
 from model.outputs import LOGITS
+from model.preprocessing import Preprocessing
 
 DEVICES = ("cpu", "cuda", "engine")
 DEFAULT_TOP = 5
@@ -111,12 +112,7 @@ class Card:
             verdict=manifest["verdict"],
             precision=manifest["spec"]["precision"],
             config=config,
-            preprocessing=Preprocessing(
-                tuple(recorded["mean"]),
-                tuple(recorded["std"]),
-                recorded["short_side"],
-                recorded.get("embedded", False),  # exports before it was offered do not say
-            ),
+            preprocessing=Preprocessing.from_dict(recorded),
             labels=labels,
             dynamic_batch=BatchProfile(**profile) if profile else None,
             engine_module=engine.get("flavour"),

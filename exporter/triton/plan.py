@@ -18,7 +18,7 @@ from exporter.errors import TritonError, UsageError
 from exporter.files.machines import Machines
 from exporter.report.escape import without_control
 from exporter.triton.config import KINDS, TYPES, Step, TritonModel, TritonTensor, render
-from model.config import Preprocessing
+from model.preprocessing import Preprocessing
 
 FILES = {  # backend: name of the file in the export, and its name in the repository
     "onnxruntime": ("model.onnx", "model.onnx"),
@@ -147,9 +147,7 @@ def _shared(manifest: Mapping[str, Any], serving: Serving) -> dict[str, Any]:
 
 
 def _preprocessing(manifest: Mapping[str, Any]) -> Preprocessing:
-    described = manifest["preprocessing"]
-    scaling = (tuple(described[name]) for name in ("mean", "std"))
-    return Preprocessing(*scaling, short_side=described["short_side"])
+    return Preprocessing.from_dict(manifest["preprocessing"])
 
 
 def _tensors(described: Sequence[Mapping[str, Any]], *, first: int) -> tuple[TritonTensor, ...]:

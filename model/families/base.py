@@ -10,7 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from model.classifier import VideoClassifier
-from model.config import ConfigError, Preprocessing
+from model.config import ConfigError
+from model.preprocessing import Preprocessing
+from model.sampling import Sampling
 from model.weights.file import WeightsFile
 
 
@@ -55,6 +57,8 @@ class Family:
         needed: Entries that the model requires.
         preprocessing: The preprocessing of the family's data loader, if its files never contain
             any.
+        rules: The sampling of the family's data loader: what a text like `dense:32@30` leaves open
+            is taken from it.
     """
 
     name: str
@@ -71,6 +75,7 @@ class Family:
     check: Callable[[Collection[str]], None] = lambda _keys: None
     prepare: Callable[[WeightsFile], WeightsFile] = lambda weights: weights
     preprocessing: Preprocessing | None = None
+    rules: Sampling = Sampling("dense")  # noqa: RUF009  # frozen
     describe: Callable[[WeightsFile, Mapping[str, Any], Any], dict[str, Any]] = (
         lambda _weights, _given, _config: {}
     )

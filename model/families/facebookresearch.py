@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.config import ConfigError, Preprocessing, ViTConfig, check_choice, image_sides
+from model.config import ConfigError, ViTConfig, check_choice, image_sides
 from model.families.base import (
     Family,
     Told,
@@ -21,6 +21,7 @@ from model.families.base import (
     shape_of,
 )
 from model.families.paddlevideo import from_paddle
+from model.preprocessing import Preprocessing
 from model.timesformer_vit import TimeSformerViT
 from model.weights.file import WeightsFile
 

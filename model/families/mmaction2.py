@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from model.config import Preprocessing
 from model.families import facebookresearch
 from model.families.base import Family
 from model.families.facebookresearch import FACEBOOKRESEARCH, translate_names
+from model.preprocessing import Preprocessing
 from model.weights.file import WeightsFile
 
 _ARGUMENTS = {

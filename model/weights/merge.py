@@ -10,14 +10,11 @@ import torch
 from torch import Tensor
 
 from model.classifier import VideoClassifier
-from model.config import ConfigError, Preprocessing, check_choice
+from model.config import ConfigError, check_choice
 from model.families.base import Family, Told
-from model.families.file_settings import Settings
-from model.weights.file import WeightsFile
 
-PREPROCESSING = ("mean", "std", "short_side")
 _SIZES = ("frames", "channels", "height", "width", "patch_size")  # inference computes with these
-_DESCRIBED = ("preprocessing", "labels")  # config entries, but not constructor arguments
+DESCRIBED = ("preprocessing", "clip", "labels")  # config entries, but not constructor arguments
 
 
 def config_names(family: Family) -> tuple[str, ...]:
@@ -28,7 +25,7 @@ def config_names(family: Family) -> tuple[str, ...]:
 def check_config(given: Mapping[str, Any], family: Family) -> None:
     """Raise `ConfigError` if an entry is unknown, or a size is no whole number."""
     for name, value in given.items():
-        check_choice("config entry", name, config_names(family) + _DESCRIBED)
+        check_choice("config entry", name, config_names(family) + DESCRIBED)
         if name in _SIZES and (not isinstance(value, int) or value < 1):
             raise ConfigError(f"{name} must be a whole number of at least 1: got {value!r}")
 
@@ -42,7 +39,7 @@ def merge(
     """Merge the values of the file with the config; an error names both values of an entry."""
     values = {name: entry.value for name, entry in told.items()}
     for name, value in given.items():
-        if name in _DESCRIBED:
+        if name in DESCRIBED:
             continue
         entry = told.get(name, Told(None, ""))
         if entry.value not in (None, value) and (entry.firm or name not in free):
@@ -83,83 +80,6 @@ def add_settings(
                 f"{entry.value!r} by {entry.where}; say which is right with {option}"
             )
     return merged
-
-
-def describe_published(
-    family: Family,
-    weights: WeightsFile,
-    settings: Settings,
-    given: Mapping[str, Any],
-    config: Any,  # noqa: ANN401
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the preprocessing and the labels that a published file tells, and notes on them."""
-    found = {
-        "preprocessing": settings.preprocessing(config.channels),
-        "labels": settings.labels(config.num_classes) if config.num_classes else None,
-    }
-    known = {**{name: entry.value for name, entry in found.items() if entry}, **given}
-    described = dict(family.describe(weights, known, config))
-    notes = tuple(described.pop("notes", ()))
-    for name, entry in found.items():
-        if entry is None:
-            continue
-        if name not in given:
-            described[name] = entry.value
-            notes += (f"{name} by {entry.where}",)
-        elif given[name] != entry.value:
-            notes += (f"{name} {entry.value} by {entry.where}, replaced by {given[name]}",)
-    if family.preprocessing and "preprocessing" not in {**given, **described}:
-        described["preprocessing"] = {
-            "mean": family.preprocessing.mean,
-            "std": family.preprocessing.std,
-        }
-        notes += (f"preprocessing of the {family.name} data loader assumed",)
-    if config.num_classes == 0:
-        notes += ("no classifier: the output is the class token after the last norm, (b, dim)",)
-    if sampling := settings.sampling():
-        notes += (f"trained on frames {sampling.value} apart in the source, by {sampling.where}",)
-    return described, notes
-
-
-def describe(
-    model: VideoClassifier, given: Mapping[str, Any], description: Mapping[str, Any]
-) -> None:
-    """Set the preprocessing and the labels of a model; what the user gives comes first.
-
-    Raises:
-        ConfigError: if they are not valid, or do not fit the model.
-    """
-    described = {**description, **{name: given[name] for name in _DESCRIBED if name in given}}
-    if described.get("preprocessing"):
-        entry = described["preprocessing"]
-        if (
-            not isinstance(entry, Mapping)
-            or not {"mean", "std"} <= set(entry) <= set(PREPROCESSING)
-            or not all(isinstance(entry[name], (list, tuple)) for name in ("mean", "std"))
-        ):
-            raise ConfigError(f"preprocessing: got {entry!r}, expected mean and std per channel")
-        model.preprocessing = Preprocessing(
-            tuple(entry["mean"]), tuple(entry["std"]), entry.get("short_side")
-        )
-    if described.get("labels"):
-        if not isinstance(described["labels"], (list, tuple)):
-            raise ConfigError(f"labels: got {described['labels']!r}, expected a list of names")
-        model.labels = tuple(map(str, described["labels"]))
-    check_described(model)
-
-
-def check_described(model: VideoClassifier) -> None:
-    """Raise `ConfigError` unless preprocessing and labels fit the model's channels and classes."""
-    config, means = model.config, len(model.preprocessing.mean)
-    if means != config.channels:
-        raise ConfigError(
-            f"preprocessing: got {means} means, expected one for each of {config.channels} channels"
-        )
-    if model.labels is not None and len(model.labels) != config.num_classes:
-        raise ConfigError(
-            f"labels: got {len(model.labels)} names, expected {config.num_classes} (one for each "
-            "class)"
-        )
 
 
 def load_state(model: VideoClassifier, state: Mapping[str, Tensor]) -> None:

@@ -5,7 +5,8 @@ from exporter.errors import VideoError
 from exporter.inputs.clips import Inputs, gather_calibration, gather_inputs
 from exporter.inputs.motion import motion_clips
 from exporter.inputs.synthetic import synthetic_inputs
-from model.config import FastTimeSformerConfig, Preprocessing
+from model.config import FastTimeSformerConfig
+from model.preprocessing import Preprocessing
 
 CONFIG = FastTimeSformerConfig(3, 3, 32, 48, 2)
 PLAIN = Preprocessing.unit(3)

@@ -11,7 +11,7 @@ from av.video.stream import VideoStream
 
 from exporter.inputs.colour import hdr, pixel_aspect, upright_rgb
 from exporter.inputs.video import read_clip
-from model.config import Preprocessing
+from model.preprocessing import Preprocessing
 
 # By number of ITU-T H.273: the weights of red and blue in the luma; 2 is "not said", as BT.601.
 MATRICES = {1: (0.2126, 0.0722), 2: (0.299, 0.114), 6: (0.299, 0.114), 9: (0.2627, 0.0593)}

@@ -20,9 +20,11 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from exporter.errors import VideoError
+from exporter.inputs.resize import Frame, fit
+from exporter.inputs.sampling import segment_centres
 from exporter.inputs.survey import Survey
-from exporter.inputs.video import BT601_LUMA, Clip, fit, read_clip, segment_centres
-from model.config import Preprocessing
+from exporter.inputs.video import BT601_LUMA, Clip, read_clip
+from model.preprocessing import Preprocessing
 
 PLAIN = Preprocessing()
 STEP = 8  # gray levels between the frames of a `counted` clip: the level of a frame is its index
@@ -231,13 +233,12 @@ def test_memory_does_not_grow_with_the_length_of_the_clip(tmp_path):
     program = f"""
 import re
 from pathlib import Path
-from types import SimpleNamespace
 import av, numpy
 from exporter.inputs.video import read_clip
+from model.preprocessing import Preprocessing
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
-plain = SimpleNamespace(mean=(0.0,) * 3, std=(1.0,) * 3, short_side=None, embedded=False)
 before = peak()
-clip = read_clip(Path({str(path)!r}), frames=8, height=64, width=64, preprocessing=plain)
+clip = read_clip(Path({str(path)!r}), frames=8, height=64, width=64, preprocessing=Preprocessing())
 print(clip.source_frames, peak() - before)
 """
     root = Path(__file__).parents[3]
@@ -268,7 +269,7 @@ def reference(image: np.ndarray, height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("target", [(32, 32), (16, 48), (96, 160), (7, 5)])
 def test_the_resize_equals_the_antialiased_resize_of_torch(source, target):
     image = noise(*source)
-    found = fit(image, *target)
+    found = fit(image, Frame(*target))
     assert found.shape == (3, *target)
     assert found.dtype == np.float32
     assert np.abs(found - reference(image, *target)).max() < 0.01  # of 255
@@ -285,7 +286,7 @@ def test_short_side_sets_the_size_before_the_crop(source, short_side):
     resized = torch.nn.functional.interpolate(pixels, size, **options)[0].numpy()
     top, left = (size[0] - 32) // 2, (size[1] - 24) // 2
     expected = resized[:, top : top + 32, left : left + 24]
-    found = fit(image, 32, 24, short_side)
+    found = fit(image, Frame(32, 24, short_side))
     assert found.shape == (3, 32, 24)
     assert np.abs(found - expected).max() < 0.01  # of 255
 
@@ -293,7 +294,7 @@ def test_short_side_sets_the_size_before_the_crop(source, short_side):
 @pytest.mark.parametrize("short_side", [1, 23, 31])
 def test_a_short_side_below_the_target_is_raised_to_cover_it(short_side):
     image = noise(48, 64)
-    np.testing.assert_array_equal(fit(image, 32, 32, short_side), fit(image, 32, 32))
+    np.testing.assert_array_equal(fit(image, Frame(32, 32, short_side)), fit(image, Frame(32, 32)))
 
 
 def test_the_short_side_comes_from_the_preprocessing(tmp_path):
@@ -301,7 +302,7 @@ def test_the_short_side_comes_from_the_preprocessing(tmp_path):
     path = encode(tmp_path / "clip.mkv", [image])
     plain = Preprocessing(short_side=40)
     found = read(path, frames=1, preprocessing=plain).array[0, 0]
-    np.testing.assert_allclose(found, fit(image, 32, 32, 40) / 255, atol=1e-6)
+    np.testing.assert_allclose(found, fit(image, Frame(32, 32, 40)) / 255, atol=1e-6)
     assert np.abs(found - read(path, frames=1).array[0, 0]).max() > 0.1
 
 
@@ -310,13 +311,13 @@ def test_detail_finer_than_the_target_is_averaged(target):
     y, x = np.mgrid[:128, :128]
     for pattern in ((y + x) % 2, x % 2, y % 2):
         image = np.repeat(255 * pattern[..., np.newaxis], 3, axis=2).astype(np.uint8)
-        found = fit(image, *target)[:, 1:-1, 1:-1]
+        found = fit(image, Frame(*target))[:, 1:-1, 1:-1]
         assert np.abs(found - 127.5).max() < 8
 
 
 def test_a_frame_of_the_target_size_is_unchanged():
     image = noise(24, 40)
-    np.testing.assert_array_equal(fit(image, 24, 40), image.transpose(2, 0, 1))
+    np.testing.assert_array_equal(fit(image, Frame(24, 40)), image.transpose(2, 0, 1))
 
 
 def test_the_crop_is_central_and_keeps_the_aspect_ratio(tmp_path):
@@ -800,7 +801,7 @@ from types import ModuleType
 package = sys.modules["exporter"] = ModuleType("exporter")
 package.__path__ = ["exporter"]  # do not test what the package's own __init__ imports
 import exporter.inputs.synthetic, exporter.inputs.video
-print({"av", "torch", "model"} & {*sys.modules})
+print({"av", "torch"} & {*sys.modules})
 """
     root = Path(__file__).parents[3]
     done = subprocess.run(

@@ -426,16 +426,16 @@ def test_ctrl_c_ends_it_without_output(fresh, clips):
     done = python(
         """
         import os, signal, sys
-        from exporter.inputs import video
+        from exporter.inputs import decode as decoding
         from exporter.cli import main
 
-        decode = video._decode
+        decode = decoding._decode_all
 
         def interrupted(*arguments):
             os.kill(os.getpid(), signal.SIGINT)
             return decode(*arguments)
 
-        video._decode = interrupted
+        decoding._decode_all = interrupted
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.exit(main(["predict", *sys.argv[1:]]))
         """,

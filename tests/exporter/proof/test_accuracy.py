@@ -15,7 +15,7 @@ from exporter.inputs.video import normalise
 from exporter.proof.accuracy import evaluate, predict, summarize
 from exporter.runners.eager import EagerRunner
 from model import FastTimeSformer
-from model.config import Preprocessing
+from model.preprocessing import Preprocessing
 
 evaluated: Any = evaluate  # these tests pass stand-ins
 CLASSES = ("cat", "dog", "horse")

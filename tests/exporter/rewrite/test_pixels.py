@@ -20,7 +20,8 @@ from exporter.predict import Predictor, softmax
 from exporter.target.verify import verify
 from exporter.to_engine.build import available_flavours, build_engine
 from model import load_checkpoint, save_checkpoint
-from model.config import ClipConfig, Preprocessing
+from model.config import ClipConfig
+from model.preprocessing import Preprocessing
 
 MOTION = Path(__file__).parents[3] / "scripts" / "checkpoints" / "motion-fastformer.safetensors"
 CONFIG = ClipConfig(3, 3, 32, 48, 11)

@@ -237,7 +237,8 @@ def test_sizes_of_the_contract(tmp_path, real_clips):
     from exporter.files.reference import KeptReference
     from exporter.inputs.clips import gather_inputs
     from exporter.inputs.kept import describe_inputs
-    from model.config import ClipConfig, Preprocessing
+    from model.config import ClipConfig
+    from model.preprocessing import Preprocessing
 
     config = ClipConfig(5, 3, 224, 224, 400)
     videos = (real_clips["bigbuckbunny"],)

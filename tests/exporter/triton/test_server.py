@@ -7,7 +7,7 @@ import pytest
 
 from exporter.inputs.video import normalise, read_clip
 from exporter.runners.onnxruntime import OnnxRuntimeRunner
-from model.config import Preprocessing
+from model.preprocessing import Preprocessing
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ from exporter.inputs.video import normalise
 from exporter.results import Parity
 from exporter.triton.config import render
 from exporter.triton.plan import DEFAULT_QUEUE_DELAY, Serving, plan
-from model.config import Preprocessing
+from model.preprocessing import Preprocessing
 
 PASSED = {"verdict": "pass", "reason": ""}
 ON_CPU = {"runtime": "onnxruntime", "device": "cpu", **PASSED}

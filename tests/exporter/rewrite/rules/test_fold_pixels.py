@@ -6,8 +6,8 @@ import torch
 from exporter.rewrite import rewrite_measured
 from exporter.rewrite.pixels import take_pixels
 from exporter.rewrite.rules.fold_pixels import fold_pixels
-from model.config import Preprocessing
 from model.precision import lower_precision
+from model.preprocessing import Preprocessing
 
 FAMILIES = ("fast_timesformer", "timesformer_vit", "timesformer_pytorch")
 HOW = Preprocessing((0.485, 0.456, 0.1), (0.229, 0.9, 0.225))  # each channel has other values

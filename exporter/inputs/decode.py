@@ -1,0 +1,174 @@
+"""Decode the wanted frames of a clip file: all of it, or from the key frames before them."""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from exporter.errors import VideoError
+from exporter.inputs.colour import hdr, pixel_aspect, upright_rgb
+from exporter.inputs.container import REENCODE, frames, open_video, packets_from
+from exporter.inputs.resize import Frame
+from exporter.inputs.survey import Survey
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+    from av.video.stream import VideoStream
+
+_SEEK_COST = 16  # frames that could be decoded in the time of one seek
+_WORTH_SEEKING = 4  # seek if that many times fewer frames are decoded
+
+
+@dataclass
+class Decoded:
+    """Frames of a file, and what was seen while they were decoded.
+
+    `images` maps the index of a frame to its crops `(k, 3, h, w)` float32, in levels of 255;
+    `times` maps it to its time in seconds from the start of the file.
+    """
+
+    count: int = 0
+    images: dict[int, np.ndarray] = field(default_factory=dict)
+    times: dict[int, float] = field(default_factory=dict)
+    fps: Fraction | None = None
+    source_size: tuple[int, int] = (0, 0)
+    aspect: Fraction = Fraction(1)
+    hdr: str = ""
+    damaged: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    def keep(self, index: int, frame: VideoFrame, stream: VideoStream, to: Frame) -> None:
+        """Resize and keep one frame."""
+        image, turned = upright_rgb(frame)
+        self.aspect = pixel_aspect(stream.sample_aspect_ratio, turned=turned)
+        self.source_size = image.shape[0], image.shape[1]
+        self.images[index] = to.crops_of(image, self.aspect)
+        self.hdr = self.hdr or hdr(frame)
+        if frame.pts is not None and stream.time_base:
+            first = stream.start_time or 0
+            self.times[index] = float((frame.pts - first) * stream.time_base)
+        elif self.fps:
+            self.times[index] = float(index / self.fps)
+
+
+def decode_frames(
+    path: Path, found: Survey, choose: Callable[[int], Collection[int]], to: Frame
+) -> Decoded:
+    """Decode the frames that `choose` wants of a file of N frames, and resize them.
+
+    Decode from the key frames before them where the file allows it and it is much less work.
+    Else decode until the kept frames are those of the frame count found. The first pass is usually
+    enough, because the number of packets is usually the frame count.
+
+    Raises:
+        VideoError: if no frame decodes, or the file decodes differently each time.
+    """
+    if (
+        decoded := _decode_from_keys(path, found, sorted(set(choose(found.frames))), to)
+    ) is not None:
+        return decoded
+    guess, threads = found.frames, "AUTO"
+    for _ in range(3):
+        wanted = set(choose(guess)) if guess else set()
+        decoded = _decode_all(path, wanted, to, threads)
+        if decoded.count == 0:
+            reason = next(iter(decoded.faults), None)
+            raise VideoError(f"{path} has no frame that decodes", got=reason, remedy=REENCODE)
+        # With several threads, FFmpeg repairs a damaged frame differently from run to run.
+        repeatable = threads == "NONE" or not (decoded.faults or decoded.damaged)
+        if repeatable and decoded.count == guess:
+            return decoded
+        guess, threads = decoded.count, threads if repeatable else "NONE"
+    raise VideoError(f"{path} decodes differently each time", remedy=REENCODE)
+
+
+def _decode_all(path: Path, wanted: set[int], to: Frame, threads: str) -> Decoded:
+    """Decode the whole stream; keep only the `wanted` frames."""
+    decoded = Decoded()
+    with open_video(path) as stream:
+        stream.thread_type = threads
+        decoded.fps = stream.average_rate
+        for frame in frames(stream, decoded.faults):
+            if decoded.count in wanted:
+                decoded.keep(decoded.count, frame, stream, to)
+            decoded.count += 1
+            decoded.damaged += frame.is_corrupt
+    return decoded
+
+
+def _decode_from_keys(path: Path, found: Survey, wanted: list[int], to: Frame) -> Decoded | None:
+    """Seek to the key frames before the wanted frames, and decode from there.
+
+    Return None if that is not much less work, or if anything is not as the survey says: then the
+    whole stream is decoded, which tells what is wrong.
+    """
+    runs = _runs(found, wanted)
+    work = sum(run[-1] - key + _SEEK_COST for key, run in runs)
+    if not runs or found.missing or work * _WORTH_SEEKING > found.frames:
+        return None
+    decoded = Decoded(count=found.frames)
+    with open_video(path) as stream:
+        stream.thread_type = "AUTO"
+        decoded.fps = stream.average_rate
+        for key, run in runs:
+            left = set(run)
+            for index, frame in _frames_from(stream, found, key, decoded.faults):
+                if index in left:
+                    decoded.keep(index, frame, stream, to)
+                    left.remove(index)
+                if decoded.faults or frame.is_corrupt or index < 0 or not left:
+                    break
+            if left or decoded.faults:
+                return None
+    return decoded
+
+
+def _runs(found: Survey, wanted: list[int]) -> list[tuple[int, list[int]]]:
+    """Group the wanted frames by the key frame to seek to; nearby groups are one run.
+
+    Frames that are shown before a key frame may follow it in the file. So a run starts at a key
+    frame that lies one key frame earlier than needed by the order of the packets, unless the wanted
+    frame lies well behind the key frame.
+    """
+    runs: list[tuple[int, list[int]]] = []
+    keys = sorted(found.keys)
+    for index in wanted:
+        place = bisect_right(keys, max(index - _SEEK_COST, 0)) - 1
+        if place < 0:
+            return []
+        key = keys[place]
+        if runs and key - runs[-1][1][-1] < _SEEK_COST:
+            runs[-1][1].append(index)
+        else:
+            runs.append((key, [index]))
+    return runs
+
+
+def _frames_from(
+    stream: VideoStream, found: Survey, key: int, faults: list[str]
+) -> Iterator[tuple[int, VideoFrame]]:
+    """Seek to the packet `key`; yield the frames from there with their indices, -1 if unknown.
+
+    A frame's index is the number of frames that are shown before it: the packets before the key
+    frame, and the packets since with an earlier time, all of which are read before it is decoded.
+    """
+    places = {time: place for place, time in found.keys.items()}
+    times: list[int] = []
+    first = -1
+    for packet, decoded in packets_from(stream, found.keys[key], faults):
+        if packet is not None and packet.size:
+            if first < 0:
+                first = places.get(getattr(packet, found.timed_by), -1)
+            if packet.pts is not None:
+                insort(times, packet.pts)
+        for frame in decoded:
+            if frame.pts is None or not 0 <= first <= key:
+                yield -1, frame
+            else:
+                yield first + bisect_right(times, frame.pts) - 1, frame

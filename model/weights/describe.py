@@ -1,0 +1,110 @@
+"""Describe a model by what its checkpoint and the user tell: preprocessing, labels, notes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from model.classifier import VideoClassifier
+from model.config import ConfigError
+from model.families.base import Family
+from model.families.file_settings import Settings
+from model.preprocessing import Preprocessing
+from model.weights.file import WeightsFile
+
+_SCALING = ("mean", "std", "short_side")  # the entries of `preprocessing` that a user may give
+
+
+def describe_published(
+    family: Family,
+    weights: WeightsFile,
+    settings: Settings,
+    given: Mapping[str, Any],
+    config: Any,  # noqa: ANN401
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the preprocessing and the labels that a published file tells, and notes on them."""
+    found = {
+        "preprocessing": settings.preprocessing(config.channels),
+        "labels": settings.labels(config.num_classes) if config.num_classes else None,
+    }
+    known = {**{name: entry.value for name, entry in found.items() if entry}, **given}
+    described = dict(family.describe(weights, known, config))
+    notes = tuple(described.pop("notes", ()))
+    for name, entry in found.items():
+        if entry is None:
+            continue
+        if name not in given:
+            described[name] = entry.value
+            notes += (f"{name} by {entry.where}",)
+        elif given[name] != entry.value:
+            notes += (f"{name} {entry.value} by {entry.where}, replaced by {given[name]}",)
+    if family.preprocessing and "preprocessing" not in {**given, **described}:
+        described["preprocessing"] = {
+            "mean": family.preprocessing.mean,
+            "std": family.preprocessing.std,
+        }
+        notes += (f"preprocessing of the {family.name} data loader assumed",)
+    if config.num_classes == 0:
+        notes += ("no classifier: the output is the class token after the last norm, (b, dim)",)
+    if sampling := settings.sampling():
+        notes += (f"trained on frames {sampling.value} apart in the source, by {sampling.where}",)
+    return described, notes
+
+
+def describe(
+    model: VideoClassifier,
+    family: Family,
+    given: Mapping[str, Any],
+    description: Mapping[str, Any],
+) -> None:
+    """Set the preprocessing and the labels of a model; what the user gives comes first.
+
+    Raises:
+        ConfigError: if they are not valid, or do not fit the model.
+    """
+    how = model.preprocessing
+    if described := description.get("preprocessing"):
+        how = Preprocessing.from_dict(described)
+    if entry := given.get("preprocessing"):
+        if (
+            not isinstance(entry, Mapping)
+            or not {"mean", "std"} <= set(entry) <= set(_SCALING)
+            or not all(isinstance(entry[name], (list, tuple)) for name in ("mean", "std"))
+        ):
+            raise ConfigError(f"preprocessing: got {entry!r}, expected mean and std per channel")
+        how = how.changed({"short_side": None, **entry})
+    if entry := given.get("clip"):
+        if not isinstance(entry, Mapping):
+            raise ConfigError(
+                f"clip: got {entry!r}, expected a table, as {{'sampling': 'uniform'}}"
+            )
+        how = how.changed(entry, family.rules)
+    model.preprocessing = how
+    labels = given.get("labels") or description.get("labels")
+    if labels:
+        if not isinstance(labels, (list, tuple)):
+            raise ConfigError(f"labels: got {labels!r}, expected a list of names")
+        model.labels = tuple(map(str, labels))
+    check_described(model)
+
+
+def stored_preprocessing(preprocessing: Preprocessing) -> dict[str, Any]:
+    """Give the preprocessing as a checkpoint of ours stores it: `embedded` belongs to a graph."""
+    stored = asdict(preprocessing)
+    del stored["embedded"]
+    return stored
+
+
+def check_described(model: VideoClassifier) -> None:
+    """Raise `ConfigError` unless preprocessing and labels fit the model's channels and classes."""
+    config, means = model.config, len(model.preprocessing.mean)
+    if means != config.channels:
+        raise ConfigError(
+            f"preprocessing: got {means} means, expected one for each of {config.channels} channels"
+        )
+    if model.labels is not None and len(model.labels) != config.num_classes:
+        raise ConfigError(
+            f"labels: got {len(model.labels)} names, expected {config.num_classes} (one for each "
+            "class)"
+        )
