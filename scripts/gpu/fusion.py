@@ -7,7 +7,8 @@
 Set PYTHONPATH to the project's directory where tsformer is not installed.
 
 A row describes one engine: kernels, attentions that are one kernel, bytes, and seconds of the
-build, with the load of the machine before it. A cell is a model, its precision, size and depth. Its rows differ in the rewrites:
+build, with the load of the machine before it. A cell is a model, its precision, size and depth.
+Its rows differ in the rewrites:
 
     none       the model as it is traced
     chosen     what `exporter.rewrite.choose` takes for TensorRT
