@@ -19,7 +19,6 @@ CANNOT_MOUNT = subprocess.CalledProcessError
 DONE, INTERRUPTED, KILLED = 0, 130, -signal.SIGKILL
 REFUSED = frozenset({2, 3, 4})  # an output, an input, or a stage that cannot go on
 EITHER = REFUSED | {DONE}
-RUN_SECONDS = 9.0  # about one export of `TINY` with an engine, on two cores
 
 Started = Sequence["subprocess.Popen[bytes]"]
 TINY = (
@@ -106,21 +105,24 @@ def sweep(place: Place) -> list[str]:
     return [*TSFORMER, "sweep", *grid, *flags, "--engine", "none", "-o", str(place.output)]
 
 
-def faults(kills: int, choose: random.Random) -> Iterator[Fault]:
-    """All faults; `kills` random moments for SIGKILL, and half as many for SIGINT."""
-    yield from full_disks()
-    yield from removed()
+def faults(kills: int, choose: random.Random, seconds: float) -> Iterator[Fault]:
+    """All faults; `kills` random moments for SIGKILL, and half as many for SIGINT.
+
+    `seconds` is the time of one export with an engine.
+    """
+    yield from full_disks(midway=0.4 * seconds)
+    yield from removed(midway=0.4 * seconds)
     yield from closed_outputs()
     yield from poor_machines()
     yield from strange_names()
     yield from at_once()
     for number in range(kills):
-        yield _signalled(number, signal.SIGKILL, choose.uniform(0.2, RUN_SECONDS))
+        yield _signalled(number, signal.SIGKILL, choose.uniform(0.2, seconds))
     for number in range(kills // 2):
-        yield _signalled(number, signal.SIGINT, choose.uniform(0.2, RUN_SECONDS))
+        yield _signalled(number, signal.SIGINT, choose.uniform(0.2, seconds))
 
 
-def full_disks() -> Iterator[Fault]:
+def full_disks(midway: float) -> Iterator[Fault]:
     """Too little space under the output, in TMPDIR, and for the cells of a sweep."""
     for size in ("16k", "64k", "200k"):
         yield Fault(
@@ -154,7 +156,7 @@ def full_disks() -> Iterator[Fault]:
         commands=lambda place: [export(place)],
         codes=EITHER,
         before=lambda place: place.small_disk(place.parent, "50m"),
-        meanwhile=lambda place, _: _later(5.0, lambda: place.make_read_only(place.parent)),
+        meanwhile=lambda place, _: _later(midway, lambda: place.make_read_only(place.parent)),
         check=lambda _place: [],  # a disk that cannot be written keeps what it has
     )
 
@@ -164,7 +166,7 @@ def _read_only(place: Place) -> None:
     place.make_read_only(place.parent)
 
 
-def removed() -> Iterator[Fault]:
+def removed(midway: float) -> Iterator[Fault]:
     """Folders that vanish while a command runs."""
 
     def staging(place: Place) -> None:
@@ -180,7 +182,7 @@ def removed() -> Iterator[Fault]:
             name=f"removed midway: {name}",
             commands=lambda place: [export(place)],
             codes=EITHER,
-            meanwhile=lambda place, _, break_it=break_it: _later(5.0, lambda: break_it(place)),
+            meanwhile=lambda place, _, break_it=break_it: _later(midway, lambda: break_it(place)),
         )
 
 
