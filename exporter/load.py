@@ -21,6 +21,7 @@ from model.classifier import VideoClassifier
 from model.config import FRESH, PRESETS, ConfigError, check_choice
 from model.families.huggingface_directory import find_base
 from model.outputs import FEATURES, LOGITS, OUTPUTS
+from model.task import check_task
 from model.weights.file import CheckpointError
 
 _PRESET_FAMILY = "facebookresearch"
@@ -37,6 +38,8 @@ def load_model(spec: ExportSpec) -> VideoClassifier:
     if spec.res:
         given |= {"height": spec.res[0], "width": spec.res[1]}
     model = _load_trained(spec, given) if spec.checkpoint else _make_fresh(spec, given)
+    if spec.task is not None:
+        _set_task(model, spec.task)
     if spec.mask and "mask" not in model.input_names:
         raise UsageError(
             "--mask needs a model whose forward takes a frame mask",
@@ -64,6 +67,14 @@ def _outputs(spec: ExportSpec, model: VideoClassifier) -> tuple[str, ...]:
     except ConfigError as error:
         raise UsageError(f"--outputs: {error}", remedy="name other outputs") from error
     return tuple(name for name in OUTPUTS if name in names)
+
+
+def _set_task(model: VideoClassifier, task: str) -> None:
+    """Set what the logits mean; what the user says comes before what the checkpoint tells."""
+    try:
+        model.task = check_task(task, model.config.num_classes)
+    except ConfigError as error:
+        raise UsageError(f"--{error}") from error
 
 
 def _make_fresh(spec: ExportSpec, given: Mapping[str, Any]) -> VideoClassifier:
@@ -158,6 +169,7 @@ def resolve(spec: ExportSpec, model: VideoClassifier) -> dict[str, Any]:
         "heads": getattr(config, "num_heads", known.get("heads")),
         "model": spec.model if spec.checkpoint else spec.model or DEFAULT_FAMILY,
         "res": [config.height, config.width],
+        "task": model.task,
         "batch": spec.run_batch,
         "opset": spec.graph_opset,
         "targets": list(spec.engine_targets),

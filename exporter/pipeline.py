@@ -17,13 +17,14 @@ from exporter.files.manifest import write_manifest
 from exporter.files.names import default_directory
 from exporter.files.staging import StagedDirectory
 from exporter.graph.cost import GraphCost
-from exporter.inputs.dataset import Dataset
+from exporter.inputs.dataset import MOTION, Dataset
 from exporter.latency.timing import Timed, measure_latency
 from exporter.load import load_model, resolve
 from exporter.machine import environment
 from exporter.machine.cores import usable_cores
 from exporter.precision import Int8, kept_modules, observe_ranges
-from exporter.proof.accuracy import evaluate
+from exporter.predict.batches import Batches
+from exporter.predict.evaluate import Evaluation, Subject, evaluate
 from exporter.proof.ladder import climb
 from exporter.proof.prove import keep_references, make_references, rewrite_proven
 from exporter.proof.runtimes import judge_runtimes
@@ -99,6 +100,7 @@ def export(
             model={"family": model.family, "config": asdict(model.config)},
             preprocessing=model.preprocessing,
             labels=model.labels,
+            task=model.task,
             floors=floors,
         )
         staged.publish()
@@ -207,9 +209,41 @@ def _int8_of(model: VideoClassifier, calibration: Calibration | None) -> Int8 | 
 
 
 def _evaluate(job: Job, dataset: Dataset, opened: Opened, stage: Stage) -> tuple[Accuracy, ...]:
-    stage.detail = f"{dataset.count} clips of {dataset.name}"
-    with EagerRunner(job.model, job.inputs.shapes) as eager:
-        return tuple(evaluate([eager, *opened.for_accuracy], dataset, job.spec.run_batch))
+    """Measure accuracy; a failure is said in the report, and never costs the export."""
+    model, batch = job.model, job.spec.run_batch
+    labels = model.labels or tuple(map(str, range(model.config.num_classes)))
+    subject = Subject(model.config, model.preprocessing, model.task, labels)
+
+    def on_clip(done: int, total: int, clip: str) -> None:
+        stage.progress(done / total, clip)
+
+    try:
+        with EagerRunner(model, job.inputs.shapes) as eager:
+            runners = (eager, *opened.for_accuracy)
+            models = [("", Batches(runner, batch, batch)) for runner in runners]
+            jobs = 0 if dataset.name == MOTION else usable_cores() or 1
+            found = evaluate(models, subject, dataset, jobs=jobs, on_clip=on_clip)
+        rows = _accuracy_rows(found)
+    except Exception as error:  # the export is finished without it
+        stage.failed, stage.detail = True, f"not measured: {' '.join(str(error).split())}"
+        return ()
+    stage.detail = f"{rows[0].clips} clips of {dataset.name}"
+    if found.bad:
+        stage.detail += f", {len(found.bad)} bad; the first: {found.bad[0].reason}"
+    return rows
+
+
+def _accuracy_rows(found: Evaluation) -> tuple[Accuracy, ...]:
+    """Take the figure of each runtime by which models of its task are compared."""
+    rows = []
+    for row in found.judged:
+        measure, value = row.metrics.main
+        if value is None:
+            raise ValueError(f"no clip of {found.data} gives a figure ({len(found.bad)} bad)")
+        low, high = row.metrics.interval or (None, None)
+        who = (row.runtime, row.device, row.precision, found.data, row.metrics.clips)
+        rows.append(Accuracy(*who, value, low, high, row.agreement, measure, len(found.bad)))
+    return tuple(rows)
 
 
 def _environment(timed: Timed) -> dict[str, Any]:

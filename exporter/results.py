@@ -14,12 +14,13 @@ Verdict = Literal["pass", "fail", "ill-conditioned", "not-run"]
 class StageStatus:
     """One stage of an export: its status, its time in seconds, and a remark.
 
-    A stage that fails ends the export, so there is no status for a failure. `peak_memory_mb` is the
-    peak resident memory of the process in MiB; for the engine, of the process that builds it.
+    A stage that the export can do without may fail; its detail says why. Any other failure ends the
+    export, so it has no status. `peak_memory_mb` is the peak resident memory of the process in MiB;
+    for the engine, of the process that builds it.
     """
 
     name: str
-    status: Literal["done", "skipped"]
+    status: Literal["done", "skipped", "failed"]
     seconds: float
     detail: str = ""
     peak_memory_mb: float | None = None
@@ -31,6 +32,9 @@ class InputParity:
 
     `rel_l2` is |y - t| / |t| over the logits. `floor_rel_l2` is the same error of eager PyTorch in
     the same precision. `margin` is the difference of the two largest logits of t, over |t|.
+
+    Where labels are independent, `signs_equal` is the share of logits with the sign of t, and
+    `margin` is the largest |t_j| / |t| of a logit with another sign.
     """
 
     name: str
@@ -38,9 +42,15 @@ class InputParity:
     floor_rel_l2: float
     max_abs: float
     cosine: float
-    top1_equal: bool
-    top5_overlap: float
-    margin: float
+    top1_equal: bool | None = None
+    top5_overlap: float | None = None
+    margin: float = 0.0
+    signs_equal: float | None = None
+
+    @property
+    def answer_differs(self) -> bool:
+        """Whether the runtime gives another class, or another label, than the truth."""
+        return self.top1_equal is False or self.signs_equal not in (None, 1.0)
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,7 @@ class Parity:
     cosine: float | None = None
     top1_agreement: float | None = None
     top5_agreement: float | None = None
+    sign_agreement: float | None = None
     floor_rel_l2: float | None = None
     tolerance: float | None = None
     batch_invariance_rel_l2: float | None = None
@@ -100,9 +111,11 @@ class Ladder:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Accuracy of one runtime on labelled clips, with its 95 % interval.
+    """Accuracy of one runtime on labelled clips, with its 95 % interval if it is a share of clips.
 
-    `agreement` is the share of clips with the same first class as eager PyTorch in float32.
+    `measure` names it: top-1 where one class is right, mAP where labels are independent, R2 of
+    values. `agreement` is the share of answers that are those of eager PyTorch in float32. `bad`
+    clips could not be read and do not count.
     """
 
     runtime: str
@@ -111,9 +124,11 @@ class Accuracy:
     dataset: str
     clips: int
     accuracy: float
-    low: float
-    high: float
-    agreement: float
+    low: float | None
+    high: float | None
+    agreement: float | None
+    measure: str = "top-1"
+    bad: int = 0
 
 
 @dataclass(frozen=True)

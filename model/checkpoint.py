@@ -73,16 +73,16 @@ def load_checkpoint(
         family: The family of the checkpoint. By default, its keys decide.
         config: Constructor arguments of the family that the file does not contain. It may also hold
             `preprocessing` (`{"mean": [...], "std": [...]}`, optional `short_side`), `labels`,
-            `head` (the path of the classifier in the file, or `None` for the features) and
-            `base_model` (the directory of the model that an adapter changes).
+            `task` (what the logits mean), `head` (the path of the classifier in the file, or `None`
+            for the features) and `base_model` (the directory of the model that an adapter changes).
         semantics: `upstream` (default) or `paper`, for a checkpoint of the published
             FastTimeSformer. No other family has this choice.
         weights: `plain` (default), `ema`, or the path in the file, if it holds several models.
 
     Returns:
         A model that maps `(b, f, c, h, w)` to `(b, classes)`, whatever layout its family uses; to
-        `(b, dim)` if the checkpoint has no classifier. Its `preprocessing`, `labels` and `notes`
-        are set.
+        `(b, dim)` if the checkpoint has no classifier. Its `preprocessing`, `labels`, `task`
+        and `notes` are set.
 
     Raises:
         CheckpointError: if the file cannot be read, belongs to another family, contradicts
@@ -126,6 +126,7 @@ def save_checkpoint(model: VideoClassifier, path: str | Path) -> None:
         "config": asdict(model.config),
         "preprocessing": stored_preprocessing(model.preprocessing),
         "labels": model.labels,
+        "task": model.task,
     }
     state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     partial = path.with_name(f".{path.name}.partial")

@@ -18,6 +18,7 @@ from model.attention_weights import AttentionWeights
 from model.config import ClipConfig, ConfigError
 from model.outputs import LOGITS
 from model.preprocessing import Preprocessing
+from model.task import TaskName, assume_task
 
 
 class VideoClassifier(nn.Module, ABC):
@@ -28,6 +29,7 @@ class VideoClassifier(nn.Module, ABC):
         config: All sizes and choices that decide its function.
         preprocessing: How clips become its input.
         labels: Names of the classes, or None where they are unknown.
+        task: What the logits mean.
         notes: Remarks for the report about how the model was loaded.
         input_names: The inputs that its forward takes, in order.
         output_names: What its forward gives, in order: one tensor, or a tuple of several.
@@ -41,6 +43,7 @@ class VideoClassifier(nn.Module, ABC):
     class_tokens: int = 1
     preprocessing: Preprocessing
     labels: tuple[str, ...] | None
+    task: TaskName
     notes: tuple[str, ...]
 
     def __init__(self, config: ClipConfig) -> None:
@@ -48,6 +51,7 @@ class VideoClassifier(nn.Module, ABC):
         self.config = config
         self.preprocessing = Preprocessing.unit(config.channels)
         self.labels = None
+        self.task = assume_task(config.num_classes)
         self.notes = ()
         self.register_state_dict_post_hook(_sign_state_dict)
 

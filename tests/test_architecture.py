@@ -55,6 +55,8 @@ OWNERS = {
     "openvino": {"exporter.machine.environment"},
     "huggingface_hub": {"exporter.files.hub"},
     "matplotlib": {"exporter.report.drawing"},
+    "pyarrow": {"exporter.predict.rows"},
+    "ray": {"exporter.predict.on_ray"},
 }
 # Rooms and modules that run without torch.
 WITHOUT_TORCH = (
@@ -62,9 +64,12 @@ WITHOUT_TORCH = (
     "exporter.spec",
     "exporter.results",
     "exporter.files",
+    "exporter.inputs.class_names",
+    "exporter.inputs.clip_list",
     "exporter.inputs.clips",
     "exporter.inputs.colour",
     "exporter.inputs.container",
+    "exporter.inputs.dataset",
     "exporter.inputs.decode",
     "exporter.inputs.frames",
     "exporter.inputs.kept",
@@ -267,7 +272,7 @@ class TestTheChecks:
 @pytest.mark.parametrize("package", ["model", "exporter"])
 def test_importing_a_package_loads_no_optional_package(package):
     optional = ("onnx", "onnxruntime", "av", "cuda", "tensorrt", "tensorrt_rtx", "matplotlib")
-    optional += ("huggingface_hub",)
+    optional += ("huggingface_hub", "pyarrow", "ray")
     code = (
         f"import sys, {package}\n"
         f"print(*sorted(set({optional!r}) & set(sys.modules)), {package!r} in sys.modules)"

@@ -10,12 +10,19 @@ from typing import TYPE_CHECKING
 
 from exporter.cli.parsing import Flag, Hidden, Json, WholeOrNone
 from exporter.cli.terminal import progress, say, show
-from exporter.errors import UsageError
+from exporter.errors import UsageError, VideoError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from exporter.predict import Prediction, Predictor
+
+# What the table calls an output and its figure: scores of independent labels do not sum to 1.
+_HEADS = {
+    "single-label": ("Class", "Score"),
+    "multi-label": ("Label", "Sigmoid"),
+    "regression": ("Output", "Value"),
+}
 
 
 def predict(
@@ -32,7 +39,8 @@ def predict(
 ) -> int:
     """Classify clips with an exported directory; needs no torch.
 
-    Clips are read exactly as they were for the export.
+    Clips are read exactly as they were for the export. A clip that cannot be read does not stop the
+    others; the exit code is then 3.
 
     Examples:
         tsformer predict build/trained clip.mp4
@@ -44,7 +52,8 @@ def predict(
     Args:
         directory: What `tsformer export` made.
         clips: Video files.
-        top: Classes to show of each clip, best first (default 5, or all where there are fewer).
+        top: Classes to show of each clip, best first (default 5, or all where there are fewer). A
+            regression shows all its values.
         features: Write the outputs of the export to this .npz file instead, one row a clip.
         device: cpu and cuda run model.onnx in ONNX Runtime, engine runs the TensorRT engine.
         engine: The same as --device engine.
@@ -67,10 +76,15 @@ def predict(
             return 0
         found: list[Prediction] = []
         with progress(shown=not json_) as on_progress:
-            for prediction in predictor.predict(clips, top):
+            for prediction in predictor.predict(clips, top, keep_going=True):
                 found.append(prediction)
                 on_progress("predict", len(found) / len(clips), prediction.clip)
-        show(_json(predictor, found) if json_ else _table(predictor, found))
+        failed = [prediction for prediction in found if prediction.error]
+        if len(failed) < len(found):
+            show(_json(predictor, found) if json_ else _table(predictor, found))
+    if failed:
+        others = f" ({len(failed)} of {len(found)} clips failed)" if len(found) > 1 else ""
+        raise VideoError(f"{failed[0].error}{others}")
     return 0
 
 
@@ -102,6 +116,10 @@ def _warn(directory: Path, predictor: Predictor, *, engine: bool) -> None:
         say(f"warning: {card.doubt}: run tsformer verify --record {directory} here", 0)
 
 
+def _figure(score: float, task: str) -> str:
+    return f"{score:.6g}" if task == "regression" else f"{score:.4f}"
+
+
 def _json(predictor: Predictor, found: list[Prediction]) -> str:
     runner = predictor.runner
     facts = {
@@ -109,6 +127,7 @@ def _json(predictor: Predictor, found: list[Prediction]) -> str:
         "device": runner.device,
         "precision": runner.precision,
         "verdict": predictor.card.verdict,
+        "task": predictor.card.task,
         "predictions": [asdict(prediction) for prediction in found],
     }
     return json.dumps(
@@ -121,11 +140,14 @@ def _table(predictor: Predictor, found: list[Prediction]) -> RenderableType:
 
     from exporter.report.table import figures, plain_line, table, texts
 
-    made = table(*texts("Clip", "Class"), *figures("Score"), gap=3)
+    kind, figure = _HEADS[predictor.card.task]
+    made = table(*texts("Clip", kind), *figures(figure), gap=3)
     for prediction in found:
+        if prediction.error:
+            made.add_row(plain_line(prediction.clip), "not read", "-")
         for place, entry in enumerate(prediction.classes):
             name = plain_line(prediction.clip) if place == 0 else ""
-            made.add_row(name, plain_line(entry.label), f"{entry.score:.4f}")
+            made.add_row(name, plain_line(entry.label), _figure(entry.score, predictor.card.task))
         made.add_section()
     runner = predictor.runner
     lines = [f"{runner.name} ({runner.device}, {runner.precision})"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -60,6 +61,19 @@ def progress(*, shown: bool) -> Iterator[OnProgress]:
             )
 
         yield on_progress
+
+
+def time_left(started: float, fraction: float) -> str:
+    """Say how much time is left of work that began at `time.monotonic()` = `started`."""
+    if fraction <= 0:
+        return "time left unknown"
+    seconds = (time.monotonic() - started) * (1 - fraction) / fraction
+    return f"about {timedelta(seconds=round(seconds))} left"
+
+
+def read_stdin() -> str:
+    """Read standard input to its end, as text that may hold any bytes."""
+    return "" if sys.stdin is None else os.fsdecode(sys.stdin.buffer.read())
 
 
 @contextmanager

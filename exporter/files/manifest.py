@@ -29,6 +29,7 @@ def write_manifest(
     model: dict[str, Any],
     preprocessing: Preprocessing,
     labels: tuple[str, ...] | None,
+    task: str,
     floors: Mapping[str, float | None],
 ) -> None:
     """Describe the files of a finished export; call this after all other files are written.
@@ -39,6 +40,7 @@ def write_manifest(
         model: Family and configuration of the model.
         preprocessing: The preprocessing that turns clips into the model's input.
         labels: Names of the classes, if known.
+        task: What the logits mean.
         floors: Rounding form -> the floor in `reference.npz`, None if it is not finite.
     """
     files = sorted(path for path in directory.iterdir() if path.name != MANIFEST)
@@ -56,6 +58,7 @@ def write_manifest(
             **asdict(preprocessing),
         },
         "labels": labels,
+        "task": task,
         "engine": report.engine,
         "graph": {name: report.graph[name] for name in _OF_THE_GRAPH},
         "floors": floors,

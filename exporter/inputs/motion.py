@@ -41,7 +41,14 @@ _WAVES = 2
 
 
 def motion_clips(
-    count: int, frames: int, height: int, width: int, *, seed: int, channels: int = 3
+    count: int,
+    frames: int,
+    height: int,
+    width: int,
+    *,
+    seed: int,
+    channels: int = 3,
+    first: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Make clips of moving shapes `(n, f, c, h, w)` float32 in [0, 1], and labels `(n,)` int64.
 
@@ -63,15 +70,16 @@ def motion_clips(
         width: Width w in pixels, at least 16.
         seed: Seed of all clips; not negative.
         channels: Number of channels c.
+        first: Number of the first clip.
 
     Raises:
         UsageError: if an argument is not a whole number or too small.
     """
     _check(count=count, frames=frames, height=height, width=width, seed=seed, channels=channels)
-    labels = np.arange(count, dtype=np.int64) % len(MOTION_LABELS)
+    labels = (first + np.arange(count, dtype=np.int64)) % len(MOTION_LABELS)
     clips = np.empty((count, frames, channels, height, width), np.float32)
     for i, (clip, label) in enumerate(zip(clips, labels, strict=True)):
-        rng = np.random.Generator(np.random.PCG64([seed, i]))
+        rng = np.random.Generator(np.random.PCG64([seed, first + i]))
         _draw(clip, rng, _VELOCITIES[label])
     return clips, labels
 

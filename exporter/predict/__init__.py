@@ -1,14 +1,8 @@
 """An export and clips -> classes, accuracy and rows of an archive, without torch and onnx."""
 
-from exporter.predict.predictor import (
-    DEFAULT_TOP,
-    DEVICES,
-    Card,
-    ClassScore,
-    Prediction,
-    Predictor,
-    softmax,
-)
+from exporter.predict.answers import DEFAULT_TOP, softmax
+from exporter.predict.card import Card
+from exporter.predict.predictor import DEVICES, ClassScore, Prediction, Predictor
 
 __all__ = [
     "DEFAULT_TOP",

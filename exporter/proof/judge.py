@@ -3,7 +3,12 @@
     truth      t = eager model in float64
     floor      err(eager model in the precision p, t), p that of the runtime's graph
     candidate  err(runtime, t)                              err(y, t) = |y - t| / |t|, over logits
-    pass       err(candidate) <= max(4 floor, tiny_p), and the same top-1 where t's margin is larger
+    pass       err(candidate) <= max(4 floor, tiny_p), and the same answer wherever rounding, which
+               is the floor, cannot change it
+
+The answer is the top-1 class where one class is right: its margin in t decides. It is the sign of
+every logit where labels are independent: a sigmoid of 0.5 is a logit of 0. A value has no other
+answer than its error, and no output but the logits has one.
 
 Errors and floors are the worst over the inputs, because the floor of one input can be small by
 chance. A model whose logits are the same for all inputs fails, because it proves nothing. If the
@@ -18,10 +23,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from exporter.proof.answers import compare_answers
 from exporter.proof.rows import Sizes, columns, count_clips, run_all_rows, run_clips, run_sized
 from exporter.results import InputParity, Parity, Verdict
 from exporter.runners.base import Arrays, Runner
 from model.outputs import LOGITS
+from model.task import TaskName
 
 FLOOR_FACTOR = 4.0
 TINY = {"fp32": 1e-6, "fp16": 2e-3, "bf16": 1.6e-2, "int8": 1.6e-2}
@@ -35,7 +42,8 @@ class Reference:
 
     `outputs` says which values of a row are which output (default: all are the logits). `truth`,
     `floor` and `fp32` come from eager PyTorch in float64, in the precision of the candidate, and in
-    float32 (default: `floor`). `batched` is `floor` computed again in batches of two clips.
+    float32 (default: `floor`). `batched` is `floor` computed again in batches of two clips. `task`
+    is what the logits mean.
     """
 
     names: tuple[str, ...]
@@ -44,6 +52,7 @@ class Reference:
     batched: np.ndarray
     fp32: np.ndarray | None = None
     outputs: Sizes = ()
+    task: TaskName = "single-label"
 
     def __post_init__(self) -> None:
         fp32 = self.floor if self.fp32 is None else self.fp32
@@ -63,7 +72,9 @@ class Reference:
         cut = columns(self.outputs)[name]
         fp32 = None if self.fp32 is None else self.fp32[:, cut]
         truth, floor, batched = (rows[:, cut] for rows in (self.truth, self.floor, self.batched))
-        return Reference(self.names, truth, floor, batched, fp32, ((name, truth.shape[1]),))
+        return Reference(
+            self.names, truth, floor, batched, fp32, ((name, truth.shape[1]),), self.task
+        )
 
 
 def make_reference(
@@ -72,11 +83,12 @@ def make_reference(
     names: Sequence[str],
     clips: Arrays,
     outputs: Sequence[str] = (LOGITS,),
+    task: TaskName = "single-label",
 ) -> Reference:
     """Run the eager models of truth and floor on n clips, `video` `(n, f, c, h, w)`."""
     exact, sizes = run_sized(truth, clips, outputs)
     floors = (run_clips(floor, clips, batch, outputs=outputs) for batch in (1, 2))
-    return Reference(tuple(names), exact, *floors, outputs=sizes)
+    return Reference(tuple(names), exact, *floors, outputs=sizes, task=task)
 
 
 def with_lower_floor(reference: Reference, floor: Runner, clips: Arrays) -> Reference:
@@ -135,11 +147,11 @@ def judge(
 ) -> Parity:
     """Compare one output of repeated runs, `(n, values)`, with the reference (pure)."""
     (output,) = reference.output_names
-    ranked = output == LOGITS  # no other output has a top-1 class
+    task = reference.task if output == LOGITS else None  # no other output has an answer
     if shapes := {run.shape for run in runs} - {reference.truth.shape}:
         raise ValueError(f"logits differ in shape: got {shapes}, expected {reference.truth.shape}")
     per_input = tuple(
-        _compare(name, reference.truth[i], reference.floor[i], [run[i] for run in runs], ranked)
+        _compare(name, reference.truth[i], reference.floor[i], [run[i] for run in runs], task)
         for i, name in enumerate(reference.names)
     )
     floor = _largest(entry.floor_rel_l2 for entry in per_input)
@@ -165,8 +177,9 @@ def judge(
         rel_l2=_largest(entry.rel_l2 for entry in per_input),
         max_abs=_largest(entry.max_abs for entry in per_input),
         cosine=float(np.min([entry.cosine for entry in per_input])),  # NaN if any is
-        top1_agreement=float(np.mean([e.top1_equal for e in per_input])) if ranked else None,
-        top5_agreement=float(np.mean([e.top5_overlap for e in per_input])) if ranked else None,
+        top1_agreement=_mean(entry.top1_equal for entry in per_input),
+        top5_agreement=_mean(entry.top5_overlap for entry in per_input),
+        sign_agreement=_mean(entry.signs_equal for entry in per_input),
         floor_rel_l2=floor,
         tolerance=tolerance,
         batch_invariance_rel_l2=invariance,
@@ -207,9 +220,10 @@ def _decide(
     worst = max(per_input, key=lambda entry: entry.rel_l2)
     if worst.rel_l2 > tolerance:
         return "fail", f"{worst.name}: error {worst.rel_l2:.1e} above tolerance {tolerance:.1e}"
-    changed = [entry.name for entry in per_input if not entry.top1_equal and entry.margin > floor]
+    changed = [entry for entry in per_input if entry.answer_differs and entry.margin > floor]
     if changed:
-        return "fail", f"top-1 differs on {', '.join(changed)}"
+        what = "top-1" if changed[0].signs_equal is None else "the sign of a logit"
+        return "fail", f"{what} differs on {', '.join(entry.name for entry in changed)}"
     if invariance > tolerance:
         return (
             "fail",
@@ -244,23 +258,16 @@ def _compare(
     truth: np.ndarray,
     floor: np.ndarray,
     outputs: Sequence[np.ndarray],
-    ranked: bool,
+    task: TaskName | None,
 ) -> InputParity:
     worst = max(outputs, key=lambda output: _nan_is_worst(relative_error(output, truth)))
-    top = np.argsort(-truth, kind="stable")
-    ours = np.argsort(-worst, kind="stable")
-    kept = min(5, truth.size)
-    norm = np.linalg.norm(truth)
-    margin = (truth[top[0]] - truth[top[1]]) / norm if truth.size > 1 and norm > 0 else 0.0
     return InputParity(
         name=name,
         rel_l2=relative_error(worst, truth),
         floor_rel_l2=relative_error(floor, truth),
         max_abs=float(np.abs(worst - truth).max()),
         cosine=cosine(worst, truth),
-        top1_equal=not ranked or all(int(output.argmax()) == int(top[0]) for output in outputs),
-        top5_overlap=len(set(top[:kept]) & set(ours[:kept])) / kept if ranked else 1.0,
-        margin=float(margin),
+        **compare_answers(truth, worst, outputs, task),
     )
 
 
@@ -290,6 +297,11 @@ def cosine(output: np.ndarray, truth: np.ndarray) -> float:
         if norms == 0.0:
             return 1.0 if np.array_equal(output, truth) else 0.0
         return float(output.astype(np.float64) @ truth / norms)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _largest(values: Iterable[float]) -> float:

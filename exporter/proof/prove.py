@@ -91,7 +91,7 @@ def make_references(
         EagerRunner(model, inputs.shapes) as fp32,
     ):
         names = model.output_names
-        references = {FP32: make_reference(truth, fp32, inputs.names, clips, names)}
+        references = {FP32: make_reference(truth, fp32, inputs.names, clips, names, model.task)}
     runtimes = {row.name for row in opened.runners} | {row.runtime for row in opened.absences}
     for form in sorted(rounding_form(runtime, spec.precision) for runtime in runtimes):
         if form not in references:

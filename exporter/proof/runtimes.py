@@ -18,6 +18,7 @@ from exporter.runners.base import EVALUATOR
 from exporter.runners.onnxruntime import OnnxRuntimeRunner
 from exporter.runners.open import TENSORRT_GRAPH_EVALUATED, Opened
 from exporter.spec.option import BatchProfile
+from model.task import TaskName
 
 FP32 = "fp32"
 
@@ -32,13 +33,17 @@ def rounding_form(runtime: str, precision: str) -> str:
     return "int8-onnxruntime" if runtime == OnnxRuntimeRunner.name else "int8-tensorrt"
 
 
-def references_of(kept: KeptReference, places: tuple[int, ...]) -> dict[str, Reference]:
+def references_of(
+    kept: KeptReference, places: tuple[int, ...], task: TaskName
+) -> dict[str, Reference]:
     """Give the reference of every rounding form, for the inputs at `places`."""
     rows = list(places)
     names = tuple(kept.inputs[place].name for place in places)
     truth, fp32 = kept.truth[rows], kept.floors[FP32].alone[rows]
     return {
-        form: Reference(names, truth, floor.alone[rows], floor.batched[rows], fp32, kept.outputs)
+        form: Reference(
+            names, truth, floor.alone[rows], floor.batched[rows], fp32, kept.outputs, task
+        )
         for form, floor in kept.floors.items()
     }
 

@@ -239,23 +239,25 @@ def stages_plot(name: str, stages: tuple[StageStatus, ...]) -> Markup:
 
 
 def accuracy_plot(name: str, judged: tuple[Accuracy, ...]) -> Markup:
-    """The accuracy of each runtime with its interval."""
+    """The accuracy of each runtime, with its interval if it has one."""
+    ends = [row.accuracy if end is None else end for row in judged for end in (row.low, row.high)]
+    intervals = list(zip(ends[::2], ends[1::2], strict=True))
     rows = [Row(who(row), percent(row.accuracy)) for row in judged]
-    low = min(row.low for row in judged)
+    low = min(ends)
     left = max(0.0, low - 0.3 * (1 - low) - 0.01)
 
     def paint(canvas: Canvas, places: Sequence[float]) -> None:
         canvas.axes.set_xlim(left, 1 + 0.02 * (1 - left))
         _round_x(canvas, lambda tick: f"{100 * tick:.4g}", "%")
-        for row, place in zip(judged, places, strict=True):
+        for row, interval, place in zip(judged, intervals, places, strict=True):
             tone = "eager" if row.runtime == "eager" else "bar"
             line = {"color": tone_of(tone), "linewidth": 2}
-            canvas.axes.plot([row.low, row.high], [place] * 2, **line)
-            for end in (row.low, row.high):
+            canvas.axes.plot(interval, [place] * 2, **line)
+            for end in interval:
                 canvas.axes.plot([end] * 2, [place - 5, place + 5], **line)
             _dots(canvas, [(row.accuracy, place)], tone, 9)
 
-    told = "Accuracy with its 95 % interval. " + " ".join(
+    told = f"{judged[0].measure} with its 95 % interval. " + " ".join(
         f"{who(row)}: {percent(row.accuracy)}, {percent(row.low)} to {percent(row.high)}."
         for row in judged
     )

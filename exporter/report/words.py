@@ -36,8 +36,8 @@ EXPLANATION = (
     "same eager model from the truth at the precision of the export: the effect of rounding alone "
     "on this model and these inputs. The tolerance is four times the floor, or a small constant of "
     "the precision if that is larger. A runtime passes if its relative L2 distance from the truth "
-    "is within the tolerance, and its top-1 class is that of the truth on every input where "
-    "rounding cannot change it."
+    "is within the tolerance, and its answer is that of the truth on every input where rounding "
+    "cannot change it: the top-1 class, or which labels apply where labels are independent."
 )
 LOGITS = Parity.output  # the default: most reports are about nothing else
 SHOWN_MODULES = 4  # of the modules in one line
@@ -76,6 +76,7 @@ def notes(report: Report) -> list[str]:
     lines += [f"Model: {note}" for note in report.spec.get("notes") or ()]
     if missing := report.spec.get("clips_not_given"):
         lines.append(f"Not judged, give them with --video: {', '.join(map(clause, missing))}")
+    lines += _task_line(report.spec.get("task"))
     lines += busy_line(report.environment)
     if report.spec.get("allow_ill_conditioned"):
         lines.append("--allow-ill-conditioned was given: it changes the exit code, not the verdict")
@@ -85,6 +86,7 @@ def notes(report: Report) -> list[str]:
         )
     lines += unfused_lines(report.engine, str(report.spec.get("precision")))
     lines += [_accuracy_line(row) for row in report.accuracy]
+    lines += [f"{row.name}: {row.detail}" for row in report.stages if row.status == "failed"]
     lines += [ladder_line(report.ladder)] if report.ladder else []
     lines += [
         f"{who(row)}: not executed: {clause(row.reason) or 'no reason was given'}"
@@ -92,6 +94,15 @@ def notes(report: Report) -> list[str]:
         if row.verdict == "not-run" and not row.runtime.startswith("tensorrt")  # see engine_line
     ]
     return lines
+
+
+def _task_line(task: object) -> list[str]:
+    """Say what the logits mean, unless one class of several is right."""
+    told = {
+        "multi-label": "Logits: independent labels; the sigmoid of each is its score",
+        "regression": "Logits: values; they are no scores of classes",
+    }
+    return [told[str(task)]] if task in told else []
 
 
 def busy_line(environment: Mapping[str, Any]) -> list[str]:
@@ -113,10 +124,14 @@ def _inputs_line(report: Report) -> str:
 
 
 def _accuracy_line(row: Accuracy) -> str:
-    interval = f"{100 * row.low:.1f} to {100 * row.high:.1f} %"
+    what = "Accuracy" if row.measure == "top-1" else row.measure
+    interval = ""
+    if row.low is not None and row.high is not None:
+        interval = f" ({100 * row.low:.1f} to {100 * row.high:.1f} %)"
+    bad = f"; {row.bad} bad clips do not count" if row.bad else ""
     return (
-        f"Accuracy of {who(row)} on {row.dataset}: {100 * row.accuracy:.1f} % ({interval}) of "
-        f"{row.clips} clips"
+        f"{what} of {who(row)} on {row.dataset}: {100 * row.accuracy:.1f} %{interval} of "
+        f"{row.clips} clips{bad}"
     )
 
 

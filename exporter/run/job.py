@@ -56,7 +56,9 @@ def gather(
     def on_clip(name: str) -> None:
         stage.progress(None, name)
 
-    dataset = open_dataset(spec.eval, model) if spec.eval else None
+    dataset = None
+    if spec.eval:
+        dataset = open_dataset(spec.eval, model.task, model.config.num_classes, model.labels)
     how = (model.config, model.preprocessing)
     inputs = gather_inputs(spec.video, *how, mask=spec.mask, on_clip=on_clip)
     stage.detail = f"{len(spec.video)} real, {len(inputs.names) - len(spec.video)} synthetic"

@@ -27,6 +27,7 @@ class Stage:
     on_progress: OnProgress
     detail: str = ""
     skipped: bool = False
+    failed: bool = False  # it says why in `detail`, and the export goes on without its result
     peak_memory_mb: float = 0.0  # of other processes, or before a reset within the stage
 
     def progress(self, fraction: float | None, what: str) -> None:
@@ -52,7 +53,7 @@ class Stages:
         self.done.append(
             StageStatus(
                 name,
-                "skipped" if stage.skipped else "done",
+                "failed" if stage.failed else "skipped" if stage.skipped else "done",
                 time.perf_counter() - started,
                 stage.detail,
                 max(stage.peak_memory_mb, peak_memory_mb()),

@@ -33,6 +33,7 @@ from exporter.spec.option import (
     options_of,
 )
 from model.config import MECHANISM_NAMES, SCHEME_NAMES, SEMANTICS
+from model.task import TASK_NAMES
 
 
 @document
@@ -75,6 +76,12 @@ class ExportSpec:
     channels: int | None = option(None, "Channels of a frame (default 3).", model=True, graph=6)
     batch: int | None = option(None, "Clips per run (default 1).", graph=14)
     num_classes: int | None = option(None, "Classes (default 2).", model=True, graph=7)
+    task: str | None = option(
+        None,
+        "What the logits mean: single-label (softmax), multi-label (sigmoid) or regression\n"
+        "(values). Default: as the checkpoint tells; else a value if there is one output.",
+        choices=Choices("task", TASK_NAMES),
+    )
     dim: int | None = option(None, "Token width (default 128).", model=True, graph=8)
     depth: int | None = option(None, "Blocks (default 12).", model=True, graph=9)
     heads: int | None = option(None, "Heads (default dim / dim-head).", model=True, graph=10)

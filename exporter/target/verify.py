@@ -61,7 +61,7 @@ def verify(
         )
     with ExitStack() as resources, stages.run("parity") as stage:
         opened = open_runtimes(directory, manifest, resources, for_proof=True)
-        references = references_of(kept, found.places)
+        references = references_of(kept, found.places, card.task)
         how = (manifest["spec"]["batch"], card.dynamic_batch, stage)
         parity = judge_runtimes(references, found.inputs, opened, *how)
     return report_of(_spec(manifest, kept, found), manifest, opened, parity, stages)

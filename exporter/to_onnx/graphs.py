@@ -90,6 +90,7 @@ def _export_onnx(job: Job, model: VideoClassifier, path: Path, least_opset: int 
         "tsformer.config": json.dumps(asdict(model.config), sort_keys=True),
         "tsformer.preprocessing": json.dumps(asdict(job.model.preprocessing), sort_keys=True),
         "tsformer.labels": json.dumps(job.model.labels),
+        "tsformer.task": job.model.task,
         "tsformer.precision": spec.precision,
     }
     if model.output_names != (LOGITS,):

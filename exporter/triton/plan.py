@@ -139,11 +139,21 @@ def _shared(manifest: Mapping[str, Any], serving: Serving) -> dict[str, Any]:
         "queue_delay": delay,
         # The first run of a batch size is slow: runtimes choose kernels and allocate memory then.
         "warm_up": tuple(sorted({1, *sizes})),
-        "labels": tuple(
-            without_control(" ".join(label.split())) for label in manifest["labels"] or ()
+        "labels": _labels(manifest),
+        "facts": json.dumps(
+            {
+                "preprocessing": asdict(_preprocessing(manifest)),
+                "task": manifest.get("task", "single-label"),
+            }
         ),
-        "facts": json.dumps({"preprocessing": asdict(_preprocessing(manifest))}),
     }
+
+
+def _labels(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the labels by which Triton ranks outputs; values are not ranked, so they have none."""
+    if manifest.get("task") == "regression":
+        return ()
+    return tuple(without_control(" ".join(label.split())) for label in manifest["labels"] or ())
 
 
 def _preprocessing(manifest: Mapping[str, Any]) -> Preprocessing:

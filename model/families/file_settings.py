@@ -15,6 +15,7 @@ from typing import Any
 
 from model.config import image_sides
 from model.families.base import Told
+from model.task import LOSSES, PROBLEM_TYPES, TaskName
 from model.weights.file import WeightsFile
 
 # Our name -> names of the setting, without regard to case.
@@ -27,6 +28,7 @@ _WHOLE_NUMBERS = {
 _SIZES = ("img_size", "image_size", "input_size", "train_crop_size")
 _MEANS = {"mean": "std", "image_mean": "image_std", "pixel_mean": "pixel_std"}
 _LABELS = ("labels", "class_names", "classes", "label_names", "id2label", "class_to_idx")
+_TASKS = ("problem_type", "loss_func", "type", "multi_class")  # `type` of mmaction2's loss
 _SAMPLING = ("sampling_rate", "frame_interval", "frame_stride")
 _TRAINING = re.compile(
     r"(?i)(^|\.)(optimizer\w*|lr_schedulers?|callbacks|loops|scheduler\w*)(\.|$)"
@@ -82,6 +84,15 @@ class Settings:
         ]
         return next(iter(_unless_ambiguous("labels", found).values()), None)
 
+    def task(self, classes: int) -> Told | None:
+        """Return what the logits mean, by the loss of the training; None for one right class."""
+        found = [
+            Told(task, entry.where)
+            for entry in self._find(_TASKS)
+            if (task := _task_of(entry)) not in (None, "single-label")
+        ]
+        return next(iter(_unless_ambiguous("task", found).values()), None) if classes else None
+
     def sampling(self) -> Told | None:
         """Return how many frames of the source lie between two frames of a clip."""
         found = [entry for entry in self._find(_SAMPLING) if _is_size(entry.value)]
@@ -102,6 +113,14 @@ class Settings:
 def _unless_ambiguous(name: str, found: list[Told]) -> dict[str, Told]:
     agree = found and all(entry.value == found[0].value for entry in found)
     return {name: found[0]} if agree else {}
+
+
+def _task_of(entry: Told) -> TaskName | None:
+    """Return the task that a problem type, a loss or mmaction2's `multi_class` stands for."""
+    if entry.value is True:
+        return "multi-label"
+    name = str(entry.value)
+    return PROBLEM_TYPES.get(name) or LOSSES.get(name.lower())
 
 
 def _is_size(value: object) -> bool:

@@ -16,6 +16,7 @@ from model.families.huggingface_config import (
     infer_entries,
     read_entries,
     read_labels,
+    read_task,
 )
 from model.families.huggingface_directory import CONFIG
 from model.families.huggingface_preprocessing import assumed_preprocessing, read_processor
@@ -145,6 +146,8 @@ def describe(weights: WeightsFile, given: Mapping[str, Any], config: ViTConfig) 
         }
     if "labels" not in given and config.num_classes:
         described["labels"] = read_labels(weights.sidecars[CONFIG], config.num_classes)
+    if "task" not in given and (task := read_task(weights.sidecars[CONFIG], config.num_classes)):
+        described["task"] = task
     sides = image_sides(read_entries(weights.sidecars[CONFIG])["image_size"])
     if processor and processor.output == (config.height, config.width) != sides:
         notes += (

@@ -12,6 +12,7 @@ from model.config import ACTIVATION_NAMES, ConfigError, check_choice, image_side
 from model.families.base import Told, count_blocks, shape_of
 from model.families.facebookresearch import ATTENTION_TYPES
 from model.families.huggingface_directory import CONFIG
+from model.task import PROBLEM_TYPES, TaskName, check_task
 
 # Entries of config.json that change the function or its training, with their default values.
 _DEFAULTS: Mapping[str, Any] = {
@@ -137,6 +138,15 @@ def infer_entries(state: Mapping[str, Tensor]) -> dict[str, Told]:
             where = shape_of("embeddings.position_embeddings", places)
             told["image_size"] = Told(side * patch.value, where)
     return told
+
+
+def read_task(config: Mapping[str, Any], classes: int) -> TaskName | None:
+    """Return the task that `problem_type` tells; None where it is empty, as the library has it."""
+    kind = config.get("problem_type")
+    if kind is None or not classes:
+        return None
+    check_choice(f"problem_type of {CONFIG}", kind, PROBLEM_TYPES)
+    return check_task(PROBLEM_TYPES[kind], classes)
 
 
 def read_labels(config: Mapping[str, Any], classes: int) -> list[str]:

@@ -11,6 +11,7 @@ from model.config import ConfigError
 from model.families.base import Family
 from model.families.file_settings import Settings
 from model.preprocessing import Preprocessing
+from model.task import check_task
 from model.weights.file import WeightsFile
 
 _SCALING = ("mean", "std", "short_side")  # the entries of `preprocessing` that a user may give
@@ -23,10 +24,11 @@ def describe_published(
     given: Mapping[str, Any],
     config: Any,  # noqa: ANN401
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the preprocessing and the labels that a published file tells, and notes on them."""
+    """Return preprocessing, labels and task that a published file tells, and notes on them."""
     found = {
         "preprocessing": settings.preprocessing(config.channels),
         "labels": settings.labels(config.num_classes) if config.num_classes else None,
+        "task": settings.task(config.num_classes),
     }
     known = {**{name: entry.value for name, entry in found.items() if entry}, **given}
     described = dict(family.describe(weights, known, config))
@@ -45,6 +47,8 @@ def describe_published(
             "std": family.preprocessing.std,
         }
         notes += (f"preprocessing of the {family.name} data loader assumed",)
+    if config.num_classes == 1 and "task" not in {**given, **described}:
+        notes += ("the task is not told: one output is taken as a value (--task)",)
     if config.num_classes == 0:
         notes += ("no classifier: the output is the class token after the last norm, (b, dim)",)
     if sampling := settings.sampling():
@@ -58,7 +62,7 @@ def describe(
     given: Mapping[str, Any],
     description: Mapping[str, Any],
 ) -> None:
-    """Set the preprocessing and the labels of a model; what the user gives comes first.
+    """Set preprocessing, labels and task of a model; what the user gives comes first.
 
     Raises:
         ConfigError: if they are not valid, or do not fit the model.
@@ -86,6 +90,8 @@ def describe(
         if not isinstance(labels, (list, tuple)):
             raise ConfigError(f"labels: got {labels!r}, expected a list of names")
         model.labels = tuple(map(str, labels))
+    if task := given.get("task") or description.get("task"):
+        model.task = check_task(task, model.config.num_classes)
     check_described(model)
 
 

@@ -14,7 +14,8 @@ from model.config import ConfigError, check_choice
 from model.families.base import Family, Told
 
 _SIZES = ("frames", "channels", "height", "width", "patch_size")  # inference computes with these
-DESCRIBED = ("preprocessing", "clip", "labels")  # config entries, but not constructor arguments
+# Config entries, but not constructor arguments.
+DESCRIBED = ("preprocessing", "clip", "labels", "task")
 
 
 def config_names(family: Family) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from exporter.cli import main
@@ -95,7 +96,7 @@ def test_an_unproven_export_predicts_with_a_warning(verdict, directory, clip, ca
         (["{dir}", "{clip}", "--engine"], 2, "usage: {dir} has no engine"),
         (["{dir}", "{clip}", "--device", "gpu"], 2, "usage: --device: got gpu, expected one of"),
         (["{dir}", "nowhere.mp4"], 3, "video: nowhere.mp4 cannot be read"),
-        (["{dir}", "{clip}", "{dir}/report.json"], 3, "video: {dir}/report.json is not a video"),
+        (["{dir}", "{dir}/report.json", "x"], 3, "video: {dir}/report.json is not a video"),
         (["{dir}/nowhere", "{clip}"], 3, "manifest: {dir}/nowhere is not an export"),
         (["{clip}", "{clip}"], 3, "manifest: {clip} is not an export"),
     ],
@@ -108,6 +109,44 @@ def test_a_wrong_argument_is_one_line(arguments, code, said, directory, clip, ca
     assert (got, out) == (code, "")
     assert err.startswith(f"tsformer: {fill(said)}")
     assert err.count("\n") == 1
+
+
+def test_the_answers_that_it_has_are_kept_when_a_clip_fails(directory, clip, capsys):
+    given = (directory, "nowhere.mp4", clip, directory / "report.json")
+    code, out, err = run(capsys, *given, "--json")
+    assert code == 3
+    failed, answered, other = json.loads(out)["predictions"]
+    assert answered["clip"] == str(clip)
+    assert len(answered["classes"]) == 2
+    assert answered["error"] == ""
+    assert failed["classes"] == other["classes"] == []
+    assert failed["error"].startswith("nowhere.mp4 cannot be read")
+    assert "report.json is not a video" in other["error"]
+    assert err.startswith("tsformer: video: nowhere.mp4 cannot be read")
+    assert "(2 of 3 clips failed)" in err
+    assert err.count("\n") == 1
+    code, out, _ = run(capsys, *given)
+    assert code == 3
+    assert out.count("not read") == 2
+
+
+def test_scores_follow_the_task(directory, clip, capsys):
+    with Predictor(directory) as predictor:
+        (softmax,) = predictor.predict([clip])
+    margin = np.log(softmax.classes[0].score / softmax.classes[1].score)  # of the two logits
+    change(directory, task="regression")
+    _, out, _ = run(capsys, directory, clip, "--json")
+    found = json.loads(out)
+    values = [entry["score"] for entry in found["predictions"][0]["classes"]]
+    assert found["task"] == "regression"
+    assert abs(values[0] - values[1]) == pytest.approx(margin, rel=1e-5)
+    assert run(capsys, directory, clip, "--top", "1")[0] == 2
+    assert "Value" in run(capsys, directory, clip)[1]
+    change(directory, task="multi-label")
+    _, out, _ = run(capsys, directory, clip, "--json")
+    for entry in json.loads(out)["predictions"][0]["classes"]:
+        assert entry["score"] == pytest.approx(1 / (1 + np.exp(-values[entry["index"]])))
+    assert "Sigmoid" in run(capsys, directory, clip)[1]
 
 
 def test_a_changed_graph_is_refused(directory, clip, capsys):

@@ -17,6 +17,7 @@ KEYS = {
     "outputs",
     "preprocessing",
     "labels",
+    "task",
     "engine",
     "graph",
     "floors",
@@ -60,6 +61,7 @@ def test_a_manifest_describes_how_to_use_the_export(directory):
     assert (preprocessing["mean"], preprocessing["std"]) == ([0.0] * 3, [1.0] * 3)
     assert manifest["engine"]["status"] == "not built"
     assert manifest["labels"] is None
+    assert manifest["task"] == "single-label"
     assert manifest["graph"]["sha256"] == manifest["files"]["model.onnx"]["sha256"]
     assert 0 < manifest["floors"]["fp32"] < 1e-5
     assert {"torch", "onnx", "onnxruntime"} <= set(manifest["environment"]["packages"])

@@ -42,6 +42,7 @@ GIVEN = {
     "channels": 1,
     "batch": 2,
     "num_classes": 7,
+    "task": "multi-label",
     "dim": 32,
     "depth": 1,
     "heads": 2,

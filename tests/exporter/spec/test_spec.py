@@ -113,6 +113,7 @@ FULL = ExportSpec(
     frames=7,
     channels=1,
     num_classes=3,
+    task="multi-label",
     dim=64,
     depth=2,
     heads=2,

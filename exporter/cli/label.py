@@ -1,0 +1,118 @@
+"""`tsformer label`: many clips to rows of a file, in parallel and resumable."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exporter.cli.parsing import Flag, Json, Output, WholeOrNone
+from exporter.cli.terminal import progress, read_stdin, show, time_left
+from exporter.errors import UsageError, VideoError
+
+if TYPE_CHECKING:
+    from exporter.predict.label import Labelled, Labeller
+
+
+def label(
+    directory: Path,
+    /,
+    *clips: Path,
+    output: Output = None,
+    list_: str | None = None,
+    top: WholeOrNone = None,
+    device: str = "cpu",
+    threads: WholeOrNone = None,
+    batch: WholeOrNone = None,
+    jobs: WholeOrNone = None,
+    shard: str | None = None,
+    ray: str | None = None,
+    json_: Json = False,
+    quiet: Flag = False,
+    debug: Flag = False,
+) -> int:
+    """Give each of many clips a row in a file: its classes, their scores, or why it has none.
+
+    A run that was ended, even by a kill, goes on where it was: clips with a row are passed over.
+    Rows do not depend on jobs, shards or the batch.
+
+    Examples:
+        tsformer label build/trained archive/ -o rows.jsonl --jobs 4
+
+        find /data -name '*.mp4' | tsformer label build/trained --list - -o rows.parquet
+
+        tsformer label build/trained archive/ -o rows-1.jsonl --shard 1/8
+
+    Args:
+        directory: What `tsformer export` made.
+        clips: Video files, and folders: every file below a folder is a clip.
+        output: The file of rows: its name ends in .jsonl or .parquet.
+        list_: A file with a clip on each line; - reads the list from standard input.
+        top: Classes of a row, best first (default 5, or all where there are fewer).
+        device: cpu and cuda run model.onnx in ONNX Runtime, engine runs the TensorRT engine.
+        threads: Threads of ONNX Runtime (default: one for each core).
+        batch: Clips of one run (default: as many as the model takes).
+        jobs: Processes that read clips (default: one for each core); with --ray, workers.
+        shard: Take only part i of n of the clips, as 1/8; n machines take one part each.
+        ray: Address of a Ray cluster that labels the clips; local starts one here.
+        json_: Print the counts as JSON.
+        quiet: Print nothing but errors.
+        debug: Show the trace of an error.
+    """
+    del debug
+    if output is None:
+        raise UsageError("-o is missing", expected="a file that ends in .jsonl or .parquet")
+    from exporter.machine.cores import usable_cores
+    from exporter.predict.label import Labelling, find_clips, in_shard
+    from exporter.predict.label import label as label_clips
+
+    jobs = (usable_cores() or 1) if jobs is None else jobs
+    if jobs < 1:
+        raise UsageError("--jobs", got=jobs, expected="at least 1")
+    found = find_clips(clips, *_read_list(list_))
+    found = in_shard(found, shard) if shard else found
+    how = Labelling(directory, device, threads, batch, top, jobs)
+    started = time.monotonic()
+    with progress(shown=not (quiet or json_)) as on_progress:
+
+        def on_row(done: int, total: int, clip: str) -> None:
+            left = time_left(started, done / total)
+            on_progress("label", done / total, f"{done} of {total}, {left}: {clip}")
+
+        labelled = label_clips(
+            how, found, output, labeller=_on_ray(ray) if ray else None, on_progress=on_row
+        )
+    if json_:
+        show(json.dumps(asdict(labelled)))
+    elif not quiet:
+        show(_summary(output, labelled))
+    return 0
+
+
+def _on_ray(address: str) -> Labeller:
+    from exporter.predict.on_ray import labeller
+
+    return labeller(address)
+
+
+def _read_list(listed: str | None) -> tuple[str | None, Path | None]:
+    """Read a list of clips; return its text, and its folder if it is a file."""
+    if listed is None:
+        return None, None
+    if listed == "-":
+        return read_stdin(), None
+    try:
+        text = Path(listed).read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise VideoError(f"--list {listed} cannot be read: {error.strerror}") from error
+    return text, Path(listed).parent
+
+
+def _summary(output: Path, labelled: Labelled) -> str:
+    total = labelled.before + labelled.added
+    bad = f", {labelled.bad} bad" if labelled.bad else ""
+    before = f" ({labelled.before:,} were there)" if labelled.before else ""
+    rate = labelled.added / labelled.seconds if labelled.seconds else 0.0
+    return f"{output}: {total:,} clips{before}{bad}; {rate:.1f} clips/s"

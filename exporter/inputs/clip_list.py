@@ -1,0 +1,119 @@
+"""A list of clips with their labels: CSV, or text with a clip and its labels on each line."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from exporter.errors import UsageError
+from exporter.files.text import require_regular
+from exporter.inputs.class_names import place_classes
+from model.task import TaskName
+
+_HEADS = ("path", "clip", "video", "file", "filename", "video_path", "filepath")
+Target = tuple[float, ...]
+
+
+def read_clip_list(
+    path: Path, task: TaskName, outputs: int, labels: Sequence[str] | None, option: str
+) -> list[tuple[Path, Target]]:
+    """Read the clips of a list, and the target of each.
+
+    A line is `clip label`, separated by a comma, a semicolon, a tab or spaces. A label is an index
+    or a name. Several labels are several columns, or one with `|` between them. Values are numbers.
+    A path is absolute, or relative to the folder of the list, or to the current folder.
+
+    Raises:
+        UsageError: if the list cannot be read, a line is not complete, or a label is no class.
+    """
+    rows = [(number, clip, words) for number, clip, words in _rows(path, option)]
+    if not rows:
+        raise UsageError(f"{option}: no clips in {path}", expected="lines `path label`")
+    clips = [find_clip(clip, path.parent, option) for _, clip, _ in rows]
+    if task == "regression":
+        targets = [_values(words, outputs, f"{path}:{number}", option) for number, _, words in rows]
+        return list(zip(clips, targets, strict=True))
+    for number, _, words in rows:
+        if task == "single-label" and len(words) != 1:
+            where = f"{option}: {path}:{number} must have one label"
+            raise UsageError(where, got=len(words), remedy="several need --task multi-label")
+    names = list(dict.fromkeys(word for _, _, words in rows for word in words))
+    places = place_classes(names, labels, outputs, option, "label")
+    targets = [tuple(sorted({places[word] for word in words})) for _, _, words in rows]
+    return list(zip(clips, targets, strict=True))
+
+
+def find_clip(written: str, folder: Path, option: str) -> Path:
+    """Return the path of a clip of a list: absolute, or relative to its folder or to the current.
+
+    Raises:
+        UsageError: if two different files have this path.
+    """
+    path = Path(written)
+    if path.is_absolute():
+        return path
+    found = [place for place in (folder / path, path) if place.exists()]
+    if len(found) == 2 and not found[0].samefile(found[1]):
+        raise UsageError(
+            f"{option}: the clip {written} can be read in two ways",
+            got=f"{found[0].resolve()} (beside the list), or {found[1].resolve()} (in the current "
+            "folder)",
+            remedy="write absolute paths",
+        )
+    return found[0] if found else folder / path
+
+
+def _rows(path: Path, option: str) -> Iterator[tuple[int, str, list[str]]]:
+    """Yield the number of a line, its clip, and its labels."""
+    try:
+        require_regular(path)
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise UsageError(f"{option}: {path} cannot be read: {reason}") from error
+    separator = _separator(path, lines)
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        if separator:
+            columns = [cell.strip() for cell in next(csv.reader([line], delimiter=separator))]
+        else:
+            columns = _split_at_spaces(line, path.parent)
+        if number == 1 and columns[0].lower() in _HEADS:
+            continue
+        words = [word.strip() for column in columns[1:] for word in column.split("|")]
+        words = [word for word in words if word]
+        if not columns[0] or (len(columns) < 2):
+            raise UsageError(f"{option}: {path}:{number} has no label", got=repr(line[:80]))
+        yield number, columns[0], words
+
+
+def _separator(path: Path, lines: Sequence[str]) -> str:
+    """Find what separates columns: the first of tab, semicolon, comma in every line, or spaces."""
+    used = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    for separator in "\t;,":
+        if used and all(separator in line for line in used):
+            return separator
+    return "," if path.suffix.lower() == ".csv" else ""
+
+
+def _split_at_spaces(line: str, folder: Path) -> list[str]:
+    """Split `path label label`; a path may hold spaces, so the longest one that exists is taken."""
+    words = line.split()
+    for count in range(len(words) - 1, 0, -1):
+        clip = " ".join(words[:count])
+        if count > 1 and ((folder / clip).exists() or Path(clip).exists()):
+            return [clip, *words[count:]]
+    return words
+
+
+def _values(words: Sequence[str], outputs: int, where: str, option: str) -> Target:
+    try:
+        values = tuple(map(float, words))
+    except ValueError:
+        values = ()
+    if len(values) != outputs:
+        expected = f"{outputs} number{'s' if outputs > 1 else ''}"
+        raise UsageError(f"{option}: {where}", got=" ".join(words)[:80], expected=expected)
+    return values

@@ -1,0 +1,70 @@
+"""Clips -> logits in full batches: a batch of eight holds eight different clips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+
+from exporter.predict.decode import ReadClip
+from exporter.runners.base import Runner
+
+T = TypeVar("T")
+
+
+class Batches:
+    """A runner, and the sizes of the batches that it takes.
+
+    Args:
+        runner: An open runner.
+        least: The smallest batch; fewer clips are filled up with copies of the last one.
+        most: The largest batch.
+    """
+
+    def __init__(self, runner: Runner, least: int, most: int) -> None:
+        self.runner, self.least, self.most = runner, least, most
+
+    def logits(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Compute the logits of clips `(v, ...)` of one or more views: `(v, classes)` for each.
+
+        Raises:
+            RuntimeFailure: if the runtime fails.
+        """
+        if not clips:
+            return []
+        video = clips[0] if len(clips) == 1 else np.concatenate(clips)
+        rows = [self._run(video[at : at + self.most]) for at in range(0, len(video), self.most)]
+        ends = np.cumsum([len(clip) for clip in clips])[:-1]
+        return np.split(rows[0] if len(rows) == 1 else np.concatenate(rows), ends)
+
+    def _run(self, video: np.ndarray) -> np.ndarray:
+        count, missing = len(video), self.least - len(video)
+        if missing > 0:
+            video = np.concatenate([video, np.repeat(video[-1:], missing, axis=0)])
+        inputs = {"video": video}
+        if "mask" in self.runner.input_shapes:
+            inputs["mask"] = np.ones(video.shape[:2], bool)  # look at every frame
+        return self.runner.run(inputs)["logits"][:count]
+
+
+def in_groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield lists of `size` items; the last one may be shorter."""
+    items = iter(items)
+    while group := list(islice(items, size)):
+        yield group
+
+
+def in_batches(clips: Iterable[ReadClip], size: int) -> Iterator[list[ReadClip]]:
+    """Yield groups with `size` clips that could be read, and the bad clips between them."""
+    group: list[ReadClip] = []
+    good = 0
+    for clip in clips:
+        group.append(clip)
+        good += clip.array is not None
+        if good == size:
+            yield group
+            group, good = [], 0
+    if group:
+        yield group

@@ -1,0 +1,102 @@
+"""What a program needs to know of an export to run it: its card, read from the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from exporter.errors import ManifestError, UsageError
+from exporter.files.machines import Machines, read_machines
+from exporter.files.manifest import ENGINE, read_manifest
+from exporter.spec import BatchProfile
+from model.config import ClipConfig, ConfigError
+from model.preprocessing import Preprocessing
+from model.task import TaskName, assume_task, check_task
+
+
+@dataclass(frozen=True)
+class Card:
+    """The entries of a manifest that are needed to run the export.
+
+    `labels` are the numbers of the classes where their names are not known (`named` is False).
+    `task` is what the logits mean. `dynamic_batch` is the range of a free batch. `engine_module` is
+    the package that built the engine; None without an engine. `machines` is what other machines
+    recorded. `outputs` are the outputs of the graph, `hashes` those of the files.
+    """
+
+    verdict: str
+    precision: str
+    config: ClipConfig
+    preprocessing: Preprocessing
+    labels: tuple[str, ...]
+    named: bool
+    task: TaskName
+    dynamic_batch: BatchProfile | None
+    engine_module: str | None
+    engine_status: str
+    machines: Machines
+    outputs: tuple[str, ...]
+    hashes: Mapping[str, str]
+
+    @classmethod
+    def read(cls, directory: Path) -> Card:
+        """Read the card of a directory, after a check of the files that are there.
+
+        Raises:
+            NoExportError: if the directory is not an export.
+            ManifestError: if a file was changed, or the manifest is damaged.
+        """
+        return cls.of(directory, read_manifest(directory))
+
+    @classmethod
+    def of(cls, directory: Path, manifest: Mapping[str, Any]) -> Card:
+        """Take the card of a directory from its manifest.
+
+        Raises:
+            ManifestError: if the manifest is damaged.
+        """
+        try:
+            return cls._from_manifest(manifest, read_machines(directory, manifest))
+        except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+            raise ManifestError(
+                f"the manifest of {directory} is damaged: {error!r}", remedy="export it again"
+            ) from error
+
+    @classmethod
+    def _from_manifest(cls, manifest: Mapping[str, Any], machines: Machines) -> Card:
+        known, recorded = manifest["model"]["config"], manifest["preprocessing"]
+        config = ClipConfig(**{field.name: int(known[field.name]) for field in fields(ClipConfig)})
+        classes = config.num_classes
+        labels = tuple(manifest["labels"] or map(str, range(classes)))
+        if len(labels) != classes or not all(isinstance(label, str) for label in labels):
+            raise ConfigError(f"{len(labels)} labels for {classes} classes")
+        profile, engine = manifest["spec"]["dynamic_batch"], manifest["engine"]
+        return cls(
+            verdict=manifest["verdict"],
+            precision=manifest["spec"]["precision"],
+            config=config,
+            preprocessing=Preprocessing.from_dict(recorded),
+            labels=labels,
+            named=bool(manifest["labels"]),
+            # Exports before tasks were known do not say.
+            task=check_task(manifest.get("task") or assume_task(classes), classes),
+            dynamic_batch=BatchProfile(**profile) if profile else None,
+            engine_module=engine.get("flavour"),
+            engine_status=engine["status"],
+            machines=machines,
+            outputs=tuple(str(output["name"]) for output in manifest["outputs"]),
+            hashes={name: entry["sha256"] for name, entry in manifest["files"].items()},
+        )
+
+    @property
+    def doubt(self) -> str:
+        """Why the engine is not proven, in one clause; "" if it is."""
+        judged = self.machines.judged(ENGINE)
+        wrong = [name for name, row in judged if row.verdict != "pass"]
+        if wrong:
+            return f"the engine failed its proof on {', '.join(wrong)}"
+        if judged or self.engine_status == "built and executed":
+            return ""
+        return "the engine was never proven"

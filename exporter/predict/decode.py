@@ -1,0 +1,201 @@
+"""Read clips in worker processes beside the run of the model, in their order.
+
+    with Readers(config, preprocessing, jobs=2) as readers:
+        for clip in readers.read(paths, ahead=16):
+            ...
+
+A worker that dies, for example in a decoder, costs at most its clip: the clip is read once more in
+a new worker, and is a bad clip if that one dies too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+
+from exporter.errors import RuntimeFailure, TsformerError
+from exporter.inputs.dataset import Source, name_of, read_source
+from exporter.runners.base import Closing
+from exporter.to_engine import child
+from model.config import ClipConfig
+from model.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True, eq=False)
+class ReadClip:
+    """A clip in the form that the model takes, or the reason why it cannot be read.
+
+    `array` is `(v, ...)` of v views, and None for a bad clip, whose `error` says why. `seconds` is
+    the time of reading.
+    """
+
+    source: Source
+    array: np.ndarray | None
+    note: str = ""
+    error: str = ""
+    seconds: float = 0.0
+
+
+def read_clip_or_reason(
+    source: Source, config: ClipConfig, preprocessing: Preprocessing
+) -> ReadClip:
+    """Read one clip in this process; a bad clip is a result too."""
+    started = time.perf_counter()
+    array, note, error = None, "", ""
+    try:
+        array, note = read_source(source, config, preprocessing)
+    except TsformerError as reason:
+        error = str(reason)
+    except Exception as reason:  # whatever a decoder raises is the fault of one clip
+        error = " ".join(f"{name_of(source)}: {type(reason).__name__}: {reason}".split())[:300]
+    return ReadClip(source, array, note, error, time.perf_counter() - started)
+
+
+class Readers(Closing):
+    """Worker processes that read clips for one model.
+
+    Args:
+        config: The sizes of the clips.
+        preprocessing: The preprocessing of the model.
+        jobs: Number of processes; 0 reads in this one.
+    """
+
+    def __init__(self, config: ClipConfig, preprocessing: Preprocessing, jobs: int) -> None:
+        self._how, self._jobs = (config, preprocessing), jobs
+        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        self._workers: list[_Worker] = []
+        self._guard, self._closed = threading.Lock(), False
+        # The kernel ends a worker with the thread that started it, so the threads stay until the
+        # end.
+        self._threads = ThreadPoolExecutor(max(jobs, 1), thread_name_prefix="read")
+
+    def read(self, sources: Iterable[Source], ahead: int) -> Iterator[ReadClip]:
+        """Yield the clips in their order, and read up to `ahead` clips before they are taken.
+
+        Raises:
+            RuntimeFailure: if a worker cannot start.
+        """
+        if not self._jobs:
+            yield from (read_clip_or_reason(source, *self._how) for source in sources)
+            return
+        waiting: deque[Future[ReadClip]] = deque()
+        for source in sources:
+            waiting.append(self._threads.submit(self._read, source))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    def close(self) -> None:
+        """End the workers."""
+        with self._guard:
+            self._closed = True
+            for worker in self._workers:
+                worker.kill()
+        self._threads.shutdown(cancel_futures=True)
+
+    def _read(self, source: Source) -> ReadClip:
+        reason = ""
+        for _ in range(2):
+            worker = self._take()
+            found = worker.read(source)
+            if found is not None:
+                self._idle.put(worker)
+                return found
+            reason = worker.last_words()
+        return ReadClip(source, None, error=f"{name_of(source)}: the process that read it {reason}")
+
+    def _take(self) -> _Worker:
+        try:
+            return self._idle.get_nowait()
+        except queue.Empty:
+            pass
+        with self._guard:
+            if self._closed:
+                raise RuntimeFailure("reading clips was ended")
+            worker = _Worker(*self._how)
+            self._workers = [old for old in self._workers if old.alive] + [worker]
+        worker.wait_until_ready()
+        return worker
+
+
+class _Worker:
+    """One process of `decode_worker`, and what it says."""
+
+    def __init__(self, config: ClipConfig, preprocessing: Preprocessing) -> None:
+        command, environment = child.command("exporter.predict.decode_worker")
+        self._noise = tempfile.TemporaryFile()  # noqa: SIM115  # it is open as long as the process
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._noise,
+            env=environment,
+            start_new_session=True,  # Ctrl-C in a terminal reaches the parent alone
+        )
+        self._to, self._from = _pipes(self._process)
+        self._send(pickle.dumps((os.getpid(), config, preprocessing)).hex())
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def wait_until_ready(self) -> None:
+        if not self._from.readline().endswith(b"\n"):
+            raise RuntimeFailure(f"a process that reads clips {self.last_words()}")
+
+    def read(self, source: Source) -> ReadClip | None:
+        """Let the process read a clip; None if it died."""
+        self._send(json.dumps(source if isinstance(source, int) else str(source)))
+        line = self._from.readline()
+        if not line.endswith(b"\n"):
+            return None
+        told: dict[str, Any] = json.loads(line)
+        shape, array = told.pop("shape"), None
+        if shape is not None:
+            array = np.empty(shape, told.pop("dtype"))
+            if self._from.readinto(array.data.cast("B")) != array.nbytes:
+                return None
+        return ReadClip(source, array, **told)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def last_words(self) -> str:
+        """Say how the process ended, and close what belongs to it."""
+        code = self._process.wait()
+        self._noise.seek(0)
+        said = " ".join(self._noise.read().decode(errors="replace").split())[-200:]
+        if code < 0:
+            how = f"was ended by {signal.Signals(-code).name}"
+        else:
+            how = f"ended with exit code {code}"
+        return f"{how}: {said}" if said else how
+
+    def _send(self, line: str) -> None:
+        try:
+            self._to.write(line.encode() + b"\n")
+            self._to.flush()
+        except BrokenPipeError:
+            pass  # it died: reading its answer finds that too
+
+
+def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], Any]:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    return process.stdin, process.stdout

@@ -1,0 +1,236 @@
+"""Many clips -> one row each: in parallel, in their order, and resumed after a kill.
+
+A row depends on the export and on its clip, not on the number of processes, the shard or the batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exporter.errors import UsageError
+from exporter.files.manifest import ENGINE, GRAPH
+from exporter.inputs.clip_list import find_clip
+from exporter.inputs.dataset import name_of
+from exporter.inputs.frames import find_images
+from exporter.predict.batches import in_batches
+from exporter.predict.card import Card
+from exporter.predict.decode import ReadClip, Readers
+from exporter.predict.predictor import Predictor, check_top
+from exporter.predict.rows import PARQUET, RowLog, log_path, require_parquet, write_parquet
+
+_DIGITS = 6  # of a score
+
+
+@dataclass(frozen=True)
+class Row:
+    """The answer for one clip: its best classes and their scores, or an `error`.
+
+    `seconds` is the time of reading and running it; everything else is the same in every run.
+    """
+
+    clip: str
+    classes: tuple[str, ...] = ()
+    scores: tuple[float, ...] = ()
+    note: str = ""
+    error: str | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """How to label: everything but the clips.
+
+    Args:
+        directory: The export.
+        device: As for a `Predictor`.
+        threads: As for a `Predictor`.
+        batch: As for a `Predictor`.
+        top: Classes of a row (default 5, or all if there are fewer).
+        jobs: Processes that read clips beside the run; 0 reads in the process that runs.
+    """
+
+    directory: Path
+    device: str = "cpu"
+    threads: int | None = None
+    batch: int | None = None
+    top: int | None = None
+    jobs: int = 1
+
+    def open(self) -> Predictor:
+        """Open the export; the caller closes it."""
+        return Predictor(self.directory, device=self.device, threads=self.threads, batch=self.batch)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What a run did: rows that were there before, rows that it added, and how many are bad."""
+
+    before: int
+    added: int
+    bad: int
+    seconds: float
+
+
+# Labels clips, some rows at a time, in any order.
+Labeller = Callable[[Labelling, Sequence[str]], Iterator[list[Row]]]
+
+
+def label(
+    how: Labelling,
+    clips: Iterable[str],
+    out: Path,
+    *,
+    labeller: Labeller | None = None,
+    on_progress: Callable[[int, int, str], None] = lambda _done, _total, _clip: None,
+) -> Labelled:
+    """Append a row for each clip that has none yet; a `.parquet` file is written at the end.
+
+    Args:
+        how: The export, and how it runs.
+        clips: The paths of the clips; one that comes twice has one row.
+        out: The file: `.jsonl` or `.parquet`.
+        labeller: What labels the clips (default: this process).
+        on_progress: Called with the clips done, all clips, and the last clip.
+
+    Raises:
+        UsageError: if the file has another ending.
+        OutputError: if the file cannot be used, or has rows of another model.
+        TsformerError: if the export cannot be run.
+    """
+    if out.suffix not in (".jsonl", PARQUET):
+        raise UsageError("-o", got=out.name, expected="a name that ends in .jsonl or .parquet")
+    if out.suffix == PARQUET:
+        require_parquet()
+    started, added, bad = time.perf_counter(), 0, 0
+    with RowLog(log_path(out), _made_by(how)) as log:
+        known = {row["clip"]: bool(row["error"]) for row in log.rows()}
+        wanted = list(dict.fromkeys(clips))
+        todo = [clip for clip in wanted if as_text(clip) not in known]
+        before = len(wanted) - len(todo)
+        for rows in (labeller or label_here)(how, todo):
+            log.append(asdict(row) for row in rows)
+            added, bad = added + len(rows), bad + sum(row.error is not None for row in rows)
+            on_progress(before + added, len(wanted), rows[-1].clip)
+        if out.suffix == PARQUET:
+            write_parquet(log.rows(), out)
+    bad += sum(known.get(as_text(clip), False) for clip in wanted)
+    return Labelled(before, added, bad, time.perf_counter() - started)
+
+
+def label_here(how: Labelling, clips: Sequence[str]) -> Iterator[list[Row]]:
+    """Label clips in this process, in their order; other processes read them."""
+    if not clips:
+        return
+    with how.open() as predictor:
+        card, size = predictor.card, predictor.batches.most
+        with Readers(card.config, card.preprocessing, how.jobs) as readers:
+            read = readers.read(map(Path, clips), ahead=size + 2 * how.jobs)
+            for group in in_batches(read, size):
+                yield rows_of(predictor, group, how.top)
+
+
+def rows_of(predictor: Predictor, clips: Sequence[ReadClip], top: int | None) -> list[Row]:
+    """Run the clips that could be read, and make the row of every clip."""
+    top, started = check_top(predictor.card, top), time.perf_counter()
+    good = [clip.array for clip in clips if clip.array is not None]
+    logits = iter(predictor.batches.logits(good))
+    share = (time.perf_counter() - started) / max(len(good), 1)
+    rows = []
+    for clip in clips:
+        name = as_text(name_of(clip.source))
+        if clip.array is None:
+            rows.append(Row(name, error=as_text(clip.error), seconds=round(clip.seconds, 4)))
+            continue
+        found, seconds = next(logits), round(clip.seconds + share, 4)
+        if not np.isfinite(found).all():
+            why = f"NaN or Inf among the logits of {predictor.runner.name}"
+            rows.append(Row(name, note=as_text(clip.note), error=why, seconds=seconds))
+            continue
+        best = predictor.rank(name, found, top)
+        classes = tuple(entry.label for entry in best)
+        scores = tuple(round(entry.score, _DIGITS) for entry in best)
+        rows.append(Row(name, classes, scores, as_text(clip.note), None, seconds))
+    return rows
+
+
+def find_clips(
+    given: Sequence[Path], listed: str | None = None, folder: Path | None = None
+) -> list[str]:
+    """List the clips of arguments, of folders (with all below them), and of a list.
+
+    Args:
+        given: Files and folders.
+        listed: A text with a path on each line.
+        folder: The folder of the list, where relative paths start.
+
+    Raises:
+        UsageError: if there is no clip.
+    """
+    clips = [clip for path in given for clip in _files(path)]
+    lines = [line.strip() for line in (listed or "").splitlines() if line.strip()]
+    clips += [str(find_clip(line, folder, "--list")) if folder else line for line in lines]
+    if not clips:
+        remedy = "tsformer label DIRECTORY CLIP... -o out.jsonl"
+        raise UsageError("no clip is given", remedy=remedy)
+    return clips
+
+
+def _files(path: Path) -> list[str]:
+    """Return a file, or the files and folders of frames below a folder, without hidden ones."""
+    if not path.is_dir():
+        return [str(path)]
+    found = []
+    for folder, folders, files in os.walk(path):
+        if find_images(Path(folder)):  # one clip, whose frames these are
+            found.append(folder)
+            folders.clear()
+            continue
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [str(Path(folder, name)) for name in sorted(files) if not name.startswith(".")]
+    return found
+
+
+def in_shard(clips: Iterable[str], shard: str) -> list[str]:
+    """Keep the clips of shard `i/n`, i from 1 to n; the path of a clip alone decides its shard.
+
+    Raises:
+        UsageError: if the shard is not valid.
+    """
+    parts = shard.split("/")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise UsageError("--shard", got=repr(shard), expected="i/n, as in 1/8")
+    number, count = map(int, parts)
+    if not 1 <= number <= count:
+        raise UsageError("--shard", got=shard, expected=f"1/{count} to {count}/{count}")
+    return [clip for clip in clips if _shard_of(clip, count) == number]
+
+
+def _shard_of(clip: str, count: int) -> int:
+    digest = hashlib.sha256(os.fsencode(clip)).digest()
+    return 1 + int.from_bytes(digest[:8], "big") % count
+
+
+def as_text(path: str) -> str:
+    """Write a path or a message that may hold bytes that are no text, as text."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
+def _made_by(how: Labelling) -> dict[str, Any]:
+    """Say what decides the rows; the runtime is not opened, so other machines may continue."""
+    card = Card.read(how.directory)
+    file = ENGINE if how.device == "engine" else GRAPH
+    return {
+        "model": card.hashes.get(file),
+        "preprocessing": str(card.preprocessing),
+        "task": card.task,
+        "labels": list(card.labels),
+        "classes_of_a_row": check_top(card, how.top),
+    }

@@ -1,0 +1,104 @@
+"""Label clips on a Ray cluster with Ray Data: the same rows as here. Only this file imports `ray`.
+
+Each worker opens the export once. Rows come back as they are finished, and are appended here; the
+clips of a worker that dies are done again by another one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from exporter.errors import RuntimeFailure, TsformerError
+from exporter.errors.install import missing_package
+from exporter.predict.decode import read_clip_or_reason
+from exporter.predict.label import Labeller, Labelling, Row, rows_of
+
+LOCAL = "local"
+_CLIPS_OF_A_BLOCK = 16  # what is lost, and done again, when a worker dies
+
+
+def labeller(address: str) -> Labeller:
+    """Return what labels clips on the cluster of an address; `local` starts one on this machine.
+
+    Raises:
+        MissingPackageError: if Ray is not installed.
+        RuntimeFailure: if the cluster does not answer, or a worker fails.
+    """
+    _import_ray()
+
+    def run(how: Labelling, clips: Sequence[str]) -> Iterator[list[Row]]:
+        if clips:
+            yield from _label(address, how, clips)
+
+    return run
+
+
+def _label(address: str, how: Labelling, clips: Sequence[str]) -> Iterator[list[Row]]:
+    ray = _import_ray()
+    # Workers start in other folders.
+    here = replace(how, directory=how.directory.resolve(), threads=how.threads or 1, jobs=0)
+    paths = [{"clip": clip, "path": os.path.abspath(clip)} for clip in clips]  # noqa: PTH100
+    try:
+        options: dict[str, Any] = {"include_dashboard": False, "num_cpus": how.jobs}
+        ray.init(None if address == LOCAL else address, **(options if address == LOCAL else {}))
+        blocks = -(-len(paths) // _CLIPS_OF_A_BLOCK)
+        rows = ray.data.from_items(paths, override_num_blocks=blocks).map_batches(
+            _Worker,
+            fn_constructor_args=(here,),
+            batch_size=None,
+            compute=ray.data.ActorPoolStrategy(size=how.jobs),
+            num_cpus=1,
+        )
+        for block in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
+            yield [_row(values) for values in block.to_pylist()]
+    except TsformerError:
+        raise
+    except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError) as error:
+        text = " ".join(str(error).split())[-300:]
+        raise RuntimeFailure(f"Ray at {address} failed: {text}") from error
+    finally:
+        ray.shutdown()
+
+
+class _Worker:
+    """One actor of Ray: an open export."""
+
+    def __init__(self, how: Labelling) -> None:
+        self.how, self.predictor = how, how.open()
+
+    def __call__(self, block: dict[str, Any]) -> dict[str, list[Any]]:
+        """Label the clips of one block."""
+        card, size = self.predictor.card, self.predictor.batches.most
+        rows: list[Row] = []
+        paths = [Path(str(path)) for path in block["path"]]
+        for at in range(0, len(paths), size):
+            read = [
+                read_clip_or_reason(path, card.config, card.preprocessing)
+                for path in paths[at : at + size]
+            ]
+            rows += rows_of(self.predictor, read, self.how.top)
+        named = [
+            replace(row, clip=str(name)) for row, name in zip(rows, block["clip"], strict=True)
+        ]
+        return {
+            name: [asdict(row)[name] for row in named]
+            for name in ("clip", "classes", "scores", "note", "error", "seconds")
+        }
+
+
+def _row(values: dict[str, Any]) -> Row:
+    lists = {"classes": tuple(values["classes"]), "scores": tuple(values["scores"])}
+    return Row(**{**values, **lists})
+
+
+def _import_ray() -> Any:  # noqa: ANN401  # the module
+    try:
+        import ray
+        import ray.data
+    except ModuleNotFoundError as error:
+        raise missing_package("ray", "tsformer label --ray") from error
+    return ray

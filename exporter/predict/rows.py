@@ -1,0 +1,158 @@
+"""Rows of results in a file that survives a kill: JSON lines, only appended; or Parquet.
+
+Beside `rows.jsonl` lies `rows.jsonl.job.json`, which says what made the rows: rows of another model
+are never appended. The rows of `rows.parquet` are in `rows.parquet.jsonl` until the end, because
+Parquet cannot be appended to.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from exporter.errors import OutputError
+from exporter.errors.install import missing_package
+from exporter.files.lock import Lock
+from exporter.files.staging import write_whole
+from exporter.predict.batches import in_groups
+from exporter.runners.base import Closing
+
+PARQUET = ".parquet"
+_ROWS_AT_A_TIME = 10_000  # rows in memory while Parquet is written
+
+
+class RowLog(Closing):
+    """A file of JSON lines that one process appends to.
+
+    Args:
+        path: The file; one that exists is continued, without a last line that is torn.
+        made_by: What decides the rows; values that JSON can hold.
+
+    Raises:
+        OutputError: if the file cannot be used, another process appends to it, or its rows were
+            made by something else.
+    """
+
+    def __init__(self, path: Path, made_by: Mapping[str, Any]) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _check_job(path, made_by)
+            self._lock = Lock(path, create=True)
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+        try:
+            self._lock.exclusive(wait=False)
+        except OSError as error:
+            self._lock.close()
+            raise OutputError(f"another process appends to {path}", remedy="wait for it") from error
+        _cut_torn_line(path)
+        self._file = path.open("ab", buffering=0)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows that are there.
+
+        Raises:
+            OutputError: if a line is no row.
+        """
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    row = json.loads(line)
+                    row["clip"].encode()
+                except (ValueError, TypeError, KeyError, AttributeError) as error:
+                    what = f"{self.path}:{number} is no row of tsformer"
+                    raise OutputError(what, remedy="name another file with -o") from error
+                yield row
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append rows by one write of whole lines."""
+        lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+        left = memoryview(lines.encode())
+        while left:
+            left = left[os.write(self._file.fileno(), left) :]
+
+    def close(self) -> None:
+        """Bring the rows to the disk, and let other processes append."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._lock.close()
+
+
+def _check_job(path: Path, made_by: Mapping[str, Any]) -> None:
+    """Write what makes the rows, or compare it with what made the rows that are there."""
+    job = path.with_name(f"{path.name}.job.json")
+    if not job.exists():
+        if path.exists() and path.stat().st_size:
+            raise OutputError(f"{path} has no rows of tsformer", remedy="name another file with -o")
+        write_whole(job, json.dumps(made_by, indent=2).encode() + b"\n")
+        return
+    try:
+        known = json.loads(job.read_text(encoding="utf-8"))
+        other = [name for name in {**known, **made_by} if known.get(name) != made_by.get(name)]
+    except (ValueError, TypeError) as error:
+        raise OutputError(f"{job} is damaged", remedy=f"remove it and {path}") from error
+    if other:
+        raise OutputError(
+            f"{path} has rows that were made with another {other[0].replace('_', ' ')}",
+            got=str(made_by.get(other[0]))[:80],
+            expected=str(known.get(other[0]))[:80],
+            remedy="name another file with -o",
+        )
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Remove what follows the last line break: a process was killed while it wrote."""
+    with path.open("rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - 2**16)
+            file.seek(start)
+            place = file.read(end - start).rfind(b"\n")
+            if place >= 0:
+                file.truncate(start + place + 1)
+                return
+            end = start
+        file.truncate(0)
+
+
+def log_path(out: Path) -> Path:
+    """Return the file of JSON lines of an output."""
+    return out.with_name(f"{out.name}.jsonl") if out.suffix == PARQUET else out
+
+
+def require_parquet() -> None:
+    """Raise `MissingPackageError` unless Parquet can be written."""
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise missing_package("pyarrow", "a .parquet file") from error
+
+
+def write_parquet(rows: Iterable[Mapping[str, Any]], out: Path) -> None:
+    """Write all rows of clips as one Parquet file, which appears whole or not at all."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    text = pa.string()
+    schema = pa.schema(
+        [
+            ("clip", text),
+            ("classes", pa.list_(text)),
+            ("scores", pa.list_(pa.float64())),
+            ("note", text),
+            ("error", text),
+            ("seconds", pa.float64()),
+        ]
+    )
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        with pq.ParquetWriter(partial, schema) as writer:
+            for group in in_groups(rows, _ROWS_AT_A_TIME):
+                writer.write_table(pa.Table.from_pylist([dict(row) for row in group], schema))
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
