@@ -15,6 +15,7 @@ from model.sampling import Sampling, Views
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 CHANNEL_ORDERS = ("rgb", "bgr")
+_NOT_GIVEN = ("embedded", "assumed")  # of the fields, those that no user gives
 UNIFORM = Sampling()  # what is assumed where nothing tells how frames were sampled
 
 
@@ -35,6 +36,7 @@ class Preprocessing:
         antialias: Average what is finer than the pixels of the result.
         channel_order: `rgb` or `bgr`.
         spacing: Seconds between neighbouring frames in training; None if not known.
+        assumed: What was assumed because no file tells it, in words; "" if nothing was.
 
     Raises:
         ConfigError: if a value is not valid.
@@ -51,6 +53,7 @@ class Preprocessing:
     antialias: bool = field(default=True, kw_only=True)
     channel_order: str = field(default="rgb", kw_only=True)
     spacing: float | None = field(default=None, kw_only=True)
+    assumed: str = field(default="", kw_only=True)
 
     @classmethod
     def unit(cls, channels: int) -> Preprocessing:
@@ -84,12 +87,14 @@ class Preprocessing:
         """
         made = dict(entries)
         for name in made:
-            names = [each.name for each in fields(self) if each.name != "embedded"]
+            names = [each.name for each in fields(self) if each.name not in _NOT_GIVEN]
             check_choice("entry of clip", name, names)
         if isinstance(text := made.get("sampling"), str):
             made["sampling"] = Sampling.parse(text, self.sampling or rules)
         if isinstance(text := made.get("views"), str):
             made["views"] = Views.parse(text, self.views)
+        if "sampling" in made:
+            made["assumed"] = ""
         return replace(self, **_made(made))
 
     @property
@@ -107,6 +112,7 @@ class Preprocessing:
             )
         else:
             frames = f"the frames are sampled by {self.sampling}"
+            frames += f": {self.assumed} is assumed, no file tells it" if self.assumed else ""
         views = f"{self.views.clips} clips x {self.views.crops} crops, their {self.views.average}"
         side = self.short_side
         size = f"to a shorter side of {side} pixels" if side else "to cover the model's frame"
@@ -131,7 +137,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if not all(isinstance(v, (int, float)) and math.isfinite(v) for v in values):
+            if not all(map(_is_number, values)):
                 raise ConfigError(f"preprocessing {name} must be numbers: got {values!r}")
         if len(self.mean) != len(self.std):
             raise ConfigError(
@@ -147,11 +153,17 @@ class Preprocessing:
             )
         check_choice("interpolation", self.interpolation, INTERPOLATIONS)
         check_choice("channel_order", self.channel_order, CHANNEL_ORDERS)
+        if not (self.spacing is None or (_is_number(self.spacing) and self.spacing > 0)):
+            raise ConfigError(f"preprocessing spacing: got {self.spacing!r}, expected seconds")
         for name in ("embedded", "stretch", "antialias"):
             if type(getattr(self, name)) is not bool:
                 raise ConfigError(
                     f"preprocessing {name}: got {getattr(self, name)!r}, expected true or false"
                 )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _made(entries: Mapping[str, Any], needed: Collection[str] = ()) -> dict[str, Any]:

@@ -47,6 +47,13 @@ def _centres(
     return _line(place * count / frames, Fraction(count, frames), frames)
 
 
+def _starts(
+    _sampling: Sampling, count: int, frames: int, clip: tuple[int, int], _scale: Fraction
+) -> Indices:
+    """Frame `floor(k N / f)` (Hugging Face); clip i of n adds `i / n` of a segment."""
+    return _line(Fraction(clip[0] * count, clip[1] * frames), Fraction(count, frames), frames)
+
+
 def _middles(
     _sampling: Sampling, count: int, frames: int, clip: tuple[int, int], _scale: Fraction
 ) -> Indices:
@@ -102,6 +109,7 @@ _SHARES: Mapping[str, Fraction] = {  # of the frames outside of the window, how 
 }
 _RULES: Mapping[str, Callable[[Sampling, int, int, tuple[int, int], Fraction], Indices]] = {
     "centres": _centres,
+    "starts": _starts,
     "middles": _middles,
     "window": _window,
     "steps": _steps,

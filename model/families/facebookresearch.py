@@ -22,6 +22,7 @@ from model.families.base import (
 )
 from model.families.paddlevideo import from_paddle
 from model.preprocessing import Preprocessing
+from model.sampling import Sampling
 from model.timesformer_vit import TimeSformerViT
 from model.weights.file import WeightsFile
 
@@ -30,6 +31,8 @@ ATTENTION_TYPES = {
     "joint_space_time": "joint",
     "space_only": "space",
 }
+# The loader of its Kinetics models; each model has its own rate.
+KINETICS = Sampling("dense", "window", fps=30.0, place="start")
 # Original module names of a block -> our names.
 # In every scheme, `attn_s` is our name of the last attention step.
 _BLOCK = {
@@ -201,5 +204,6 @@ FACEBOOKRESEARCH = Family(
     ),
     needed=frozenset({"frames", "channels", "height", "width", "num_classes", "dim", "heads"}),
     # From the data loader of the original; the file does not contain it.
-    preprocessing=Preprocessing((0.45, 0.45, 0.45), (0.225, 0.225, 0.225)),
+    preprocessing=Preprocessing((0.45, 0.45, 0.45), (0.225, 0.225, 0.225), antialias=False),
+    rules=KINETICS,
 )

@@ -29,7 +29,6 @@ _SIZES = ("img_size", "image_size", "input_size", "train_crop_size")
 _MEANS = {"mean": "std", "image_mean": "image_std", "pixel_mean": "pixel_std"}
 _LABELS = ("labels", "class_names", "classes", "label_names", "id2label", "class_to_idx")
 _TASKS = ("problem_type", "loss_func", "type", "multi_class")  # `type` of mmaction2's loss
-_SAMPLING = ("sampling_rate", "frame_interval", "frame_stride")
 _TRAINING = re.compile(
     r"(?i)(^|\.)(optimizer\w*|lr_schedulers?|callbacks|loops|scheduler\w*)(\.|$)"
 )
@@ -93,10 +92,22 @@ class Settings:
         ]
         return next(iter(_unless_ambiguous("task", found).values()), None) if classes else None
 
-    def sampling(self) -> Told | None:
-        """Return how many frames of the source lie between two frames of a clip."""
-        found = [entry for entry in self._find(_SAMPLING) if _is_size(entry.value)]
-        return next(iter(_unless_ambiguous("sampling", found).values()), None)
+    def number(self, names: tuple[str, ...]) -> Told | None:
+        """Return the whole number with one of the names, if all its places agree."""
+        found = [entry for entry in self._find(names) if _is_size(entry.value)]
+        return next(iter(_unless_ambiguous("number", found).values()), None)
+
+    def text(self, end: str) -> Told | None:
+        """Return the text whose path ends like this, without regard to case."""
+        for path, value in self.values.items():
+            if isinstance(value, str) and f".{path.lower()}".endswith(f".{end}"):
+                return Told(value, path)
+        return None
+
+    def value(self, name: str) -> object:
+        """Return the value of a setting, whatever its type; None if its places do not agree."""
+        found = _unless_ambiguous(name, self._find((name,)))
+        return found[name].value if found else None
 
     def _find(self, names: tuple[str, ...]) -> list[Told]:
         """Find the settings with one of the names; entries of a mapping are collected."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model.config import ConfigError, ViTConfig, image_sides
 from model.families.base import Family, Told, count_classes
-from model.families.facebookresearch import resize_positions, translate_names
+from model.families.facebookresearch import KINETICS, resize_positions, translate_names
 from model.families.huggingface_config import (
     check_weights,
     infer_entries,
@@ -192,4 +192,5 @@ HUGGINGFACE = Family(
     free=frozenset({"height", "width", "drop_path", "attn_dropout", "proj_dropout"}),
     needed=frozenset({"frames", "channels", "height", "width", "num_classes", "dim", "heads"}),
     describe=describe,
+    rules=KINETICS,  # the published models are those of facebookresearch
 )

@@ -30,7 +30,7 @@ _DEFAULTS: Mapping[str, Any] = {  # defaults of TimesformerVideoProcessor
 # Defaults of VideoMAEImageProcessor that differ.
 _VIDEOMAE = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 _TYPES = ("image_processor_type", "video_processor_type", "feature_extractor_type")
-_BILINEAR = 2
+_INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # by the numbers of PIL
 
 
 class Processor:
@@ -66,15 +66,27 @@ class Processor:
     def preprocessing(self, config: ViTConfig) -> tuple[dict[str, Any], tuple[str, ...]]:
         """Return the entries of `Preprocessing` for a model, and notes on all differences."""
         mean, std = self._fold(config.channels)
-        short_side, notes = self._place(config)
+        (short_side, stretch), notes = self._place(config)
         if self.type and not self.type.startswith(("VideoMAE", "Timesformer")):
             notes.append(f"{self.name}: {self.type} read as VideoMAEImageProcessor")
-        if self.resized is not None and self.entries["resample"] != _BILINEAR:
-            notes.append(
-                f"{self.name}: frames are resized bilinearly, not with its resample "
-                f"{self.entries['resample']}"
-            )
-        return {"mean": mean, "std": std, "short_side": short_side}, tuple(notes)
+        kind = self.entries["resample"]
+        if self.resized is not None and kind not in _INTERPOLATIONS:
+            notes.append(f"{self.name}: frames are resized bilinearly, not by resample {kind}")
+        described = {
+            "mean": mean,
+            "std": std,
+            "short_side": short_side,
+            "stretch": stretch,
+            "interpolation": _INTERPOLATIONS.get(kind, "bilinear"),
+        }
+        return described | self._sampling(config), tuple(notes)
+
+    def _sampling(self, config: ViTConfig) -> dict[str, Any]:
+        """Return the sampling, if the processor samples frames: the starts of equal segments."""
+        entries = self.entries
+        if entries.get("do_sample_frames") is True and entries.get("num_frames") == config.frames:
+            return {"sampling": {"kind": "uniform", "rule": "starts"}}
+        return {}
 
     def _fold(self, channels: int) -> tuple[list[float], list[float]]:
         """Write `(pixel * r - mean) / std` as `(pixel / 255 - mean / u) / (std / u)`, u = 255 r."""
@@ -91,14 +103,14 @@ class Processor:
             std = self._numbers("image_std", channels)
         return [value / unit for value in mean], [value / unit for value in std]
 
-    def _place(self, config: ViTConfig) -> tuple[int | None, list[str]]:
-        """Return the shorter side of the resized frames, and notes on all differences."""
+    def _place(self, config: ViTConfig) -> tuple[tuple[int | None, bool], list[str]]:
+        """Return the shorter side of the resized frames, whether they are stretched, and notes."""
         wanted = config.height, config.width
         shown = f"{wanted[0]} x {wanted[1]}"
         if self.resized is None:
             note = f"{self.name} resizes no frames; this package resizes them to cover {shown}"
-            return None, [note]
-        notes = []
+            return (None, False), [note]
+        notes, stretch = [], isinstance(self.resized, tuple)
         if isinstance(self.resized, int):
             short = self.resized
             if self.cropped is None:
@@ -108,10 +120,11 @@ class Processor:
         else:
             short = min(self.resized)
             height, width = self.resized
-            notes.append(
-                f"{self.name} squashes frames to {height} x {width}; this package keeps their "
-                "aspect ratio"
-            )
+            if height * wanted[1] != width * wanted[0]:
+                notes.append(
+                    f"{self.name} squashes frames to {height} x {width}; this package squashes "
+                    f"them to the shape of {shown}"
+                )
         if self.output not in (None, wanted):
             assert self.output is not None
             scaled = max(1, round(short * min(wanted) / min(self.output)))
@@ -126,8 +139,8 @@ class Processor:
                 f"{self.name} resizes the shorter side to {short} and pads with black; this "
                 f"package resizes frames to cover {shown}"
             )
-            return None, notes
-        return short, notes
+            return (None, stretch), notes
+        return (short, stretch), notes
 
     def _numbers(self, key: str, count: int) -> list[float]:
         values = self.entries[key]

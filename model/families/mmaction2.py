@@ -14,6 +14,7 @@ from model.families import facebookresearch
 from model.families.base import Family
 from model.families.facebookresearch import FACEBOOKRESEARCH, translate_names
 from model.preprocessing import Preprocessing
+from model.sampling import Sampling, Views
 from model.weights.file import WeightsFile
 
 _ARGUMENTS = {
@@ -24,6 +25,7 @@ _ARGUMENTS = {
     "num_transformer_layers": "depth",
     "dropout_ratio": "proj_dropout",
 }
+PUBLISHED = Sampling("dense", "steps", rate=32, place="centre", past_end="loop")
 _LAYER = re.compile(r"transformer_layers\.layers\.(\d+)\.(.+)")
 _PARTS = {"in_proj_weight": "qkv.weight", "in_proj_bias": "qkv.bias", "out_proj": "proj"}
 # Modules of a layer -> modules of a block of facebookresearch. In the divided scheme the attention
@@ -89,5 +91,14 @@ MMACTION2 = Family(
     free=FACEBOOKRESEARCH.free,
     needed=FACEBOOKRESEARCH.needed,
     # The test pipelines of the original subtract 127.5 and divide by 127.5, of 255.
-    preprocessing=Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    # They all take 8 frames 32 apart, and average the probabilities of three crops.
+    preprocessing=Preprocessing(
+        (0.5, 0.5, 0.5),
+        (0.5, 0.5, 0.5),
+        antialias=False,
+        sampling=PUBLISHED,
+        views=Views(1, 3, "probabilities"),
+        assumed="the published test pipeline of mmaction2",
+    ),
+    rules=PUBLISHED,
 )

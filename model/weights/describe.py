@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from model.classifier import VideoClassifier
 from model.config import ConfigError
 from model.families.base import Family
+from model.families.clip_settings import read_clip_settings
 from model.families.file_settings import Settings
 from model.preprocessing import Preprocessing
 from model.task import check_task
@@ -51,9 +52,15 @@ def describe_published(
         notes += ("the task is not told: one output is taken as a value (--task)",)
     if config.num_classes == 0:
         notes += ("no classifier: the output is the class token after the last norm, (b, dim)",)
-    if sampling := settings.sampling():
-        notes += (f"trained on frames {sampling.value} apart in the source, by {sampling.where}",)
-    return described, notes
+    told, more = read_clip_settings(settings, config, family.rules)
+    if "sampling" not in told and family.preprocessing and family.preprocessing.sampling:
+        assumed = family.preprocessing
+        told |= {"sampling": assumed.sampling, "views": assumed.views, "assumed": assumed.assumed}
+        more += (f"{assumed.assumed} assumed: sampling {assumed.sampling}, views {assumed.views}",)
+    if family.preprocessing:
+        told["antialias"] = family.preprocessing.antialias
+    described["clip"] = told
+    return described, notes + more
 
 
 def describe(
@@ -70,6 +77,8 @@ def describe(
     how = model.preprocessing
     if described := description.get("preprocessing"):
         how = Preprocessing.from_dict(described)
+    if told := description.get("clip"):
+        how = replace(how, **told)
     if entry := given.get("preprocessing"):
         if (
             not isinstance(entry, Mapping)

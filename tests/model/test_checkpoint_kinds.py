@@ -4,6 +4,7 @@ import argparse
 import pickle
 import random
 from collections import OrderedDict, defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from model import CheckpointError, Preprocessing, TimeSformerViT, load_checkpoint
+from model.sampling import Sampling, Views
 
 SIZES = {"dim": 16, "depth": 2, "patch_size": 4, "channels": 3}
 FRAMES, SIDE, CLASSES, HEADS = 3, 8, 5, 2
@@ -318,26 +320,98 @@ PYTHON = """model = dict(
     data_preprocessor=dict(mean=[102.0, 127.5, 153.0], std=[25.5, 51.0, 76.5]))
 train_pipeline = [dict(type='SampleFrames', clip_len=3, frame_interval=32)]
 """
-STATED = Preprocessing((0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
+STATED = Preprocessing((0.4, 0.5, 0.6), (0.1, 0.2, 0.3), antialias=False)
+WINDOW, STEPS = "dense:32@30:window:start:clamp", "dense:32:steps:centre:loop"
+CFG = """DATA:
+  NUM_FRAMES: 3
+  SAMPLING_RATE: 16
+  TARGET_FPS: 25
+  TEST_CROP_SIZE: 224
+  TRAIN_JITTER_SCALES:
+  - 256
+  - 320
+  REVERSE_INPUT_CHANNEL: true
+TEST:
+  NUM_ENSEMBLE_VIEWS: 2
+  NUM_SPATIAL_CROPS: 3
+TRAIN:
+  DATASET: kinetics
+"""
+PIPELINES = """clip_len = 3
+train_pipeline = [
+    dict(type='SampleFrames', clip_len=3, frame_interval=4, num_clips=1),
+    dict(type='RandomResizedCrop')]
+val_pipeline = [
+    dict(type='SampleFrames', clip_len=3, frame_interval=4, num_clips=1, test_mode=True),
+    dict(type='CenterCrop', crop_size=224)]
+test_pipeline = [
+    dict(type='SampleFrames', clip_len=3, frame_interval=4, num_clips=5, test_mode=True,
+         out_of_bound_opt='repeat_last'),
+    dict(type='ThreeCrop', crop_size=224)]
+model = dict(test_cfg=dict(average_clips='score'))
+"""
 
 
 class TestSettings:
     @pytest.mark.parametrize(
-        "beside",
+        ("beside", "sampling"),
         [
-            {"cfg": YAML},
-            {"meta": {"cfg": PYTHON}},
-            {"hyper_parameters": {"mean": [0.4, 0.5, 0.6], "std": [0.1, 0.2, 0.3],
-                                  "sampling_rate": 32}},
-            {"args": argparse.Namespace(image_mean=[0.4, 0.5, 0.6], image_std=[0.1, 0.2, 0.3],
-                                        frame_interval=np.int64(32))},
+            ({"cfg": YAML}, WINDOW),
+            ({"meta": {"cfg": PYTHON}}, STEPS),
+            ({"hyper_parameters": {"mean": [0.4, 0.5, 0.6], "std": [0.1, 0.2, 0.3],
+                                   "sampling_rate": 32}}, WINDOW),
+            ({"args": argparse.Namespace(image_mean=[0.4, 0.5, 0.6], image_std=[0.1, 0.2, 0.3],
+                                         frame_interval=np.int64(32))}, WINDOW),
         ],
         ids=["yaml", "python", "hyper_parameters", "args"],
     )  # fmt: skip
-    def test_mean_deviation_and_sampling_are_read(self, tmp_path, beside):
+    def test_mean_deviation_and_sampling_are_read(self, tmp_path, beside, sampling):
         model = load(tmp_path, {"model": published(), **beside})
-        assert model.preprocessing == STATED
-        assert any("trained on frames 32 apart" in note for note in model.notes)
+        how = model.preprocessing
+        told = {"sampling": how.sampling, "spacing": how.spacing, "views": how.views}
+        assert how == replace(STATED, **told)
+        assert str(how.sampling) == sampling
+        assert any(f"sampling {sampling} by " in note for note in model.notes)
+
+    def test_a_cfg_of_facebookresearch_tells_the_whole_clip(self, tmp_path):
+        model = load(tmp_path, {"model_state": published(), "cfg": CFG})
+        how = model.preprocessing
+        assert str(how.sampling) == "dense:16@25:window:start:clamp"
+        assert how.views == Views(2, 3)
+        assert how.spacing == pytest.approx((16 * 3 - 1) / 2 / 25)
+        assert (how.short_side, how.channel_order) == (SIDE, "bgr")  # 224 at the model's side
+
+    def test_a_cfg_with_one_crop_resizes_to_the_smallest_scale_of_training(self, tmp_path):
+        cfg = CFG.replace("NUM_SPATIAL_CROPS: 3", "NUM_SPATIAL_CROPS: 1")
+        how = load(tmp_path, {"model_state": published(), "cfg": cfg}).preprocessing
+        assert how.short_side == round(256 * SIDE / 224)
+
+    def test_a_cfg_of_something_something_takes_segments_of_the_whole_file(self, tmp_path):
+        cfg = CFG.replace("kinetics", "Ssv2")
+        how = load(tmp_path, {"model_state": published(), "cfg": cfg}).preprocessing
+        assert how.sampling == Sampling("uniform", "middles")
+
+    def test_the_pipelines_of_openmmlab_tell_the_whole_clip(self, tmp_path):
+        model = load(tmp_path, {"model": published(), "meta": {"cfg": PIPELINES}})
+        how = model.preprocessing
+        assert str(how.sampling) == "dense:4:steps:centre:clamp"
+        assert how.views == Views(5, 3, "logits")
+
+    def test_a_clip_table_replaces_what_the_file_tells(self, tmp_path):
+        clip = {"sampling": "dense:4@30", "views": "1x1", "short_side": 20}
+        content = {"model_state": published(), "cfg": CFG}
+        how = load(tmp_path, content, config={"clip": clip}).preprocessing
+        assert str(how.sampling) == WINDOW.replace("32", "4")  # the rules are those of the family
+        assert (how.views, how.short_side) == (Views(), 20)
+        assert how.spacing == pytest.approx((16 * 3 - 1) / 2 / 25)  # the training stays what it was
+
+    def test_a_wrong_clip_table_is_refused(self, tmp_path):
+        for clip, part in (({"samplin": "uniform"}, "did you mean 'sampling'"), (3, "a table")):
+            with pytest.raises(CheckpointError, match=part):
+                load(tmp_path, {"model": published()}, config={"clip": clip})
+
+    def test_without_settings_the_sampling_is_not_known(self, tmp_path):
+        assert load(tmp_path, {"model": published()}).preprocessing.sampling is None
 
     def test_heads_frames_and_size_are_read(self, tmp_path):
         told = {"num_heads": HEADS, "num_frames": FRAMES, "img_size": SIDE}
@@ -372,7 +446,7 @@ class TestSettings:
     def test_given_preprocessing_replaces_that_of_the_file_and_both_are_told(self, tmp_path):
         given = {"preprocessing": {"mean": [0.0] * 3, "std": [1.0] * 3}}
         model = load(tmp_path, {"model": published(), "cfg": YAML}, config=given)
-        assert model.preprocessing == Preprocessing()
+        assert (model.preprocessing.mean, model.preprocessing.std) == ((0.0,) * 3, (1.0,) * 3)
         assert any("0.4" in note and "replaced by" in note for note in model.notes)
 
     def test_two_values_of_one_setting_tell_nothing(self, tmp_path):

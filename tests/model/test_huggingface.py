@@ -18,6 +18,7 @@ from model import (
     load_checkpoint,
     save_checkpoint,
 )
+from model.sampling import Sampling
 
 CONFIG = {
     "model_type": "timesformer",
@@ -583,12 +584,13 @@ class TestPreprocessing:
             ({"size": {"shortest_edge": 20}, "crop_size": 16}, 20, []),
             ({"size": {"shortest_edge": 20}, "crop_size": [16, 16]}, 20, []),
             ({"size": {"shortest_edge": 12}}, None, ["pads with black"]),
-            ({"size": {"height": 16, "width": 16}}, 16, ["squashes frames to 16 x 16"]),
+            ({"size": {"height": 16, "width": 16}}, 16, []),
             ({"size": {"height": 24, "width": 20}}, 20, ["squashes frames to 24 x 20"]),
             ({"do_resize": False}, None, ["resizes no frames"]),
             ({"do_center_crop": False}, 16, ["crops no frames"]),
             ({"do_resize": False, "do_center_crop": False}, None, ["resizes no frames"]),
-            ({"resample": 3}, 16, ["resample 3"]),
+            ({"resample": 3}, 16, []),
+            ({"resample": 0}, 16, ["resample 0"]),
             ({"image_processor_type": "VivitImageProcessor"}, 16, ["VivitImageProcessor read as"]),
             ({"image_processor_type": ..., "feature_extractor_type": "VideoMAEX"}, 16, []),
         ],
@@ -603,6 +605,17 @@ class TestPreprocessing:
         assert len(model.notes) == len(notes)
         for note, part in zip(model.notes, notes, strict=True):
             assert part in note
+
+    def test_a_fixed_size_stretches_the_frames_and_the_resample_is_kept(self, tmp_path):
+        entries = {"size": {"height": 16, "width": 16}, "resample": 3}
+        how = self.loaded(tmp_path, processor(**entries)).preprocessing
+        assert (how.stretch, how.interpolation, how.antialias) == (True, "bicubic", True)
+
+    def test_a_processor_that_samples_frames_tells_the_sampling(self, tmp_path):
+        sampled = {"do_sample_frames": True, "num_frames": 3}
+        how = self.loaded(tmp_path, processor(**sampled)).preprocessing
+        assert how.sampling == Sampling("uniform", "starts")
+        assert self.loaded(tmp_path, processor()).preprocessing.sampling is None
 
     @pytest.mark.parametrize(
         "entries",

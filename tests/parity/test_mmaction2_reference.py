@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import CheckpointError, Preprocessing, load_checkpoint
+from model import CheckpointError, load_checkpoint
 from model.families.mmaction2 import MMACTION2
+from model.sampling import Views
 
 REFERENCE = Path(__file__).parents[1] / "data" / "reference" / "mmaction2"
 KINDS = ("divided_space_time", "joint_space_time", "space_only")
@@ -89,7 +90,12 @@ def test_a_contradiction_names_both_values():
 def test_pixels_are_scaled_as_its_test_pipeline_does():
     case = read(KINDS[0])[0]
     model = load_checkpoint(REFERENCE / KINDS[0] / "checkpoint.pth", config=case["config"])
-    assert model.preprocessing == Preprocessing((0.5,) * 3, (0.5,) * 3)
+    how = model.preprocessing
+    assert (how.mean, how.std, how.antialias) == ((0.5,) * 3, (0.5,) * 3, False)
+    assert str(how.sampling) == "dense:32:steps:centre:loop"
+    assert how.views == Views(1, 3, "probabilities")
+    assert how.assumed == "the published test pipeline of mmaction2"
+    assert "is assumed" in how.sentences[0]
     assert "preprocessing of the mmaction2 data loader assumed" in model.notes
 
 
