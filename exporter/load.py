@@ -94,7 +94,15 @@ def _make_fresh(spec: ExportSpec, given: Mapping[str, Any]) -> VideoClassifier:
         raise UsageError(str(error)) from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        return family.model.from_config(config).eval()
+        model = family.model.from_config(config).eval()
+    model.preprocessing = model.preprocessing.changed(_clip_of(spec), family.rules)
+    return model
+
+
+def _clip_of(spec: ExportSpec) -> dict[str, str]:
+    """Give the entries of a `clip` table that the command line sets."""
+    given = {"sampling": spec.sampling, "views": spec.views}
+    return {name: text for name, text in given.items() if text is not None}
 
 
 def _load_trained(spec: ExportSpec, given: Mapping[str, Any]) -> VideoClassifier:
@@ -108,6 +116,8 @@ def _load_trained(spec: ExportSpec, given: Mapping[str, Any]) -> VideoClassifier
     if spec.model in PRESETS:
         raise UsageError(f"--model {spec.model} names sizes, but --checkpoint has its own")
     config = {**spec.config, **given}
+    if clip := _clip_of(spec):
+        config["clip"] = {**config.get("clip", {}), **clip}
     semantics = config.pop("semantics", None)
     path, snapshot = locate(spec.checkpoint)
     try:
@@ -170,6 +180,8 @@ def resolve(spec: ExportSpec, model: VideoClassifier) -> dict[str, Any]:
         "model": spec.model if spec.checkpoint else spec.model or DEFAULT_FAMILY,
         "res": [config.height, config.width],
         "task": model.task,
+        "sampling": str(model.preprocessing.sampling) if model.preprocessing.sampling else None,
+        "views": str(model.preprocessing.views),
         "batch": spec.run_batch,
         "opset": spec.graph_opset,
         "targets": list(spec.engine_targets),

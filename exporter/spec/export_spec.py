@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import UsageError
+from exporter.spec.checks import check_batch, check_clip, check_engine, check_opset
 from exporter.spec.choices import (
     BF16_OPSET,
     DEFAULT_OPSET,
@@ -16,7 +17,6 @@ from exporter.spec.choices import (
     EXPLICIT_TARGETS,
     LOWER_PRECISIONS,
     MODEL_NAMES,
-    OPSETS,
     OUTPUT_WORDS,
     PRECISIONS,
     REWRITE_NAMES,
@@ -104,6 +104,14 @@ class ExportSpec:
         graph=13,
     )
     video: tuple[Path, ...] = option((), "A clip to prove the export on.", path=True, whole=True)
+    sampling: str | None = option(
+        None,
+        "Frames of a clip: uniform (segments of the whole file), or dense:RATE@FPS, as\n"
+        "dense:32@30. Default: as the checkpoint tells; else uniform, which is said.",
+    )
+    views: str | None = option(
+        None, "Views of a file whose answers are averaged: CLIPSxCROPS, as 1x3 (default 1x1)."
+    )
     no_store_clips: bool = option(
         False,
         "Keep the hashes of the clips in reference.npz, not their pixels: verify then needs\n"
@@ -206,22 +214,16 @@ class ExportSpec:
         self._accept_plain_paths()
         check_choices(self, OPTIONS)
         check_precision(self, OPTIONS, self.precision)
-        self._check_opset()
-        self._check_batch()
+        check_opset(self.opset, self.precision)
+        check_batch(self.batch, self.dynamic_batch, self.run_batch)
         if self.threads is not None and self.threads < 1:
             raise UsageError("--threads", got=self.threads, expected="at least 1")
         if not 0 <= self.bench_seconds < math.inf:  # refuses NaN too
             raise UsageError("--bench-seconds", got=self.bench_seconds, expected="at least 0")
         if not -(2**63) <= self.seed < 2**64:
             raise UsageError("--seed", got=self.seed, expected="a number of 64 bits")
-        if self.engine not in ("auto", self.wanted_engine):
-            raise UsageError(f"--engine {self.engine} needs tensorrt in --for")
-        if self.targets and self.wanted_engine in ("none", "tensorrt"):
-            what = f"--target does not go with --engine {self.wanted_engine}"
-            raise UsageError(what, remedy="leave --target away, or choose --engine rtx")
-        if "sm75" in self.targets:
-            why = "TensorRT-RTX has no fp32 matrix product for Turing, and every graph has one"
-            raise UsageError(f"--target sm75 cannot be built: {why}", remedy="leave sm75 away")
+        check_engine(self.engine, self.wanted_engine, self.targets)
+        check_clip(self.sampling, self.views)
         if self.eval and self.mask:
             why = "labelled clips come without masks"
             raise UsageError(f"--eval does not go with --mask: {why}", remedy="leave one away")
@@ -243,19 +245,6 @@ class ExportSpec:
             object.__setattr__(self, name, (words,) if isinstance(words, str) else tuple(words))
         if self.res is not None and not (isinstance(self.res, tuple) and len(self.res) == 2):
             raise UsageError("res", got=repr(self.res), expected="(height, width)")
-
-    def _check_batch(self) -> None:
-        if self.batch is not None and self.batch < 1:
-            raise UsageError("--batch", got=self.batch, expected="at least 1")
-        profile = self.dynamic_batch
-        if profile and not profile.min <= self.run_batch <= profile.max:
-            accepted = f"{profile.min} to {profile.max}"
-            raise UsageError("--batch beside --dynamic-batch", got=self.batch, expected=accepted)
-
-    def _check_opset(self) -> None:
-        least = BF16_OPSET if self.precision == "bf16" else OPSETS.start
-        if self.opset is not None and not least <= self.opset < OPSETS.stop:
-            raise UsageError("--opset", got=self.opset, expected=f"{least} to {OPSETS.stop - 1}")
 
     @property
     def graph_opset(self) -> int:

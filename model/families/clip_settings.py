@@ -69,7 +69,7 @@ def _of_pipeline(
     if length == 1 and clips == config.frames:  # segments of the whole file
         sampling, clips = Sampling("uniform", "centres"), 1
     else:
-        place = {"rate": interval, "past_end": _PAST_END.get(past, "loop")}
+        place = {"rate": interval, "past_end": _PAST_END.get(str(past), "loop")}
         sampling = _valid(Sampling("dense", "steps", place="centre"), place)
     if sampling is None:
         return {}, ()

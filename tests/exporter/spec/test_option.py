@@ -43,6 +43,8 @@ GIVEN = {
     "batch": 2,
     "num_classes": 7,
     "task": "multi-label",
+    "sampling": "dense:4@30",
+    "views": "1x3",
     "dim": 32,
     "depth": 1,
     "heads": 2,
