@@ -6,6 +6,7 @@ is an error to explain, the stage `accuracy` only with labelled clips.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -35,10 +36,22 @@ from exporter.run.job import Calibration, Job, Measuring, gather
 from exporter.run.stages import OnProgress, Stage, Stages, no_progress
 from exporter.runners.cuda import look_for_gpu
 from exporter.runners.eager import EagerRunner
-from exporter.runners.open import Opened, load_engine, load_graphs
+from exporter.runners.open import (
+    Opened,
+    is_openvino_wanted,
+    load_engine,
+    load_graphs,
+    load_openvino,
+)
 from exporter.spec import ExportSpec
 from exporter.target.verify import engine_here
-from exporter.to_engine.build import FLAVOURS, EngineInfo, build_engine, choose_flavour
+from exporter.to_engine.build import (
+    FLAVOURS,
+    EngineInfo,
+    FlavourChoice,
+    build_engine,
+    choose_flavour,
+)
 from exporter.to_engine.progress import BuildProgress
 from exporter.to_onnx.export import OnnxGraph, check_onnx
 from exporter.to_onnx.graphs import Graphs, make_graphs
@@ -111,13 +124,12 @@ def _produce(job: Job, resources: ExitStack) -> tuple[Report, dict[str, float | 
     """Run the stages from `rewrite` to `report`; give the floors of the reference too."""
     spec, stages = job.spec, job.stages
     choice = choose_flavour(spec.wanted_engine, gpu=look_for_gpu().gpu is not None)
-    tensorrt = choice.flavour is not None or "tensorrt" in spec.runtimes
+    targets = _other_targets(spec, choice)
     with stages.run("rewrite") as stage:
-        rewritten = rewrite_proven(job, stage, tensorrt=tensorrt)
+        rewritten = rewrite_proven(job, stage, targets)
     with stages.run("onnx") as stage:
-        graphs = make_graphs(job, rewritten.model, resources, tensorrt=tensorrt)
-        paths, threads = (graphs.onnx, graphs.for_engine), torch.get_num_threads()
-        opened = load_graphs(*paths, spec.precision, resources, threads=threads)
+        graphs = make_graphs(job, rewritten.model, resources, targets)
+        opened = _open_graphs(graphs, spec, resources, targets)
         graph = check_onnx(graphs.onnx)
         stage.detail = f"{graph.nodes} nodes, opset {graph.opset}, {graph.file_bytes / 1e6:.1f} MB"
     with stages.run("engine") as stage:
@@ -151,6 +163,33 @@ def _produce(job: Job, resources: ExitStack) -> tuple[Report, dict[str, float | 
             ladder=ladder,
         )
     return replace(report, stages=tuple(stages.done)), floors
+
+
+def _other_targets(spec: ExportSpec, choice: FlavourChoice) -> list[str]:
+    """List the targets beside ONNX Runtime: those that are named, or that work here."""
+    wanted = {
+        "tensorrt": choice.flavour is not None or "tensorrt" in spec.runtimes,
+        "openvino": is_openvino_wanted(spec.runtimes, spec.precision, spec.keep_fp32),
+    }
+    return [target for target, is_wanted in wanted.items() if is_wanted]
+
+
+def _open_graphs(
+    graphs: Graphs, spec: ExportSpec, resources: ExitStack, targets: Collection[str]
+) -> Opened:
+    threads = torch.get_num_threads()
+    opened = load_graphs(graphs.onnx, graphs.for_engine, spec.precision, resources, threads=threads)
+    if "openvino" not in targets:
+        return opened
+    return opened + load_openvino(
+        graphs.for_openvino,
+        spec.precision,
+        resources,
+        threads=threads,
+        keep_fp32=spec.keep_fp32,
+        named="openvino" in spec.runtimes,
+        prove=graphs.for_openvino != graphs.onnx,
+    )
 
 
 def _prove(
@@ -273,6 +312,8 @@ def _graph_facts(
         "inputs_used": [{"name": name, "note": note} for name, note in used],
         "peak_memory_mb": max(stage.peak_memory_mb or 0.0 for stage in job.stages.done),
     }
+    if graphs.for_openvino not in (None, graphs.onnx):
+        facts["openvino_bytes"] = graphs.for_openvino.stat().st_size
     if graphs.fp32 is not None and job.calibration is not None:
         facts |= {
             "quantized": graphs.quantized,

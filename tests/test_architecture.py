@@ -52,7 +52,7 @@ OWNERS = {
     "tensorrt": TENSORRT_OWNERS,
     "tensorrt_rtx": TENSORRT_OWNERS,
     "tensorrt_bindings": TENSORRT_OWNERS,
-    "openvino": {"exporter.machine.environment"},
+    "openvino": {"exporter.runners.openvino"},
     "huggingface_hub": {"exporter.files.hub"},
     "matplotlib": {"exporter.report.drawing"},
     "pyarrow": {"exporter.predict.rows"},
@@ -91,6 +91,7 @@ WITHOUT_TORCH = (
     "exporter.runners.onnxruntime",
     "exporter.runners.onnxruntime_cuda",
     "exporter.runners.open",
+    "exporter.runners.openvino",
     "exporter.runners.tensorrt",
     "exporter.runners.tensorrt_engine",
     "exporter.predict",
@@ -272,7 +273,7 @@ class TestTheChecks:
 @pytest.mark.parametrize("package", ["model", "exporter"])
 def test_importing_a_package_loads_no_optional_package(package):
     optional = ("onnx", "onnxruntime", "av", "cuda", "tensorrt", "tensorrt_rtx", "matplotlib")
-    optional += ("huggingface_hub", "pyarrow", "ray")
+    optional += ("huggingface_hub", "openvino", "pyarrow", "ray")
     code = (
         f"import sys, {package}\n"
         f"print(*sorted(set({optional!r}) & set(sys.modules)), {package!r} in sys.modules)"

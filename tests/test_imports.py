@@ -12,6 +12,7 @@ HEAVY = (
     "onnx",
     "onnxruntime",
     "onnxscript",
+    "openvino",
     "tensorrt",
     "tensorrt_rtx",
     "av",

@@ -24,7 +24,7 @@ def doctor(*, require: Targets = (), json_: Json = False) -> int:
 
     With --require the exit code is 4 if the machine lacks an ability:
     gpu runs model.onnx on an NVIDIA GPU, engine runs TensorRT engines,
-    openvino means that OpenVINO is installed.
+    openvino runs exports in OpenVINO on the CPU.
 
     Examples:
         tsformer doctor --require gpu,engine

@@ -32,6 +32,7 @@ def predict(
     top: WholeOrNone = None,
     features: Path | None = None,
     device: str = "cpu",
+    cache: Path | None = None,
     engine: Hidden = False,
     threads: WholeOrNone = None,
     json_: Json = False,
@@ -55,9 +56,11 @@ def predict(
         top: Classes to show of each clip, best first (default 5, or all where there are fewer). A
             regression shows all its values.
         features: Write the outputs of the export to this .npz file instead, one row a clip.
-        device: cpu and cuda run model.onnx in ONNX Runtime, engine runs the TensorRT engine.
+        device: cpu and cuda run model.onnx in ONNX Runtime, engine runs the TensorRT engine,
+            openvino runs OpenVINO on the CPU; openvino-bf16 an int8 export with bf16 for the rest.
+        cache: Folder in which OpenVINO keeps the compiled model, to load it faster next time.
         engine: The same as --device engine.
-        threads: Threads of ONNX Runtime (default: one for each core).
+        threads: Threads on the CPU (default: one for each core).
         json_: Print JSON instead of a table.
         debug: Show the trace of an error.
     """
@@ -67,7 +70,7 @@ def predict(
     from exporter.predict import Predictor
 
     device = "engine" if engine else device
-    with Predictor(directory, device=device, threads=threads) as predictor:
+    with Predictor(directory, device=device, threads=threads, cache=cache) as predictor:
         _warn(directory, predictor, engine=device == "engine")
         if features is not None:
             if top is not None:

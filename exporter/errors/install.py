@@ -18,7 +18,7 @@ from exporter.errors import MissingPackageError, ShadowedError
 
 NAME = "tsformer"
 EXPORTING = ("cpu", "gpu")  # the extras with torch
-EXTRAS = ("runtime", "runtime-gpu", *EXPORTING, "hub", "label", "ray")  # for users
+EXTRAS = ("openvino", "runtime", "runtime-gpu", *EXPORTING, "hub", "label", "ray")  # for users
 COMMANDS = ("tsformer", "export", "tsformer.py")  # the last for `python -m tsformer`
 # Modules whose distributions have other names. A `-` in place of a `_` does not need an entry.
 _DISTRIBUTIONS = {

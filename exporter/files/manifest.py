@@ -17,9 +17,11 @@ from model.preprocessing import Preprocessing
 
 GRAPH = "model.onnx"
 ENGINE_GRAPH = "model.tensorrt.onnx"
+OPENVINO_GRAPH = "model.openvino.onnx"
 ENGINE = "model.engine"
 # The facts of the graph that a report shows without reading it.
 _OF_THE_GRAPH = ("opset", "nodes", "parameters", "file_bytes", "sha256", "inputs", "outputs")
+_OF_SOME_GRAPHS = ("openvino_bytes",)
 
 
 def write_manifest(
@@ -60,7 +62,8 @@ def write_manifest(
         "labels": labels,
         "task": task,
         "engine": report.engine,
-        "graph": {name: report.graph[name] for name in _OF_THE_GRAPH},
+        "graph": {name: report.graph[name] for name in _OF_THE_GRAPH}
+        | {name: report.graph[name] for name in _OF_SOME_GRAPHS if name in report.graph},
         "floors": floors,
         "environment": report.environment,
         "files": {
@@ -112,6 +115,13 @@ def read_manifest(
         if (directory / name).is_file():
             check_hash(directory / name, expected)
     return manifest
+
+
+def openvino_graph(manifest: Mapping[str, Any]) -> str | None:
+    """Return the file of an export that OpenVINO runs; None if the export has none."""
+    if OPENVINO_GRAPH in manifest["files"]:
+        return OPENVINO_GRAPH
+    return GRAPH if manifest["spec"]["precision"] in ("fp32", "int8") else None
 
 
 def require_file(directory: Path, name: str) -> None:

@@ -21,6 +21,7 @@ from exporter.runners.base import Runner
 from exporter.runners.eager import EagerRunner
 from exporter.runners.onnxruntime import OnnxRuntimeRunner
 from exporter.runners.open import FOR_PROOF_ONLY
+from exporter.runners.openvino import OpenVinoRunner
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def _time_runners(
 
     timed = [runner for runner in runners if runner.name not in FOR_PROOF_ONLY]
     for runner in timed:
-        if isinstance(runner, OnnxRuntimeRunner):
+        if isinstance(runner, OnnxRuntimeRunner | OpenVinoRunner):
             runner.use_threads(torch.get_num_threads())
     with ExitStack() as others:
         baselines: list[Runner] = [others.enter_context(EagerRunner(job.model, job.inputs.shapes))]

@@ -17,7 +17,7 @@ TASKS: Mapping[str, tuple[str, Sequence[str | tuple[str, ...]]]] = {
     "build": ("build engines", (ANY_TENSORRT,)),
     "gpu": ("run model.onnx on the GPU", (GPU, CUDA)),
     "engine": ("run engines", (GPU, ANY_TENSORRT)),
-    "openvino": ("read model.onnx with OpenVINO", ("OpenVINO",)),
+    "openvino": ("run exports in OpenVINO", ("OpenVINO", "Video (PyAV)")),
 }
 REQUIRABLE = ("gpu", "engine", "openvino")
 

@@ -19,9 +19,12 @@ from exporter.machine.cores import usable_cores
 from exporter.runners.cuda import GpuStatus, look_for_gpu
 from exporter.runners.onnxruntime import available_devices
 from exporter.runners.onnxruntime_cuda import OnnxRuntimeCudaRunner
+from exporter.runners.openvino import precisions
 from exporter.to_engine.build import available_flavours
 
-_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy", "av")
+_PACKAGES = (
+    *("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "numpy", "av"),
+)
 # A graph `y = x` of one float32, as bytes of ONNX: this file runs without the package onnx.
 IDENTITY = bytes.fromhex(
     "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179"
@@ -117,12 +120,12 @@ def _examine_cuda(devices: Sequence[str]) -> Finding:
 def _examine_openvino() -> Finding:
     version = _version("openvino")
     if version is None:
-        return Finding("OpenVINO", False, "not installed", "pip install openvino")
+        return Finding("OpenVINO", False, "not installed", how_to_install("openvino"))
     try:
-        import openvino  # noqa: F401  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        return Finding("OpenVINO", False, f"it cannot be imported: {error}", "install it again")
-    return Finding("OpenVINO", True, version)
+        offered = precisions()
+    except RuntimeFailure as error:
+        return Finding("OpenVINO", False, str(error), "install it again")
+    return Finding("OpenVINO", True, f"{version}, {', '.join(offered)} on this CPU")
 
 
 def _examine_video() -> Finding:

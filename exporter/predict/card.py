@@ -9,7 +9,7 @@ from typing import Any
 
 from exporter.errors import ManifestError, UsageError
 from exporter.files.machines import Machines, read_machines
-from exporter.files.manifest import ENGINE, read_manifest
+from exporter.files.manifest import ENGINE, openvino_graph, read_manifest
 from exporter.spec import BatchProfile
 from model.config import ClipConfig, ConfigError
 from model.preprocessing import Preprocessing
@@ -23,7 +23,9 @@ class Card:
     `labels` are the numbers of the classes where their names are not known (`named` is False).
     `task` is what the logits mean. `dynamic_batch` is the range of a free batch. `engine_module` is
     the package that built the engine; None without an engine. `machines` is what other machines
-    recorded. `outputs` are the outputs of the graph, `hashes` those of the files.
+    recorded. `outputs` are the outputs of the graph, `hashes` those of the files. `openvino_graph`
+    is the file that OpenVINO runs; None if the export has none. `keep_fp32` names the modules that
+    stay in float32.
     """
 
     verdict: str
@@ -39,6 +41,8 @@ class Card:
     machines: Machines
     outputs: tuple[str, ...]
     hashes: Mapping[str, str]
+    openvino_graph: str | None
+    keep_fp32: tuple[str, ...]
 
     @classmethod
     def read(cls, directory: Path) -> Card:
@@ -88,6 +92,8 @@ class Card:
             machines=machines,
             outputs=tuple(str(output["name"]) for output in manifest["outputs"]),
             hashes={name: entry["sha256"] for name, entry in manifest["files"].items()},
+            openvino_graph=openvino_graph(manifest),
+            keep_fp32=tuple(manifest["spec"]["keep_fp32"]),
         )
 
     @property

@@ -25,11 +25,13 @@ from exporter.predict.batches import Batches, in_groups
 from exporter.predict.card import Card
 from exporter.runners.base import Closing, Runner
 from exporter.runners.onnxruntime_cuda import open_onnxruntime
+from exporter.runners.openvino import WITH_BF16, OpenVinoRunner
 from exporter.runners.tensorrt import TensorRtRunner
 from exporter.to_engine.build import FLAVOUR_OF_MODULE
 from model.outputs import LOGITS
 
-DEVICES = ("cpu", "cuda", "engine")
+OPENVINO = (OpenVinoRunner.name, WITH_BF16)
+DEVICES = ("cpu", "cuda", "engine", *OPENVINO)
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,11 @@ class Predictor(Closing):
 
     Args:
         directory: A directory that `export` made.
-        device: `cpu` and `cuda` run `model.onnx` in ONNX Runtime, `engine` the TensorRT engine.
-        threads: Threads of ONNX Runtime (default: one for each core).
+        device: `cpu` and `cuda` run `model.onnx` in ONNX Runtime, `engine` the TensorRT engine,
+            `openvino` the graph for OpenVINO. `openvino-bf16`: int8 products, bf16 between them.
+        threads: Threads on the CPU (default: one for each core).
         batch: Clips of one run (default: as many as the model takes).
+        cache: A folder in which OpenVINO keeps the compiled model, to load it faster next time.
 
     Raises:
         NoExportError: if the directory is not an export.
@@ -82,21 +86,27 @@ class Predictor(Closing):
         device: str = "cpu",
         threads: int | None = None,
         batch: int | None = None,
+        cache: str | Path | None = None,
     ) -> None:
         if threads is not None and threads < 1:
             raise UsageError("--threads", got=threads, expected="at least 1")
         if device not in DEVICES:
             raise UsageError("--device", got=device, expected=f"one of {', '.join(DEVICES)}")
+        if cache is not None and device not in OPENVINO:
+            raise UsageError("--cache is for --device openvino", got=device)
         engine = device == "engine"
+        threads = threads or usable_cores() or 1
         directory = Path(directory)
         self.card = card = Card.read(directory)
-        self.file = ENGINE if engine else GRAPH  # what is run
+        others = {"engine": ENGINE} | dict.fromkeys(OPENVINO, card.openvino_graph)
+        self.file = others.get(device) or GRAPH  # what is run
         self.runner: Runner
         if engine:
             self.runner = _load_engine(directory, card)
+        elif device in OPENVINO:
+            self.runner = _load_openvino(directory, card, device, threads, cache)
         else:
             require_file(directory, GRAPH)
-            threads = threads or usable_cores() or 1
             self.runner = open_onnxruntime(
                 directory / GRAPH, device, threads=threads, precision=card.precision
             )
@@ -206,6 +216,26 @@ def _check_sizes(directory: Path, card: Card, runner: Runner) -> None:
             got=axes,
             expected=dict(runner.input_shapes),
         )
+
+
+def _load_openvino(
+    directory: Path, card: Card, device: str, threads: int, cache: str | Path | None
+) -> OpenVinoRunner:
+    if device == WITH_BF16 and card.precision != "int8":
+        remedy = f"--device {OpenVinoRunner.name} computes in the precision of the export"
+        raise UsageError(f"--device {device} is for int8", got=card.precision, remedy=remedy)
+    if card.openvino_graph is None:
+        remedy = "export it again with --for openvino"
+        raise UsageError(f"{directory} has no graph for OpenVINO", remedy=remedy)
+    require_file(directory, card.openvino_graph)
+    return OpenVinoRunner(
+        directory / card.openvino_graph,
+        card.precision,
+        threads=threads,
+        rest="bf16" if device == WITH_BF16 else "fp32",
+        keep_fp32=card.keep_fp32,
+        cache=Path(cache) if cache else None,
+    )
 
 
 def _load_engine(directory: Path, card: Card) -> TensorRtRunner:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -33,12 +33,12 @@ from model.classifier import VideoClassifier
 REWRITE_LIMIT = 1e-9
 
 
-def rewrite_proven(job: Job, stage: Stage, *, tensorrt: bool) -> Rewritten:
+def rewrite_proven(job: Job, stage: Stage, targets: Collection[str]) -> Rewritten:
     """Rewrite the model for `model.onnx`, and prove in float64 that it is the same function.
 
-    With `tensorrt`, the layout for TensorRT is proven too. The proof compares the model that is
-    rewritten in float64, where rounding plays no role. The rounding of folded weights is judged by
-    `judge_runtimes`, in units of the rounding of the model itself.
+    The layouts of the other targets, `tensorrt` and `openvino`, are proven too. The proof compares
+    the model that is rewritten in float64, where rounding plays no role. The rounding of folded
+    weights is judged by `judge_runtimes`, in units of the rounding of the model itself.
     """
     spec, clip = job.spec, job.inputs.batch(1)
     skip = rewrites_to_skip(spec, job.model)
@@ -53,9 +53,10 @@ def rewrite_proven(job: Job, stage: Stage, *, tensorrt: bool) -> Rewritten:
         return float(np.max([relative_error(made[name], truth[name]) for name in truth]))
 
     truth = run(job.model)
-    layouts = [skip, rewrites_to_skip(spec, job.model, "tensorrt")] if tensorrt else [skip]
+    layouts = [skip, *(rewrites_to_skip(spec, job.model, target) for target in sorted(targets))]
     exact = (
-        rewrite(in_precision(job.model, "fp64"), left_out, spec.run_batch) for left_out in layouts
+        rewrite(in_precision(job.model, "fp64"), left_out, spec.run_batch)
+        for left_out in {frozenset(layout) for layout in layouts}
     )
     error = float(np.max([error_of(run(model)) for model in exact]))
     # A model that float32 does not determine may fail in float64 too: leave that to parity.
@@ -116,6 +117,6 @@ def keep_references(job: Job, references: Mapping[str, Reference]) -> dict[str, 
 
 def _rounding(form: str, ranges: Ranges) -> Int8:
     """Say how an int8 graph of a form rounds: see `int8_products.FORMS`."""
-    if form == "int8-onnxruntime":
-        return Int8(ranges)
+    if form != "int8-tensorrt":
+        return Int8(ranges, rest="bf16" if form == "int8-bf16" else "fp32")
     return Int8(ranges, symmetric=True, weight_levels=127, rest=REST_OF_INT8)

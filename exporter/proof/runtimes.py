@@ -16,7 +16,9 @@ from exporter.results import Parity
 from exporter.run.stages import Stage
 from exporter.runners.base import EVALUATOR
 from exporter.runners.onnxruntime import OnnxRuntimeRunner
-from exporter.runners.open import TENSORRT_GRAPH_EVALUATED, Opened
+from exporter.runners.open import OPENVINO_GRAPH_RUN, TENSORRT_GRAPH_EVALUATED, Opened
+from exporter.runners.openvino import WITH_BF16, OpenVinoRunner
+from exporter.runners.tensorrt import TensorRtRunner
 from exporter.spec.option import BatchProfile
 from model.task import TaskName
 
@@ -24,13 +26,17 @@ FP32 = "fp32"
 
 
 def rounding_form(runtime: str, precision: str) -> str:
-    """Name how the graph of a runtime rounds: its precision, and for int8 whose form it has.
+    """Name how a runtime rounds: its precision, and for int8 whose form its graph has.
 
-    The forms of int8 are those of `int8_products.FORMS`.
+    The forms of int8 are those of `int8_products.FORMS`, and `int8-bf16`: that of ONNX Runtime with
+    bf16 between the products.
     """
     if precision != "int8":
         return precision
-    return "int8-onnxruntime" if runtime == OnnxRuntimeRunner.name else "int8-tensorrt"
+    if runtime == WITH_BF16:
+        return "int8-bf16"
+    on_a_cpu = (OnnxRuntimeRunner.name, OpenVinoRunner.name, OPENVINO_GRAPH_RUN)
+    return "int8-onnxruntime" if runtime in on_a_cpu else "int8-tensorrt"
 
 
 def references_of(
@@ -91,7 +97,7 @@ def judge_runtimes(
                 Parity(runner.name, runner.device, runner.precision, "not-run", reason=reason)
             )
             continue
-        bounded = not isinstance(runner, OnnxRuntimeRunner)
+        bounded = isinstance(runner, TensorRtRunner)
         sizes = batch_sizes(batch, profile, bounded=bounded)
         stateless = runner.name in (EVALUATOR, TENSORRT_GRAPH_EVALUATED)
         parity += validate(runner, references[form], inputs.arrays, sizes, stateless=stateless)

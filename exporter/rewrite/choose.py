@@ -1,12 +1,14 @@
 """Which rewrites suit an export: its target, its precision, and what stays in float32.
 
 For TensorRT the rules are those with the most fused attentions and the fewest kernels in
-`scripts/results/fusion.json`, which `scripts/gpu/fusion.py` measures.
+`scripts/results/fusion.json`, which `scripts/gpu/fusion.py` measures. For OpenVINO the rules are
+those with the lowest times in `scripts/results/layouts.json`, which `scripts/peers/layouts.py`
+measures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from exporter.precision import kept_modules
@@ -16,6 +18,14 @@ from exporter.rewrite.rule import Rewrite
 from exporter.spec import ExportSpec
 from model.classifier import VideoClassifier
 from model.precision import rounded_modules
+
+# Precision -> the rewrites that suit OpenVINO; a precision without an entry takes those of ONNX
+# Runtime. OpenVINO computes bf16 and fp16 from a float32 graph. It fuses a plain attention, and the
+# other rewrites break that fusion.
+OPENVINO: Mapping[str, frozenset[str]] = {
+    "bf16": frozenset({"class_token", "fold_fc", "fold_pixels"}),
+    "fp16": frozenset({"class_token", "fold_fc", "fold_pixels"}),
+}
 
 
 def rewrite_for_export(
@@ -67,6 +77,11 @@ def _changing(rule: Rewrite[Any], outputs: Sequence[str]) -> str:
 
 def _unsuited(rule: Rewrite[Any], target: str, precision: str, dim: int) -> str:
     """Why a rewrite does not suit the graph of an export; empty where it does."""
+    if target == "openvino":
+        if precision in OPENVINO:
+            suits = rule.name in OPENVINO[precision]
+            return "" if suits else f"it does not suit openvino in {precision}"
+        target = "onnxruntime"
     if target not in rule.targets:
         return f"it does not suit {target}"
     if precision not in rule.precisions:

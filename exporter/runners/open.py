@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,22 @@ from exporter.runners.base import EVALUATOR, Runner
 from exporter.runners.cuda import NO_GPU, look_for_gpu
 from exporter.runners.onnxruntime import PLUGIN, OnnxRuntimeRunner, available_devices
 from exporter.runners.onnxruntime_cuda import open_onnxruntime
+from exporter.runners.openvino import (
+    WITH_BF16,
+    OpenVinoRunner,
+    is_installed,
+    require_precision,
+)
 from exporter.runners.tensorrt import TensorRtRunner
 from exporter.to_engine.build import FLAVOUR_OF_MODULE
 
 # These run on a CPU the graph that the engine is built from.
 TENSORRT_GRAPH_RUN = f"{OnnxRuntimeRunner.name}-tensorrt"
 TENSORRT_GRAPH_EVALUATED = f"{EVALUATOR}-tensorrt"
+# This runs the graph for OpenVINO, in float32.
+OPENVINO_GRAPH_RUN = f"{OnnxRuntimeRunner.name}-{OpenVinoRunner.name}"
 # Runtimes that are judged and not timed, since nobody deploys them.
-FOR_PROOF_ONLY = (EVALUATOR, TENSORRT_GRAPH_RUN, TENSORRT_GRAPH_EVALUATED)
+FOR_PROOF_ONLY = (EVALUATOR, TENSORRT_GRAPH_RUN, TENSORRT_GRAPH_EVALUATED, OPENVINO_GRAPH_RUN)
 # No other runtime of a CPU computes in these precisions.
 EVALUATED = ("fp16", "bf16")
 
@@ -123,6 +132,82 @@ def load_graphs(
         session.name = TENSORRT_GRAPH_RUN
         opened += Opened((resources.enter_context(session),))
     return opened
+
+
+def is_openvino_wanted(runtimes: Collection[str], precision: str, keep_fp32: Sequence[str]) -> bool:
+    """Tell whether an export is for OpenVINO: it is named, or nothing is and it runs here."""
+    if runtimes or not is_installed():
+        return "openvino" in runtimes
+    return not _why_no_openvino(precision, "fp32", keep_fp32)
+
+
+def load_openvino(
+    graph: Path | None,
+    precision: str,
+    resources: ExitStack,
+    *,
+    threads: int,
+    keep_fp32: Sequence[str] = (),
+    named: bool = True,
+    prove: bool = False,
+) -> Opened:
+    """Open a graph in OpenVINO, in the precision of the export.
+
+    An int8 graph is opened a second time, with bf16 between the products.
+
+    Args:
+        graph: The graph for OpenVINO; None if the export has none.
+        precision: The precision of the export.
+        resources: What closes the runners.
+        threads: Threads of a run.
+        keep_fp32: The modules of the export that stay in float32.
+        named: Whether OpenVINO was asked for. If not, it gives a row only where it runs.
+        prove: Open the graph in ONNX Runtime too: it computes the types that the graph has, so a
+            graph for bf16 is proven in float32 on any CPU.
+
+    Raises:
+        RuntimeFailure: if a float32 graph does not load.
+    """
+    rests = {OpenVinoRunner.name: "fp32"} | ({WITH_BF16: "bf16"} if precision == "int8" else {})
+    opened = Opened()
+    if prove and graph is not None:
+        typed = "int8" if precision == "int8" else "fp32"
+        opened += _load_beside(graph, typed, resources, threads)
+    for name, rest in rests.items():
+        reason = _why_no_openvino(precision, rest, keep_fp32)
+        if graph is None and not reason:
+            reason = "the export has no graph for OpenVINO: export it again with --for openvino"
+        if graph is None or reason:
+            opened += absent(name, "cpu", precision, reason) if named else Opened()
+            continue
+        try:
+            runner = OpenVinoRunner(graph, precision, threads=threads, rest=rest)
+        except RuntimeFailure as error:
+            if precision == "fp32":
+                raise
+            opened += absent(name, "cpu", precision, str(error))
+        else:
+            opened += Opened((resources.enter_context(runner),))
+    return opened
+
+
+def _load_beside(graph: Path, precision: str, resources: ExitStack, threads: int) -> Opened:
+    """Open the graph for OpenVINO in ONNX Runtime."""
+    try:
+        session = OnnxRuntimeRunner(graph, threads=threads, precision=precision)
+    except RuntimeFailure as error:
+        return absent(OPENVINO_GRAPH_RUN, "cpu", precision, str(error))
+    session.name = OPENVINO_GRAPH_RUN
+    return Opened((resources.enter_context(session),))
+
+
+def _why_no_openvino(precision: str, rest: str, keep_fp32: Sequence[str]) -> str:
+    """Say why OpenVINO does not compute so here; empty if it does."""
+    try:
+        require_precision(precision, rest, keep_fp32)
+    except RuntimeFailure as error:
+        return str(error)
+    return ""
 
 
 def load_engine(module: str | None, path: Path, precision: str, resources: ExitStack) -> Opened:

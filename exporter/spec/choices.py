@@ -16,7 +16,7 @@ REWRITE_NAMES: tuple[str, ...] = (  # of `exporter.rewrite`, which imports torch
     *("cut_attention", "cut_feed_forward", "join_feed_forward", "fold_pixels"),
 )
 OUTPUT_WORDS: tuple[str, ...] = tuple(name.replace("_", "-") for name in OUTPUTS)
-RUNTIMES: tuple[str, ...] = ("onnxruntime", "tensorrt")
+RUNTIMES: tuple[str, ...] = ("onnxruntime", "openvino", "tensorrt")
 DEFAULT_FAMILY = "fast_timesformer"
 OPSETS = range(16, 24)  # TensorRT 8 of JetPack 5 reads up to 17
 DEFAULT_OPSET = 20  # the first with Gelu; every TensorRT from 10 on parses it

@@ -157,7 +157,7 @@ class ExportSpec:
     )
     optimize_for: str = option(
         "onnxruntime",
-        "Lay model.onnx out for onnxruntime on a CPU (default), or for tensorrt.",
+        "Lay model.onnx out for onnxruntime on a CPU (default), openvino or tensorrt.",
         choices=Choices("runtime", RUNTIMES),
         graph=22,
     )
@@ -187,8 +187,8 @@ class ExportSpec:
     opset: int | None = option(None, "ONNX opset (default 20; 22 for bf16).", graph=23)
     runtimes: tuple[str, ...] = option(
         (),
-        "Runtimes to make a graph for, as onnxruntime,tensorrt (default: onnxruntime, and\n"
-        "tensorrt where an engine is built). model.onnx is always made.",
+        "Runtimes to make a graph for, as onnxruntime,openvino,tensorrt (default: onnxruntime,\n"
+        "openvino where it runs, tensorrt where an engine is built). model.onnx is always made.",
         flag="for",
         choices=Choices("runtime", RUNTIMES),
         whole=True,

@@ -163,7 +163,9 @@ def _read_timed(report: Row, verdict: str, entry: Row) -> Timed:
 def _file_bytes(report: Row, runtime: str) -> int:
     if runtime.startswith("tensorrt"):
         return report["engine"]["bytes"]
-    return report["graph"]["file_bytes"]
+    graph = report["graph"]
+    shared = graph["file_bytes"]
+    return graph.get("openvino_bytes", shared) if runtime.startswith("openvino") else shared
 
 
 def _find_row(rows: Iterable[Row], entry: Row) -> Row:

@@ -20,7 +20,7 @@ from exporter.predict import Card
 from exporter.results import Latency
 from exporter.run.stages import OnProgress, no_progress
 from exporter.runners.base import Arrays, Runner
-from exporter.runners.onnxruntime import OnnxRuntimeRunner
+from exporter.runners.tensorrt import TensorRtRunner
 from exporter.target.runtimes import open_runtimes
 
 MOST_RUNS = 1000
@@ -115,7 +115,7 @@ def _split(runners: Sequence[Runner], card: Card, size: int) -> tuple[list[Runne
     taking, refusing = [], []
     for runner in runners:
         fixed, profile = runner.input_shapes["video"][0], card.dynamic_batch
-        least = profile.min if profile and not isinstance(runner, OnnxRuntimeRunner) else 1
+        least = profile.min if profile and isinstance(runner, TensorRtRunner) else 1
         if fixed and fixed != size:
             reason = f"its batch is {fixed}; export with --dynamic-batch MIN:OPT:MAX for others"
         elif profile and not fixed and not least <= size <= profile.max:

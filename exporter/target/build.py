@@ -112,7 +112,7 @@ def _spec(manifest: Mapping[str, Any], engine: str, targets: tuple[str, ...]) ->
         raise ManifestError(
             f"the manifest is damaged: {error}", remedy="export it again"
         ) from error
-    return replace(spec, engine=engine, targets=targets)
+    return replace(spec, engine=engine, targets=targets, runtimes=())  # whatever --for named
 
 
 def _graph(directory: Path, manifest: Mapping[str, Any]) -> Path:

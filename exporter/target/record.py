@@ -28,7 +28,9 @@ def keep(
         OutputError: if the record cannot be written.
     """
     manifest = read_manifest(directory)
-    path = record(directory, manifest, machine_name(name), environment, files_run(rows), rows)
+    path = record(
+        directory, manifest, machine_name(name), environment, files_run(rows, manifest), rows
+    )
     found = read_machines(directory, manifest)
     page = directory / MACHINES / PAGE
     write_page(page, "machines.html.jinja", title=directory.absolute().name, machines=found)

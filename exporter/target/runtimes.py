@@ -8,21 +8,31 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import RuntimeFailure
-from exporter.files.manifest import ENGINE, ENGINE_GRAPH, GRAPH
+from exporter.files.manifest import (
+    ENGINE,
+    ENGINE_GRAPH,
+    GRAPH,
+    OPENVINO_GRAPH,
+    openvino_graph,
+)
 from exporter.machine.environment import usable_cores
 from exporter.predict import Card
 from exporter.results import Latency, Parity
 from exporter.runners.cuda import look_for_gpu
 from exporter.runners.onnxruntime import available_devices
 from exporter.runners.open import (
+    OPENVINO_GRAPH_RUN,
     TENSORRT_GRAPH_EVALUATED,
     TENSORRT_GRAPH_RUN,
     Opened,
     absent,
+    is_openvino_wanted,
     load_engine,
     load_graphs,
     load_onnx,
+    load_openvino,
 )
+from exporter.runners.openvino import WITH_BF16, OpenVinoRunner, is_installed
 from exporter.to_engine.build import FLAVOUR_OF_MODULE
 
 
@@ -40,6 +50,7 @@ def open_runtimes(
     """
     card = Card.of(directory, manifest)
     opened = _open_graphs(directory, manifest, card.precision, resources, for_proof=for_proof)
+    opened += _open_openvino(directory, manifest, card.precision, resources, for_proof=for_proof)
     if card.engine_module is None:
         return opened
     if not (directory / ENGINE).is_file():
@@ -53,9 +64,12 @@ def open_runtimes(
     return opened + engine
 
 
-def files_run(rows: Iterable[Parity | Latency]) -> dict[str, str]:
-    """Say which file each runtime of these rows runs."""
+def files_run(rows: Iterable[Parity | Latency], manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Say which file of an export each runtime of these rows runs."""
     others = {TENSORRT_GRAPH_RUN: ENGINE_GRAPH, TENSORRT_GRAPH_EVALUATED: ENGINE_GRAPH}
+    if OPENVINO_GRAPH in manifest["files"]:
+        names = (OpenVinoRunner.name, WITH_BF16, OPENVINO_GRAPH_RUN)
+        others |= dict.fromkeys(names, OPENVINO_GRAPH)
     others |= dict.fromkeys(FLAVOUR_OF_MODULE, ENGINE)
     return {row.runtime: others.get(row.runtime, GRAPH) for row in rows}
 
@@ -74,11 +88,43 @@ def _open_graphs(
     try:
         available_devices()
     except RuntimeFailure as error:
-        if "flavour" not in manifest["engine"]:
+        others = is_installed() and _is_for_openvino(manifest, precision)
+        if "flavour" not in manifest["engine"] and not others:
             raise
-        return absent("onnxruntime", "cpu", precision, str(error))  # the engine may run without
+        return absent("onnxruntime", "cpu", precision, str(error))  # others may run without
     threads = usable_cores() or 1
     if not for_proof:
         return load_onnx(graph, precision, resources, threads=threads, evaluate=False)
     two = ENGINE_GRAPH in manifest["files"] and for_engine.is_file()
     return load_graphs(graph, for_engine if two else None, precision, resources, threads=threads)
+
+
+def _open_openvino(
+    directory: Path,
+    manifest: Mapping[str, Any],
+    precision: str,
+    resources: ExitStack,
+    *,
+    for_proof: bool,
+) -> Opened:
+    if not _is_for_openvino(manifest, precision):
+        return Opened()
+    name = openvino_graph(manifest)
+    if name and not (directory / name).is_file():
+        return absent(OpenVinoRunner.name, "cpu", precision, f"{name} is not in the directory")
+    return load_openvino(
+        directory / name if name else None,
+        precision,
+        resources,
+        threads=usable_cores() or 1,
+        keep_fp32=manifest["spec"]["keep_fp32"],
+        prove=for_proof and name == OPENVINO_GRAPH,
+    )
+
+
+def _is_for_openvino(manifest: Mapping[str, Any], precision: str) -> bool:
+    """Tell whether an export is for OpenVINO, or names no runtime and OpenVINO works here."""
+    spec = manifest["spec"]
+    runtimes = spec.get("runtimes") or ()  # exports before it was offered do not say
+    wanted = is_openvino_wanted(runtimes, precision, spec["keep_fp32"])
+    return wanted or OPENVINO_GRAPH in manifest["files"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,16 +12,17 @@ from typing import Any
 
 import torch
 
-from exporter.files.manifest import ENGINE_GRAPH, GRAPH
+from exporter.files.manifest import ENGINE_GRAPH, GRAPH, OPENVINO_GRAPH
 from exporter.precision import REST_OF_INT8, in_precision, kept_modules
-from exporter.rewrite.choose import rewrite_for_export
+from exporter.rewrite.choose import rewrite_for_export, rewrites_to_skip
 from exporter.run.job import Job
-from exporter.spec import OF_THE_GRAPH
+from exporter.spec import OF_THE_GRAPH, ExportSpec
 from exporter.to_onnx.export import export_onnx
-from exporter.to_onnx.quantize import quantize
+from exporter.to_onnx.quantize import Quantized, quantize
 from model.classifier import VideoClassifier
 from model.outputs import LOGITS
 
+_HALVES = ("fp16", "bf16")
 HALF_QUANTISED_OPSET = 19  # the first whose QuantizeLinear takes fp16
 
 
@@ -31,39 +33,41 @@ class Graphs:
     Attributes:
         onnx: The graph for ONNX Runtime, `model.onnx`.
         for_engine: The graph from which the engine is built; None where TensorRT is no target.
+        for_openvino: The graph that OpenVINO runs: `onnx` where its layout suits OpenVINO too; None
+            where OpenVINO is no target.
         fp32: For an int8 export, the float32 graph whose time is compared with int8.
         quantized: For an int8 export, the summary of the quantisation of `onnx`.
     """
 
     onnx: Path
     for_engine: Path | None = None
+    for_openvino: Path | None = None
     fp32: Path | None = None
     quantized: dict[str, Any] | None = None
 
 
 def make_graphs(
-    job: Job, rewritten: VideoClassifier, resources: ExitStack, *, tensorrt: bool
+    job: Job, rewritten: VideoClassifier, resources: ExitStack, targets: Collection[str]
 ) -> Graphs:
-    """Write `model.onnx`; with `tensorrt`, also write `model.tensorrt.onnx`.
+    """Write `model.onnx`, and the graphs of the other targets: `tensorrt`, `openvino`.
 
     For ONNX Runtime an int8 graph is quantised from a float32 graph. The time of int8 is compared
     with the time of the float32 graph that a user would run instead of int8.
     """
     spec, path = job.spec, job.directory / GRAPH
-    for_engine = _make_for_tensorrt(job) if tensorrt else None
+    others = (
+        _make_for_tensorrt(job) if "tensorrt" in targets else None,
+        _make_for_openvino(job, path) if "openvino" in targets else None,
+    )
     if job.calibration is None:
         lowered = in_precision(rewritten, spec.precision, spec.keep_fp32)
         _export_onnx(job, lowered, path)
-        return Graphs(path, for_engine)
-    folder = Path(resources.enter_context(TemporaryDirectory()))
-    aside, fp32 = folder / "aside.onnx", folder / "fp32.onnx"
-    _export_onnx(job, rewritten, aside)
+        return Graphs(path, *others)
+    fp32 = Path(resources.enter_context(TemporaryDirectory())) / "fp32.onnx"
     in_full = replace(spec, precision="fp32", keep_fp32=(), calibration=())
     _export_onnx(job, rewrite_for_export(in_full, job.model), fp32)
-    kept = kept_modules(rewritten, spec.keep_fp32)
-    clips = job.calibration.clips.arrays
-    made = quantize(aside, path, clips, form="onnxruntime", keep=kept)
-    return Graphs(path, for_engine, fp32, asdict(made))
+    made = _write_int8(job, rewritten, path)
+    return Graphs(path, *others, fp32, asdict(made))
 
 
 def _make_for_tensorrt(job: Job) -> Path:
@@ -82,8 +86,46 @@ def _make_for_tensorrt(job: Job) -> Path:
     return path
 
 
-def _export_onnx(job: Job, model: VideoClassifier, path: Path, least_opset: int = 0) -> None:
-    spec = job.spec
+def _write_int8(job: Job, model: VideoClassifier, path: Path) -> Quantized:
+    """Write a graph of int8 products, and float32 for the rest, for a CPU."""
+    assert job.calibration is not None
+    kept, clips = kept_modules(model, job.spec.keep_fp32), job.calibration.clips.arrays
+    with TemporaryDirectory() as folder:
+        aside = Path(folder) / "aside.onnx"
+        _export_onnx(job, model, aside)
+        return quantize(aside, path, clips, form="onnxruntime", keep=kept)
+
+
+def _make_for_openvino(job: Job, shared: Path) -> Path | None:
+    """Write the graph for OpenVINO, or give `shared` where both runtimes take the same one.
+
+    OpenVINO computes bf16 and fp16 from a float32 graph: it converts values and weights itself. So
+    it cannot keep modules in float32, and there is no graph for that.
+    """
+    spec, path = job.spec, job.directory / OPENVINO_GRAPH
+    if spec.keep_fp32 and spec.precision in _HALVES:
+        return None
+    if not has_openvino_graph(spec, job.model):
+        return shared
+    model = rewrite_for_export(spec, job.model, "openvino")
+    if job.calibration is None:
+        _export_onnx(job, model, path, precision="fp32")
+    else:
+        _write_int8(job, model, path)
+    return path
+
+
+def has_openvino_graph(spec: ExportSpec, model: VideoClassifier) -> bool:
+    """Tell whether OpenVINO takes another graph than ONNX Runtime."""
+    if spec.precision in _HALVES:
+        return True
+    return rewrites_to_skip(spec, model).keys() != rewrites_to_skip(spec, model, "openvino").keys()
+
+
+def _export_onnx(
+    job: Job, model: VideoClassifier, path: Path, least_opset: int = 0, precision: str | None = None
+) -> None:
+    spec = job.spec if precision is None else replace(job.spec, precision=precision, keep_fp32=())
     description = {
         "tsformer.spec": json.dumps({name: job.resolved[name] for name in OF_THE_GRAPH}),
         "tsformer.family": model.family,

@@ -112,7 +112,7 @@ def untraced(function):
 @pytest.fixture(scope="session")
 def tiny():
     """Arguments of an `ExportSpec` whose export takes a few seconds."""
-    return {**TINY, "bench_seconds": 0.0, "engine": "none"}
+    return {**TINY, "bench_seconds": 0.0, "engine": "none", "runtimes": ("onnxruntime",)}
 
 
 @pytest.fixture(scope="session")
@@ -121,7 +121,8 @@ def tiny_flags():
     height, width = TINY["res"]
     sizes = {k.replace("_", "-"): v for k, v in TINY.items() if k != "res"}
     flags = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
-    return [*flags, "--res", f"{height}x{width}", "--bench-seconds", "0", "--engine", "none"]
+    size = ("--res", f"{height}x{width}")
+    return [*flags, *size, "--bench-seconds", "0", "--engine", "none", "--for", "onnxruntime"]
 
 
 @pytest.fixture(scope="session")

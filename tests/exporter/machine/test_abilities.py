@@ -24,7 +24,7 @@ def found(*broken):
         ((), set()),
         (("PyTorch",), {"export"}),
         (("ONNX Runtime",), {"export", "use"}),
-        (("Video (PyAV)",), {"export", "use"}),
+        (("Video (PyAV)",), {"export", "use", "openvino"}),
         (("TensorRT",), set()),
         (("TensorRT", "TensorRT-RTX"), {"build", "engine"}),
         (("ONNX Runtime on CUDA",), {"gpu"}),
@@ -46,7 +46,7 @@ def test_what_is_missing_is_told_once():
     with pytest.raises(DoctorError) as caught:
         require(REQUIRABLE, everything)
     assert str(caught.value) == (
-        "this machine cannot run model.onnx on the GPU or run engines or read model.onnx with "
+        "this machine cannot run model.onnx on the GPU or run engines or run exports in "
         "OpenVINO: got NVIDIA GPU: missing, OpenVINO: missing; install NVIDIA GPU, install OpenVINO"
     )
     assert caught.value.exit_code == 4

@@ -3,7 +3,7 @@ import os
 import platform
 import sys
 from contextlib import nullcontext
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -108,17 +108,19 @@ def test_the_graph_that_cuda_is_tried_with_is_valid():
 
 
 @pytest.mark.parametrize(
-    ("version", "module", "works"),
-    [(None, None, False), ("2026.4", None, False), ("2026.4", ModuleType("openvino"), True)],
+    ("version", "imported", "works"),
+    [(None, False, False), ("2026.4", False, False), ("2026.4", True, True)],
 )
-def test_openvino_works_where_it_can_be_imported(flavours, monkeypatch, version, module, works):
+def test_openvino_works_where_it_can_be_imported(flavours, monkeypatch, version, imported, works):
     known = environment._version
     monkeypatch.setattr(
         environment, "_version", lambda name: version if name == "openvino" else known(name)
     )
-    monkeypatch.setitem(sys.modules, "openvino", module)
+    if not imported:
+        monkeypatch.setitem(sys.modules, "openvino", None)
     found = finding("OpenVINO")
     assert (found.works, bool(found.remedy)) == (works, not works)
+    assert not works or found.found.startswith("2026.4, fp32")
 
 
 def test_a_gpu_that_cannot_be_used_is_a_finding_with_its_remedy(flavours, monkeypatch):

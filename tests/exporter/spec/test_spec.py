@@ -33,7 +33,7 @@ REFUSED = {
         {"runtimes": ("onnxruntime",), "engine": "rtx"},
         "--engine rtx needs tensorrt in --for",
     ),
-    "a graph for OpenVINO": ({"runtimes": ("openvino",)}, "onnxruntime, tensorrt"),
+    "a graph for TVM": ({"runtimes": ("tvm",)}, "onnxruntime, openvino, tensorrt"),
     "nothing to keep": ({"keep_fp32": ("blocks",)}, "choose fp16, bf16 or int8"),
     "nothing to calibrate": (
         {"calibration": ("a.mp4",), "precision": "fp16"},
