@@ -6,8 +6,8 @@ one row, see `exporter.proof.rows`. For each input: its name,
 its note and its SHA-256. Synthetic inputs are made again. Real clips are stored as the model took
 them, or only by their hash.
 
-A rounding form says how a runtime rounds: `fp32`, `fp16`, `bf16`, or for int8 `int8-onnxruntime`
-and `int8-tensorrt`.
+A rounding form says how a runtime rounds: `fp32`, `fp16`, `bf16`, or for int8 `int8-onnxruntime`,
+`int8-bf16` and `int8-tensorrt`.
 """
 
 from __future__ import annotations

@@ -135,10 +135,13 @@ def load_graphs(
 
 
 def is_openvino_wanted(runtimes: Collection[str], precision: str, keep_fp32: Sequence[str]) -> bool:
-    """Tell whether an export is for OpenVINO: it is named, or nothing is and it runs here."""
-    if runtimes or not is_installed():
-        return "openvino" in runtimes
-    return not _why_no_openvino(precision, "fp32", keep_fp32)
+    """Tell whether an export is for OpenVINO: it is named, or nothing is and it works here."""
+    return "openvino" in (runtimes or (["openvino"] if works_here(precision, keep_fp32) else ()))
+
+
+def works_here(precision: str, keep_fp32: Sequence[str]) -> bool:
+    """Tell whether OpenVINO is installed, and computes in a precision on this CPU."""
+    return is_installed() and not _why_no_openvino(precision, "fp32", keep_fp32)
 
 
 def load_openvino(

@@ -22,6 +22,7 @@ from exporter import ExportSpec
 from exporter.machine import environment
 from exporter.pipeline import export
 from exporter.runners import cuda
+from exporter.runners import open as opening
 from exporter.to_engine.build import available_flavours
 from exporter.to_onnx import export as to_onnx
 
@@ -67,6 +68,23 @@ def _tensorrt_asked_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(environment, "available_flavours", functools.cache(available_flavours))
         yield
+
+
+_works_here = opening.works_here
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _openvino_where_it_is_named():
+    """Leave OpenVINO out of exports that name no runtime: compiling each of them takes time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(opening, "works_here", lambda *_: False)
+        yield
+
+
+@pytest.fixture
+def openvino_by_default(monkeypatch):
+    """Let an export be for OpenVINO if it names no runtime, as for users."""
+    monkeypatch.setattr(opening, "works_here", _works_here)
 
 
 @pytest.fixture

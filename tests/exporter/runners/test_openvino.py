@@ -255,6 +255,10 @@ class TestOpening:
         assert (first.name, first.precision) == (OPENVINO_GRAPH_RUN, "fp32")
         assert error_of(first.run({"video": CLIPS})["logits"]) < 1e-6
 
+    def test_modules_in_float32_are_a_row_that_says_why_not(self, resources):
+        (row,) = load_openvino(None, "bf16", resources, threads=1, keep_fp32=("head",)).absences
+        assert "--keep-fp32 names modules" in row.reason
+
     def test_an_export_without_a_graph_for_it_says_what_to_do(self, resources, monkeypatch):
         monkeypatch.setattr(openvino_file, "precisions", lambda: ("fp32", "bf16"))
         (row,) = load_openvino(None, "bf16", resources, threads=1).absences
@@ -281,7 +285,7 @@ class TestOpening:
         ],
     )
     def test_an_export_is_for_openvino_where_it_is_named_or_works(
-        self, monkeypatch, installed, runtimes, precision, kept, wanted
+        self, monkeypatch, openvino_by_default, installed, runtimes, precision, kept, wanted
     ):
         monkeypatch.setattr(opening, "is_installed", lambda: installed)
         monkeypatch.setattr(openvino_file, "precisions", lambda: ("fp32", "int8"))
