@@ -6,7 +6,9 @@ import json
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from exporter.cli.parsing import Flag, Json, Output, WholeOrNone
 from exporter.cli.terminal import progress, read_stdin, show, time_left
@@ -15,13 +17,15 @@ from exporter.errors import UsageError, VideoError
 if TYPE_CHECKING:
     from exporter.predict.label import Labelled, Labeller
 
+ListFile = Annotated[str | None, Parameter(name="--list", allow_leading_hyphen=True)]  # - is stdin
+
 
 def label(
     directory: Path,
     /,
     *clips: Path,
     output: Output = None,
-    list_: str | None = None,
+    list_: ListFile = None,
     top: WholeOrNone = None,
     device: str = "cpu",
     threads: WholeOrNone = None,

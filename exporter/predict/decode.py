@@ -10,6 +10,7 @@ a new worker, and is a bad clip if that one dies too.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -107,6 +108,8 @@ class Readers(Closing):
             for worker in self._workers:
                 worker.kill()
         self._threads.shutdown(cancel_futures=True)
+        for worker in self._workers:
+            worker.release()
 
     def _read(self, source: Source) -> ReadClip:
         reason = ""
@@ -128,7 +131,7 @@ class Readers(Closing):
             if self._closed:
                 raise RuntimeFailure("reading clips was ended")
             worker = _Worker(*self._how)
-            self._workers = [old for old in self._workers if old.alive] + [worker]
+            self._workers.append(worker)
         worker.wait_until_ready()
         return worker
 
@@ -149,10 +152,6 @@ class _Worker:
         )
         self._to, self._from = _pipes(self._process)
         self._send(pickle.dumps((os.getpid(), config, preprocessing)).hex())
-
-    @property
-    def alive(self) -> bool:
-        return self._process.poll() is None
 
     def wait_until_ready(self) -> None:
         if not self._from.readline().endswith(b"\n"):
@@ -176,8 +175,15 @@ class _Worker:
         self._process.kill()
         self._process.wait()
 
+    def release(self) -> None:
+        """Close what belongs to a process that ended."""
+        with contextlib.suppress(BrokenPipeError):
+            self._to.close()
+        self._from.close()
+        self._noise.close()
+
     def last_words(self) -> str:
-        """Say how the process ended, and close what belongs to it."""
+        """Say how the process ended."""
         code = self._process.wait()
         self._noise.seek(0)
         said = " ".join(self._noise.read().decode(errors="replace").split())[-200:]
@@ -188,11 +194,9 @@ class _Worker:
         return f"{how}: {said}" if said else how
 
     def _send(self, line: str) -> None:
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it died: reading its answer finds that too
             self._to.write(line.encode() + b"\n")
             self._to.flush()
-        except BrokenPipeError:
-            pass  # it died: reading its answer finds that too
 
 
 def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], Any]:

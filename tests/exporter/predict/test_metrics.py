@@ -129,4 +129,7 @@ def test_scores_follow_the_task():
 
 def test_scores_of_views_are_averaged():
     logits = np.array([[0.0, math.log(3)], [0.0, 0.0]])
-    np.testing.assert_allclose(scores_of(logits, "single-label"), [0.375, 0.625])
+    mean = 1 / (1 + math.sqrt(3))  # the softmax of the mean logits
+    np.testing.assert_allclose(scores_of(logits, "single-label"), [mean, 1 - mean])
+    average = scores_of(logits, "single-label", "probabilities")
+    np.testing.assert_allclose(average, [0.375, 0.625])

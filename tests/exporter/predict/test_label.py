@@ -1,0 +1,236 @@
+"""Test rows of an archive: the same in every way to run, and kept over every kill."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pyarrow.parquet as pq
+import pytest
+
+from exporter.cli import main
+from exporter.errors import MissingPackageError, OutputError, UsageError
+from exporter.predict import Predictor, rows
+from exporter.predict.label import Labelling, Row, find_clips, in_shard, label
+from exporter.predict.rows import RowLog
+
+FIELDS = ["clip", "classes", "scores", "note", "error", "seconds"]
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def without_times(found):
+    return sorted(json.dumps({**row, "seconds": 0}, sort_keys=True) for row in found)
+
+
+@pytest.fixture(scope="module")
+def expected(flexible, archive, tmp_path_factory):
+    """Label the archive clip by clip in this process."""
+    out = tmp_path_factory.mktemp("expected") / "rows.jsonl"
+    label(Labelling(flexible, batch=1, jobs=0), find_clips([archive]), out)
+    return read(out)
+
+
+class TestRows:
+    def test_each_clip_has_one_row_with_the_answer_of_predict(self, expected, flexible, archive):
+        assert len(expected) == 12
+        assert len({row["clip"] for row in expected}) == 12
+        assert all(list(row) == FIELDS for row in expected)
+        good = [row for row in expected if row["error"] is None]
+        assert len(good) == 10
+        with Predictor(flexible, batch=1) as predictor:
+            for row, found in zip(good, predictor.predict([r["clip"] for r in good]), strict=True):
+                assert row["classes"] == [entry.label for entry in found.classes]
+                assert row["scores"] == [round(entry.score, 6) for entry in found.classes]
+
+    def test_a_clip_that_cannot_be_read_is_a_row_with_the_reason(self, expected):
+        bad = {row["clip"].rpartition("/")[2]: row for row in expected if row["error"]}
+        assert set(bad) == {"notes.txt", "empty.mkv"}
+        assert "notes.txt is not a video" in bad["notes.txt"]["error"]
+        assert bad["notes.txt"]["classes"] == bad["notes.txt"]["scores"] == []
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(("jobs", "batch"), [(1, None), (2, 3)])
+    def test_jobs_and_batch_do_not_change_them(
+        self, jobs, batch, expected, flexible, archive, tmp_path
+    ):
+        how = Labelling(flexible, batch=batch, jobs=jobs)
+        label(how, find_clips([archive]), tmp_path / "rows.jsonl")
+        found = read(tmp_path / "rows.jsonl")
+        assert without_times(found) == without_times(expected)
+        assert [row["clip"] for row in found] == [row["clip"] for row in expected]
+
+    def test_shards_divide_them(self, expected, flexible, archive, tmp_path):
+        clips = find_clips([archive])
+        found = []
+        for shard in ("1/3", "2/3", "3/3"):
+            out = tmp_path / f"{shard[0]}.jsonl"
+            label(Labelling(flexible, jobs=0), in_shard(clips, shard), out)
+            found += read(out)
+        assert without_times(found) == without_times(expected)
+
+    def test_the_shard_of_a_clip_does_not_depend_on_the_others(self, archive):
+        clips = find_clips([archive])
+        shards = [in_shard(clips, f"{i}/3") for i in (1, 2, 3)]
+        assert sorted(clip for shard in shards for clip in shard) == sorted(clips)
+        assert all(shards)
+        assert in_shard(clips[5:], "2/3") == [clip for clip in shards[1] if clip in clips[5:]]
+
+    @pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "1/0", "a/b", "1/2/3"])
+    def test_a_wrong_shard_is_refused(self, shard):
+        with pytest.raises(UsageError, match="--shard"):
+            in_shard(["x"], shard)
+
+    def test_parquet_has_the_same_rows(self, expected, flexible, archive, tmp_path):
+        out = tmp_path / "rows.parquet"
+        label(Labelling(flexible, jobs=0), find_clips([archive]), out)
+        table = pq.read_table(out)
+        assert table.column_names == FIELDS
+        assert without_times(table.to_pylist()) == without_times(expected)
+        assert not list(tmp_path.glob(".*"))
+
+    def test_a_name_that_is_no_text_is_written_as_text(self, flexible, archive, tmp_path):
+        odd = tmp_path / "clip\udcff.mkv"
+        odd.write_bytes((archive / "a" / "1.mkv").read_bytes())
+        for out in (tmp_path / "rows.jsonl", tmp_path / "rows.parquet"):
+            label(Labelling(flexible, jobs=0), [str(odd)], out)
+            assert label(Labelling(flexible, jobs=0), [str(odd)], out).added == 0
+        (row,) = read(tmp_path / "rows.jsonl")
+        assert row["clip"].endswith("clip\\udcff.mkv")
+        assert row["error"] is None
+
+
+class TestGoingOn:
+    def test_clips_with_a_row_are_passed_over(self, expected, flexible, archive, tmp_path):
+        out, clips = tmp_path / "rows.jsonl", find_clips([archive])
+        first = label(Labelling(flexible, jobs=0), clips[:5], out)
+        then = label(Labelling(flexible, jobs=0), [*clips, *clips], out)
+        assert (first.before, first.added) == (0, 5)
+        assert (then.before, then.added, then.bad) == (5, 7, 2)
+        assert without_times(read(out)) == without_times(expected)
+
+    def test_a_torn_last_line_is_done_again(self, expected, flexible, archive, tmp_path):
+        out, clips = tmp_path / "rows.jsonl", find_clips([archive])
+        label(Labelling(flexible, jobs=0), clips, out)
+        for cut in (1, 40, 700):
+            out.write_bytes(out.read_bytes()[:-cut])
+            label(Labelling(flexible, jobs=0), clips, out)
+            assert without_times(read(out)) == without_times(expected)
+
+    @pytest.mark.slow
+    def test_kills_lose_no_clip_and_double_none(self, expected, flexible, archive, tmp_path):
+        out, draw = tmp_path / "rows.jsonl", random.Random(0)
+        command = [sys.executable, "-m", "exporter", "label", str(flexible), str(archive)]
+        command += ["-o", str(out), "--jobs", "2", "--batch", "1"]
+        for wanted in (1, 3, 5, 8):
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+            while (not out.exists() or out.read_bytes().count(b"\n") < wanted) and (
+                process.poll() is None
+            ):
+                time.sleep(0.001 * draw.random())
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        assert without_times(read(out)) == without_times(expected)
+
+    def test_rows_of_another_model_are_not_continued(self, flexible, exported, archive, tmp_path):
+        out = tmp_path / "rows.jsonl"
+        clips = find_clips([archive / "b"])
+        label(Labelling(flexible, jobs=0), clips, out)
+        with pytest.raises(OutputError, match="made with another model"):
+            label(Labelling(exported().directory, jobs=0), clips, out)
+        with pytest.raises(OutputError, match="made with another classes of a row"):
+            label(Labelling(flexible, jobs=0, top=2), clips, out)
+
+    def test_a_file_of_something_else_is_left_alone(self, flexible, archive, tmp_path):
+        out = tmp_path / "notes.jsonl"
+        out.write_text("mine\n")
+        with pytest.raises(OutputError, match="has no rows of tsformer"):
+            label(Labelling(flexible, jobs=0), find_clips([archive]), out)
+        assert out.read_text() == "mine\n"
+
+    def test_two_processes_do_not_append_at_the_same_time(self, tmp_path):
+        with RowLog(tmp_path / "rows.jsonl", {}), pytest.raises(OutputError, match="another"):
+            RowLog(tmp_path / "rows.jsonl", {})
+
+    def test_a_line_that_is_no_row_is_named(self, tmp_path):
+        with RowLog(tmp_path / "rows.jsonl", {}) as log:
+            log.append([{"clip": "a"}])
+        with (tmp_path / "rows.jsonl").open("a") as file:
+            file.write("{}\n")
+        with (
+            RowLog(tmp_path / "rows.jsonl", {}) as log,
+            pytest.raises(OutputError, match=r"rows\.jsonl:2 is no row"),
+        ):
+            list(log.rows())
+
+
+class TestTheCommand:
+    def test_it_says_what_it_did(self, flexible, archive, tmp_path, capsys, monkeypatch):
+        out = tmp_path / "rows.jsonl"
+        (tmp_path / "list.txt").write_text(f"{archive}/a/1.mkv\n\nbeside.mkv\n")
+        (tmp_path / "beside.mkv").write_bytes((archive / "a" / "2.mkv").read_bytes())
+        given = ["label", str(flexible), "--list", str(tmp_path / "list.txt"), "-o", str(out)]
+        assert main([*given, "--jobs", "1"]) == 0
+        said = capsys.readouterr()
+        assert said.out.startswith(f"{out}: 2 clips; ")
+        assert [row["clip"] for row in read(out)] == [
+            f"{archive}/a/1.mkv",
+            f"{tmp_path}/beside.mkv",
+        ]
+        assert main([*given, str(archive / "b"), "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert (told["before"], told["added"], told["bad"]) == (2, 5, 1)
+
+    def test_a_list_comes_from_standard_input(self, flexible, archive, tmp_path):
+        given = ["--list", "-", "-o", str(tmp_path / "rows.jsonl"), "--jobs", "1"]
+        done = subprocess.run(
+            [sys.executable, "-m", "exporter", "label", str(flexible), *given],
+            input=os.fsencode(f"{archive}/a/1.mkv\n"),
+            capture_output=True,
+            check=True,
+        )
+        assert b"1 clips" in done.stdout
+        assert read(tmp_path / "rows.jsonl")[0]["clip"] == f"{archive}/a/1.mkv"
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["x"], "usage: -o is missing"),
+            (["-o", "{out}.jsonl"], "usage: no clip is given"),
+            (["x", "-o", "{out}.csv"], "usage: -o: got"),
+            (["x", "-o", "{out}.jsonl", "--jobs", "0"], "usage: --jobs: got 0"),
+            (["x", "-o", "{out}.jsonl", "--batch", "9"], "usage: --batch: got 9, expected 1 to 4"),
+            (["x", "-o", "{out}.jsonl", "--top", "13"], "usage: --top: got 13, expected 1 to 12"),
+        ],
+    )
+    def test_a_wrong_argument_is_one_line(self, arguments, said, flexible, tmp_path, capsys):
+        filled = [word.format(out=tmp_path / "rows") for word in arguments]
+        assert main(["label", str(flexible), *filled]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"tsformer: {said}")
+        assert err.count("\n") == 1
+
+    def test_parquet_without_pyarrow_names_the_extra(self, flexible, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+        with pytest.raises(MissingPackageError, match="file needs pyarrow, which is not installed"):
+            label(Labelling(flexible, jobs=0), ["x"], tmp_path / "rows.parquet")
+
+
+def test_long_torn_lines_are_cut(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"clip": "a"}\n' + b"x" * 200_000)
+    rows._cut_torn_line(path)
+    assert path.read_bytes() == b'{"clip": "a"}\n'
+    path.write_bytes(b"x" * 200_000)
+    rows._cut_torn_line(path)
+    assert path.read_bytes() == b""
+
+
+def test_a_row_without_an_answer_has_an_error():
+    assert Row("a", error="why").classes == ()
