@@ -95,7 +95,7 @@ def _make_fresh(spec: ExportSpec, given: Mapping[str, Any]) -> VideoClassifier:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
         model = family.model.from_config(config).eval()
-    model.preprocessing = model.preprocessing.changed(_clip_of(spec), family.rules)
+    model.preprocessing = replace(model.preprocessing, rules=family.rules).changed(_clip_of(spec))
     return model
 
 
@@ -182,6 +182,7 @@ def resolve(spec: ExportSpec, model: VideoClassifier) -> dict[str, Any]:
         "task": model.task,
         "sampling": str(model.preprocessing.sampling) if model.preprocessing.sampling else None,
         "views": str(model.preprocessing.views),
+        "clip": list(model.preprocessing.sentences),
         "batch": spec.run_batch,
         "opset": spec.graph_opset,
         "targets": list(spec.engine_targets),

@@ -33,6 +33,7 @@ from exporter.report import write_report
 from exporter.results import Accuracy, Ladder, Parity, Report, Verdict, overall_verdict
 from exporter.rewrite import Rewritten
 from exporter.run.job import Calibration, Job, Measuring, gather
+from exporter.run.sheets import make_sheets
 from exporter.run.stages import OnProgress, Stage, Stages, no_progress
 from exporter.runners.cuda import look_for_gpu
 from exporter.runners.eager import EagerRunner
@@ -106,7 +107,7 @@ def export(
             job = gather(spec, resolved, model, staged.path, stages, stage, measuring)
         with ExitStack() as resources:
             report, floors = _produce(job, resources)
-        write_report(report, staged.path)
+        write_report(report, staged.path, make_sheets(job.inputs, model.preprocessing))
         write_manifest(
             staged.path,
             report,

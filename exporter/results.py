@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
 
 HOST_TO_HOST = "host to host"  # what a latency is of: from host memory to host memory
 Verdict = Literal["pass", "fail", "ill-conditioned", "not-run"]
@@ -163,6 +166,19 @@ class Latency:
     of_limit: float | None = None  # None on a GPU, whose limit is not measured
     timing: str = HOST_TO_HOST
     samples_ms: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """Frames of a clip as the model saw them: uint8 pixels `(h, w, 3)`, each with its caption.
+
+    `frames` is the number of frames of the clip; a sheet may show fewer.
+    """
+
+    clip: str
+    frames: int
+    pixels: tuple[np.ndarray, ...]
+    captions: tuple[str, ...]
 
 
 @dataclass(frozen=True)

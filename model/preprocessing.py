@@ -15,7 +15,7 @@ from model.sampling import Sampling, Views
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 CHANNEL_ORDERS = ("rgb", "bgr")
-_NOT_GIVEN = ("embedded", "assumed")  # of the fields, those that no user gives
+_NOT_GIVEN = ("embedded", "rules", "assumed")  # of the fields, those that no user gives
 UNIFORM = Sampling()  # what is assumed where nothing tells how frames were sampled
 
 
@@ -36,6 +36,8 @@ class Preprocessing:
         antialias: Average what is finer than the pixels of the result.
         channel_order: `rgb` or `bgr`.
         spacing: Seconds between neighbouring frames in training; None if not known.
+        rules: The sampling of the data loader of the model's family: what a text like `dense:32@30`
+            leaves open is taken from it.
         assumed: What was assumed because no file tells it, in words; "" if nothing was.
 
     Raises:
@@ -53,6 +55,7 @@ class Preprocessing:
     antialias: bool = field(default=True, kw_only=True)
     channel_order: str = field(default="rgb", kw_only=True)
     spacing: float | None = field(default=None, kw_only=True)
+    rules: Sampling = field(default=Sampling("dense"), kw_only=True, compare=False)
     assumed: str = field(default="", kw_only=True)
 
     @classmethod
@@ -76,11 +79,11 @@ class Preprocessing:
             known.pop("sampling", None)
         return cls(**_made(known, {"mean", "std"}))
 
-    def changed(self, entries: Mapping[str, Any], rules: Sampling | None = None) -> Preprocessing:
+    def changed(self, entries: Mapping[str, Any]) -> Preprocessing:
         """Return the description with the entries of a `clip` table in place of its own.
 
         `sampling` and `views` are texts, as on the command line, or mappings. What a text does not
-        say is that of the present sampling, or of `rules`.
+        say is that of the present sampling, or of the rules.
 
         Raises:
             ConfigError: if an entry is unknown or not valid.
@@ -90,7 +93,8 @@ class Preprocessing:
             names = [each.name for each in fields(self) if each.name not in _NOT_GIVEN]
             check_choice("entry of clip", name, names)
         if isinstance(text := made.get("sampling"), str):
-            made["sampling"] = Sampling.parse(text, self.sampling or rules)
+            alike = self.sampling and text.startswith(self.sampling.kind)
+            made["sampling"] = Sampling.parse(text, self.sampling if alike else self.rules)
         if isinstance(text := made.get("views"), str):
             made["views"] = Views.parse(text, self.views)
         if "sampling" in made:
@@ -111,7 +115,7 @@ class Preprocessing:
                 "no file tells how the model was trained (see --sampling)"
             )
         else:
-            frames = f"the frames are sampled by {self.sampling}"
+            frames = f"{self.sampling.sentence} ({self.sampling})"
             frames += f": {self.assumed} is assumed, no file tells it" if self.assumed else ""
         views = f"{self.views.clips} clips x {self.views.crops} crops, their {self.views.average}"
         side = self.short_side
@@ -174,7 +178,7 @@ def _made(entries: Mapping[str, Any], needed: Collection[str] = ()) -> dict[str,
             if not isinstance(made.get(name), (list, tuple)):
                 raise ConfigError(f"preprocessing {name}: got {made.get(name)!r}, expected a list")
             made[name] = tuple(made[name])
-    for name, kind in (("sampling", Sampling), ("views", Views)):
+    for name, kind in (("sampling", Sampling), ("rules", Sampling), ("views", Views)):
         if name not in made:
             continue
         value = made[name]
@@ -182,6 +186,6 @@ def _made(entries: Mapping[str, Any], needed: Collection[str] = ()) -> dict[str,
             for entry in value:
                 check_choice(f"entry of {name}", entry, [each.name for each in fields(kind)])
             made[name] = kind(**value)
-        elif not isinstance(value, kind) and (value is not None or kind is Views):
+        elif not isinstance(value, kind) and (value is not None or name != "sampling"):
             raise ConfigError(f"{name}: got {value!r}, expected a text or a table")
     return made

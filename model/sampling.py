@@ -101,6 +101,15 @@ class Sampling:
             steps = (self.rate * frames - 1) / (frames - 1)
         return steps / self.fps
 
+    @property
+    def sentence(self) -> str:
+        """Say for a report which frames are taken."""
+        if self.kind == "uniform":
+            return f"the frames are the {self.rule} of equal segments of the whole file"
+        fps = "of the file" if self.fps is None else f"at {self.fps:g} frames per second"
+        what = "frames apart" if self.rate > 1 else "frame apart"
+        return f"the frames are {self.rate} {what} {fps}, from the {self.place} of the file"
+
     def __str__(self) -> str:
         """The text that `parse` reads, with every word."""
         if self.kind == "uniform":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +21,27 @@ _SYNTHETIC_LIMIT = 2.5  # in the model's units
 
 
 @dataclass(frozen=True)
+class Taken:
+    """The frames of a real clip: their numbers in the file, and their times in seconds if known."""
+
+    indices: tuple[int, ...]
+    times: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Inputs:
     """Named clips: the real clips first, then the synthetic set.
 
     `arrays` maps the name of each model input to its values. `video` is float32
     `(n, f, c, h, w)`, or uint8 `(n, f, h, w, c)` for a model that contains the normalisation.
-    `mask` is bool `(n, f)` and is present only where the model takes a mask.
+    `mask` is bool `(n, f)` and is present only where the model takes a mask. `taken` tells which
+    frames of the real clips these are.
     """
 
     names: tuple[str, ...]
     notes: tuple[str, ...]
     arrays: dict[str, np.ndarray]
+    taken: tuple[Taken, ...] = ()
 
     @property
     def shapes(self) -> dict[str, tuple[int | None, ...]]:
@@ -69,7 +79,9 @@ def gather_inputs(
         VideoError: if a clip cannot be read.
     """
     clips = [_read(path, config, preprocessing, on_clip) for path in videos]
-    return _join([*clips, *synthetic_clips(config, preprocessing)], mask=mask)
+    real = [(path.name, clip.summary, clip.array[0]) for path, clip in clips]
+    inputs = _join([*real, *synthetic_clips(config, preprocessing)], mask=mask)
+    return replace(inputs, taken=tuple(Taken(clip.indices, clip.times) for _, clip in clips))
 
 
 def gather_calibration(
@@ -90,7 +102,8 @@ def gather_calibration(
         VideoError: if a clip cannot be read, or a folder has no clip.
     """
     files = [file for path in paths for file in _files(path)]
-    clips = [_read(file, config, preprocessing, on_clip) for file in files]
+    read = (_read(file, config, preprocessing, on_clip) for file in files)
+    clips = [(path.name, clip.summary, clip.array[0]) for path, clip in read]
     if not clips:
         shapes = as_input(_moving_shapes(config), preprocessing)
         clips = [(f"motion-{i}", "synthetic", clip) for i, clip in enumerate(shapes)]
@@ -147,11 +160,10 @@ def read_for(config: ClipConfig, preprocessing: Preprocessing, source: Source) -
 
 def _read(
     path: Path, config: ClipConfig, preprocessing: Preprocessing, on_clip: Callable[[str], None]
-) -> tuple[str, str, np.ndarray]:
-    """Read one view of a clip; return its name, its note, and its values `(f, c, h, w)`."""
+) -> tuple[Path, Clip]:
+    """Read one view of a clip."""
     on_clip(path.name)
-    clip = read_for(config, preprocessing.one_view, path)
-    return path.name, clip.summary, clip.array[0]
+    return path, read_for(config, preprocessing.one_view, path)
 
 
 def _join(clips: Sequence[tuple[str, str, np.ndarray]], *, mask: bool) -> Inputs:

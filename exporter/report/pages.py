@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -13,7 +14,8 @@ from markupsafe import Markup
 
 from exporter.report import escape, formats, plots, words
 from exporter.report.as_json import report_json
-from exporter.results import Report, overall_verdict
+from exporter.report.png import png_uri
+from exporter.results import Report, Sheet, overall_verdict
 
 _FILTERS = (
     formats.sci,
@@ -42,8 +44,11 @@ _PLOTS = (
 )
 
 
-def write_report(report: Report, directory: Path) -> None:
-    """Write `report.json`, `report.md` and `report.html` into an existing directory."""
+def write_report(report: Report, directory: Path, sheets: Sequence[Sheet] = ()) -> None:
+    """Write `report.json`, `report.md` and `report.html` into an existing directory.
+
+    The page shows the contact sheets of the clips.
+    """
     verdict = overall_verdict(report.parity)
     lines = [*words.notes(report), words.graph_line(report), words.engine_line(report)]
     facts = {
@@ -53,6 +58,7 @@ def write_report(report: Report, directory: Path) -> None:
         "notes": lines,
         "explanation": words.EXPLANATION,
         "runtimes": words.runtimes(report),
+        "sheets": sheets,
     }
     write_page(directory / "report.html", "report.html.jinja", **facts)
     write_page(directory / "report.md", "report.md.jinja", **facts)
@@ -82,6 +88,7 @@ def _environment() -> Environment:
     # Markup keeps jinja from escaping for HTML what is escaped for Markdown.
     environment.filters["md"] = lambda value: Markup(escape.markdown(value))
     environment.filters["code"] = lambda value: Markup(escape.code(value))
+    environment.filters["png_uri"] = lambda pixels: Markup(png_uri(pixels))  # base64
     environment.globals |= {function.__name__: function for function in _PLOTS}
     environment.globals |= {
         "words": {verdict: word for verdict, (word, _, _) in words.WORDS.items()},

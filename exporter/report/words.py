@@ -76,6 +76,8 @@ def notes(report: Report) -> list[str]:
     lines += [f"Model: {note}" for note in report.spec.get("notes") or ()]
     if missing := report.spec.get("clips_not_given"):
         lines.append(f"Not judged, give them with --video: {', '.join(map(clause, missing))}")
+    if clip := report.spec.get("clip"):
+        lines.append(f"Clips: {clip[0]}")
     lines += _task_line(report.spec.get("task"))
     lines += busy_line(report.environment)
     if report.spec.get("allow_ill_conditioned"):

@@ -77,6 +77,7 @@ def describe(
     how = model.preprocessing
     if described := description.get("preprocessing"):
         how = Preprocessing.from_dict(described)
+    how = replace(how, rules=family.rules)
     if told := description.get("clip"):
         how = replace(how, **told)
     if entry := given.get("preprocessing"):
@@ -92,7 +93,7 @@ def describe(
             raise ConfigError(
                 f"clip: got {entry!r}, expected a table, as {{'sampling': 'uniform'}}"
             )
-        how = how.changed(entry, family.rules)
+        how = how.changed(entry)
     model.preprocessing = how
     labels = given.get("labels") or description.get("labels")
     if labels:
