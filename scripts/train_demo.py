@@ -22,15 +22,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from exporter.inputs.motion import MOTION_LABELS, motion_clips
+from exporter.inputs.motion import FPS, MOTION_LABELS, motion_clips
 from exporter.machine.environment import describe
 from model import FastTimeSformer, save_checkpoint
 from model.classifier import VideoClassifier
 from model.config import MECHANISM_NAMES, MechanismName
 from model.preprocessing import Preprocessing
+from model.sampling import Sampling
 
 OUT = Path(__file__).resolve().parent / "checkpoints"
-PREPROCESSING = Preprocessing(mean=(0.35,) * 3, std=(0.2,) * 3)  # near the task's pixel statistics
+PREPROCESSING = Preprocessing(
+    mean=(0.35,) * 3,  # near the task's pixel statistics
+    std=(0.2,) * 3,
+    sampling=Sampling("dense", rate=1, fps=FPS),
+    spacing=1 / FPS,
+)
 REQUIRED_ACCURACY = 0.95
 HELD_OUT_CLIPS, HELD_OUT_SEED = 2048, 0  # training batches use the seeds 1, 2, 3 and so on
 LOG_EVERY = 100

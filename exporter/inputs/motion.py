@@ -12,6 +12,7 @@ import numpy as np
 
 from exporter.errors import UsageError
 
+FPS = 15.0  # frames per second that the clips of the task are taken to have
 # Unit: sides of the frame per frame, so the task is the same at every resolution. At the usual size
 # (224 pixels, patches of 16) a step is not a whole number of patches, so shapes do not align.
 SPEEDS: Mapping[str, float] = {"slow": 0.04, "fast": 0.1}
@@ -34,6 +35,7 @@ _SMALLEST = {
     "height": LEAST_SIDE,
     "width": LEAST_SIDE,
     "channels": 1,
+    "finer": 1,
     "seed": 0,
 }
 # The largest number of periods of the background along a side. Its waves are longer than a shape.
@@ -49,6 +51,7 @@ def motion_clips(
     seed: int,
     channels: int = 3,
     first: int = 0,
+    finer: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Make clips of moving shapes `(n, f, c, h, w)` float32 in [0, 1], and labels `(n,)` int64.
 
@@ -71,16 +74,19 @@ def motion_clips(
         seed: Seed of all clips; not negative.
         channels: Number of channels c.
         first: Number of the first clip.
+        finer: Frames in which a shape moves as far as usually in one: more frames per second.
 
     Raises:
         UsageError: if an argument is not a whole number or too small.
     """
     _check(count=count, frames=frames, height=height, width=width, seed=seed, channels=channels)
+    _check(finer=finer)
     labels = (first + np.arange(count, dtype=np.int64)) % len(MOTION_LABELS)
     clips = np.empty((count, frames, channels, height, width), np.float32)
     for i, (clip, label) in enumerate(zip(clips, labels, strict=True)):
         rng = np.random.Generator(np.random.PCG64([seed, first + i]))
-        _draw(clip, rng, _VELOCITIES[label])
+        down, across = _VELOCITIES[label]
+        _draw(clip, rng, (down / finer, across / finer))
     return clips, labels
 
 
