@@ -52,12 +52,12 @@ def evaluate(
     Args:
         directory: What `tsformer export` made.
         data: A folder with a folder for each class, a list with lines `path label`, or motion.
-        device: cpu and cuda run model.onnx in ONNX Runtime, engine runs the TensorRT engine;
-            several as cpu,engine. The first is the main one.
+        device: cpu and cuda run model.onnx in ONNX Runtime, engine runs the TensorRT engine,
+            openvino runs OpenVINO on the CPU; several as cpu,engine. The first is the main one.
         against: Another export of the same model to run on the same clips; may be given several
             times.
         output: Directory for the answers, evaluation.json and evaluation.html.
-        threads: Threads of ONNX Runtime (default: one for each core).
+        threads: Threads on the CPU (default: one for each core).
         batch: Clips of one run (default: as many as the model takes).
         jobs: Processes that read clips (default: one for each core).
         max_bad: Share of clips that may be bad, as 5% or 0.05.

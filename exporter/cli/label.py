@@ -55,8 +55,9 @@ def label(
         output: The file of rows: its name ends in .jsonl or .parquet.
         list_: A file with a clip on each line; - reads the list from standard input.
         top: Classes of a row, best first (default 5, or all where there are fewer).
-        device: cpu and cuda run model.onnx in ONNX Runtime, engine runs the TensorRT engine.
-        threads: Threads of ONNX Runtime (default: one for each core).
+        device: cpu and cuda run model.onnx in ONNX Runtime, engine runs the TensorRT engine,
+            openvino runs OpenVINO on the CPU.
+        threads: Threads on the CPU (default: one for each core).
         batch: Clips of one run (default: as many as the model takes).
         jobs: Processes that read clips (default: one for each core); with --ray, workers.
         shard: Take only part i of n of the clips, as 1/8; n machines take one part each.

@@ -9,7 +9,7 @@ from typing import Any
 
 from exporter.errors import ManifestError, UsageError
 from exporter.files.machines import Machines, read_machines
-from exporter.files.manifest import ENGINE, openvino_graph, read_manifest
+from exporter.files.manifest import ENGINE, GRAPH, openvino_graph, read_manifest
 from exporter.spec import BatchProfile
 from model.config import ClipConfig, ConfigError
 from model.preprocessing import Preprocessing
@@ -95,6 +95,12 @@ class Card:
             openvino_graph=openvino_graph(manifest),
             keep_fp32=tuple(manifest["spec"]["keep_fp32"]),
         )
+
+    def file_of(self, device: str) -> str:
+        """Return the file that a device runs; see `Predictor`."""
+        if device == "engine":
+            return ENGINE
+        return GRAPH if not device.startswith("openvino") else self.openvino_graph or GRAPH
 
     @property
     def doubt(self) -> str:

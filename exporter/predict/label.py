@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from exporter.errors import UsageError
-from exporter.files.manifest import ENGINE, GRAPH
 from exporter.inputs.clip_list import find_clip
 from exporter.inputs.dataset import name_of
 from exporter.inputs.frames import find_images
@@ -226,9 +225,8 @@ def as_text(path: str) -> str:
 def _made_by(how: Labelling) -> dict[str, Any]:
     """Say what decides the rows; the runtime is not opened, so other machines may continue."""
     card = Card.read(how.directory)
-    file = ENGINE if how.device == "engine" else GRAPH
     return {
-        "model": card.hashes.get(file),
+        "model": card.hashes.get(card.file_of(how.device)),
         "preprocessing": str(card.preprocessing),
         "task": card.task,
         "labels": list(card.labels),

@@ -98,8 +98,7 @@ class Predictor(Closing):
         threads = threads or usable_cores() or 1
         directory = Path(directory)
         self.card = card = Card.read(directory)
-        others = {"engine": ENGINE} | dict.fromkeys(OPENVINO, card.openvino_graph)
-        self.file = others.get(device) or GRAPH  # what is run
+        self.file = card.file_of(device)  # what is run
         self.runner: Runner
         if engine:
             self.runner = _load_engine(directory, card)
