@@ -27,8 +27,14 @@ from exporter.precision import Int8, kept_modules, observe_ranges
 from exporter.predict.batches import Batches
 from exporter.predict.evaluate import Evaluation, Subject, evaluate
 from exporter.proof.ladder import climb
-from exporter.proof.prove import keep_references, make_references, rewrite_proven
+from exporter.proof.prove import (
+    keep_references,
+    make_references,
+    make_structures,
+    rewrite_proven,
+)
 from exporter.proof.runtimes import judge_runtimes
+from exporter.proof.structure import judge_structures
 from exporter.report import write_report
 from exporter.results import Accuracy, Ladder, Parity, Report, Verdict, overall_verdict
 from exporter.rewrite import Rewritten
@@ -199,9 +205,11 @@ def _prove(
     """Judge the runtimes, and keep what they were judged by; give the floors too."""
     spec, inputs = job.spec, job.inputs
     references = make_references(spec, job.model, inputs, job.calibration, opened, stage)
+    structures = make_structures(spec, job.model, inputs, job.directory, stage)
     how = (spec.run_batch, spec.dynamic_batch, stage)
     parity = judge_runtimes(references, inputs, opened, *how)
-    return parity, keep_references(job, references)
+    parity += judge_structures(job.directory, structures, references, inputs, spec.precision, *how)
+    return parity, keep_references(job, references, structures)
 
 
 def _build_engine(

@@ -60,7 +60,9 @@ class InputParity:
 class Parity:
     """One output of one runtime, judged against the float64 truth: the worst over the inputs.
 
-    Only logits have a top-1 and a top-5 class.
+    Only logits have a top-1 and a top-5 class. `judged` is what the row is about. For `structure`
+    the graph is computed in float64, and the truth has the weights of the graph, so that nothing
+    rounds. For `rounding` a runtime computes the graph as it is.
     """
 
     runtime: str
@@ -80,6 +82,7 @@ class Parity:
     reason: str = ""
     per_input: tuple[InputParity, ...] = ()
     output: str = "logits"
+    judged: Literal["rounding", "structure"] = "rounding"
 
 
 @dataclass(frozen=True)
@@ -201,8 +204,12 @@ class Report:
 
 
 def overall_verdict(parity: Iterable[Parity]) -> Verdict:
-    """The worst verdict among the rows that were run; `not-run` if no row was."""
-    found = {row.verdict for row in parity if not is_eager_pass(row)}
+    """The worst verdict among the rows that were run; `not-run` if no runtime was.
+
+    A pass needs a runtime: the structure of a graph alone says nothing about what runs it.
+    """
+    rows = [row for row in parity if not is_eager_pass(row)]
+    found = {row.verdict for row in rows if row.judged == "rounding" or row.verdict != "pass"}
     worst_first: tuple[Verdict, ...] = ("fail", "ill-conditioned", "pass", "not-run")
     return next(verdict for verdict in worst_first if verdict in found or verdict == "not-run")
 

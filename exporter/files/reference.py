@@ -3,7 +3,8 @@
 For n inputs: the outputs of eager PyTorch in float64 (the truth), and for each rounding form those
 of eager PyTorch in that form (the floor), alone and in batches of two. All outputs of an input are
 one row, see `exporter.proof.rows`. For each input: its name,
-its note and its SHA-256. Synthetic inputs are made again. Real clips are stored as the model took
+its note and its SHA-256. For each graph: the outputs that it has where nothing rounds, and the hash
+of each of its weights. Synthetic inputs are made again. Real clips are stored as the model took
 them, or only by their hash.
 
 A rounding form says how a runtime rounds: `fp32`, `fp16`, `bf16`, or for int8 `int8-onnxruntime`,
@@ -16,8 +17,8 @@ import hashlib
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,22 @@ class Floor:
 
 
 @dataclass(frozen=True, eq=False)
+class Structure:
+    """What a graph file computes where nothing rounds.
+
+    Attributes:
+        truth: Rows `(n, values)` in float64 of the exported model, with the weights that the graph
+            holds.
+        weights: The hash of each initializer of the graph.
+        unknown: The initializers whose values no weight of the model has.
+    """
+
+    truth: np.ndarray
+    weights: Mapping[str, str]
+    unknown: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class KeptReference:
     """The content of reference.npz.
 
@@ -67,6 +84,7 @@ class KeptReference:
         mask: Bool `(n, f)`, where the model takes a mask.
         clips: Place of an input -> its stored values, `(f, c, h, w)` or `(f, h, w, c)`.
         outputs: The outputs in a row, each with its number of values (default: the logits).
+        structures: File of a graph -> its structure. Older exports have none.
     """
 
     inputs: tuple[KeptInput, ...]
@@ -75,6 +93,7 @@ class KeptReference:
     mask: np.ndarray | None
     clips: Mapping[int, np.ndarray]
     outputs: tuple[tuple[str, int], ...] = ()
+    structures: Mapping[str, Structure] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.outputs:
@@ -89,10 +108,12 @@ def write_reference(path: Path, kept: KeptReference) -> None:
     if kept.mask is not None:
         arrays["mask"] = kept.mask
     arrays |= {f"clip.{place}": clip for place, clip in kept.clips.items()}
+    arrays |= {f"structure.{file}": one.truth for file, one in kept.structures.items()}
     card = {
         "version": _VERSION,
         "inputs": [asdict(entry) for entry in kept.inputs],
         "outputs": kept.outputs,
+        "weights": {file: [one.weights, one.unknown] for file, one in kept.structures.items()},
         "arrays": {name: [array.dtype.name, *array.shape] for name, array in arrays.items()},
     }
     text = np.frombuffer(json.dumps(card).encode(), np.uint8)
@@ -121,7 +142,7 @@ def read_reference(path: Path) -> KeptReference:
             arrays = {
                 name: _from_planes(packed[name], *form) for name, form in card["arrays"].items()
             }
-        return _kept(card["inputs"], card.get("outputs") or (), arrays)
+        return _kept(card, arrays)
     except (
         OSError,
         EOFError,
@@ -136,10 +157,8 @@ def read_reference(path: Path) -> KeptReference:
         raise ManifestError(f"{path} is damaged: {error}", remedy=_AGAIN) from error
 
 
-def _kept(
-    inputs: list[dict[str, Any]], outputs: Sequence[Any], arrays: dict[str, np.ndarray]
-) -> KeptReference:
-    entries = tuple(KeptInput(**entry) for entry in inputs)
+def _kept(card: dict[str, Any], arrays: dict[str, np.ndarray]) -> KeptReference:
+    entries = tuple(KeptInput(**entry) for entry in card["inputs"])
     truth, n = arrays["truth"], len(entries)
     _check(truth.ndim == 2 and truth.dtype == np.float64 and len(truth) == n, "its truth")
     forms = [name.partition(".")[2] for name in arrays if name.startswith("floor.")]
@@ -153,12 +172,19 @@ def _kept(
     _check(mask is None or (mask.dtype == bool and len(mask) == n), "its mask")
     stored = [place for place, entry in enumerate(entries) if entry.stored]
     clips = {place: arrays[f"clip.{place}"] for place in stored}
-    known = 1 + 2 * len(floors) + (mask is not None) + len(clips)
+    structures = {
+        file: Structure(arrays[f"structure.{file}"], hashes, tuple(unknown))
+        for file, (hashes, unknown) in card.get("weights", {}).items()
+    }
+    for file, one in structures.items():
+        fits = one.truth.shape == truth.shape and one.truth.dtype == np.float64
+        _check(fits and isinstance(one.weights, dict), f"its structure of {file}")
+    known = 1 + 2 * len(floors) + (mask is not None) + len(clips) + len(structures)
     _check(len(arrays) == known, "its entries")
-    sizes = tuple((str(name), int(size)) for name, size in outputs)
+    sizes = tuple((str(name), int(size)) for name, size in card.get("outputs") or ())
     values = sum(size for _, size in sizes) if sizes else truth.shape[1]
     _check(values == truth.shape[1] and len(dict(sizes)) == len(sizes), "its outputs")
-    return KeptReference(entries, truth, floors, mask, clips, sizes)
+    return KeptReference(entries, truth, floors, mask, clips, sizes, structures)
 
 
 def _check(fits: bool, what: str) -> None:

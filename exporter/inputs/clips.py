@@ -10,6 +10,7 @@ import numpy as np
 
 from exporter.errors import VideoError
 from exporter.inputs.motion import LEAST_FRAMES, LEAST_SIDE, motion_clips
+from exporter.inputs.pictures import picture_inputs
 from exporter.inputs.synthetic import synthetic_inputs
 from exporter.inputs.video import Clip, Source, as_input, read_clip
 from model.config import ClipConfig
@@ -80,7 +81,7 @@ def gather_inputs(
     """
     clips = [_read(path, config, preprocessing, on_clip) for path in videos]
     real = [(path.name, clip.summary, clip.array[0]) for path, clip in clips]
-    inputs = _join([*real, *synthetic_clips(config, preprocessing)], mask=mask)
+    inputs = _join([*real, *proof_clips(config, preprocessing)], mask=mask)
     return replace(inputs, taken=tuple(Taken(clip.indices, clip.times) for _, clip in clips))
 
 
@@ -131,6 +132,20 @@ def synthetic_clips(
         (name, "synthetic pixels", as_input(grey + clip / span, preprocessing))
         for name, clip in made
     ]
+
+
+def proof_clips(
+    config: ClipConfig, preprocessing: Preprocessing
+) -> list[tuple[str, str, np.ndarray]]:
+    """Return name, note and values of all fixed clips that a proof compares."""
+    made = picture_inputs(config.frames, config.channels, config.height, config.width)
+    pictures = [
+        (name, "synthetic picture", as_input(clip, preprocessing))
+        if pixels or preprocessing.embedded
+        else (name, "synthetic", clip)
+        for name, pixels, clip in made
+    ]
+    return [*synthetic_clips(config, preprocessing), *pictures]
 
 
 def _files(path: Path) -> list[Path]:

@@ -11,7 +11,7 @@ import numpy as np
 from exporter.errors import ManifestError, VideoError
 from exporter.files.manifest import hash_checkpoint
 from exporter.files.reference import KeptInput, KeptReference, hash_array
-from exporter.inputs.clips import Inputs, read_for, synthetic_clips
+from exporter.inputs.clips import Inputs, proof_clips, read_for
 from model.config import ClipConfig
 from model.preprocessing import Preprocessing
 
@@ -66,7 +66,7 @@ def regain_inputs(
         VideoError: if a clip cannot be read, is not one of the export, or is read differently here.
         ManifestError: if a synthetic or stored input is not the one of the export.
     """
-    made = {name: clip for name, _, clip in synthetic_clips(config, preprocessing)}
+    made = {name: clip for name, _, clip in proof_clips(config, preprocessing)}
     given = {hash_checkpoint(path): path for path in map(_existing, videos)}
     _refuse_strangers(given, kept.inputs)
     found: dict[int, np.ndarray] = {}

@@ -18,20 +18,29 @@ precision determines the function of the model.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from exporter.proof.answers import compare_answers
-from exporter.proof.rows import Sizes, columns, count_clips, run_all_rows, run_clips, run_sized
+from exporter.proof.rows import (
+    Sizes,
+    columns,
+    count_clips,
+    in_batches,
+    run_batches,
+    run_clips,
+    run_sized,
+)
 from exporter.results import InputParity, Parity, Verdict
 from exporter.runners.base import Arrays, Runner
 from model.outputs import LOGITS
 from model.task import TaskName
 
 FLOOR_FACTOR = 4.0
-TINY = {"fp32": 1e-6, "fp16": 2e-3, "bf16": 1.6e-2, "int8": 1.6e-2}
+TINY = {"fp64": 1e-9, "fp32": 1e-6, "fp16": 2e-3, "bf16": 1.6e-2, "int8": 1.6e-2}
 ILL_CONDITIONED = 1e-3
 MIN_INPUTS = 8
 
@@ -108,6 +117,7 @@ def validate(
     batches: Sequence[int],
     min_inputs: int = MIN_INPUTS,
     *,
+    once: Sequence[int] = (),
     stateless: bool = False,
 ) -> tuple[Parity, ...]:
     """Judge every output of a runtime on n clips, at each of the batch sizes.
@@ -115,21 +125,41 @@ def validate(
     Each size is run with the clips in order and in reverse, so that every clip stands beside
     different clips and at different places. All results must agree with each other and with the
     truth. A `stateless` runtime runs single clips only once, because their order has no effect.
+    Batches of the sizes in `once` are run with some of the clips only.
     """
-    forward = range(count_clips(clips))
-    runs = [
-        run
+    count = count_clips(clips)
+    forward = range(count)
+    every_clip = (
+        chosen
         for batch in batches
         for order in ((forward,) if stateless and batch == 1 else (forward, forward[::-1]))
-        for run in run_all_rows(candidate, clips, batch, order, reference.output_names)
-    ]
+        for chosen in in_batches(order, batch)
+    )
+    starts = itertools.accumulate(once, initial=0)
+    some = ([(start + i) % count for i in range(n)] for start, n in zip(starts, once, strict=False))
+    chosen = itertools.chain(every_clip, some)
+    runs = run_batches(candidate, clips, chosen, reference.output_names)
+    who = {"runtime": candidate.name, "device": candidate.device, "precision": candidate.precision}
+    return judge_outputs(reference, runs, **who, min_inputs=min_inputs)
+
+
+def judge_outputs(
+    reference: Reference,
+    runs: Sequence[np.ndarray],
+    *,
+    runtime: str,
+    device: str,
+    precision: str,
+    min_inputs: int = MIN_INPUTS,
+) -> tuple[Parity, ...]:
+    """Compare every output of repeated runs, rows `(n, values)`, with the reference (pure)."""
     return tuple(
         judge(
             reference.of(name),
             [run[:, cut] for run in runs],
-            runtime=candidate.name,
-            device=candidate.device,
-            precision=candidate.precision,
+            runtime=runtime,
+            device=device,
+            precision=precision,
             min_inputs=min_inputs,
         )
         for name, cut in columns(reference.outputs).items()

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
 import numpy as np
+import onnx
 
 from exporter.errors import OnnxError
-from exporter.files.reference import REFERENCE, KeptReference, write_reference
+from exporter.files.reference import REFERENCE, KeptReference, Structure, write_reference
+from exporter.graph.weights import hash_weights
 from exporter.inputs.clips import Inputs
 from exporter.inputs.kept import describe_inputs
 from exporter.precision import REST_OF_INT8, Int8, Ranges, in_precision
+from exporter.proof.exact import ExactModel
 from exporter.proof.judge import (
     ILL_CONDITIONED,
     Reference,
@@ -19,9 +23,11 @@ from exporter.proof.judge import (
     relative_error,
     with_lower_floor,
 )
+from exporter.proof.rows import run_clips
 from exporter.proof.runtimes import FP32, floors_of, kept_floors, rounding_form
+from exporter.proof.structure import TARGETS_OF_GRAPHS
 from exporter.rewrite import Refused, Rewritten, rewrite, rewrite_measured
-from exporter.rewrite.choose import rewrites_to_skip
+from exporter.rewrite.choose import rewrite_for_export, rewrites_to_skip
 from exporter.run.job import Calibration, Job
 from exporter.run.stages import Stage
 from exporter.runners.eager import EagerRunner
@@ -103,12 +109,48 @@ def make_references(
     return references
 
 
-def keep_references(job: Job, references: Mapping[str, Reference]) -> dict[str, float | None]:
+def make_structures(
+    spec: ExportSpec,
+    model: VideoClassifier,
+    inputs: Inputs,
+    directory: Path,
+    stage: Stage,
+) -> dict[str, Structure]:
+    """Compute the truth of the structure of each graph, and compare its weights with the model's.
+
+    Args:
+        spec: The export.
+        model: The model, as it was loaded.
+        inputs: The inputs to compute the truth for.
+        directory: Where the graphs are.
+        stage: Told about the progress.
+    """
+    structures = {}
+    for file, target in TARGETS_OF_GRAPHS.items():
+        if not (directory / file).is_file():
+            continue
+        stage.progress(None, f"structure of {file}")
+        precision = spec.precision
+        if precision == "int8":  # its weights are those that the graph stores
+            precision = REST_OF_INT8 if target == "tensorrt" else FP32
+        traced = rewrite_for_export(spec, model, target)
+        traced = in_precision(traced, precision, spec.keep_fp32 if precision != FP32 else ())
+        graph = onnx.load(directory / file)
+        with ExactModel(traced, inputs.batch(1), graph) as exact:
+            truth = run_clips(exact, inputs.arrays, 1, outputs=model.output_names)
+        structures[file] = Structure(truth, hash_weights(graph), exact.unknown)
+    return structures
+
+
+def keep_references(
+    job: Job, references: Mapping[str, Reference], structures: Mapping[str, Structure]
+) -> dict[str, float | None]:
     """Write `reference.npz`; return the floor of each rounding form, None if it is not finite."""
     inputs, truth, floors = job.inputs, references[FP32].truth, floors_of(references)
     outputs = references[FP32].outputs
     entries, clips = describe_inputs(inputs, job.spec.video, store=not job.spec.no_store_clips)
-    kept = KeptReference(entries, truth, floors, inputs.arrays.get("mask"), clips, outputs)
+    mask = inputs.arrays.get("mask")
+    kept = KeptReference(entries, truth, floors, mask, clips, outputs, structures)
     write_reference(job.directory / REFERENCE, kept)
     return {
         form: error if math.isfinite(error) else None for form, error in kept_floors(kept).items()

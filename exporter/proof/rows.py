@@ -11,7 +11,8 @@ every value counts, and NaN and infinity stay, and no file holds all hidden stat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -46,14 +47,47 @@ def run_all_rows(
 ) -> list[np.ndarray]:
     """Compute the rows of `run_clips`, and those of the clips that fill up the last batch."""
     order = list(range(count_clips(clips)) if order is None else order)
-    rows: dict[int, list[np.ndarray]] = {clip: [] for clip in sorted(order)}
-    for start in range(0, len(order), batch):
-        chosen = [order[(start + i) % len(order)] for i in range(batch)]
-        made = runner.run({name: array[chosen] for name, array in clips.items()})
-        for clip, row in zip(chosen, join_outputs(made, outputs), strict=True):
-            rows[clip].append(row)
+    return run_batches(runner, clips, in_batches(order, batch), outputs)
+
+
+def run_batches(
+    runner: Runner,
+    clips: Arrays,
+    batches: Iterable[Sequence[int]],
+    outputs: Sequence[str] = (LOGITS,),
+) -> list[np.ndarray]:
+    """Run batches of clips, which together hold every clip.
+
+    Returns:
+        Rows of all clips `(n, values)`, as often as a clip was in a batch. A clip that was in fewer
+        batches than another has the same row in several of them.
+    """
+    rows: dict[int, list[np.ndarray]] = {}
+    for chosen in batches:
+        places = list(chosen)
+        made = runner.run({name: array[places] for name, array in clips.items()})
+        for clip, row in zip(places, join_outputs(made, outputs), strict=True):
+            rows.setdefault(clip, []).append(row)
     times = max(map(len, rows.values()))
-    return [np.stack([seen[i % len(seen)] for seen in rows.values()]) for i in range(times)]
+    return [np.stack([rows[c][i % len(rows[c])] for c in sorted(rows)]) for i in range(times)]
+
+
+def in_batches(order: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Give the clips in batches of one size; clips from the start fill up the last one."""
+    for start in range(0, len(order), size):
+        yield [order[(start + i) % len(order)] for i in range(size)]
+
+
+def in_growing_batches(count: int, sizes: Sequence[int]) -> Iterator[list[int]]:
+    """Give batches of n clips: one of each size, then more of the last until each clip was in one.
+
+    Each batch starts with the clip after the last of the batch before.
+    """
+    more = max(0, math.ceil((count - sum(sizes)) / sizes[-1]))
+    start = 0
+    for size in (*sizes, *[sizes[-1]] * more):
+        yield [(start + i) % count for i in range(size)]
+        start += size
 
 
 def run_sized(runner: Runner, clips: Arrays, outputs: Sequence[str]) -> tuple[np.ndarray, Sizes]:

@@ -23,6 +23,7 @@ from exporter.spec.option import BatchProfile
 from model.task import TaskName
 
 FP32 = "fp32"
+MOST_BATCHES = 16  # of the sizes of a free batch that are all run; above, only the ends
 
 
 def rounding_form(runtime: str, precision: str) -> str:
@@ -100,8 +101,10 @@ def judge_runtimes(
         bounded = isinstance(runner, TensorRtRunner)
         sizes = batch_sizes(batch, profile, bounded=bounded)
         stateless = runner.name in (EVALUATOR, TENSORRT_GRAPH_EVALUATED)
-        parity += validate(runner, references[form], inputs.arrays, sizes, stateless=stateless)
-    sizes = ", ".join(map(str, batch_sizes(batch, profile)))
+        once = [n for n in all_sizes(sizes, profile) if n not in sizes]
+        how = {"once": once, "stateless": stateless}
+        parity += validate(runner, references[form], inputs.arrays, sizes, **how)
+    sizes = ", ".join(map(str, all_sizes(batch_sizes(batch, profile), profile)))
     stage.detail = f"{len(inputs.names)} inputs at batch {sizes}"
     return (*parity, *opened.absences)
 
@@ -112,3 +115,10 @@ def batch_sizes(batch: int, profile: BatchProfile | None, *, bounded: bool = Fal
         return [batch]
     least = profile.min if bounded else 1
     return sorted(n for n in {1, 2, 3, profile.opt, profile.max} if least <= n <= profile.max)
+
+
+def all_sizes(sizes: list[int], profile: BatchProfile | None) -> list[int]:
+    """Add to the sizes of a free batch all that the profile accepts, up to `MOST_BATCHES`."""
+    if profile is None:
+        return sizes
+    return sorted({*sizes, *range(min(sizes), min(profile.max, MOST_BATCHES) + 1)})

@@ -37,7 +37,9 @@ EXPLANATION = (
     "on this model and these inputs. The tolerance is four times the floor, or a small constant of "
     "the precision if that is larger. A runtime passes if its relative L2 distance from the truth "
     "is within the tolerance, and its answer is that of the truth on every input where rounding "
-    "cannot change it: the top-1 class, or which labels apply where labels are independent."
+    "cannot change it: the top-1 class, or which labels apply where labels are independent. The "
+    "structure of a graph is judged apart from rounding: the graph is computed in float64, against "
+    "the eager model in float64 with the weights of the graph."
 )
 LOGITS = Parity.output  # the default: most reports are about nothing else
 SHOWN_MODULES = 4  # of the modules in one line
@@ -54,6 +56,9 @@ def headline(report: Report) -> str:
         floor = sci(max(row.floor_rel_l2 or 0.0 for row in rows))
         roundings = f"Two float roundings of the same model differ by {floor}"
         return f"{roundings}: no export of it can be proven."
+    exact = [row for row in rows if row.judged == "structure"]
+    if verdict == "pass":
+        rows = [row for row in rows if row.judged == "rounding"]
     worst = worst_row(rows)
     error, tolerance = sci(worst.rel_l2), sci(worst.tolerance)
     numbers = f"worst relative error {error}, tolerance {tolerance}, {worst.inputs} inputs."
@@ -61,7 +66,8 @@ def headline(report: Report) -> str:
         reason = f" ({clause(worst.reason)})" if worst.reason else ""
         return f"Not proven in {who(worst)}{reason}: {numbers}"
     where = " and ".join(dict.fromkeys(map(runtime_of, rows)))
-    return f"Proven in {where}{_outputs_clause(rows)}: {numbers}"
+    structure = f" Structure: {sci(worst_row(exact).rel_l2)} in float64." if exact else ""
+    return f"Proven in {where}{_outputs_clause(rows)}: {numbers}{structure}"
 
 
 def _outputs_clause(rows: Iterable[Parity]) -> str:

@@ -17,6 +17,7 @@ from exporter.files.manifest import (
 )
 from exporter.machine.environment import usable_cores
 from exporter.predict import Card
+from exporter.proof.structure import TARGETS_OF_GRAPHS, row_name
 from exporter.results import Latency, Parity
 from exporter.runners.cuda import look_for_gpu
 from exporter.runners.onnxruntime import available_devices
@@ -71,6 +72,7 @@ def files_run(rows: Iterable[Parity | Latency], manifest: Mapping[str, Any]) -> 
         names = (OpenVinoRunner.name, WITH_BF16, OPENVINO_GRAPH_RUN)
         others |= dict.fromkeys(names, OPENVINO_GRAPH)
     others |= dict.fromkeys(FLAVOUR_OF_MODULE, ENGINE)
+    others |= {row_name(file): file for file in TARGETS_OF_GRAPHS}
     return {row.runtime: others.get(row.runtime, GRAPH) for row in rows}
 
 

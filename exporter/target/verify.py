@@ -18,6 +18,7 @@ from exporter.inputs.kept import Regained, regain_inputs
 from exporter.machine import environment
 from exporter.predict import Card
 from exporter.proof.runtimes import judge_runtimes, kept_floors, references_of
+from exporter.proof.structure import judge_structures, structures_of
 from exporter.results import Parity, Report
 from exporter.run.stages import OnProgress, Stages, no_progress
 from exporter.runners.open import Opened
@@ -64,6 +65,8 @@ def verify(
         references = references_of(kept, found.places, card.task)
         how = (manifest["spec"]["batch"], card.dynamic_batch, stage)
         parity = judge_runtimes(references, found.inputs, opened, *how)
+        kinds = structures_of(kept, found.places), references, found.inputs, card.precision
+        parity += judge_structures(directory, *kinds, *how)
     return report_of(_spec(manifest, kept, found), manifest, opened, parity, stages)
 
 

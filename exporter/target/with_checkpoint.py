@@ -8,8 +8,9 @@ from pathlib import Path
 from exporter.files.manifest import read_manifest
 from exporter.inputs.clips import gather_inputs
 from exporter.load import load_exported, resolve
-from exporter.proof.prove import make_references
+from exporter.proof.prove import make_references, make_structures
 from exporter.proof.runtimes import judge_runtimes
+from exporter.proof.structure import judge_structures
 from exporter.results import Report
 from exporter.run.job import calibrate
 from exporter.run.stages import OnProgress, Stages, no_progress
@@ -52,4 +53,7 @@ def prove_again(
         references = make_references(spec, model, inputs, calibration, opened, stage)
         how = (spec.run_batch, spec.dynamic_batch, stage)
         parity = judge_runtimes(references, inputs, opened, *how)
+        structures = make_structures(spec, model, inputs, directory, stage)
+        kinds = structures, references, inputs, spec.precision
+        parity += judge_structures(directory, *kinds, *how)
     return report_of(resolve(spec, model), manifest, opened, parity, stages)

@@ -166,7 +166,7 @@ def test_one_command_leaves_a_proven_export(run, tiny_flags, real_clips, attn):
         "cpu",
         "pass",
     )
-    assert parity["inputs"] == 9
+    assert parity["inputs"] == 17
     assert parity["per_input"][0]["name"] == "bikes.mp4"
     assert parity["rel_l2"] <= parity["tolerance"] <= max(4 * parity["floor_rel_l2"], 1e-6)
     assert {row["runtime"] for row in report["latency"]} >= {"eager", "onnxruntime"}

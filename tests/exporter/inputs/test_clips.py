@@ -4,6 +4,7 @@ import pytest
 from exporter.errors import VideoError
 from exporter.inputs.clips import Inputs, gather_calibration, gather_inputs
 from exporter.inputs.motion import motion_clips
+from exporter.inputs.pictures import picture_inputs
 from exporter.inputs.synthetic import synthetic_inputs
 from model.config import FastTimeSformerConfig
 from model.preprocessing import Preprocessing
@@ -14,10 +15,12 @@ PLAIN = Preprocessing.unit(3)
 
 def test_without_clips_the_inputs_are_the_synthetic_set():
     inputs = gather_inputs([], CONFIG, PLAIN)
-    expected = synthetic_inputs(3, 3, 32, 48)
+    noise = synthetic_inputs(3, 3, 32, 48)
+    pictures = [(name, clip) for name, _, clip in picture_inputs(3, 3, 32, 48)]
+    expected = noise + pictures  # a unit preprocessing changes no pixel
     assert inputs.names == tuple(name for name, _ in expected)
-    assert set(inputs.notes) == {"synthetic"}
-    assert inputs.arrays["video"].shape == (8, 3, 3, 32, 48)
+    assert set(inputs.notes) == {"synthetic", "synthetic picture"}
+    assert inputs.arrays["video"].shape == (16, 3, 3, 32, 48)
     assert inputs.arrays["video"].dtype == np.float32
     for clip, (_, wanted) in zip(inputs.arrays["video"], expected, strict=True):
         np.testing.assert_array_equal(clip, wanted)
@@ -29,7 +32,7 @@ def test_real_clips_come_first_and_on_clip_gets_their_names(real_clips):
     inputs = gather_inputs(paths, CONFIG, PLAIN, on_clip=told.append)
     assert told == [path.name for path in paths]
     assert inputs.names[:2] == ("carphone_pristine.mp4", "bikes.mp4")
-    assert len(inputs.names) == len(inputs.notes) == len(inputs.arrays["video"]) == 10
+    assert len(inputs.names) == len(inputs.notes) == len(inputs.arrays["video"]) == 18
     assert all("resized and cropped to 32x48" in note for note in inputs.notes[:2])
     real = inputs.arrays["video"][:2]
     assert real.min() >= 0
@@ -43,13 +46,14 @@ def test_real_clips_are_normalised_with_the_mean_and_std_of_the_model(real_clips
     plain = gather_inputs([real_clips["bikes"]], CONFIG, PLAIN).arrays["video"]
     other = gather_inputs([real_clips["bikes"]], CONFIG, half).arrays["video"]
     np.testing.assert_allclose(other[0], (plain[0] - 0.5) / 0.25, atol=1e-5)
-    np.testing.assert_array_equal(other[1:], plain[1:])  # the synthetic clips do not change
+    np.testing.assert_array_equal(other[1:9], plain[1:9])  # the noise does not change
+    np.testing.assert_allclose(other[9:11, 0, 0, 0, 0], [-2, 2])  # black and white
 
 
 def test_a_model_of_one_channel_gets_gray_clips(real_clips):
     config = FastTimeSformerConfig(3, 1, 32, 48, 2)
     inputs = gather_inputs([real_clips["bikes"]], config, Preprocessing.unit(1))
-    assert inputs.arrays["video"].shape == (9, 3, 1, 32, 48)
+    assert inputs.arrays["video"].shape == (17, 3, 1, 32, 48)
 
 
 def test_an_unreadable_clip_raises_an_error_that_names_it(tmp_path):

@@ -57,7 +57,7 @@ def test_without_a_floor_a_tiny_error_is_allowed(precision):
 
 
 def test_the_constants_are_those_of_the_design():
-    assert TINY == {"fp32": 1e-6, "fp16": 2e-3, "bf16": 1.6e-2, "int8": 1.6e-2}
+    assert TINY == {"fp64": 1e-9, "fp32": 1e-6, "fp16": 2e-3, "bf16": 1.6e-2, "int8": 1.6e-2}
     assert ILL_CONDITIONED == 1e-3
 
 

@@ -119,7 +119,7 @@ class TestRecord:
         facts = json.loads((directory / "machines" / "orin.json").read_text())
         assert facts["machine"] == "orin"
         assert facts["runs"] == {"onnxruntime": "model.onnx"}
-        assert [row["verdict"] for row in facts["parity"]] == ["pass"]
+        assert [row["verdict"] for row in facts["parity"]] == ["pass", "pass"]
         assert len(facts["latency"]) == 1
         assert {path: path.read_bytes() for path in before} == before
         page = (directory / "machines" / "index.html").read_text()

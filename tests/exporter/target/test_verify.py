@@ -17,6 +17,7 @@ from exporter.files.manifest import read_manifest, sha256
 from exporter.files.reference import REFERENCE, Floor, read_reference, write_reference
 from exporter.inputs import kept as kept_module
 from exporter.pipeline import export
+from exporter.results import overall_verdict
 from exporter.target import runtimes
 from exporter.target.verify import verify
 from exporter.target.with_checkpoint import prove_again
@@ -49,23 +50,27 @@ def test_it_runs_without_torch_and_onnx(directory):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     report = json.loads(done.stdout)
-    (row,) = report["parity"]
-    assert (row["runtime"], row["verdict"], row["inputs"]) == ("onnxruntime", "pass", 9)
+    row, structure = report["parity"]
+    assert (row["runtime"], row["verdict"], row["inputs"]) == ("onnxruntime", "pass", 17)
+    assert (structure["runtime"], structure["verdict"]) == ("structure", "not-run")
+    assert structure["reason"].startswith("it needs onnx, which is not installed")
     assert report["spec"]["video"] == ["bikes.mp4"]
     assert report["graph"]["nodes"] > 50
 
 
 def test_it_judges_as_the_export_did(exported):
     result = exported()
-    (here,), (there,) = verify(result.directory).parity, result.report.parity
-    assert here == there
-    assert prove_again(result.directory).parity[0].inputs == 8  # without the clip
+    here = verify(result.directory).parity
+    assert here == result.report.parity
+    assert [row.judged for row in here] == ["rounding", "structure"]
+    again = prove_again(result.directory).parity  # without the clip
+    assert [(row.verdict, row.inputs) for row in again] == [("pass", 16)] * 2
 
 
 @pytest.mark.parametrize("name", ["report.html", "report.json", "report.md"])
 def test_files_that_no_runtime_needs_may_be_missing(directory, name):
     (directory / name).unlink()
-    assert [row.verdict for row in verify(directory).parity] == ["pass"]
+    assert [row.verdict for row in verify(directory).parity] == ["pass", "pass"]
 
 
 def test_without_its_graph_nothing_is_proven(directory):
@@ -106,8 +111,8 @@ def test_another_truth_with_its_floors_fails_the_proof(directory):
         for form, floor in kept.floors.items()
     }
     change_reference(directory, truth=kept.truth * 2, floors=floors)  # relative errors are kept
-    (row,) = verify(directory).parity
-    assert row.verdict == "fail"
+    row, structure = verify(directory).parity
+    assert (row.verdict, structure.verdict) == ("fail", "pass")
     assert row.rel_l2 == pytest.approx(0.5, rel=1e-3)
 
 
@@ -127,12 +132,12 @@ def test_other_pixels_of_a_stored_clip_are_refused(directory):
 
 
 def test_other_synthetic_inputs_are_refused(directory, monkeypatch):
-    made = kept_module.synthetic_clips
+    made = kept_module.proof_clips
 
     def other(config, preprocessing):
         return [(name, note, clip + 1) for name, note, clip in made(config, preprocessing)]
 
-    monkeypatch.setattr(kept_module, "synthetic_clips", other)
+    monkeypatch.setattr(kept_module, "proof_clips", other)
     with pytest.raises(ManifestError, match=r"the input 'normal-0' has other values here.* export"):
         verify(directory)
 
@@ -143,8 +148,18 @@ def test_a_changed_graph_with_its_hash_fails_the_proof(directory):
     weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) + 0.01, weight.name))
     onnx.save(graph, directory / "model.onnx")
     mend(directory, "model.onnx")
-    (row,) = verify(directory).parity
-    assert row.verdict == "fail"
+    row, structure = verify(directory).parity
+    assert (row.verdict, structure.verdict) == ("fail", "fail")
+    assert structure.reason == "model.onnx has other weights than at export: to_out.fn.bias"
+
+
+def test_an_export_whose_reference_has_no_structure_still_verifies(directory):
+    change_reference(directory, structures={})
+    report = verify(directory)
+    row, structure = report.parity
+    assert overall_verdict(report.parity) == row.verdict == "pass"
+    assert (structure.judged, structure.verdict) == ("structure", "not-run")
+    assert structure.reason == "the reference has no truth of the structure: export again"
 
 
 def test_a_clip_of_another_export_has_no_truth(directory, real_clips):
@@ -152,7 +167,7 @@ def test_a_clip_of_another_export_has_no_truth(directory, real_clips):
         verify(directory, video=(real_clips["carphone"],))
     with pytest.raises(VideoError, match="no such file"):
         verify(directory, video=(directory / "none.mp4",))
-    assert verify(directory, video=(real_clips["bikes"],)).parity[0].inputs == 9
+    assert verify(directory, video=(real_clips["bikes"],)).parity[0].inputs == 17
 
 
 def test_an_engine_that_is_not_there_is_a_row(directory):
@@ -163,6 +178,7 @@ def test_an_engine_that_is_not_there_is_a_row(directory):
     assert [(row.runtime, row.verdict) for row in report.parity] == [
         ("onnxruntime", "pass"),
         ("tensorrt_rtx", "not-run"),
+        ("structure", "pass"),
     ]
     assert report.parity[1].reason == "model.engine is not in the directory"
     assert report.engine["status"] == "built, not executed"
@@ -182,7 +198,9 @@ def test_an_engine_is_judged_where_onnx_runtime_is_missing(directory, monkeypatc
     assert [row.reason for row in rows] == [
         "no ONNX Runtime here",
         "model.engine is not in the directory",
+        "",  # the structure needs no ONNX Runtime
     ]
+    assert overall_verdict(rows) == "not-run"
 
 
 @pytest.fixture(scope="module")
@@ -197,12 +215,12 @@ class TestWithoutClips:
     def test_the_clip_is_judged_when_it_is_given_again(self, made, real_clips, tmp_path):
         copy = shutil.copy(real_clips["bikes"], tmp_path / "renamed.mp4")
         report = verify(made, video=(copy,))
-        assert report.parity[0].inputs == 9
+        assert report.parity[0].inputs == 17
         assert report.spec["clips_not_given"] == []
 
     def test_without_it_the_report_says_so(self, made):
         report = verify(made)
-        assert report.parity[0].inputs == 8
+        assert report.parity[0].inputs == 16
         assert report.parity[0].verdict == "pass"
         assert report.spec["clips_not_given"] == ["bikes.mp4"]
 
@@ -226,14 +244,14 @@ class TestWithoutClips:
         kept = read_reference(copy / REFERENCE)
         assert set(kept.floors) == {"fp32", "int8-onnxruntime"}  # no engine was asked for
         change_reference(copy, floors={"fp32": kept.floors["fp32"]})
-        (row,) = verify(copy).parity
-        assert row.verdict == "not-run"
+        row, structure = verify(copy).parity
+        assert (row.verdict, structure.verdict) == ("not-run", "pass")
         assert "no floor for int8-onnxruntime" in row.reason
         assert read_manifest(copy)["floors"].keys() == kept.floors.keys()
 
 
 def test_sizes_of_the_contract(tmp_path, real_clips):
-    """One clip of 5 x 224 x 224 and 8 synthetic inputs: under 4 MB, and under 100 kB unstored."""
+    """One clip of 5 x 224 x 224 and 16 synthetic inputs: under 4 MB, and under 200 kB unstored."""
     from exporter.files.reference import KeptReference
     from exporter.inputs.clips import gather_inputs
     from exporter.inputs.kept import describe_inputs
@@ -243,9 +261,9 @@ def test_sizes_of_the_contract(tmp_path, real_clips):
     config = ClipConfig(5, 3, 224, 224, 400)
     videos = (real_clips["bigbuckbunny"],)
     inputs = gather_inputs(videos, config, Preprocessing((0.45,) * 3, (0.225,) * 3))
-    noise = np.random.default_rng(0).standard_normal((9, 400))
+    noise = np.random.default_rng(0).standard_normal((17, 400))
     floors = {form: Floor(*noise[None].repeat(2, 0).astype("f")) for form in ("fp32", "fp16")}
-    for store, limit in ((True, 4_000_000), (False, 100_000)):
+    for store, limit in ((True, 4_000_000), (False, 200_000)):
         entries, clips = describe_inputs(inputs, videos, store=store)
         write_reference(tmp_path / REFERENCE, KeptReference(entries, noise, floors, None, clips))
         assert (tmp_path / REFERENCE).stat().st_size < limit

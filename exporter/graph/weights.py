@@ -1,0 +1,132 @@
+"""The weights of a graph: their hashes, those stored as integers, and those that no model holds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_HASH = 16  # digits of a hash
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A weight that a graph stores as integers.
+
+    Attributes:
+        name: The initializer with the integers.
+        values: Integers times steps, in float64.
+        steps: The size of a step, of a shape that fits `values`.
+        scale: The initializer with the steps.
+    """
+
+    name: str
+    values: np.ndarray
+    steps: np.ndarray
+    scale: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The axes longer than 1."""
+        return tuple(size for size in self.values.shape if size != 1)
+
+
+def find_stored(model: onnx.ModelProto) -> list[Stored]:
+    """Find the weights stored as integers: read by `DequantizeLinear`, or by `Cast` and `Mul`."""
+    arrays = {weight.name: weight for weight in model.graph.initializer}
+    readers = {name: node for node in model.graph.node for name in node.input}
+    found = []
+    for node in model.graph.node:
+        levels = arrays.get(node.input[0]) if node.input else None
+        if levels is None or levels.data_type in FLOATS:
+            continue
+        if node.op_type == "DequantizeLinear":
+            values = numpy_helper.to_array(levels).astype(np.float64)
+            steps = along_axis(node, 1, arrays, values.ndim)
+            zero = along_axis(node, 2, arrays, values.ndim) if len(node.input) > 2 else 0.0
+            found.append(Stored(levels.name, (values - zero) * steps, steps, node.input[1]))
+        elif node.op_type == "Cast" and node.output[0] in readers:
+            scaled = readers[node.output[0]]
+            scale = next((name for name in scaled.input if name in arrays), None)
+            if scaled.op_type == "Mul" and scale is not None:
+                steps = numpy_helper.to_array(arrays[scale]).astype(np.float64)
+                values = numpy_helper.to_array(levels) * steps
+                found.append(Stored(levels.name, values, steps, scale))
+    return found
+
+
+def along_axis(
+    node: onnx.NodeProto, place: int, arrays: Mapping[str, TensorProto], rank: int
+) -> np.ndarray:
+    """Give an input of Q or DQ in float64, laid along the axis that it belongs to."""
+    array = numpy_helper.to_array(arrays[node.input[place]]).astype(np.float64)
+    if array.ndim != 1 or array.size == 1:
+        return array.reshape(())
+    axis = next((entry.i for entry in node.attribute if entry.name == "axis"), 1)
+    shape = [1] * rank
+    shape[axis] = array.size
+    return array.reshape(shape)
+
+
+def hash_weights(model: onnx.ModelProto) -> dict[str, str]:
+    """Give the first digits of the SHA-256 of each initializer: of its type, shape and values."""
+    return {weight.name: _digest(weight) for weight in model.graph.initializer}
+
+
+def changed_weights(model: onnx.ModelProto, expected: Mapping[str, str]) -> list[str]:
+    """List the initializers that were changed, added or removed since they were hashed."""
+    got = hash_weights(model)
+    return sorted(name for name in {*got, *expected} if got.get(name) != expected.get(name))
+
+
+class Values:
+    """The values of some tensors, without regard to their order, or to how often each occurs.
+
+    A graph holds weights transposed, cut and repeated. Tensors of one value are constants of
+    formulas, which everything holds.
+    """
+
+    def __init__(self, tensors: Iterable[np.ndarray]) -> None:
+        self._tensors = [array for array in tensors if array.size > 1]
+        self._known = {_multiset(array) for array in self._tensors}
+
+    def __contains__(self, array: np.ndarray) -> bool:
+        if array.size <= 1 or _multiset(array) in self._known:
+            return True
+        return _multiset(np.unique(array)) in self._sets
+
+    @cached_property
+    def _sets(self) -> set[tuple[int, int]]:
+        return {_multiset(np.unique(array)) for array in self._tensors}
+
+
+def real_weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """Give the initializers of real numbers in float32, without the steps of stored weights."""
+    apart = {one.scale for one in find_stored(model)}
+    return {
+        weight.name: numpy_helper.to_array(weight).astype(np.float32)
+        for weight in model.graph.initializer
+        if weight.data_type in FLOATS and weight.name not in apart
+    }
+
+
+def _multiset(array: np.ndarray) -> tuple[int, int]:
+    """Hash float32 values without regard to their order."""
+    bits = np.ravel(array + np.float32(0)).view(np.uint32).astype(np.uint64)  # -0 is 0
+    bits *= np.uint64(0x9E3779B97F4A7C15)
+    bits ^= bits >> np.uint64(29)
+    bits *= np.uint64(0xBF58476D1CE4E5B9)
+    bits ^= bits >> np.uint64(32)
+    return array.size, int(bits.sum(dtype=np.uint64))
+
+
+def _digest(weight: TensorProto) -> str:
+    array = numpy_helper.to_array(weight)
+    head = f"{weight.data_type} {array.shape} ".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()[:_HASH]

@@ -1,0 +1,129 @@
+"""Graphs -> parity rows of their structure: each graph with all types raised, against its truth.
+
+A tolerance that has room for the rounding of bf16 or int8 has room for faults too. So a graph is
+judged once more in float64, against the exported model in float64 with the weights of the graph.
+Nothing rounds there, and the tolerance is that of float64. This needs onnx, but no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from exporter.errors.install import how_to_install
+from exporter.files.manifest import ENGINE_GRAPH, GRAPH
+from exporter.files.reference import KeptReference, Structure
+from exporter.inputs.clips import Inputs
+from exporter.proof.judge import (
+    ILL_CONDITIONED,
+    Reference,
+    judge_outputs,
+    worst_error,
+)
+from exporter.proof.rows import in_growing_batches, run_batches
+from exporter.proof.runtimes import FP32, all_sizes, batch_sizes
+from exporter.results import Parity
+from exporter.run.stages import Stage
+from exporter.spec import BatchProfile
+
+# The target whose layout a graph has; None is that of `--optimize-for`.
+TARGETS_OF_GRAPHS: Mapping[str, str | None] = {GRAPH: None, ENGINE_GRAPH: "tensorrt"}
+STRUCTURE = "structure"
+_SHOWN = 3  # of the weights in one line
+_MOST_BATCHES = 8  # of the sizes of a free batch that are all run
+
+
+def row_name(file: str) -> str:
+    """Name the row about a graph: `structure`, and the target of another graph."""
+    target = TARGETS_OF_GRAPHS[file]
+    return f"{STRUCTURE}-{target}" if target else STRUCTURE
+
+
+def structures_of(kept: KeptReference, places: tuple[int, ...]) -> dict[str, Structure]:
+    """Give the structure of every graph, for the inputs at `places`."""
+    rows = list(places)
+    return {file: replace(one, truth=one.truth[rows]) for file, one in kept.structures.items()}
+
+
+def judge_structures(
+    directory: Path,
+    structures: Mapping[str, Structure],
+    references: Mapping[str, Reference],
+    inputs: Inputs,
+    precision: str,
+    batch: int,
+    profile: BatchProfile | None,
+    stage: Stage,
+) -> tuple[Parity, ...]:
+    """Judge the structure of every graph of an export that is there.
+
+    Args:
+        directory: Where the graphs are.
+        structures: File of a graph -> its truth.
+        references: The float32 one says whether rounding decides the logits.
+        inputs: The inputs that the truth belongs to.
+        precision: That of the export.
+        batch: The batch of a static graph.
+        profile: The range of a free batch.
+        stage: Told about the progress.
+    """
+    whole = references[FP32]
+    conditioned = worst_error(whole.floor, whole.truth) <= ILL_CONDITIONED
+    sizes = all_sizes(batch_sizes(batch, profile), profile)
+    sizes = [n for n in sizes if n <= _MOST_BATCHES or n == sizes[-1]]
+    rows = []
+    for file in TARGETS_OF_GRAPHS:
+        if not (directory / file).is_file():
+            continue
+        name = row_name(file)
+        if file not in structures:
+            reason = "the reference has no truth of the structure: export again"
+            judged = [Parity(name, "cpu", precision, "not-run", reason=reason)]
+        else:
+            stage.progress(None, f"{name} in float64")
+            judged = _judge(name, directory / file, structures[file], whole, inputs, sizes)
+        for row in judged:
+            if row.verdict == "fail" and not conditioned:
+                row = replace(row, verdict="ill-conditioned")
+            rows.append(replace(row, precision=precision, judged="structure"))
+    return tuple(rows)
+
+
+def _judge(
+    name: str,
+    graph: Path,
+    structure: Structure,
+    whole: Reference,
+    inputs: Inputs,
+    sizes: list[int],
+) -> Sequence[Parity]:
+    try:
+        import onnx
+
+        from exporter.graph.raised import raise_graph
+        from exporter.graph.weights import changed_weights
+        from exporter.runners.exact import ExactRunner
+    except ModuleNotFoundError as error:
+        reason = f"it needs {error.name}, which is not installed; {how_to_install('onnx')}"
+        return [Parity(name, "cpu", "fp64", "not-run", reason=reason)]
+    model = onnx.load(graph)
+    exact = structure.truth
+    reference = replace(whole, truth=exact, floor=exact, batched=exact, fp32=None)
+    with ExactRunner(raise_graph(model)) as runner:
+        batches = in_growing_batches(len(inputs.names), sizes)
+        runs = run_batches(runner, inputs.arrays, batches, reference.output_names)
+    how = {"runtime": name, "device": "cpu", "precision": "fp64"}
+    rows = judge_outputs(reference, runs, **how, min_inputs=1)
+    reason = ""
+    if changed := changed_weights(model, structure.weights):
+        reason = f"{graph.name} has other weights than at export: {_some(changed)}"
+    elif structure.unknown:
+        names = _some(structure.unknown)
+        reason = f"{graph.name} has weights that the model does not hold: {names}"
+    return [replace(row, verdict="fail", reason=reason) for row in rows] if reason else rows
+
+
+def _some(names: list[str] | tuple[str, ...]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -1,0 +1,217 @@
+"""Test that structure is judged apart from rounding, on graphs of every precision."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from exporter import ExportSpec
+from exporter.files.manifest import sha256
+from exporter.files.reference import REFERENCE, read_reference, write_reference
+from exporter.graph.raised import raise_graph
+from exporter.graph.weights import (
+    Values,
+    changed_weights,
+    find_stored,
+    hash_weights,
+    real_weights,
+)
+from exporter.pipeline import export
+from exporter.precision import in_precision
+from exporter.proof.exact import ExactModel
+from exporter.proof.rows import in_growing_batches
+from exporter.runners.exact import ExactRunner
+from exporter.target.verify import verify
+from model import FastTimeSformer
+
+DEEP = {"dim": 32, "dim_head": 16, "frames": 3, "res": (32, 48), "depth": 1, "num_classes": 5}
+
+
+def graph(nodes, arrays, kind=TensorProto.FLOAT, opset=21):
+    x, y = (helper.make_tensor_value_info(name, kind, ["n", 4]) for name in ("x", "y"))
+    weights = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    made = [helper.make_node(op, given, out, **more) for op, given, out, more in nodes]
+    return helper.make_model(
+        helper.make_graph(made, "g", [x], [y], weights),
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=10,
+    )
+
+
+def run(model, x):
+    with ExactRunner(raise_graph(model)) as runner:
+        return runner.run({"x": x})["y"]
+
+
+X = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+W = np.random.default_rng(1).standard_normal((4, 4)).astype(np.float32)
+
+
+def test_a_raised_graph_rounds_nothing():
+    half = W.astype(np.float16)
+    nodes = [
+        ("Cast", ["x"], ["h"], {"to": TensorProto.FLOAT16}),
+        ("MatMul", ["h", "w"], ["m"], {}),
+        ("Gelu", ["m"], ["g"], {}),
+        ("Cast", ["g"], ["f"], {"to": TensorProto.FLOAT}),
+        ("LayerNormalization", ["f", "s"], ["y"], {"epsilon": 1e-5}),
+    ]
+    found = run(graph(nodes, {"w": half, "s": np.ones(4, np.float32)}), X)
+    z = torch.nn.functional.gelu(torch.from_numpy(X.astype(float) @ half.astype(float)))
+    expected = torch.nn.functional.layer_norm(z, (4,), eps=float(np.float32(1e-5)))
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-13)
+
+
+def quantised(step_before, step_after):
+    nodes = [
+        ("QuantizeLinear", ["x", "a", "z"], ["q"], {}),
+        ("DequantizeLinear", ["q", "b", "z"], ["y"], {}),
+    ]
+    steps = {"a": np.float32(step_before), "b": np.float32(step_after), "z": np.uint8(7)}
+    return graph(nodes, {name: np.asarray(value) for name, value in steps.items()})
+
+
+def test_the_rounding_of_activations_is_the_identity():
+    np.testing.assert_allclose(run(quantised(0.5, 0.5), X), X, rtol=1e-14, atol=1e-14)
+
+
+def test_two_scales_of_an_activation_are_no_identity():
+    np.testing.assert_allclose(run(quantised(0.5, 0.65), X), 1.3 * X, rtol=1e-6, atol=1e-6)
+
+
+def test_weights_stored_as_integers_are_found_in_both_forms():
+    levels, steps = np.arange(16, dtype=np.int8).reshape(4, 4), np.array([0.5, 1, 2, 4], "f")
+    nodes = [
+        ("DequantizeLinear", ["l", "s"], ["w"], {"axis": 1}),
+        ("Cast", ["k"], ["c"], {"to": TensorProto.FLOAT}),
+        ("Mul", ["c", "t"], ["v"], {}),
+        ("MatMul", ["x", "w"], ["m"], {}),
+        ("MatMul", ["m", "v"], ["y"], {}),
+    ]
+    arrays = {"l": levels, "s": steps, "k": levels, "t": steps[None]}
+    found = find_stored(graph(nodes, arrays))
+    assert [(one.name, one.scale) for one in found] == [("l", "s"), ("k", "t")]
+    for one in found:
+        np.testing.assert_array_equal(one.values, levels * steps.astype(float))
+
+
+def test_a_weight_that_no_tensor_holds_is_named():
+    changed = W.copy()
+    changed[2, 3] *= 1.001
+    arrays = {"same": W.T.copy(), "repeated": np.tile(W, (2, 1)), "other": changed}
+    held = [W, np.zeros((2, 2), np.float32)]
+    weights, held = real_weights(graph([], arrays)), Values(held)
+    assert [name for name, array in weights.items() if array not in held] == ["other"]
+
+
+def test_a_changed_weight_is_named():
+    one, other = graph([], {"a": W, "b": W}), graph([], {"a": W, "b": W + 1, "c": W})
+    assert changed_weights(other, hash_weights(one)) == ["b", "c"]
+    assert changed_weights(one, hash_weights(one)) == []
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes", "expected"),
+    [(3, [1], [[0], [1], [2]]), (3, [1, 2, 4], [[0], [1, 2], [0, 1, 2, 0]])],
+)
+def test_every_clip_is_in_a_batch(count, sizes, expected):
+    assert list(in_growing_batches(count, sizes)) == expected
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return FastTimeSformer(2, 3, 32, 32, 3, dim=48, dim_head=24, depth=1, attn_mechanism="regular")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_the_truth_has_the_rounded_weights_and_no_other_rounding(model, precision):
+    lowered = in_precision(model, precision)
+    clips = {"video": np.random.default_rng(0).standard_normal((2, 2, 3, 32, 32)).astype("f")}
+    with ExactModel(lowered, clips, graph([], {})) as exact:
+        found = exact.run(clips)["logits"]
+    with torch.inference_mode():
+        whole = in_precision(lowered, "fp64")(torch.from_numpy(clips["video"]).double()).numpy()
+        rounded = lowered(torch.from_numpy(clips["video"])).numpy()
+    distance = np.linalg.norm(found - whole) / np.linalg.norm(whole)
+    # The scale of the logits is folded into weights of the precision, and rounds there once more.
+    assert distance < 0.2 * np.linalg.norm(rounded - whole) / np.linalg.norm(whole)
+    assert found.dtype == np.float64
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Export in a lower precision; tests must not change the result."""
+    folder, done = tmp_path_factory.mktemp("structure"), {}
+
+    def get(precision):
+        if precision not in done:
+            spec = ExportSpec(precision=precision, engine="none", bench_seconds=0.0, **DEEP)
+            done[precision] = export(spec, folder / precision)
+        return done[precision]
+
+    return get
+
+
+def structure_of(parity):
+    (row,) = (row for row in parity if row.judged == "structure")
+    return row
+
+
+def plant(directory, change):
+    """Change the graph, and mend its hash in the manifest and its weights in the reference."""
+    path = directory / "model.onnx"
+    model = onnx.load(path)
+    change(model.graph)
+    onnx.save(model, path)
+    kept = read_reference(directory / REFERENCE)
+    one = replace(kept.structures["model.onnx"], weights=hash_weights(model))
+    write_reference(directory / REFERENCE, replace(kept, structures={"model.onnx": one}))
+    manifest = json.loads((directory / "manifest.json").read_text())
+    for name in ("model.onnx", REFERENCE):
+        manifest["files"][name]["sha256"] = sha256(directory / name)
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+
+
+def swap_frames(graph):
+    graph.initializer.append(numpy_helper.from_array(np.array([1, 0, 2]), "order"))
+    for node in graph.node:
+        node.input[:] = ["swapped" if name == "video" else name for name in node.input]
+    graph.node.insert(0, helper.make_node("Gather", ["video", "order"], ["swapped"], axis=1))
+
+
+def scale_logits(graph):
+    graph.initializer.append(numpy_helper.from_array(np.float32(1.001), "factor"))
+    graph.node[-1].output[0] = "unscaled"
+    graph.node.append(helper.make_node("Mul", ["unscaled", "factor"], ["logits"]))
+
+
+def scale_a_weight(graph):
+    product = next(node for node in graph.node if node.op_type == "Gemm")
+    (weight,) = (w for w in graph.initializer if w.name == product.input[1])
+    array = numpy_helper.to_array(weight)
+    weight.CopyFrom(numpy_helper.from_array(array * np.float32(1 + 1e-5), weight.name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+class TestPrecisions:
+    def test_the_structure_is_exact(self, made, precision):
+        row = structure_of(made(precision).report.parity)
+        assert (row.verdict, row.precision, row.reason) == ("pass", precision, "")
+        assert row.rel_l2 < 1e-14
+
+    @pytest.mark.parametrize("change", [swap_frames, scale_logits, scale_a_weight])
+    def test_a_fault_below_the_rounding_fails(self, made, precision, change, tmp_path):
+        copy = shutil.copytree(made(precision).directory, tmp_path / "copy")
+        plant(copy, change)
+        rows = verify(copy).parity
+        assert structure_of(rows).verdict == "fail"
+        if change is not swap_frames:  # within the tolerance of the rounding
+            assert rows[0].verdict == "pass"
