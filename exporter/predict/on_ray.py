@@ -6,6 +6,7 @@ clips of a worker that dies are done again by another one.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -43,8 +44,7 @@ def _label(address: str, how: Labelling, clips: Sequence[str]) -> Iterator[list[
     here = replace(how, directory=how.directory.resolve(), threads=how.threads or 1, jobs=0)
     paths = [{"clip": clip, "path": os.path.abspath(clip)} for clip in clips]  # noqa: PTH100
     try:
-        options: dict[str, Any] = {"include_dashboard": False, "num_cpus": how.jobs}
-        ray.init(None if address == LOCAL else address, **(options if address == LOCAL else {}))
+        _start(ray, address, how.jobs)
         blocks = -(-len(paths) // _CLIPS_OF_A_BLOCK)
         rows = ray.data.from_items(paths, override_num_blocks=blocks).map_batches(
             _Worker,
@@ -62,6 +62,18 @@ def _label(address: str, how: Labelling, clips: Sequence[str]) -> Iterator[list[
         raise RuntimeFailure(f"Ray at {address} failed: {text}") from error
     finally:
         ray.shutdown()
+
+
+def _start(ray: Any, address: str, workers: int) -> None:  # noqa: ANN401  # the module
+    """Connect to a cluster, or start one here; its log files keep what it would print."""
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == LOCAL:
+        ray.init(include_dashboard=False, num_cpus=workers, **quiet)
+    else:
+        ray.init(address, **quiet)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 class _Worker:
