@@ -6,7 +6,7 @@ import json
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -75,12 +75,10 @@ def evaluate(
     if jobs < 1:
         raise UsageError("--jobs", got=jobs, expected="at least 1")
     started = time.monotonic()
+    how: dict[str, Any] = {"threads": threads, "batch": batch}
     with ExitStack() as resources, progress(shown=not (quiet or json_)) as on_progress:
         opened = [
-            (
-                str(place),
-                resources.enter_context(Predictor(place, device=each, **_how(threads, batch))),
-            )
+            (str(place), resources.enter_context(Predictor(place, device=each, **how)))
             for place in (directory, *(against or ()))
             for each in device.split(",")
         ]
@@ -118,10 +116,6 @@ def evaluate(
             f"warning: {len(found.bad)} bad clips do not count, the first: {found.bad[0].reason}", 0
         )
     return 0
-
-
-def _how(threads: int | None, batch: int | None) -> dict[str, int | None]:
-    return {"threads": threads, "batch": batch}
 
 
 def _share(text: str) -> float:

@@ -56,7 +56,7 @@ class Labelling:
         jobs: Processes that read clips beside the run; 0 reads in the process that runs.
     """
 
-    directory: Path
+    directory: str | Path
     device: str = "cpu"
     threads: int | None = None
     batch: int | None = None
@@ -85,7 +85,7 @@ Labeller = Callable[[Labelling, Sequence[str]], Iterator[list[Row]]]
 def label(
     how: Labelling,
     clips: Iterable[str],
-    out: Path,
+    out: str | Path,
     *,
     labeller: Labeller | None = None,
     on_progress: Callable[[int, int, str], None] = lambda _done, _total, _clip: None,
@@ -104,6 +104,7 @@ def label(
         OutputError: if the file cannot be used, or has rows of another model.
         TsformerError: if the export cannot be run.
     """
+    out = Path(out)
     if out.suffix not in (".jsonl", PARQUET):
         raise UsageError("-o", got=out.name, expected="a name that ends in .jsonl or .parquet")
     if out.suffix == PARQUET:
@@ -161,7 +162,7 @@ def rows_of(predictor: Predictor, clips: Sequence[ReadClip], top: int | None) ->
 
 
 def find_clips(
-    given: Sequence[Path], listed: str | None = None, folder: Path | None = None
+    given: Sequence[str | Path], listed: str | None = None, folder: Path | None = None
 ) -> list[str]:
     """List the clips of arguments, of folders (with all below them), and of a list.
 
@@ -173,7 +174,7 @@ def find_clips(
     Raises:
         UsageError: if there is no clip.
     """
-    clips = [clip for path in given for clip in _files(path)]
+    clips = [clip for path in given for clip in _files(Path(path))]
     lines = [line.strip() for line in (listed or "").splitlines() if line.strip()]
     clips += [str(find_clip(line, folder, "--list")) if folder else line for line in lines]
     if not clips:
@@ -224,7 +225,7 @@ def as_text(path: str) -> str:
 
 def _made_by(how: Labelling) -> dict[str, Any]:
     """Say what decides the rows; the runtime is not opened, so other machines may continue."""
-    card = Card.read(how.directory)
+    card = Card.read(Path(how.directory))
     return {
         "model": card.hashes.get(card.file_of(how.device)),
         "preprocessing": str(card.preprocessing),

@@ -41,7 +41,7 @@ def labeller(address: str) -> Labeller:
 def _label(address: str, how: Labelling, clips: Sequence[str]) -> Iterator[list[Row]]:
     ray = _import_ray()
     # Workers start in other folders.
-    here = replace(how, directory=how.directory.resolve(), threads=how.threads or 1, jobs=0)
+    here = replace(how, directory=Path(how.directory).resolve(), threads=how.threads or 1, jobs=0)
     paths = [{"clip": clip, "path": os.path.abspath(clip)} for clip in clips]  # noqa: PTH100
     try:
         _start(ray, address, how.jobs)
