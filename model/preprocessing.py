@@ -107,6 +107,11 @@ class Preprocessing:
         return self.sampling or UNIFORM
 
     @property
+    def is_assumed(self) -> bool:
+        """Whether no file and no user tells how frames are sampled."""
+        return self.sampling is None or bool(self.assumed)
+
+    @property
     def sentences(self) -> tuple[str, ...]:
         """Say how a file is read, for a report; first how frames are sampled."""
         if self.sampling is None:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from exporter.cli.parsing import Flag, Hidden, Json, WholeOrNone
 from exporter.cli.terminal import progress, say, show
 from exporter.errors import UsageError, VideoError
+from exporter.report.escape import one_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from exporter.predict import Prediction, Predictor
+    from exporter.predict import Prediction, Predictor, WindowPrediction, Windows
 
 # What the table calls an output and its figure: scores of independent labels do not sum to 1.
 _HEADS = {
@@ -28,8 +29,12 @@ _HEADS = {
 def predict(
     directory: Path,
     /,
-    *clips: Path,
+    *clips: str,
     top: WholeOrNone = None,
+    window: str | None = None,
+    stride: str | None = None,
+    sampling: str | None = None,
+    views: str | None = None,
     features: Path | None = None,
     device: str = "cpu",
     cache: Path | None = None,
@@ -50,11 +55,19 @@ def predict(
 
         tsformer predict build/features clips/*.mp4 --features out.npz
 
+        tsformer predict build/trained long.mp4 --window 2s --stride 1s
+
     Args:
         directory: What `tsformer export` made.
-        clips: Video files.
+        clips: Video files, or folders of frames. With --window also a pipe (pipe:0 is
+            standard input), a device or a URL.
         top: Classes to show of each clip, best first (default 5, or all where there are fewer). A
             regression shows all its values.
+        window: Classify windows of this length, as 2s or 500ms: a row for each, as soon as it is
+            complete; with --json a line for each.
+        stride: From the start of a window to that of the next (default: the window).
+        sampling: Frames of a clip, as uniform or dense:32@30 (default: as the export says).
+        views: Views of a clip whose answers are averaged, as 1x3 (default: as the export says).
         features: Write the outputs of the export to this .npz file instead, one row a clip.
         device: cpu and cuda run model.onnx in ONNX Runtime, engine runs the TensorRT engine,
             openvino runs OpenVINO on the CPU; openvino-bf16 an int8 export with bf16 for the rest.
@@ -70,8 +83,16 @@ def predict(
     from exporter.predict import Predictor
 
     device = "engine" if engine else device
-    with Predictor(directory, device=device, threads=threads, cache=cache) as predictor:
+    given = {"sampling": sampling, "views": views}
+    clip = {name: text for name, text in given.items() if text is not None}
+    windows = _windows(window, stride)
+    with Predictor(directory, device=device, threads=threads, cache=cache, clip=clip) as predictor:
         _warn(directory, predictor, engine=device == "engine")
+        if windows is not None:
+            if features is not None:
+                raise UsageError("--window does not go with --features", remedy="leave one away")
+            _show_windows(predictor, clips, windows, top, as_json=json_)
+            return 0
         if features is not None:
             if top is not None:
                 raise UsageError("--top does not go with --features", remedy="leave one away")
@@ -91,8 +112,35 @@ def predict(
     return 0
 
 
+def _windows(window: str | None, stride: str | None) -> Windows | None:
+    from exporter.predict import Windows
+
+    if window is None and stride is not None:
+        raise UsageError("--stride needs --window", remedy="add --window, as --window 2s")
+    return None if window is None else Windows.parse(window, stride)
+
+
+def _show_windows(
+    predictor: Predictor, clips: Sequence[str], windows: Windows, top: int | None, *, as_json: bool
+) -> None:
+    """Show a row for each window as soon as it is answered: the source may never end."""
+    if predictor.card.preprocessing.is_assumed:
+        say(f"clips: {predictor.card.preprocessing.sentences[0]}", 0)
+    for clip in clips:
+        for row in predictor.predict_windows(clip, windows, top):
+            show(json.dumps(asdict(row), allow_nan=False) if as_json else _window_line(row))
+
+
+def _window_line(row: WindowPrediction) -> str:
+    best = ", ".join(f"{entry.label} {entry.score:.4f}" for entry in row.classes)
+    line = f"{row.clip}  {row.start:.2f} to {row.end:.2f} s  {best}"
+    if row.lag is not None:
+        line += f"  (lag {row.lag:.2f} s, {row.held_mb:.0f} MB held)"
+    return one_line(f"{line}  ({row.note})" if row.note else line)
+
+
 def _write_features(
-    predictor: Predictor, clips: Sequence[Path], path: Path, *, as_json: bool
+    predictor: Predictor, clips: Sequence[str], path: Path, *, as_json: bool
 ) -> None:
     from exporter.predict.features import Described, describe, write_features
 
@@ -131,6 +179,7 @@ def _json(predictor: Predictor, found: list[Prediction]) -> str:
         "precision": runner.precision,
         "verdict": predictor.card.verdict,
         "task": predictor.card.task,
+        "clip": predictor.card.preprocessing.sentences,
         "predictions": [asdict(prediction) for prediction in found],
     }
     return json.dumps(
@@ -154,5 +203,7 @@ def _table(predictor: Predictor, found: list[Prediction]) -> RenderableType:
         made.add_section()
     runner = predictor.runner
     lines = [f"{runner.name} ({runner.device}, {runner.precision})"]
+    if predictor.card.preprocessing.is_assumed:
+        lines.append(f"Clips: {predictor.card.preprocessing.sentences[0]}")
     lines += [f"{prediction.clip}: {prediction.note}" for prediction in found if prediction.note]
     return Group(made, *map(plain_line, lines))

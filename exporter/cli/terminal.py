@@ -167,7 +167,7 @@ def show(what: RenderableType) -> None:
         return
     if isinstance(what, str):
         with may_fail(sys.stdout):
-            print(_visible(what))
+            print(_visible(what), flush=True)  # a row of a live source is read at once
     else:
         Output().print(what)
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 MAX_PIXELS = 2**26  # of a frame: 8192 x 8192, twice 8K; one frame then takes 200 MB as RGB
+_PIPE = "pipe:"  # FFmpeg's name of a file descriptor
+_NETWORK_TIMEOUT = 10_000_000  # microseconds that a URL may stay silent
 CHECK_PATH = "check the path and its permissions"
 REENCODE = "check that the file is complete, or re-encode it, for example to H.264 in .mp4"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # two letters at least: C:/ is a drive
@@ -25,8 +27,41 @@ _CAMERA = re.compile(r"/dev/|\d+$|[A-Za-z]+=")  # /dev/video0, 0 and video=Name,
 
 
 @contextmanager
-def open_video(path: Path) -> Iterator[VideoStream]:
+def open_video(path: Path | str) -> Iterator[VideoStream]:
     """Open the best video stream; with `file:`, no name or playlist can reach the network."""
+    with _open(str(path), f"file:{path}", {}) as stream:
+        yield stream
+
+
+@contextmanager
+def open_live(source: str) -> Iterator[VideoStream]:
+    """Open a pipe (`pipe:0`: standard input), a device, or a URL that the user gave."""
+    named = _URL.match(source) or source.startswith(("/dev/", _PIPE))
+    what = source if named else f"file:{source}"
+    options = {"rw_timeout": str(_NETWORK_TIMEOUT)} if _URL.match(source) else {}
+    kind = "v4l2" if source.startswith("/dev/video") else None
+    with _open(source, what, options, kind) as stream:
+        yield stream
+
+
+def is_live(source: str) -> bool:
+    """Whether a source runs on its own: standard input, a pipe, a device, or a URL."""
+    if source.startswith(_PIPE) or _URL.match(source):
+        return True
+    try:
+        mode = Path(source).stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+@contextmanager
+def _open(
+    name: str,
+    what: str,
+    more: dict[str, str],
+    kind: str | None = None,
+) -> Iterator[VideoStream]:
     import av
     from av.logging import PANIC, get_level, set_level
 
@@ -35,19 +70,20 @@ def open_video(path: Path) -> Iterator[VideoStream]:
         try:
             set_level(PANIC)  # print nothing, but keep FFmpeg's message in the errors
             container = av.open(
-                f"file:{path}",
-                options={"max_pixels": str(MAX_PIXELS)},
+                what,
+                format=kind,
+                options={"max_pixels": str(MAX_PIXELS), **more},
                 metadata_errors="replace",  # titles and names are not always UTF-8
             )
         finally:
             set_level(level)  # before decoding: logging from decoder threads needs the GIL
         with container:
-            yield _video_stream(path, container)
+            yield _video_stream(name, cast("InputContainer", container))
     except _av_errors() as error:  # also where FFmpeg cannot convert the pixel format to RGB
-        raise VideoError(f"{path} is not a video", got=reason(error), remedy=REENCODE) from error
+        raise VideoError(f"{name} is not a video", got=reason(error), remedy=REENCODE) from error
 
 
-def _video_stream(path: Path, container: InputContainer) -> VideoStream:
+def _video_stream(path: str, container: InputContainer) -> VideoStream:
     from av.stream import Disposition
     from av.video.stream import VideoStream
 
@@ -142,7 +178,7 @@ def check_file(path: Path) -> None:
             raise VideoError(
                 f"{path} cannot be read: clips are files",
                 got=kind,
-                remedy="save the clip to a file first, for example with ffmpeg -i",
+                remedy="save it to a file first, as with ffmpeg -i, or predict with --window 2s",
             ) from error
         got = error.strerror if isinstance(error, OSError) else str(error)
         raise VideoError(f"{path} cannot be read", got=got, remedy=CHECK_PATH) from error

@@ -80,7 +80,7 @@ def read_clip(
     Raises:
         VideoError: if the source is not a clip, no frame decodes, or the channels do not fit.
     """
-    _check_channels(channels, preprocessing)
+    check_channels(channels, preprocessing)
     to, how = Frame.of(preprocessing, height, width), preprocessing
     images, found = _open(source)
 
@@ -94,18 +94,23 @@ def read_clip(
     else:
         taken = take_images(images, choose, to)
         taken.times = _times_of_images(images, how)
-    indices = choose(taken.count)
+    return make_clip(taken, found, choose(taken.count), (frames, channels), how)
+
+
+def make_clip(
+    taken: Decoded,
+    found: Survey,
+    indices: tuple[int, ...],
+    size: tuple[int, int],
+    preprocessing: Preprocessing,
+) -> Clip:
+    """Make a clip of the frames that were taken; `size` is its number of frames and channels."""
+    (frames, channels), how = size, preprocessing
     times = tuple(taken.times[index] for index in indices) if taken.times else ()
     notes = [*_notes(taken, found, frames, how), *_notes_on_time(indices[:frames], times, how)]
+    note = "; ".join(str(each) for each in notes if each)
     array = _assemble(taken, indices, frames, channels, how)
-    return Clip(
-        array,
-        taken.count,
-        taken.source_size,
-        indices,
-        "; ".join(str(note) for note in notes if note),
-        times,
-    )
+    return Clip(array, taken.count, taken.source_size, indices, note, times)
 
 
 def _open(source: Source) -> tuple[Sequence[Path] | np.ndarray | None, Survey]:
@@ -168,7 +173,8 @@ def normalise(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     return (pixels - mean) / std
 
 
-def _check_channels(channels: int, preprocessing: Preprocessing) -> None:
+def check_channels(channels: int, preprocessing: Preprocessing) -> None:
+    """Raise `VideoError` unless a clip can have these channels, and the preprocessing has them."""
     if channels not in (1, 3):
         raise VideoError("a clip gives 1 or 3 channels", got=f"a model of {channels}")
     if (got := len(preprocessing.mean)) != channels:

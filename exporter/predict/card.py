@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,17 @@ class Card:
         if device == "engine":
             return ENGINE
         return GRAPH if not device.startswith("openvino") else self.openvino_graph or GRAPH
+
+    def reading(self, clip: Mapping[str, Any]) -> Card:
+        """Return the card with other entries of its `clip` table: sampling, views and so on.
+
+        Raises:
+            UsageError: if an entry is unknown or not valid.
+        """
+        try:
+            return replace(self, preprocessing=self.preprocessing.changed(clip))
+        except ConfigError as error:
+            raise UsageError(f"--{error}") from error
 
     @property
     def doubt(self) -> str:

@@ -10,15 +10,18 @@ So the proof of the export holds for the predictions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from exporter.errors import ManifestError, RuntimeFailure, TsformerError, UsageError
 from exporter.files.manifest import ENGINE, GRAPH, require_file
 from exporter.inputs.clips import read_for
+from exporter.inputs.windows import Windows, read_windows
 from exporter.machine.cores import usable_cores
 from exporter.predict.answers import DEFAULT_TOP, order_of, scores_of
 from exporter.predict.batches import Batches, in_groups
@@ -60,6 +63,21 @@ class Prediction:
     error: str = ""
 
 
+@dataclass(frozen=True)
+class WindowPrediction(Prediction):
+    """The best classes of one window of a clip.
+
+    `start` and `end` are in seconds from the first frame. `lag` is the time from the end of the
+    window at a live source until its answer, in seconds; None for a file. `held_mb` is the memory
+    of the decoded frames of the window.
+    """
+
+    start: float = 0.0
+    end: float = 0.0
+    lag: float | None = None
+    held_mb: float = 0.0
+
+
 class Predictor(Closing):
     """An exported model, ready to classify clips.
 
@@ -70,6 +88,8 @@ class Predictor(Closing):
         threads: Threads on the CPU (default: one for each core).
         batch: Clips of one run (default: as many as the model takes).
         cache: A folder in which OpenVINO keeps the compiled model, to load it faster next time.
+        clip: How clips are read, in place of what the export says: `sampling` and `views`, as texts
+            or as in a `clip` table.
 
     Raises:
         NoExportError: if the directory is not an export.
@@ -87,6 +107,7 @@ class Predictor(Closing):
         threads: int | None = None,
         batch: int | None = None,
         cache: str | Path | None = None,
+        clip: Mapping[str, Any] | None = None,
     ) -> None:
         if threads is not None and threads < 1:
             raise UsageError("--threads", got=threads, expected="at least 1")
@@ -97,7 +118,7 @@ class Predictor(Closing):
         engine = device == "engine"
         threads = threads or usable_cores() or 1
         directory = Path(directory)
-        self.card = card = Card.read(directory)
+        self.card = card = Card.read(directory).reading(clip or {})
         self.file = card.file_of(device)  # what is run
         self.runner: Runner
         if engine:
@@ -153,6 +174,32 @@ class Predictor(Closing):
                 classes = self.rank(str(group[place]), rows, top)
                 found[place] = Prediction(str(group[place]), clip.note, classes)
             yield from (found[place] for place in range(len(group)))
+
+    def predict_windows(
+        self, source: str, windows: Windows, top: int | None = None
+    ) -> Iterator[WindowPrediction]:
+        """Classify one window of a source after the other, each as soon as it is complete.
+
+        Args:
+            source: A file, a pipe (`pipe:0` is standard input), a device or a URL that PyAV opens.
+            windows: The length of a window, and from one window to the next.
+            top: As for `predict`.
+
+        Raises:
+            UsageError: if the model has fewer classes, or gives no logits.
+            VideoError: if the source cannot be read.
+            RuntimeFailure: if the runtime fails, or a logit is not finite.
+        """
+        card, top = self.card, check_top(self.card, top)
+        for window in read_windows(source, windows, card.config, card.preprocessing):
+            read = time.monotonic()
+            (rows,) = self.batches.logits([window.clip.array])
+            classes = self.rank(source, rows, top)
+            lag = None if window.lag is None else window.lag + time.monotonic() - read
+            limits = window.start, window.end
+            yield WindowPrediction(
+                source, window.clip.note, classes, "", *limits, lag=lag, held_mb=window.held_mb
+            )
 
     def rank(self, clip: str, logits: np.ndarray, top: int) -> tuple[ClassScore, ...]:
         """Give the best classes of one clip, from the logits `(v, classes)` of its views.

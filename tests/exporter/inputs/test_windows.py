@@ -1,0 +1,150 @@
+"""A window of a long file or a live source is read as a clip that was cut out by hand."""
+
+import math
+import os
+import time
+from fractions import Fraction
+from pathlib import Path
+from threading import Thread
+from typing import cast
+
+import av
+import numpy as np
+import pytest
+from av.video.stream import VideoStream
+
+from exporter.errors import UsageError, VideoError
+from exporter.inputs import windows as windows_module
+from exporter.inputs.clips import read_for
+from exporter.inputs.windows import Windows, read_windows
+from model.config import ClipConfig
+from model.preprocessing import Preprocessing
+from model.sampling import Sampling
+
+CONFIG = ClipConfig(4, 3, 32, 32, 2)
+PLAIN = Preprocessing()
+DENSE = Preprocessing(sampling=Sampling.parse("dense:5@25"))
+RATE = 25
+
+
+def pictures(count: int) -> list[np.ndarray]:
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    return [np.roll(noise, (index, 3 * index), (0, 1)) for index in range(count)]
+
+
+def write(path: Path, images, codec="ffv1", pix_fmt="bgr0", **how) -> Path:
+    with av.open(str(path), "w", **how) as container:
+        stream = cast("VideoStream", container.add_stream(codec, rate=RATE))
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
+        for image in images:
+            container.mux(
+                stream.encode(
+                    av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+                )
+            )
+        container.mux(stream.encode())
+    return path
+
+
+def cut(source: Path, length: str, stride: str | None = None, how=PLAIN):
+    return list(read_windows(str(source), Windows.parse(length, stride), CONFIG, how))
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory) -> Path:
+    return write(tmp_path_factory.mktemp("clips") / "long.mkv", pictures(130))
+
+
+@pytest.mark.parametrize("how", [PLAIN, DENSE], ids=["uniform", "dense"])
+@pytest.mark.parametrize(("length", "stride"), [("2s", "1s"), ("1s", None), ("500ms", "1.5s")])
+def test_a_window_equals_the_clip_that_was_cut_by_hand(tmp_path, long, how, length, stride):
+    found = cut(long, length, stride, how)
+    step = Windows.parse(length, stride)
+    assert len(found) > 2
+    for number, window in enumerate(found):
+        limits = (number * step.stride, number * step.stride + step.length)
+        first, last = (math.ceil(RATE * limit) for limit in limits)
+        assert window.start == number * step.stride
+        assert window.end == window.start + step.length
+        assert window.lag is None
+        by_hand = read_for(CONFIG, how, write(tmp_path / "cut.mkv", pictures(130)[first:last]))
+        np.testing.assert_array_equal(window.clip.array, by_hand.array)
+        assert window.clip.indices == by_hand.indices
+        times = [(first + index) / RATE for index in by_hand.indices]
+        assert window.clip.times == pytest.approx(times)
+
+
+@pytest.mark.parametrize(
+    ("length", "stride", "starts"),
+    [
+        ("2s", "2s", [0, 2, 4]),  # the last one holds what is left: 130 frames are 5.2 s
+        ("2s", "1s", [0, 1, 2, 3, 4]),
+        ("1s", "3s", [0, 3]),
+        ("1m", None, [0]),
+    ],
+)
+def test_every_frame_is_in_a_window_where_windows_overlap_or_touch(long, length, stride, starts):
+    found = cut(long, length, stride)
+    assert [window.start for window in found] == starts
+
+
+def test_a_last_window_that_is_too_short_says_so(long):
+    short = cut(long, "2.1s")[-1].clip
+    assert short.source_frames == 130 - 2 * 53 + 1  # 4.2 s to 5.2 s
+
+
+def test_a_live_source_is_read_as_it_comes_with_its_lag_and_bounded_memory(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    seen: list[float] = []
+
+    def send():
+        with pipe.open("wb") as out, av.open(out, "w", format="nut") as container:
+            stream = cast("VideoStream", container.add_stream("ffv1", rate=RATE))
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "bgr0"
+            for image in pictures(100):
+                time.sleep(0.002)
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+
+    sender = Thread(target=send)
+    sender.start()
+    found = []
+    for window in read_windows(str(pipe), Windows.parse("1s"), CONFIG, PLAIN):
+        seen.append(time.monotonic())
+        found.append(window)
+    sender.join()
+    assert [window.start for window in found] == [0, 1, 2, 3]
+    assert all(window.lag is not None for window in found)
+    one_frame = 64 * 48 * 4 / 1e6
+    assert max(window.held_mb for window in found) <= 27 * one_frame
+    whole = cut(write(tmp_path / "same.mkv", pictures(100)), "1s")
+    for live, kept in zip(found, whole, strict=True):
+        np.testing.assert_array_equal(live.clip.array, kept.clip.array)
+
+
+def test_a_window_of_too_many_frames_is_refused(long, monkeypatch):
+    monkeypatch.setattr(windows_module, "MOST_BYTES", 20 * 64 * 48 * 4)
+    with pytest.raises(VideoError, match=r"holds too many frames.*shorter --window"):
+        cut(long, "2s")
+    assert len(cut(long, "500ms")) > 5
+
+
+@pytest.mark.parametrize(
+    ("length", "stride"), [("0s", None), ("2s", "0"), ("two", None), ("-1s", None), ("2h", None)]
+)
+def test_a_wrong_time_is_a_usage_error(length, stride):
+    with pytest.raises(UsageError, match=r"--window|--stride"):
+        Windows.parse(length, stride)
+
+
+def test_times_are_read_exactly():
+    assert Windows.parse("100ms", ".1s") == Windows(Fraction(1, 10), Fraction(1, 10))
+
+
+def test_a_file_without_frames_is_an_error(tmp_path):
+    path = tmp_path / "no.mp4"
+    path.write_bytes(b"no video")
+    with pytest.raises(VideoError, match="is not a video"):
+        cut(path, "1s")
