@@ -82,7 +82,7 @@ class Parity:
     reason: str = ""
     per_input: tuple[InputParity, ...] = ()
     output: str = "logits"
-    judged: Literal["rounding", "structure"] = "rounding"
+    judged: str = "rounding"
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def test_a_batch_repeats_from_the_first_clip_when_there_are_too_few(size, expect
 def test_masks_keep_at_least_one_frame_and_all_frames_of_the_first_clip():
     inputs = gather_inputs([], CONFIG, PLAIN, mask=True)
     masks = inputs.arrays["mask"]
-    assert masks.shape == (8, 3)
+    assert masks.shape == (16, 3)
     assert masks.dtype == bool
     assert masks.any(axis=1).all()
     assert masks[0].all()
