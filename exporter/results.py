@@ -78,6 +78,8 @@ class Parity:
     floor_rel_l2: float | None = None
     tolerance: float | None = None
     batch_invariance_rel_l2: float | None = None
+    median_rel_l2: float | None = None
+    bias: float | None = None
     inputs: int = 0
     reason: str = ""
     per_input: tuple[InputParity, ...] = ()

@@ -11,20 +11,31 @@ every logit where labels are independent: a sigmoid of 0.5 is a logit of 0. A va
 answer than its error, and no output but the logits has one.
 
 Errors and floors are the worst over the inputs, because the floor of one input can be small by
-chance. A model whose logits are the same for all inputs fails, because it proves nothing. If the
-logits in float32 and float64 differ by more than `ILL_CONDITIONED`, rounding decides them, and no
-precision determines the function of the model.
+chance. Their median and their bias are judged too: see `exporter.proof.distribution`. A model whose
+logits are the same for all inputs fails, because it proves nothing. If the logits in float32 and
+float64 differ by more than `ILL_CONDITIONED`, rounding decides them, and no precision determines
+the function of the model.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from exporter.proof.answers import compare_answers
+from exporter.proof.distance import (
+    cosine,
+    largest,
+    mean,
+    nan_is_worst,
+    relative_error,
+    relative_spread,
+    worst_error,
+)
+from exporter.proof.distribution import find_system, measure
 from exporter.proof.rows import (
     Sizes,
     columns,
@@ -184,9 +195,9 @@ def judge(
         _compare(name, reference.truth[i], reference.floor[i], [run[i] for run in runs], task)
         for i, name in enumerate(reference.names)
     )
-    floor = _largest(entry.floor_rel_l2 for entry in per_input)
+    floor = largest(entry.floor_rel_l2 for entry in per_input)
     tolerance = max(FLOOR_FACTOR * floor, TINY[precision])
-    invariance = _largest(
+    invariance = largest(
         relative_error(again[i], first[i])
         for first, again in [(runs[0], run) for run in runs[1:]]
         + [(reference.floor, reference.batched)]
@@ -199,20 +210,27 @@ def judge(
         verdict, reason = _look_at_spread(reference.truth, fp32_floor, tolerance, output)
     if not per_input:
         return Parity(runtime, device, precision, verdict, reason=reason, output=output)
+    found = measure(runs[0], reference.truth)
+    of_floor = measure(reference.floor, reference.truth)
+    system = find_system(found, of_floor, FLOOR_FACTOR, TINY[precision])
+    if verdict == "pass" and system:
+        verdict, reason = "fail", system
     return Parity(
         runtime,
         device,
         precision,
         verdict,
-        rel_l2=_largest(entry.rel_l2 for entry in per_input),
-        max_abs=_largest(entry.max_abs for entry in per_input),
+        rel_l2=largest(entry.rel_l2 for entry in per_input),
+        max_abs=largest(entry.max_abs for entry in per_input),
         cosine=float(np.min([entry.cosine for entry in per_input])),  # NaN if any is
-        top1_agreement=_mean(entry.top1_equal for entry in per_input),
-        top5_agreement=_mean(entry.top5_overlap for entry in per_input),
-        sign_agreement=_mean(entry.signs_equal for entry in per_input),
+        top1_agreement=mean(entry.top1_equal for entry in per_input),
+        top5_agreement=mean(entry.top5_overlap for entry in per_input),
+        sign_agreement=mean(entry.signs_equal for entry in per_input),
         floor_rel_l2=floor,
         tolerance=tolerance,
         batch_invariance_rel_l2=invariance,
+        median_rel_l2=found.median,
+        bias=found.bias,
         inputs=len(per_input),
         reason=reason,
         per_input=per_input,
@@ -231,7 +249,13 @@ def _decide(
 ) -> tuple[Verdict, str]:
     if len(per_input) < min_inputs:
         return "fail", f"compared {len(per_input)} inputs, needs at least {min_inputs}"
-    if np.isfinite(fp32_floor) and not np.isfinite(floor):
+    if not np.isfinite(fp32_floor):
+        return (
+            "fail",
+            f"NaN or Inf among the {output} of eager PyTorch itself, in float32 or float64: it is "
+            "the model's own, and no export of it can be proven",
+        )
+    if not np.isfinite(floor):
         return (
             "fail",
             f"NaN or Inf among the {output} of eager PyTorch in this precision too: tsformer "
@@ -290,7 +314,7 @@ def _compare(
     outputs: Sequence[np.ndarray],
     task: TaskName | None,
 ) -> InputParity:
-    worst = max(outputs, key=lambda output: _nan_is_worst(relative_error(output, truth)))
+    worst = max(outputs, key=lambda output: nan_is_worst(relative_error(output, truth)))
     return InputParity(
         name=name,
         rel_l2=relative_error(worst, truth),
@@ -299,45 +323,3 @@ def _compare(
         cosine=cosine(worst, truth),
         **compare_answers(truth, worst, outputs, task),
     )
-
-
-def relative_error(output: np.ndarray, truth: np.ndarray) -> float:
-    """Compute `|y - t| / |t|`: 0 if both are zero, infinite if only t is, NaN if y has a NaN."""
-    distance = float(np.linalg.norm(output.astype(np.float64) - truth))
-    norm = float(np.linalg.norm(truth.astype(np.float64)))
-    if norm == 0.0:
-        return 0.0 if distance == 0.0 else distance * float("inf")
-    return distance / norm
-
-
-def worst_error(logits: np.ndarray, truth: np.ndarray) -> float:
-    """Find the largest relative error of logits `(n, classes)`; NaN if one has a NaN."""
-    return _largest(map(relative_error, logits, truth))
-
-
-def relative_spread(truth: np.ndarray) -> float:
-    """Find the largest relative distance of rows `(n, values)` from their mean."""
-    return max(relative_error(truth.mean(0), row) for row in truth)
-
-
-def cosine(output: np.ndarray, truth: np.ndarray) -> float:
-    """Compute the cosine of the angle between `y` and `t`; 1 if both are zero."""
-    with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity give NaN
-        norms = float(np.linalg.norm(output.astype(np.float64)) * np.linalg.norm(truth))
-        if norms == 0.0:
-            return 1.0 if np.array_equal(output, truth) else 0.0
-        return float(output.astype(np.float64) @ truth / norms)
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
-
-
-def _largest(values: Iterable[float]) -> float:
-    """Find the largest value; NaN if one is NaN (Python's `max` may miss it) or none is given."""
-    return float(np.max([*values] or [np.nan]))
-
-
-def _nan_is_worst(error: float) -> float:
-    return float("inf") if np.isnan(error) else error
