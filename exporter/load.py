@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,17 @@ def _set_task(model: VideoClassifier, task: str) -> None:
         raise UsageError(f"--{error}") from error
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute in one thread: the QR of random features differs in its last bits with more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _make_fresh(spec: ExportSpec, given: Mapping[str, Any]) -> VideoClassifier:
     name = spec.model or DEFAULT_FAMILY
     preset = PRESETS.get(name)
@@ -92,7 +104,7 @@ def _make_fresh(spec: ExportSpec, given: Mapping[str, Any]) -> VideoClassifier:
         config = family.model.config_class(**values)
     except ConfigError as error:
         raise UsageError(str(error)) from error
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _one_thread():
         torch.manual_seed(spec.seed)
         model = family.model.from_config(config).eval()
     model.preprocessing = replace(model.preprocessing, rules=family.rules).changed(_clip_of(spec))

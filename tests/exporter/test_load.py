@@ -288,3 +288,18 @@ def test_the_averaged_weights_are_loaded_where_they_are_asked_for(published, tmp
     assert "model_ema (ema) taken, as asked" in resolve(spec, ema)["notes"][0]
     with pytest.raises(UsageError, match="--weights describes a checkpoint"):
         ExportSpec(weights="ema")
+
+
+def test_a_seed_gives_the_same_weights_with_one_thread_and_with_two():
+    spec = ExportSpec(attn="performer", res=(32, 32), frames=2, dim=128, depth=1, dim_head=64)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            model = load_model(spec)
+            found.append({**model.state_dict(), **dict(model.named_buffers())})
+    finally:
+        torch.set_num_threads(before)
+    one, two = found
+    assert any("projection_matrix" in name for name in one)
+    assert [name for name in one if not torch.equal(one[name], two[name])] == []
