@@ -3,7 +3,8 @@
     python examples/client.py gestures_onnx clip.mp4 [HOST:PORT]
 
 `tsformer triton` wrote the model that the server runs. This program needs tsformer and
-tritonclient[http]. It reads the clip with the preprocessing of the export.
+tritonclient[http]. It reads the clip with the preprocessing of the export, and averages the
+logits of its views.
 """
 
 import json
@@ -25,10 +26,15 @@ clip = read_clip(
     Path(path), frames=frames, channels=channels, height=height, width=width, preprocessing=how
 )
 
-video = triton.InferInput("video", clip.array.shape, "FP32")  # (1, f, c, h, w)
-video.set_data_from_numpy(clip.array)
-best = triton.InferRequestedOutput("logits", class_count=5)
-answer = server.infer(model, [video], outputs=[best]).as_numpy("logits")
-for text in answer.ravel():  # b"logit:class:label"
-    logit, number, *label = text.decode().split(":", 2)
-    print(f"{float(logit):8.3f}  {label[0] if label else number}")
+found: dict[str, list[float]] = {}
+for view in clip.array[:, None]:  # (v, 1, f, c, h, w)
+    video = triton.InferInput("video", view.shape, "FP32")
+    video.set_data_from_numpy(view)
+    ranked = triton.InferRequestedOutput("logits", class_count=int(config["output"][0]["dims"][-1]))
+    answer = server.infer(model, [video], outputs=[ranked]).as_numpy("logits")
+    for text in answer.ravel():  # b"logit:class:label"
+        logit, number, *label = text.decode().split(":", 2)
+        found.setdefault(label[0] if label else number, []).append(float(logit))
+best = sorted(((sum(each) / len(each), name) for name, each in found.items()), reverse=True)
+for logit, name in best[:5]:
+    print(f"{logit:8.3f}  {name}")

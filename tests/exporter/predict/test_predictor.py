@@ -28,7 +28,7 @@ from exporter.inputs.clips import read_for
 from exporter.inputs.motion import MOTION_LABELS
 from exporter.load import load_model
 from exporter.pipeline import export
-from exporter.predict import Predictor, softmax
+from exporter.predict import Predictor, Windows, softmax
 from exporter.predict import predictor as predicting
 
 CHECKPOINTS = Path(__file__).parents[3] / "scripts" / "checkpoints"
@@ -444,3 +444,57 @@ def test_ctrl_c_ends_it_without_output(fresh, clips):
     )
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr == "tsformer: interrupted: nothing was left behind\n"
+
+
+class TestViews:
+    @pytest.mark.slow
+    @pytest.mark.parametrize("average", ["logits", "probabilities"])
+    @pytest.mark.parametrize("batch", [None, BatchProfile(1, 2, 8)], ids=["fixed", "dynamic"])
+    def test_views_equal_the_average_of_the_single_views_to_the_last_bit(
+        self, make, clips, average, batch
+    ):
+        _, directory = make(attn="regular", dynamic_batch=batch)
+        with Predictor(directory, clip={"views": f"2x3:{average}"}) as predictor:
+            card = predictor.card
+            (found,) = predictor.predict([clips[0]], CLASSES)
+            views = read_for(card.config, card.preprocessing, clips[0]).array
+            assert len(views) == 6
+            rows = [predictor.runner.run({"video": view[None]})["logits"] for view in views]
+        logits = np.concatenate(rows).astype(np.float64)
+        expected = softmax(logits).mean(0)
+        if average == "logits":
+            expected = softmax(logits.mean(0))
+        got = {entry.index: entry.score for entry in found.classes}
+        assert [got[index] for index in range(CLASSES)] == expected.tolist()
+
+    def test_what_a_call_says_of_the_clip_replaces_the_manifest(self, fresh, clips):
+        with Predictor(fresh[1], clip={"sampling": "dense:4@30", "views": "1x3"}) as predictor:
+            how = predictor.card.preprocessing
+            assert (str(how.sampling), how.views.crops) == ("dense:4@30:steps:centre:clamp", 3)
+        with pytest.raises(UsageError, match="sampling"):
+            Predictor(fresh[1], clip={"sampling": "dense"})
+
+
+class TestWindows:
+    def test_windows_have_times_and_the_answers_of_the_cut_clip(self, fresh, tmp_path):
+        path = tmp_path / "clip.mkv"
+        rng = np.random.default_rng(0)
+        images = rng.integers(0, 256, (75, 48, 64, 3), np.uint8)
+        write_rgb(path, images)
+        write_rgb(tmp_path / "cut.mkv", images[25:50])
+        with Predictor(fresh[1]) as predictor:
+            rows = list(predictor.predict_windows(str(path), Windows.parse("1s"), 3))
+            (cut,) = predictor.predict([tmp_path / "cut.mkv"], 3)
+        assert [(row.start, row.end) for row in rows] == [(0, 1), (1, 2), (2, 3)]
+        assert rows[1].classes == cut.classes
+        assert {row.lag for row in rows} == {None}
+
+
+def write_rgb(path, images):
+    with av.open(str(path), "w") as container:
+        stream = cast("VideoStream", container.add_stream("ffv1", rate=25))
+        stream.height, stream.width = images[0].shape[:2]
+        stream.pix_fmt = "bgr0"
+        for image in images:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
