@@ -26,13 +26,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from exporter.proof.answers import compare_answers
+from exporter.proof.decide import FLOOR_FACTOR, TINY, decide, look_at_spread
 from exporter.proof.distance import (
     cosine,
     largest,
     mean,
     nan_is_worst,
     relative_error,
-    relative_spread,
     worst_error,
 )
 from exporter.proof.distribution import find_system, measure
@@ -45,14 +45,11 @@ from exporter.proof.rows import (
     run_clips,
     run_sized,
 )
-from exporter.results import InputParity, Parity, Verdict
+from exporter.results import InputParity, Parity
 from exporter.runners.base import Arrays, Runner
 from model.outputs import LOGITS
 from model.task import TaskName
 
-FLOOR_FACTOR = 4.0
-TINY = {"fp64": 1e-9, "fp32": 1e-6, "fp16": 2e-3, "bf16": 1.6e-2, "int8": 1.6e-2}
-ILL_CONDITIONED = 1e-3
 MIN_INPUTS = 8
 
 
@@ -205,9 +202,9 @@ def judge(
     )
     fp32 = reference.floor if reference.fp32 is None else reference.fp32
     errors = (fp32_floor := worst_error(fp32, reference.truth), floor, tolerance, invariance)
-    verdict, reason = _decide(per_input, *errors, min_inputs, output)
+    verdict, reason = decide(per_input, *errors, min_inputs, output)
     if verdict == "pass":
-        verdict, reason = _look_at_spread(reference.truth, fp32_floor, tolerance, output)
+        verdict, reason = look_at_spread(reference.truth, fp32_floor, tolerance, output)
     if not per_input:
         return Parity(runtime, device, precision, verdict, reason=reason, output=output)
     found = measure(runs[0], reference.truth)
@@ -236,75 +233,6 @@ def judge(
         per_input=per_input,
         output=output,
     )
-
-
-def _decide(
-    per_input: tuple[InputParity, ...],
-    fp32_floor: float,
-    floor: float,
-    tolerance: float,
-    invariance: float,
-    min_inputs: int,
-    output: str,
-) -> tuple[Verdict, str]:
-    if len(per_input) < min_inputs:
-        return "fail", f"compared {len(per_input)} inputs, needs at least {min_inputs}"
-    if not np.isfinite(fp32_floor):
-        return (
-            "fail",
-            f"NaN or Inf among the {output} of eager PyTorch itself, in float32 or float64: it is "
-            "the model's own, and no export of it can be proven",
-        )
-    if not np.isfinite(floor):
-        return (
-            "fail",
-            f"NaN or Inf among the {output} of eager PyTorch in this precision too: tsformer "
-            "ladder names the module, tsformer tune-precision keeps it in fp32",
-        )
-    if not np.isfinite(
-        [fp32_floor, floor, invariance, *(entry.rel_l2 for entry in per_input)]
-    ).all():
-        return "fail", f"NaN or Inf among the {output}"
-    if fp32_floor > ILL_CONDITIONED:
-        return (
-            "ill-conditioned",
-            f"two roundings of the eager model itself differ by {fp32_floor:.1e} (limit "
-            f"{ILL_CONDITIONED:.0e}): it is not a function at this precision",
-        )
-    worst = max(per_input, key=lambda entry: entry.rel_l2)
-    if worst.rel_l2 > tolerance:
-        return "fail", f"{worst.name}: error {worst.rel_l2:.1e} above tolerance {tolerance:.1e}"
-    changed = [entry for entry in per_input if entry.answer_differs and entry.margin > floor]
-    if changed:
-        what = "top-1" if changed[0].signs_equal is None else "the sign of a logit"
-        return "fail", f"{what} differs on {', '.join(entry.name for entry in changed)}"
-    if invariance > tolerance:
-        return (
-            "fail",
-            f"a clip's {output} depend on the clips beside it: {invariance:.1e} above tolerance "
-            f"{tolerance:.1e}",
-        )
-    return "pass", ""
-
-
-def _look_at_spread(
-    truth: np.ndarray, fp32_floor: float, tolerance: float, output: str
-) -> tuple[Verdict, str]:
-    """Check that the outputs of the inputs differ enough for a comparison to prove something."""
-    spread = relative_spread(truth)
-    if spread <= max(FLOOR_FACTOR * fp32_floor, TINY["fp32"]):
-        return (
-            "fail",
-            f"the {output} do not depend on the input (they spread by {spread:.1e}), so nothing "
-            "about the graph was compared",
-        )
-    if spread <= tolerance:
-        return (
-            "pass",
-            f"the {output} of these inputs differ by no more ({spread:.1e}) than rounding at this "
-            "precision: the comparison module by module says more",
-        )
-    return "pass", ""
 
 
 def _compare(

@@ -15,9 +15,9 @@ from exporter.graph.weights import hash_weights
 from exporter.inputs.clips import Inputs
 from exporter.inputs.kept import describe_inputs
 from exporter.precision import REST_OF_INT8, Int8, Ranges, in_precision
+from exporter.proof.decide import ILL_CONDITIONED
 from exporter.proof.exact import ExactModel
 from exporter.proof.judge import (
-    ILL_CONDITIONED,
     Reference,
     make_reference,
     relative_error,

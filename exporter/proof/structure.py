@@ -15,8 +15,8 @@ from exporter.errors.install import how_to_install
 from exporter.files.manifest import ENGINE_GRAPH, GRAPH
 from exporter.files.reference import KeptReference, Structure
 from exporter.inputs.clips import Inputs
+from exporter.proof.decide import ILL_CONDITIONED
 from exporter.proof.judge import (
-    ILL_CONDITIONED,
     Reference,
     judge_outputs,
     worst_error,

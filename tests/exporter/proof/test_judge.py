@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from exporter.proof.decide import ILL_CONDITIONED
 from exporter.proof.judge import (
     FLOOR_FACTOR,
-    ILL_CONDITIONED,
     TINY,
     Reference,
     judge,
