@@ -1,12 +1,11 @@
 """The stages: load, inputs, rewrite, onnx, engine, parity, ladder, accuracy, latency, report.
 
-A `Job` holds the model and the clips, `Opened` the runtimes. The stage `ladder` runs only if there
-is an error to explain, the stage `accuracy` only with labelled clips.
+A `Job` holds the model and the clips, `Opened` the runtimes. The stage `ladder` runs only if a
+runtime did not pass with room, the stage `accuracy` only with labelled clips.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -36,31 +35,28 @@ from exporter.proof.prove import (
 from exporter.proof.runtimes import judge_runtimes
 from exporter.proof.structure import judge_structures
 from exporter.report import write_report
-from exporter.results import Accuracy, Ladder, Parity, Report, Verdict, overall_verdict
+from exporter.results import (
+    Accuracy,
+    Ladder,
+    Parity,
+    Report,
+    Verdict,
+    overall_verdict,
+    passed_with_room,
+)
 from exporter.rewrite import Rewritten
-from exporter.run.job import Calibration, Job, Measuring, gather
+from exporter.run.job import Job, Measuring, gather
 from exporter.run.sheets import make_sheets
 from exporter.run.stages import OnProgress, Stage, Stages, no_progress
 from exporter.runners.cuda import look_for_gpu
-from exporter.runners.eager import EagerRunner
-from exporter.runners.open import (
-    Opened,
-    is_openvino_wanted,
-    load_engine,
-    load_graphs,
-    load_openvino,
-)
+from exporter.runners.eager import EagerRunner, TruthRunner
+from exporter.runners.open import Opened, load_engine, load_graphs
 from exporter.spec import ExportSpec
+from exporter.target.runtimes import open_for_openvino, other_targets
 from exporter.target.verify import engine_here
-from exporter.to_engine.build import (
-    FLAVOURS,
-    EngineInfo,
-    FlavourChoice,
-    build_engine,
-    choose_flavour,
-)
+from exporter.to_engine.build import FLAVOURS, EngineInfo, build_engine, choose_flavour
 from exporter.to_engine.progress import BuildProgress
-from exporter.to_onnx.export import OnnxGraph, check_onnx
+from exporter.to_onnx.export import OnnxGraph
 from exporter.to_onnx.graphs import Graphs, make_graphs
 from model.classifier import VideoClassifier
 
@@ -108,7 +104,8 @@ def export(
             model = load_model(spec)
             resolved = resolve(spec, model)  # hashes the checkpoint as it was read
             kept_modules(model, spec.keep_fp32)
-            stage.detail = "; ".join((f"{_count_parameters(model):,} parameters", *model.notes))
+            count = sum(parameter.numel() for parameter in model.parameters())
+            stage.detail = "; ".join((f"{count:,} parameters", *model.notes))
         with stages.run("inputs") as stage:
             job = gather(spec, resolved, model, staged.path, stages, stage, measuring)
         with ExitStack() as resources:
@@ -131,13 +128,18 @@ def _produce(job: Job, resources: ExitStack) -> tuple[Report, dict[str, float | 
     """Run the stages from `rewrite` to `report`; give the floors of the reference too."""
     spec, stages = job.spec, job.stages
     choice = choose_flavour(spec.wanted_engine, gpu=look_for_gpu().gpu is not None)
-    targets = _other_targets(spec, choice)
+    targets = other_targets(spec, choice)
+    truth = TruthRunner(job.model, job.inputs.shapes)
     with stages.run("rewrite") as stage:
-        rewritten = rewrite_proven(job, stage, targets)
+        rewritten = rewrite_proven(job, stage, targets, truth)
     with stages.run("onnx") as stage:
         graphs = make_graphs(job, rewritten.model, resources, targets)
-        opened = _open_graphs(graphs, spec, resources, targets)
-        graph = check_onnx(graphs.onnx)
+        paths, threads = (graphs.onnx, graphs.for_engine), torch.get_num_threads()
+        opened = load_graphs(*paths, spec.precision, resources, threads=threads)
+        if "openvino" in targets:
+            both = (graphs.for_openvino, graphs.onnx)
+            opened += open_for_openvino(spec, *both, resources, threads=threads)
+        graph = graphs.summary
         stage.detail = f"{graph.nodes} nodes, opset {graph.opset}, {graph.file_bytes / 1e6:.1f} MB"
     with stages.run("engine") as stage:
         path = job.directory / "model.engine"
@@ -146,9 +148,9 @@ def _produce(job: Job, resources: ExitStack) -> tuple[Report, dict[str, float | 
         module = FLAVOURS[engine.flavour].module if engine else None
         opened += load_engine(module, path, spec.precision, resources)
     with stages.run("parity") as stage:
-        parity, floors = _prove(job, opened, stage)
+        parity, floors = _prove(job, opened, stage, truth)
     ladder, accuracy = None, ()
-    if spec.precision != "fp32" or overall_verdict(parity) == "fail":
+    if not passed_with_room(parity):
         with stages.run("ladder") as stage:
             ladder = _climb(job, rewritten.model, graphs.onnx, stage)
     if job.dataset is not None:
@@ -172,39 +174,12 @@ def _produce(job: Job, resources: ExitStack) -> tuple[Report, dict[str, float | 
     return replace(report, stages=tuple(stages.done)), floors
 
 
-def _other_targets(spec: ExportSpec, choice: FlavourChoice) -> list[str]:
-    """List the targets beside ONNX Runtime: those that are named, or that work here."""
-    wanted = {
-        "tensorrt": choice.flavour is not None or "tensorrt" in spec.runtimes,
-        "openvino": is_openvino_wanted(spec.runtimes, spec.precision, spec.keep_fp32),
-    }
-    return [target for target, is_wanted in wanted.items() if is_wanted]
-
-
-def _open_graphs(
-    graphs: Graphs, spec: ExportSpec, resources: ExitStack, targets: Collection[str]
-) -> Opened:
-    threads = torch.get_num_threads()
-    opened = load_graphs(graphs.onnx, graphs.for_engine, spec.precision, resources, threads=threads)
-    if "openvino" not in targets:
-        return opened
-    return opened + load_openvino(
-        graphs.for_openvino,
-        spec.precision,
-        resources,
-        threads=threads,
-        keep_fp32=spec.keep_fp32,
-        named="openvino" in spec.runtimes,
-        prove=graphs.for_openvino != graphs.onnx,
-    )
-
-
 def _prove(
-    job: Job, opened: Opened, stage: Stage
+    job: Job, opened: Opened, stage: Stage, truth: TruthRunner
 ) -> tuple[tuple[Parity, ...], dict[str, float | None]]:
     """Judge the runtimes, and keep what they were judged by; give the floors too."""
     spec, inputs = job.spec, job.inputs
-    references = make_references(spec, job.model, inputs, job.calibration, opened, stage)
+    references = make_references(spec, job.model, inputs, job.calibration, opened, stage, truth)
     structures = make_structures(spec, job.model, inputs, job.directory, stage)
     how = (spec.run_batch, spec.dynamic_batch, stage)
     parity = judge_runtimes(references, inputs, opened, *how)
@@ -228,6 +203,7 @@ def _build_engine(
         flavour=flavour,
         profile=spec.dynamic_batch,
         targets=spec.engine_targets if FLAVOURS[flavour].takes_targets else (),
+        checked=True,  # when it was written
         on_progress=report,
     )
     stage.peak_memory_mb = engine.peak_memory_mb or 0.0
@@ -236,7 +212,7 @@ def _build_engine(
 
 def _climb(job: Job, rewritten: VideoClassifier, graph: Path, stage: Stage) -> Ladder:
     """Measure the error of each module, to explain the error of the logits."""
-    spec = job.spec
+    spec, clips = job.spec, job.calibration
     shown = job.inputs.chosen(job.inputs.names[0], "checkerboard")
     found = climb(
         rewritten,
@@ -245,15 +221,11 @@ def _climb(job: Job, rewritten: VideoClassifier, graph: Path, stage: Stage) -> L
         precision=spec.precision,
         batch=spec.run_batch,
         keep_fp32=spec.keep_fp32,
-        int8=_int8_of(rewritten, job.calibration),
+        int8=clips and Int8(observe_ranges(rewritten, clips.clips.arrays)),
         on_clip=lambda done, total: stage.progress(done / total, "module by module"),
     )
     stage.detail = f"{len(found.rungs)} modules on {', '.join(shown.names)}"
     return found
-
-
-def _int8_of(model: VideoClassifier, calibration: Calibration | None) -> Int8 | None:
-    return calibration and Int8(observe_ranges(model, calibration.clips.arrays))
 
 
 def _evaluate(job: Job, dataset: Dataset, opened: Opened, stage: Stage) -> tuple[Accuracy, ...]:
@@ -335,7 +307,3 @@ def _graph_facts(
         "rewrites": [asdict(entry) for entry in rewritten.fired],
         "rewrites_refused": [asdict(entry) for entry in rewritten.refused],
     }
-
-
-def _count_parameters(model: VideoClassifier) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())

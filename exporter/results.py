@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 HOST_TO_HOST = "host to host"  # what a latency is of: from host memory to host memory
+ROOM = 0.5
 Verdict = Literal["pass", "fail", "ill-conditioned", "not-run"]
 
 
@@ -147,7 +148,8 @@ class Latency:
     of inputs and outputs, and `device only, CUDA graph`.
     `of_limit` is the time of the graph's matrix products alone, in float32 on this CPU, over
     `p50_ms`. The best value is 1.0; a runtime that computes in a faster type may exceed it.
-    `samples_ms` are the single runs in their order.
+    `samples_ms` are the single runs in their order. `p50_low_ms` and `p50_high_ms` bound the median
+    with 95 % confidence, if the runs are independent.
     """
 
     runtime: str
@@ -170,6 +172,8 @@ class Latency:
     ratio_to_fp32: float | None = None  # to ONNX Runtime on the float32 graph, if it was timed
     of_limit: float | None = None  # None on a GPU, whose limit is not measured
     timing: str = HOST_TO_HOST
+    p50_low_ms: float | None = None
+    p50_high_ms: float | None = None
     samples_ms: tuple[float, ...] = ()
 
 
@@ -214,6 +218,15 @@ def overall_verdict(parity: Iterable[Parity]) -> Verdict:
     found = {row.verdict for row in rows if row.judged == "rounding" or row.verdict != "pass"}
     worst_first: tuple[Verdict, ...] = ("fail", "ill-conditioned", "pass", "not-run")
     return next(verdict for verdict in worst_first if verdict in found or verdict == "not-run")
+
+
+def passed_with_room(parity: Iterable[Parity]) -> bool:
+    """Whether every row that was run passed, with an error of at most `ROOM` of its tolerance."""
+    run = [row for row in parity if row.verdict != "not-run"]
+    return all(
+        row.verdict == "pass" and (row.rel_l2 or 0.0) <= ROOM * (row.tolerance or 0.0)
+        for row in run
+    )
 
 
 def is_eager_pass(row: Parity) -> bool:

@@ -78,11 +78,13 @@ def _table(found: Benched) -> RenderableType:
     from exporter.report import busy_line, ms, who
     from exporter.report.table import WIDTH, figures, plain_line, table, texts
 
-    measured = figures("Batch", "p50 ms", "p90 ms", "p99 ms", "Clips/s", "Runs")
+    measured = figures("Batch", "p50 ms", "95 % of p50", "p90 ms", "p99 ms", "Clips/s", "Runs")
     made = table(*texts("Runtime", "Timed"), *measured)
     for row in found.latency:
-        times = map(ms, (row.p50_ms, row.p90_ms, row.p99_ms, row.clips_per_s))
-        made.add_row(who(row), row.timing, str(row.batch), *times, str(row.runs))
+        between = f"{ms(row.p50_low_ms)} to {ms(row.p50_high_ms)}"
+        times = map(ms, (row.p90_ms, row.p99_ms, row.clips_per_s))
+        figures_of = (ms(row.p50_ms), between, *times, str(row.runs))
+        made.add_row(who(row), row.timing, str(row.batch), *figures_of)
     lines = [
         f"{row.runtime} ({row.device}), batch {row.batch}: not timed: {row.reason}"
         for row in found.not_timed

@@ -30,7 +30,8 @@ from exporter.rewrite import Refused, Rewritten, rewrite, rewrite_measured
 from exporter.rewrite.choose import rewrite_for_export, rewrites_to_skip
 from exporter.run.job import Calibration, Job
 from exporter.run.stages import Stage
-from exporter.runners.eager import EagerRunner
+from exporter.runners.base import Runner
+from exporter.runners.eager import EagerRunner, TruthRunner
 from exporter.runners.open import Opened
 from exporter.spec import ExportSpec
 from model.classifier import VideoClassifier
@@ -39,12 +40,13 @@ from model.classifier import VideoClassifier
 REWRITE_LIMIT = 1e-9
 
 
-def rewrite_proven(job: Job, stage: Stage, targets: Collection[str]) -> Rewritten:
+def rewrite_proven(job: Job, stage: Stage, targets: Collection[str], exact: Runner) -> Rewritten:
     """Rewrite the model for `model.onnx`, and prove in float64 that it is the same function.
 
     The layouts of the other targets, `tensorrt` and `openvino`, are proven too. The proof compares
-    the model that is rewritten in float64, where rounding plays no role. The rounding of folded
-    weights is judged by `judge_runtimes`, in units of the rounding of the model itself.
+    the model that is rewritten in float64, where rounding plays no role, with the truth of `exact`.
+    The rounding of folded weights is judged by `judge_runtimes`, in units of the rounding of the
+    model itself.
     """
     spec, clip = job.spec, job.inputs.batch(1)
     skip = rewrites_to_skip(spec, job.model)
@@ -58,13 +60,14 @@ def rewrite_proven(job: Job, stage: Stage, targets: Collection[str]) -> Rewritte
         """The error of the worst output; NaN if one has a NaN."""
         return float(np.max([relative_error(made[name], truth[name]) for name in truth]))
 
-    truth = run(job.model)
+    with exact:
+        truth = exact.run(clip)
     layouts = [skip, *(rewrites_to_skip(spec, job.model, target) for target in sorted(targets))]
-    exact = (
+    rewritten_exact = (
         rewrite(in_precision(job.model, "fp64"), left_out, spec.run_batch)
         for left_out in {frozenset(layout) for layout in layouts}
     )
-    error = float(np.max([error_of(run(model)) for model in exact]))
+    error = float(np.max([error_of(run(model)) for model in rewritten_exact]))
     # A model that float32 does not determine may fail in float64 too: leave that to parity.
     if not error <= REWRITE_LIMIT and error_of(run(job.model, "fp32")) <= ILL_CONDITIONED:
         raise OnnxError(
@@ -86,15 +89,17 @@ def make_references(
     calibration: Calibration | None,
     opened: Opened,
     stage: Stage,
+    exact: Runner | None = None,
 ) -> dict[str, Reference]:
     """Compute the truth, and the floor of each rounding form of the runtimes.
 
-    A runtime that could not be opened counts too: another machine may run it.
+    A runtime that could not be opened counts too: another machine may run it. `exact` gives the
+    truth, if something computed a part of it before.
     """
     stage.progress(None, "float64 truth")
     clips = inputs.arrays
     with (
-        EagerRunner(model, inputs.shapes, "fp64") as truth,
+        exact or TruthRunner(model, inputs.shapes) as truth,
         EagerRunner(model, inputs.shapes) as fp32,
     ):
         names = model.output_names

@@ -14,9 +14,8 @@ from exporter.proof.judge import Reference, validate, worst_error
 from exporter.proof.rows import columns
 from exporter.results import Parity
 from exporter.run.stages import Stage
-from exporter.runners.base import EVALUATOR
 from exporter.runners.onnxruntime import OnnxRuntimeRunner
-from exporter.runners.open import OPENVINO_GRAPH_RUN, TENSORRT_GRAPH_EVALUATED, Opened
+from exporter.runners.open import FOR_PROOF_ONLY, OPENVINO_GRAPH_RUN, Opened
 from exporter.runners.openvino import WITH_BF16, OpenVinoRunner
 from exporter.runners.tensorrt import TensorRtRunner
 from exporter.spec.option import BatchProfile
@@ -100,7 +99,7 @@ def judge_runtimes(
             continue
         bounded = isinstance(runner, TensorRtRunner)
         sizes = batch_sizes(batch, profile, bounded=bounded)
-        stateless = runner.name in (EVALUATOR, TENSORRT_GRAPH_EVALUATED)
+        stateless = runner.name in FOR_PROOF_ONLY  # no state of theirs is ever deployed
         once = [n for n in all_sizes(sizes, profile) if n not in sizes]
         how = {"once": once, "stateless": stateless}
         parity += validate(runner, references[form], inputs.arrays, sizes, **how)

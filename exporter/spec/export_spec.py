@@ -207,7 +207,7 @@ class ExportSpec:
     )
     allow_ill_conditioned: bool = option(False, "Exit 0 for an ill-conditioned model too.")
     threads: int | None = option(None, "Threads on the CPU.")
-    bench_seconds: float = option(20.0, "Time for measuring latency.")
+    bench_seconds: float = option(10.0, "Time for measuring latency.")
     seed: int = option(0, "Seed of a fresh model.", graph=24)
 
     def __post_init__(self) -> None:

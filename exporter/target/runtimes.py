@@ -34,7 +34,8 @@ from exporter.runners.open import (
     load_openvino,
 )
 from exporter.runners.openvino import WITH_BF16, OpenVinoRunner, is_installed
-from exporter.to_engine.build import FLAVOUR_OF_MODULE
+from exporter.spec import ExportSpec
+from exporter.to_engine.build import FLAVOUR_OF_MODULE, FlavourChoice
 
 
 def open_runtimes(
@@ -63,6 +64,30 @@ def open_runtimes(
             engine.absences[0].reason, remedy=f"build it for this GPU: tsformer build {directory}"
         )
     return opened + engine
+
+
+def other_targets(spec: ExportSpec, choice: FlavourChoice) -> list[str]:
+    """List the targets of an export beside ONNX Runtime: those that are named, or work here."""
+    wanted = {
+        "tensorrt": choice.flavour is not None or "tensorrt" in spec.runtimes,
+        "openvino": is_openvino_wanted(spec.runtimes, spec.precision, spec.keep_fp32),
+    }
+    return [target for target, is_wanted in wanted.items() if is_wanted]
+
+
+def open_for_openvino(
+    spec: ExportSpec, graph: Path | None, shared: Path, resources: ExitStack, *, threads: int
+) -> Opened:
+    """Open the graph for OpenVINO of an export that was just made; it may share `model.onnx`."""
+    return load_openvino(
+        graph,
+        spec.precision,
+        resources,
+        threads=threads,
+        keep_fp32=spec.keep_fp32,
+        named="openvino" in spec.runtimes,
+        prove=graph != shared,
+    )
 
 
 def files_run(rows: Iterable[Parity | Latency], manifest: Mapping[str, Any]) -> dict[str, str]:

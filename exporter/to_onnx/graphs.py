@@ -17,7 +17,7 @@ from exporter.precision import REST_OF_INT8, in_precision, kept_modules
 from exporter.rewrite.choose import rewrite_for_export, rewrites_to_skip
 from exporter.run.job import Job
 from exporter.spec import OF_THE_GRAPH, ExportSpec
-from exporter.to_onnx.export import export_onnx
+from exporter.to_onnx.export import OnnxGraph, check_onnx, export_onnx
 from exporter.to_onnx.quantize import Quantized, quantize
 from model.classifier import VideoClassifier
 from model.outputs import LOGITS
@@ -32,6 +32,7 @@ class Graphs:
 
     Attributes:
         onnx: The graph for ONNX Runtime, `model.onnx`.
+        summary: What `onnx` is made of.
         for_engine: The graph from which the engine is built; None where TensorRT is no target.
         for_openvino: The graph that OpenVINO runs: `onnx` where its layout suits OpenVINO too; None
             where OpenVINO is no target.
@@ -40,6 +41,7 @@ class Graphs:
     """
 
     onnx: Path
+    summary: OnnxGraph
     for_engine: Path | None = None
     for_openvino: Path | None = None
     fp32: Path | None = None
@@ -61,13 +63,12 @@ def make_graphs(
     )
     if job.calibration is None:
         lowered = in_precision(rewritten, spec.precision, spec.keep_fp32)
-        _export_onnx(job, lowered, path)
-        return Graphs(path, *others)
+        return Graphs(path, _export_onnx(job, lowered, path), *others)
     fp32 = Path(resources.enter_context(TemporaryDirectory())) / "fp32.onnx"
     in_full = replace(spec, precision="fp32", keep_fp32=(), calibration=())
     _export_onnx(job, rewrite_for_export(in_full, job.model), fp32)
     made = _write_int8(job, rewritten, path)
-    return Graphs(path, *others, fp32, asdict(made))
+    return Graphs(path, check_onnx(path), *others, fp32, asdict(made))
 
 
 def _make_for_tensorrt(job: Job) -> Path:
@@ -124,7 +125,7 @@ def has_openvino_graph(spec: ExportSpec, model: VideoClassifier) -> bool:
 
 def _export_onnx(
     job: Job, model: VideoClassifier, path: Path, least_opset: int = 0, precision: str | None = None
-) -> None:
+) -> OnnxGraph:
     spec = job.spec if precision is None else replace(job.spec, precision=precision, keep_fp32=())
     description = {
         "tsformer.spec": json.dumps({name: job.resolved[name] for name in OF_THE_GRAPH}),
@@ -138,7 +139,7 @@ def _export_onnx(
     if model.output_names != (LOGITS,):
         description["tsformer.outputs"] = json.dumps(model.output_names)
     example = job.inputs.batch(spec.run_batch)
-    export_onnx(
+    return export_onnx(
         model,
         {name: torch.from_numpy(array) for name, array in example.items()},
         path,

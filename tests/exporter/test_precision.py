@@ -202,18 +202,15 @@ def test_an_engine_of_a_lower_precision_graph_is_built(case):
     assert {str(kind).lower() for kind in types} <= {"float32", "float"}
 
 
-def test_the_report_names_precision_and_ladder(case):
+def test_the_report_names_the_precision_and_explains_an_error_without_room(case):
     attn, precision, result, _ = case
     report = json.loads((result.directory / "report.json").read_text())
     assert report["spec"]["precision"] == precision
     assert report["spec"]["attn"] == attn
-    ladder = report["ladder"]
-    assert (ladder["runtime"], ladder["precision"]) == ("onnx-reference", precision)
-    assert ladder["first_divergence"] == ladder["first_not_finite"] == ""
+    run = [row for row in report["parity"] if row["verdict"] != "not-run"]
+    without_room = any(row["rel_l2"] > 0.5 * row["tolerance"] for row in run)
+    assert (report["ladder"] is not None) == without_room
     assert "onnx-reference" not in {row["runtime"] for row in report["latency"]}
-    html = (result.directory / "report.html").read_text()
-    assert "Module by module" in html
-    assert "blocks.0.mlp.fn" in html
 
 
 @pytest.mark.slow

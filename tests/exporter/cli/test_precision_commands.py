@@ -46,10 +46,15 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(data, tmp_path_factory):
-    """Export in fp16 with one module in float32, and evaluate on a folder; read only."""
+    """Export in fp16 with one module in float32, and evaluate on a folder; read only.
+
+    No error has room, so that the report explains it module by module.
+    """
     out = tmp_path_factory.mktemp("made") / "x"
     options = ["--precision", "fp16", "--keep-fp32", "blocks.0.mlp", "--eval", str(data)]
-    assert main(["export", *TINY, *options, "--quiet", "-o", str(out)]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("exporter.results.ROOM", 0.0)
+        assert main(["export", *TINY, *options, "--quiet", "-o", str(out)]) == 0
     return out
 
 
@@ -244,7 +249,6 @@ def test_a_trained_model_keeps_its_accuracy(trained, precision):
         assert 0.9 < row["low"] < row["accuracy"] < row["high"] + 1e-9
         assert row["agreement"] >= 0.98
     assert {row["verdict"] for row in report["parity"]} <= {"pass", "not-run"}
-    assert report["ladder"]["first_divergence"] == ""
 
 
 # --- what is refused

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from exporter.latency import bench as bench_module
-from exporter.latency.bench import MAX_RUNS, MIN_RUNS, WARMUP_RUNS, bench, summarize
+from exporter.latency.bench import (
+    MAX_RUNS,
+    MIN_RUNS,
+    WARMUP_RUNS,
+    bench,
+    median_interval,
+    summarize,
+)
 
 VIDEO = np.zeros((4, 2, 3, 8, 8), np.float32)
 BATCH = {"video": VIDEO}
@@ -81,6 +88,21 @@ def test_percentiles_of_known_times():
     assert row.std_ms == pytest.approx(29.0115, rel=1e-5)  # the sample standard deviation
     assert row.clips_per_s == pytest.approx(2 / 0.0505)
     assert (row.runs, row.peak_memory_mb, row.transfers_included) == (100, 12.5, False)
+
+
+@pytest.mark.parametrize(
+    ("count", "low", "high"), [(100, 41, 60), (10, 2, 9), (3, 1, 3), (1, 1, 1)]
+)
+def test_the_interval_of_the_median_is_two_of_the_runs(count, low, high):
+    times = np.random.default_rng(0).permutation(np.arange(1.0, count + 1))
+    assert median_interval(times) == (low, high)
+
+
+def test_the_interval_holds_the_median_in_95_of_100_cases():
+    draws = np.random.default_rng(0).exponential(size=(2000, 40))
+    bounds = np.array([median_interval(times) for times in draws])
+    held = np.mean((bounds[:, 0] <= np.log(2)) & (np.log(2) <= bounds[:, 1]))
+    assert 0.93 < held < 0.98
 
 
 def test_a_single_run_has_no_spread():
