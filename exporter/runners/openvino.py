@@ -138,6 +138,8 @@ class OpenVinoRunner(Closing):
             "INFERENCE_NUM_THREADS": self.threads,
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
+            # A pinned thread waits for whatever else uses its core.
+            "ENABLE_CPU_PINNING": False,
             # Else weights that are stored in int8 may make it round activations that stay float32.
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
         }
