@@ -16,7 +16,6 @@ import torch
 from exporter.files.manifest import write_manifest
 from exporter.files.names import default_directory
 from exporter.files.staging import StagedDirectory
-from exporter.graph.cost import GraphCost
 from exporter.inputs.dataset import MOTION, Dataset
 from exporter.latency.timing import Timed, measure_latency
 from exporter.load import load_model, resolve
@@ -44,7 +43,6 @@ from exporter.results import (
     overall_verdict,
     passed_with_room,
 )
-from exporter.rewrite import Rewritten
 from exporter.run.job import Job, Measuring, gather
 from exporter.run.sheets import make_sheets
 from exporter.run.stages import OnProgress, Stage, Stages, no_progress
@@ -56,8 +54,7 @@ from exporter.target.runtimes import open_for_openvino, other_targets
 from exporter.target.verify import engine_here
 from exporter.to_engine.build import FLAVOURS, EngineInfo, build_engine, choose_flavour
 from exporter.to_engine.progress import BuildProgress
-from exporter.to_onnx.export import OnnxGraph
-from exporter.to_onnx.graphs import Graphs, make_graphs
+from exporter.to_onnx.graphs import graph_facts, make_graphs
 from model.classifier import VideoClassifier
 
 
@@ -167,7 +164,7 @@ def _produce(job: Job, resources: ExitStack) -> tuple[Report, dict[str, float | 
             parity=parity,
             latency=timed.rows,
             engine=_engine_facts(engine, stages, opened),
-            graph=_graph_facts(graph, graphs, job, timed.cost, rewritten),
+            graph=graph_facts(graphs, job, timed.cost, rewritten),
             accuracy=accuracy,
             ladder=ladder,
         )
@@ -281,29 +278,3 @@ def _engine_facts(engine: EngineInfo | None, stages: Stages, opened: Opened) -> 
     facts: dict[str, Any] = asdict(engine) | {"flavour": FLAVOURS[engine.flavour].module}
     facts |= facts.pop("fusion") or {}
     return engine_here(facts, opened)
-
-
-def _graph_facts(
-    graph: OnnxGraph, graphs: Graphs, job: Job, cost: GraphCost, rewritten: Rewritten
-) -> dict[str, Any]:
-    batch = job.spec.run_batch
-    used = zip(job.inputs.names, job.inputs.notes, strict=True)
-    facts = asdict(graph) | {
-        "casts": graph.ops.get("Cast", 0),
-        "inputs_used": [{"name": name, "note": note} for name, note in used],
-        "peak_memory_mb": max(stage.peak_memory_mb or 0.0 for stage in job.stages.done),
-    }
-    if graphs.for_openvino not in (None, graphs.onnx):
-        facts["openvino_bytes"] = graphs.for_openvino.stat().st_size
-    if graphs.fp32 is not None and job.calibration is not None:
-        facts |= {
-            "quantized": graphs.quantized,
-            "fp32_bytes": graphs.fp32.stat().st_size,
-            "calibration": list(job.calibration.clips.names),
-        }
-    return facts | {
-        "flops": cost.flops // batch,
-        "bytes": cost.bytes // batch,
-        "rewrites": [asdict(entry) for entry in rewritten.fired],
-        "rewrites_refused": [asdict(entry) for entry in rewritten.refused],
-    }

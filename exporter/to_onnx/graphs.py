@@ -13,7 +13,9 @@ from typing import Any
 import torch
 
 from exporter.files.manifest import ENGINE_GRAPH, GRAPH, OPENVINO_GRAPH
+from exporter.graph.cost import GraphCost
 from exporter.precision import REST_OF_INT8, in_precision, kept_modules
+from exporter.rewrite import Rewritten
 from exporter.rewrite.choose import rewrite_for_export, rewrites_to_skip
 from exporter.run.job import Job
 from exporter.spec import OF_THE_GRAPH, ExportSpec
@@ -148,3 +150,28 @@ def _export_onnx(
         metadata=description,
         output_names=model.output_names,
     )
+
+
+def graph_facts(graphs: Graphs, job: Job, cost: GraphCost, rewritten: Rewritten) -> dict[str, Any]:
+    """Give the facts of `model.onnx` for the report, as values that JSON can hold."""
+    batch = job.spec.run_batch
+    used = zip(job.inputs.names, job.inputs.notes, strict=True)
+    facts = asdict(graphs.summary) | {
+        "casts": graphs.summary.ops.get("Cast", 0),
+        "inputs_used": [{"name": name, "note": note} for name, note in used],
+        "peak_memory_mb": max(stage.peak_memory_mb or 0.0 for stage in job.stages.done),
+    }
+    if graphs.for_openvino not in (None, graphs.onnx):
+        facts["openvino_bytes"] = graphs.for_openvino.stat().st_size
+    if graphs.fp32 is not None and job.calibration is not None:
+        facts |= {
+            "quantized": graphs.quantized,
+            "fp32_bytes": graphs.fp32.stat().st_size,
+            "calibration": list(job.calibration.clips.names),
+        }
+    return facts | {
+        "flops": cost.flops // batch,
+        "bytes": cost.bytes // batch,
+        "rewrites": [asdict(entry) for entry in rewritten.fired],
+        "rewrites_refused": [asdict(entry) for entry in rewritten.refused],
+    }
