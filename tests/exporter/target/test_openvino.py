@@ -45,8 +45,10 @@ def rows_of(report):
 
 def test_float32_is_judged_and_timed_on_the_graph_of_onnx_runtime(made):
     result = made()
-    row = rows_of(result.report)["openvino", "fp32"]
-    assert (row.verdict, row.inputs) == ("pass", 8)
+    rows = rows_of(result.report)
+    row = rows["openvino", "fp32"]
+    assert (row.verdict, row.inputs) == ("pass", rows["onnxruntime", "fp32"].inputs)
+    assert row.inputs >= 8
     assert row.rel_l2 < 3e-6  # bf16 would be above 1e-3
     assert "openvino" in [row.runtime for row in result.report.latency]
     assert not (result.directory / "model.openvino.onnx").exists()
@@ -142,7 +144,7 @@ def test_an_export_that_names_no_runtime_is_run_where_openvino_works(copy, openv
     assert rows_of(verify(copy))["openvino", "fp32"].verdict == "pass"
     manifest["spec"]["runtimes"] = ["onnxruntime"]
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    assert list(rows_of(verify(copy))) == [("onnxruntime", "fp32")]
+    assert ("openvino", "fp32") not in rows_of(verify(copy))
 
 
 def test_a_record_names_the_file_that_was_run(copy):
