@@ -108,7 +108,20 @@ def blocks() -> dict[str, str]:
         "peers": peers_table(read("peers")),
         "limit": limit_table(read("limit")),
         "base": base_table(read("base")),
+        "motion_files": motion_table(read("motion_files")),
     }
+
+
+def motion_table(measured: dict[str, Any]) -> str:
+    """The lowest accuracy of each demo model on files of other lengths and rates, as Markdown."""
+
+    def lowest(attention: str, sampling: str) -> str:
+        rows = [r for r in measured["rows"] if (r["attn"], r["sampling"]) == (attention, sampling)]
+        return f"{100 * min(row['accuracy'] for row in rows):.1f} %"
+
+    names = {"stored": "the sampling that the checkpoint stores", "uniform": "`uniform`"}
+    rows = [[name, *(lowest(a, key) for a in ATTENTIONS)] for key, name in names.items()]
+    return table(["read by", *(f"`{attention}`" for attention in ATTENTIONS)], rows)
 
 
 def read(name: str) -> Any:  # noqa: ANN401  # JSON

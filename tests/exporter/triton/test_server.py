@@ -8,12 +8,15 @@ import pytest
 from exporter.inputs.video import normalise, read_clip
 from exporter.runners.onnxruntime import OnnxRuntimeRunner
 from model.preprocessing import Preprocessing
+from model.sampling import Sampling
 
 pytestmark = pytest.mark.slow
 
 REQUESTS, CONCURRENCY = 200, 8
 SIZE = {"frames": 5, "height": 64, "width": 64}
-HOW = Preprocessing((0.35,) * 3, (0.2,) * 3)
+HOW = Preprocessing(  # of the demo model
+    (0.35,) * 3, (0.2,) * 3, sampling=Sampling("dense", rate=1, fps=15.0)
+)
 ROOT = Path(__file__).parents[3]
 
 
