@@ -159,9 +159,10 @@ def _frames_from(
     frame, and the packets since with an earlier time, all of which are read before it is decoded.
     """
     places = {time: place for place, time in found.keys.items()}
+    seek = found.seek.get(key, found.keys[key])
     times: list[int] = []
     first = -1
-    for packet, decoded in packets_from(stream, found.keys[key], faults):
+    for packet, decoded in packets_from(stream, seek, faults):
         if packet is not None and packet.size:
             if first < 0:
                 first = places.get(getattr(packet, found.timed_by), -1)

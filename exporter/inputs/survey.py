@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
+_REORDERED = 16  # frames by which decoding may run ahead of showing
 _UNEVEN = 1.5  # a gap this many times the median gap, or less than its inverse, is another rate
 
 
@@ -31,6 +32,7 @@ class Survey:
         fps: Frames per second on average; None where the file does not tell.
         keys: The packets from which decoding can start: the place of each among all packets -> its
             time, in units of the stream's time base. Empty if not every packet gives a frame.
+        seek: The time to seek to for each key packet, if that is not its own time.
         timed_by: Which time of a packet that is: `dts`, of decoding, or `pts`, of showing.
     """
 
@@ -39,6 +41,7 @@ class Survey:
     uneven: str
     fps: Fraction | None = None
     keys: Mapping[int, int] = field(default_factory=dict)
+    seek: Mapping[int, int] = field(default_factory=dict)
     timed_by: str = "dts"
 
 
@@ -64,12 +67,17 @@ def _read_index(path: Path, stream: VideoStream) -> Survey | None:
     if max(entry.pos + entry.size for entry in entries) > path.stat().st_size:
         return None
     stamps = array("q", (entry.timestamp for entry in entries))
+    keys = [place for place, entry in enumerate(entries) if entry.is_keyframe]
+    # The index has decoding times, and FFmpeg wants a time at which the key frame is shown already.
+    nexts = [*keys[1:], len(entries)]
+    shown = {key: min(key + _REORDERED, after - 1) for key, after in zip(keys, nexts, strict=True)}
     return Survey(
         len(entries),
         "",
         _uneven(stamps, float(stream.time_base or 0)),
         stream.average_rate,
-        {place: entry.timestamp for place, entry in enumerate(entries) if entry.is_keyframe},
+        {key: stamps[key] for key in keys},
+        {key: stamps[place] for key, place in shown.items()},
     )
 
 
@@ -97,7 +105,7 @@ def _read_packets(stream: VideoStream) -> Survey:
     missing = _missing(stream, stored, video_end, file_end)
     uneven = _uneven(times, float(stream.time_base or 0))
     return Survey(
-        shown, missing, uneven, stream.average_rate, keys if stored == shown else {}, "pts"
+        shown, missing, uneven, stream.average_rate, keys if stored == shown else {}, timed_by="pts"
     )
 
 
