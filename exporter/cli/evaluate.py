@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from exporter.cli.parsing import Flag, Json, Output, Paths, WholeOrNone
+from exporter.cli.parsing import Flag, Json, Output, Paths, WholeOrNone, clip_of
 from exporter.cli.terminal import progress, say, show, time_left
 from exporter.errors import ManifestError, UsageError, VideoError
 
@@ -30,6 +30,8 @@ def evaluate(
     *,
     device: str = "cpu",
     against: Paths = None,
+    sampling: str | None = None,
+    views: str | None = None,
     output: Output = None,
     threads: WholeOrNone = None,
     batch: WholeOrNone = None,
@@ -56,6 +58,8 @@ def evaluate(
             openvino runs OpenVINO on the CPU; several as cpu,engine. The first is the main one.
         against: Another export of the same model to run on the same clips; may be given several
             times.
+        sampling: Frames of a clip, as uniform or dense:32@30 (default: as the export says).
+        views: Views of a clip whose answers are averaged, as 1x3 (default: as the export says).
         output: Directory for the answers, evaluation.json and evaluation.html.
         threads: Threads on the CPU (default: one for each core).
         batch: Clips of one run (default: as many as the model takes).
@@ -75,7 +79,7 @@ def evaluate(
     if jobs < 1:
         raise UsageError("--jobs", got=jobs, expected="at least 1")
     started = time.monotonic()
-    how: dict[str, Any] = {"threads": threads, "batch": batch}
+    how: dict[str, Any] = {"threads": threads, "batch": batch, "clip": clip_of(sampling, views)}
     with ExitStack() as resources, progress(shown=not (quiet or json_)) as on_progress:
         opened = [
             (str(place), resources.enter_context(Predictor(place, device=each, **how)))

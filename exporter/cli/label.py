@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from exporter.cli.parsing import Flag, Json, Output, WholeOrNone
+from exporter.cli.parsing import Flag, Json, Output, WholeOrNone, clip_of
 from exporter.cli.terminal import progress, read_stdin, show, time_left
 from exporter.errors import UsageError, VideoError
 
@@ -27,6 +27,8 @@ def label(
     output: Output = None,
     list_: ListFile = None,
     top: WholeOrNone = None,
+    sampling: str | None = None,
+    views: str | None = None,
     device: str = "cpu",
     threads: WholeOrNone = None,
     batch: WholeOrNone = None,
@@ -55,6 +57,8 @@ def label(
         output: The file of rows: its name ends in .jsonl or .parquet.
         list_: A file with a clip on each line; - reads the list from standard input.
         top: Classes of a row, best first (default 5, or all where there are fewer).
+        sampling: Frames of a clip, as uniform or dense:32@30 (default: as the export says).
+        views: Views of a clip whose answers are averaged, as 1x3 (default: as the export says).
         device: cpu and cuda run model.onnx in ONNX Runtime, engine runs the TensorRT engine,
             openvino runs OpenVINO on the CPU.
         threads: Threads on the CPU (default: one for each core).
@@ -78,7 +82,7 @@ def label(
         raise UsageError("--jobs", got=jobs, expected="at least 1")
     found = find_clips(clips, *_read_list(list_))
     found = in_shard(found, shard) if shard else found
-    how = Labelling(directory, device, threads, batch, top, jobs)
+    how = Labelling(directory, device, threads, batch, top, jobs, clip_of(sampling, views))
     started = time.monotonic()
     with progress(shown=not (quiet or json_)) as on_progress:
 

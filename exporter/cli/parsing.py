@@ -63,6 +63,12 @@ def _whole(_type: Any, tokens: Sequence[Any]) -> int:  # noqa: ANN401
         raise ValueError(f"got {token.value!r}{where}, expected a whole number") from None
 
 
+def clip_of(sampling: str | None, views: str | None) -> dict[str, str]:
+    """Give the entries of a `clip` table that the command line sets."""
+    given = {"sampling": sampling, "views": views}
+    return {name: text for name, text in given.items() if text is not None}
+
+
 def check_lower_precision(precision: str) -> None:
     """Raise `UsageError` unless the precision is below float32."""
     if precision not in LOWER_PRECISIONS:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.cli.parsing import Flag, Hidden, Json, WholeOrNone
+from exporter.cli.parsing import Flag, Hidden, Json, WholeOrNone, clip_of
 from exporter.cli.terminal import progress, say, show
 from exporter.errors import UsageError, VideoError
 from exporter.report.escape import one_line
@@ -83,8 +83,7 @@ def predict(
     from exporter.predict import Predictor
 
     device = "engine" if engine else device
-    given = {"sampling": sampling, "views": views}
-    clip = {name: text for name, text in given.items() if text is not None}
+    clip = clip_of(sampling, views)
     windows = _windows(window, stride)
     with Predictor(directory, device=device, threads=threads, cache=cache, clip=clip) as predictor:
         _warn(directory, predictor, engine=device == "engine")

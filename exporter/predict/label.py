@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ class Labelling:
         batch: As for a `Predictor`.
         top: Classes of a row (default 5, or all if there are fewer).
         jobs: Processes that read clips beside the run; 0 reads in the process that runs.
+        clip: As for a `Predictor`.
     """
 
     directory: str | Path
@@ -62,10 +63,12 @@ class Labelling:
     batch: int | None = None
     top: int | None = None
     jobs: int = 1
+    clip: Mapping[str, Any] = field(default_factory=dict)
 
     def open(self) -> Predictor:
         """Open the export; the caller closes it."""
-        return Predictor(self.directory, device=self.device, threads=self.threads, batch=self.batch)
+        how = {"threads": self.threads, "batch": self.batch, "clip": self.clip}
+        return Predictor(self.directory, device=self.device, **how)
 
 
 @dataclass(frozen=True)
