@@ -141,6 +141,8 @@ class _Worker:
 
     def __init__(self, config: ClipConfig, preprocessing: Preprocessing) -> None:
         command, environment = child.command("exporter.predict.decode_worker")
+        # There is a process for each core: threads of BLAS would only wait for one another.
+        environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self._noise = tempfile.TemporaryFile()  # noqa: SIM115  # it is open as long as the process
         self._process = subprocess.Popen(
             command,

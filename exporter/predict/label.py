@@ -66,9 +66,11 @@ class Labelling:
     clip: Mapping[str, Any] = field(default_factory=dict)
 
     def open(self) -> Predictor:
-        """Open the export; the caller closes it."""
+        """Open the export; the caller closes it. Every batch has the same size, also the last."""
         how = {"threads": self.threads, "batch": self.batch, "clip": self.clip}
-        return Predictor(self.directory, device=self.device, **how)
+        predictor = Predictor(self.directory, device=self.device, **how)
+        predictor.batches.least = predictor.batches.most  # else the last rows round differently
+        return predictor
 
 
 @dataclass(frozen=True)

@@ -477,3 +477,27 @@ class TestPaddleVideo:
         model = load_checkpoint(path, config=GIVEN)
         assert_weights(model, published(head="head.fc"), "head.fc")
         assert any("PaddlePaddle" in note for note in model.notes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "task", "told"),
+    [
+        ({"cfg": "MODEL:\n  LOSS_FUNC: bce_logit\n  NUM_CLASSES: 5\n"}, "multi-label", True),
+        ({"cfg": "MODEL:\n  LOSS_FUNC: cross_entropy\n"}, "single-label", False),
+        ({"meta": {"cfg": "head = dict(multi_class=True,\n  num_classes=5)"}}, "multi-label", True),
+        (
+            {"meta": {"cfg": "h = dict(\n  loss_cls=dict(type='BCELossWithLogits'))"}},
+            "multi-label",
+            True,
+        ),
+        ({"config": {"problem_type": "regression"}}, "regression", True),
+        ({}, "single-label", False),
+    ],
+)
+def test_the_loss_of_the_training_tells_what_logits_mean(tmp_path, settings, task, told):
+    model = load(tmp_path, {"model": published(), **settings})
+    assert model.task == task
+    assert any(note.startswith("task by ") for note in model.notes) == told
+    assert load(
+        tmp_path, {"model": published(), **settings}, config={"task": "regression"}
+    ).task == ("regression")

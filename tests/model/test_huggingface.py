@@ -691,3 +691,29 @@ def test_model_saved_in_our_own_format_is_restored(tmp_path, family):
     assert again.preprocessing == model.preprocessing
     assert again.preprocessing.short_side == 20
     assert torch.equal(run(again), run(model))
+
+
+@pytest.mark.parametrize(
+    ("kind", "task"),
+    [
+        ("single_label_classification", "single-label"),
+        ("multi_label_classification", "multi-label"),
+        ("regression", "regression"),
+        (None, "single-label"),
+    ],
+)
+def test_problem_type_tells_what_logits_mean(tmp_path, kind, task):
+    assert load_checkpoint(write(tmp_path, {"problem_type": kind})).task == task
+
+
+def test_one_output_without_a_problem_type_is_a_value_and_the_notes_say_so(tmp_path):
+    state = weights()
+    state |= {name: state[name][:1].clone() for name in ("classifier.weight", "classifier.bias")}
+    model = load_checkpoint(write(tmp_path, {"id2label": ...}, state=state))
+    assert model.task == "regression"
+    assert any("one output is taken as a value" in note for note in model.notes)
+
+
+def test_an_unknown_problem_type_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"unknown problem_type of config\.json"):
+        load_checkpoint(write(tmp_path, {"problem_type": "ranking"}))

@@ -14,7 +14,8 @@ import pytest
 from exporter.cli import main
 from exporter.errors import MissingPackageError, OutputError, UsageError
 from exporter.predict import Predictor, rows
-from exporter.predict.label import Labelling, Row, find_clips, in_shard, label
+from exporter.predict.decode import read_clip_or_reason
+from exporter.predict.label import Labelling, Row, find_clips, in_shard, label, rows_of
 from exporter.predict.rows import RowLog
 
 FIELDS = ["clip", "classes", "scores", "note", "error", "seconds"]
@@ -64,6 +65,16 @@ class TestRows:
         found = read(tmp_path / "rows.jsonl")
         assert without_times(found) == without_times(expected)
         assert [row["clip"] for row in found] == [row["clip"] for row in expected]
+
+    def test_every_batch_has_the_same_size(self, flexible, archive):
+        with Labelling(flexible, batch=4).open() as predictor:
+            sizes, run = [], predictor.runner.run
+            predictor.runner.run = lambda inputs: sizes.append(len(inputs["video"])) or run(inputs)
+            how = (predictor.card.config, predictor.card.preprocessing)
+            clips = [archive / "a" / f"{i}.mkv" for i in (1, 2, 4, 5, 7)]
+            read = [read_clip_or_reason(clip, *how) for clip in clips]
+            assert len(rows_of(predictor, read, None)) == 5
+        assert sizes == [4, 4]
 
     def test_shards_divide_them(self, expected, flexible, archive, tmp_path):
         clips = find_clips([archive])

@@ -1,0 +1,149 @@
+"""Compare the speed of `evaluate` with one process that reads and runs clips one after the other.
+
+    python scripts/evaluate_speed.py [--clips 512] [--rounds 2] [--out FILE]
+
+The script writes clips of the built-in task to files, in numbered folders, exports the trained
+model, and measures in turn: `Predictor.predict`, which reads each clip and then runs a batch, in
+one process; `evaluate` with a process for each core that reads, at batch 8 and at batch 1; and the
+run alone, of clips in memory, at both batches. numpy has one thread in all of them. The exit code
+is 1 if `evaluate` is less than 1.8 times as fast as one process in the best round, if a batch of 8
+is slower than a batch of 1, or if an answer differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before numpy is imported, as in the processes that read
+
+import av
+import numpy as np
+
+from exporter.inputs.dataset import Dataset, read_source
+from exporter.inputs.motion import motion_clips
+from exporter.machine.cores import usable_cores
+from exporter.predict import Predictor
+from exporter.predict.evaluate import Evaluation, Subject, evaluate, open_data
+
+ROOT = Path(__file__).resolve().parent.parent
+CHECKPOINT = ROOT / "scripts" / "checkpoints" / "motion-fastformer.safetensors"
+# A file shows each of the five frames twelve times, with noise; the model is for 15 frames a second.
+SIDE, FRAMES, REPEATS, RATE = 128, 5, 12, 15
+BATCH = 8
+REQUIRED = 1.8
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure in rounds; return 1 if evaluate is not fast enough."""
+    parser = argparse.ArgumentParser(description="Measure the speed of evaluate.")
+    parser.add_argument("--clips", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="write the figures to this file")
+    given = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        make_clips(folder / "clips", given.clips)
+        command = [sys.executable, "-m", "exporter", "export", "--checkpoint", str(CHECKPOINT)]
+        command += ["--engine", "none", "--bench-seconds", "0", "--quiet"]
+        command += ["--dynamic-batch", f"1:{BATCH}:{BATCH}", "-o", str(folder / "export")]
+        subprocess.run(command, cwd=ROOT, check=True)
+        rounds = [measure(folder) for _ in range(given.rounds)]
+    best = max(rounds, key=lambda row: row["ratio"])
+    found = {"clips": given.clips, "cores": usable_cores(), "best": best, "rounds": rounds}
+    print(json.dumps(found, indent=2))
+    if given.out:
+        given.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    passed = best["ratio"] >= REQUIRED and best["run_batch_8"] >= best["run_batch_1"]
+    return int(not (passed and all(row["same_answers"] for row in rounds)))
+
+
+def measure(folder: Path) -> dict[str, Any]:
+    """Measure every way once, in clips per second."""
+    jobs = usable_cores() or 1
+    with (
+        Predictor(folder / "export", batch=BATCH) as eight,
+        Predictor(folder / "export", batch=1) as one,
+    ):
+        dataset = open_data(str(folder / "clips"), eight.card)
+        started, loads = time.perf_counter(), [os.getloadavg()[0]]
+        first = [best.classes[0].index for best in eight.predict(map(str, paths(dataset)), 1)]
+        serial = len(first) / (time.perf_counter() - started)
+        loads.append(os.getloadavg()[0])
+        at_8, at_1 = (run(model, dataset, jobs) for model in (eight, one))
+        loads.append(os.getloadavg()[0])
+        right = np.mean(
+            [best == clip.target[0] for best, clip in zip(first, dataset.clips, strict=True)]
+        )
+        figures = {each.judged[0].metrics.top1 for each in (at_8, at_1)}
+        return {
+            "one_process": serial,
+            "evaluate_batch_8": speed(at_8),
+            "evaluate_batch_1": speed(at_1),
+            "ratio": speed(at_8) / serial,
+            "run_batch_8": run_alone(eight, dataset),
+            "run_batch_1": run_alone(one, dataset),
+            "jobs": jobs,
+            "top1": float(right),
+            "same_answers": figures == {float(right)},
+            "loads": [round(load, 1) for load in loads],
+        }
+
+
+def run(model: Predictor, dataset: Dataset, jobs: int) -> Evaluation:
+    """Evaluate with worker processes, which start within the time."""
+    card = model.card
+    subject = Subject(card.config, card.preprocessing, card.task, card.labels)
+    return evaluate([("", model.batches)], subject, dataset, jobs=jobs)
+
+
+def run_alone(model: Predictor, dataset: Dataset) -> float:
+    """Run clips in memory in batches; return clips per second, the best of three passes."""
+    card = model.card
+    read = [read_source(path, card.config, card.preprocessing)[0] for path in paths(dataset)[:64]]
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        for at in range(0, len(read), model.batches.most):
+            model.batches.logits(read[at : at + model.batches.most])
+        seconds.append(time.perf_counter() - started)
+    return len(read) / min(seconds)
+
+
+def speed(found: Evaluation) -> float:
+    """Return the clips per second of an evaluation."""
+    return found.clips_read / found.seconds
+
+
+def paths(dataset: Dataset) -> list[Path]:
+    """Return the files of a dataset."""
+    return [clip.source for clip in dataset.clips if isinstance(clip.source, Path)]
+
+
+def make_clips(folder: Path, count: int) -> None:
+    """Write clips as MPEG-4 into a folder for each class."""
+    made, labels = motion_clips(min(count, 64), FRAMES, SIDE, SIDE, seed=9)
+    noise = np.random.Generator(np.random.PCG64(0))
+    for i in range(count):
+        path = folder / str(labels[i % 64]) / f"{i:04}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.roll(made[i % 64], 16 * (i // 64), axis=-1)  # the motion is on a torus
+        with av.open(str(path), "w") as container:
+            stream: Any = container.add_stream("mpeg4", rate=RATE * REPEATS)
+            stream.height, stream.width, stream.pix_fmt = SIDE, SIDE, "yuv420p"
+            for frame in np.repeat(np.moveaxis(pixels, 1, -1), REPEATS, axis=0):
+                grainy = 255 * frame + 2 * noise.standard_normal(frame.shape, np.float32)
+                image = grainy.clip(0, 255).astype(np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            container.mux(stream.encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
