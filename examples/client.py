@@ -36,5 +36,6 @@ for view in clip.array[:, None]:  # (v, 1, f, c, h, w)
         logit, number, *label = text.decode().split(":", 2)
         found.setdefault(label[0] if label else number, []).append(float(logit))
 best = sorted(((sum(each) / len(each), name) for name, each in found.items()), reverse=True)
-for logit, name in best[:5]:
+shown = best if facts["task"] == "regression" else best[:5]  # values are all shown, by their number
+for logit, name in shown:
     print(f"{logit:8.3f}  {name}")

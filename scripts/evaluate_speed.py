@@ -35,7 +35,7 @@ from exporter.predict.evaluate import Evaluation, Subject, evaluate, open_data
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINT = ROOT / "scripts" / "checkpoints" / "motion-fastformer.safetensors"
-# A file shows each of the five frames twelve times, with noise; the model is for 15 frames a second.
+# A file shows each of the five frames twelve times, with noise. The model takes 15 a second.
 SIDE, FRAMES, REPEATS, RATE = 128, 5, 12, 15
 BATCH = 8
 REQUIRED = 1.8

@@ -53,3 +53,42 @@ def test_for_tensorrt_writes_and_proves_a_graph_without_an_engine(tmp_path, prec
     )
     assert not (tmp_path / "made" / "model.engine").exists()
     assert result.report.engine["status"] == "not built"
+
+
+SMALL = {"res": (32, 48), "frames": 3, "dim": 32, "dim_head": 16, "depth": 1, "engine": "none"}
+
+
+@pytest.mark.slow
+def test_a_stray_file_among_labelled_clips_is_counted_and_costs_nothing(real_clips, tmp_path):
+    for place, name in (("0", "carphone"), ("10", "carphone"), ("11", "bikes")):
+        (tmp_path / "data" / place).mkdir(parents=True)
+        (tmp_path / "data" / place / f"{name}.mp4").symlink_to(real_clips[name])
+    (tmp_path / "data" / "10" / "Thumbs.db").write_text("no clip")
+    spec = ExportSpec(
+        **SMALL, num_classes=12, batch=2, bench_seconds=0, eval=str(tmp_path / "data")
+    )
+    result = pipeline.export(spec, tmp_path / "made")
+    eager, ours = result.report.accuracy
+    assert (ours.clips, ours.bad, ours.measure) == (3, 1, "top-1")
+    assert (ours.agreement, ours.accuracy) == (1.0, eager.accuracy)
+    stage = next(stage for stage in result.report.stages if stage.name == "accuracy")
+    assert stage.status == "done"
+    assert "1 bad; the first: " in stage.detail
+    assert "1 bad clips do not count" in (tmp_path / "made" / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_failure_to_measure_accuracy_never_costs_the_export(tmp_path):
+    for place in range(2):
+        (tmp_path / "data" / str(place)).mkdir(parents=True)
+        (tmp_path / "data" / str(place) / "notes.txt").write_text("no clip")
+    spec = ExportSpec(**SMALL, bench_seconds=0, eval=str(tmp_path / "data"))
+    result = pipeline.export(spec, tmp_path / "made")
+    assert result.verdict == "pass"
+    assert result.report.accuracy == ()
+    stage = next(stage for stage in result.report.stages if stage.name == "accuracy")
+    assert stage.status == "failed"
+    assert "not measured: no clip of" in stage.detail
+    page = (tmp_path / "made" / "report.html").read_text()
+    assert "accuracy: not measured: no clip of" in page
+    assert json.loads((tmp_path / "made" / "manifest.json").read_text())["verdict"] == "pass"

@@ -406,3 +406,50 @@ def test_the_floor_runs_clips_alone_and_in_pairs():
     floor = Linear()
     make_reference(Linear(), floor, NAMES, clips())
     assert floor.seen == [[i] for i in range(INPUTS)] + [[0, 1], [2, 3], [4, 5], [6, 7]]
+
+
+# --- judge: answers by what the logits mean
+
+
+def with_task(task, changed):
+    """Judge logits of which one is moved by a relative distance, far below the tolerance."""
+    t = np.tile(np.linspace(-1, 1, CLASSES), (INPUTS, 1)) + 0.01 * truth()
+    t[3, 2] = changed[0] * np.linalg.norm(t[3])
+    run = t.copy()
+    run[3, 2] = changed[1] * np.linalg.norm(t[3])
+    rounded = t * (1 + FLOOR)
+    return judged(Reference(NAMES, t, rounded, rounded, task=task), run)
+
+
+def test_a_label_that_changes_its_sign_fails_where_rounding_cannot_change_it():
+    parity = with_task("multi-label", (1.5 * FLOOR, -1.5 * FLOOR))
+    assert parity.rel_l2 < parity.tolerance
+    assert parity.verdict == "fail"
+    assert parity.reason == "the sign of a logit differs on clip-3"
+    assert parity.sign_agreement == pytest.approx(1 - 1 / (INPUTS * CLASSES))
+    assert parity.top1_agreement is None
+
+
+def test_a_label_within_rounding_may_change_its_sign():
+    parity = with_task("multi-label", (0.4 * FLOOR, -0.4 * FLOOR))
+    assert parity.verdict == "pass"
+    assert parity.sign_agreement < 1
+
+
+@pytest.mark.parametrize("task", ["single-label", "regression"])
+def test_signs_say_nothing_about_classes_and_values(task):
+    parity = with_task(task, (1.5 * FLOOR, -1.5 * FLOOR))
+    assert parity.verdict == "pass"
+    assert parity.sign_agreement is None
+
+
+def test_values_have_no_top_1_class():
+    t = np.ones((INPUTS, 2)) + 0.01 * truth(classes=2)
+    t[:, 1] = t[:, 0] * (1 + 1.5 * FLOOR)
+    swapped = t[:, ::-1].copy()
+    rounded = t * (1 + FLOOR)
+    by_class = judged(Reference(NAMES, t, rounded, rounded), swapped)
+    by_value = judged(Reference(NAMES, t, rounded, rounded, task="regression"), swapped)
+    assert (by_class.verdict, by_value.verdict) == ("fail", "pass")
+    assert by_class.reason.startswith("top-1 differs")
+    assert by_value.top1_agreement is None
