@@ -135,9 +135,7 @@ def make_structures(
         if not (directory / file).is_file():
             continue
         stage.progress(None, f"structure of {file}")
-        precision = spec.precision
-        if precision == "int8":  # its weights are those that the graph stores
-            precision = REST_OF_INT8 if target == "tensorrt" else FP32
+        precision = _traced_precision(spec, target)
         traced = rewrite_for_export(spec, model, target)
         traced = in_precision(traced, precision, spec.keep_fp32 if precision != FP32 else ())
         graph = onnx.load(directory / file)
@@ -145,6 +143,15 @@ def make_structures(
             truth = run_clips(exact, inputs.arrays, 1, outputs=model.output_names)
         structures[file] = Structure(truth, hash_weights(graph), exact.unknown)
     return structures
+
+
+def _traced_precision(spec: ExportSpec, target: str | None) -> str:
+    """Say in which precision the model of a graph was traced."""
+    if target == "openvino":  # it converts values and weights itself
+        return FP32
+    if spec.precision != "int8":
+        return spec.precision
+    return REST_OF_INT8 if target == "tensorrt" else FP32  # the rest: see `quantize`
 
 
 def keep_references(

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from exporter.errors.install import how_to_install
-from exporter.files.manifest import ENGINE_GRAPH, GRAPH
+from exporter.files.manifest import ENGINE_GRAPH, GRAPH, OPENVINO_GRAPH
 from exporter.files.reference import KeptReference, Structure
 from exporter.inputs.clips import Inputs
 from exporter.proof.decide import ILL_CONDITIONED
@@ -28,7 +28,11 @@ from exporter.run.stages import Stage
 from exporter.spec import BatchProfile
 
 # The target whose layout a graph has; None is that of `--optimize-for`.
-TARGETS_OF_GRAPHS: Mapping[str, str | None] = {GRAPH: None, ENGINE_GRAPH: "tensorrt"}
+TARGETS_OF_GRAPHS: Mapping[str, str | None] = {
+    GRAPH: None,
+    ENGINE_GRAPH: "tensorrt",
+    OPENVINO_GRAPH: "openvino",
+}
 STRUCTURE = "structure"
 _SHOWN = 3  # of the weights in one line
 _MOST_BATCHES = 8  # of the sizes of a free batch that are all run
