@@ -62,12 +62,14 @@ class Structure:
     """What a graph file computes where nothing rounds.
 
     Attributes:
-        truth: Rows `(n, values)` in float64 of the exported model, with the weights that the graph
-            holds.
+        places: The inputs that are compared, by their places.
+        truth: Their rows `(k, values)` in float64 of the exported model, with the weights that the
+            graph holds.
         weights: The hash of each initializer of the graph.
         unknown: The initializers whose values no weight of the model has.
     """
 
+    places: tuple[int, ...]
     truth: np.ndarray
     weights: Mapping[str, str]
     unknown: tuple[str, ...] = ()
@@ -113,7 +115,9 @@ def write_reference(path: Path, kept: KeptReference) -> None:
         "version": _VERSION,
         "inputs": [asdict(entry) for entry in kept.inputs],
         "outputs": kept.outputs,
-        "weights": {file: [one.weights, one.unknown] for file, one in kept.structures.items()},
+        "weights": {
+            file: [one.places, one.weights, one.unknown] for file, one in kept.structures.items()
+        },
         "arrays": {name: [array.dtype.name, *array.shape] for name, array in arrays.items()},
     }
     text = np.frombuffer(json.dumps(card).encode(), np.uint8)
@@ -173,11 +177,13 @@ def _kept(card: dict[str, Any], arrays: dict[str, np.ndarray]) -> KeptReference:
     stored = [place for place, entry in enumerate(entries) if entry.stored]
     clips = {place: arrays[f"clip.{place}"] for place in stored}
     structures = {
-        file: Structure(arrays[f"structure.{file}"], hashes, tuple(unknown))
-        for file, (hashes, unknown) in card.get("weights", {}).items()
+        file: Structure(tuple(places), arrays[f"structure.{file}"], hashes, tuple(unknown))
+        for file, (places, hashes, unknown) in card.get("weights", {}).items()
     }
     for file, one in structures.items():
-        fits = one.truth.shape == truth.shape and one.truth.dtype == np.float64
+        expected = (len(one.places), truth.shape[1])
+        fits = one.truth.shape == expected and one.truth.dtype == np.float64
+        fits = fits and set(one.places) <= set(range(n))
         _check(fits and isinstance(one.weights, dict), f"its structure of {file}")
     known = 1 + 2 * len(floors) + (mask is not None) + len(clips) + len(structures)
     _check(len(arrays) == known, "its entries")

@@ -25,9 +25,10 @@ from exporter.proof.judge import (
 )
 from exporter.proof.rows import run_clips
 from exporter.proof.runtimes import FP32, floors_of, kept_floors, rounding_form
-from exporter.proof.structure import TARGETS_OF_GRAPHS
+from exporter.proof.structure import TARGETS_OF_GRAPHS, compared_inputs
 from exporter.rewrite import Refused, Rewritten, rewrite, rewrite_measured
 from exporter.rewrite.choose import rewrite_for_export, rewrites_to_skip
+from exporter.rewrite.measure import measure
 from exporter.run.job import Calibration, Job
 from exporter.run.stages import Stage
 from exporter.runners.base import Runner
@@ -130,6 +131,8 @@ def make_structures(
         directory: Where the graphs are.
         stage: Told about the progress.
     """
+    places = compared_inputs(inputs, measure(model).flops)
+    clips = {name: array[list(places)] for name, array in inputs.arrays.items()}
     structures = {}
     for file, target in TARGETS_OF_GRAPHS.items():
         if not (directory / file).is_file():
@@ -140,8 +143,8 @@ def make_structures(
         traced = in_precision(traced, precision, spec.keep_fp32 if precision != FP32 else ())
         graph = onnx.load(directory / file)
         with ExactModel(traced, inputs.batch(1), graph) as exact:
-            truth = run_clips(exact, inputs.arrays, 1, outputs=model.output_names)
-        structures[file] = Structure(truth, hash_weights(graph), exact.unknown)
+            truth = run_clips(exact, clips, 1, outputs=model.output_names)
+        structures[file] = Structure(places, truth, hash_weights(graph), exact.unknown)
     return structures
 
 

@@ -34,6 +34,8 @@ TARGETS_OF_GRAPHS: Mapping[str, str | None] = {
     OPENVINO_GRAPH: "openvino",
 }
 STRUCTURE = "structure"
+_TELLING = ("natural", "checkerboard", "odd-frames", "normal-0", "places", "unit")
+_LEAST_INPUTS, _MOST_FLOPS = 2, 1e9
 _SHOWN = 3  # of the weights in one line
 _MOST_BATCHES = 8  # of the sizes of a free batch that are all run
 
@@ -45,9 +47,29 @@ def row_name(file: str) -> str:
 
 
 def structures_of(kept: KeptReference, places: tuple[int, ...]) -> dict[str, Structure]:
-    """Give the structure of every graph, for the inputs at `places`."""
-    rows = list(places)
-    return {file: replace(one, truth=one.truth[rows]) for file, one in kept.structures.items()}
+    """Give the structure of every graph, for those of its inputs that are at `places`."""
+    found = {}
+    for file, one in kept.structures.items():
+        rows = [row for row, place in enumerate(one.places) if place in places]
+        here = tuple(places.index(one.places[row]) for row in rows)
+        found[file] = replace(one, places=here, truth=one.truth[rows])
+    return found
+
+
+def compared_inputs(inputs: Inputs, flops: int) -> tuple[int, ...]:
+    """Choose the inputs to compare: all for a small model, at least two for a large one.
+
+    A runtime is judged on all inputs. Few are enough to see a fault of structure in float64, and
+    float64 takes longer than all else.
+
+    Args:
+        inputs: The inputs of the export.
+        flops: Floating point operations of one clip.
+    """
+    count = max(_LEAST_INPUTS, min(len(inputs.names), int(_MOST_FLOPS / max(flops, 1))))
+    first = [inputs.names.index(name) for name in _TELLING if name in inputs.names]
+    rest = [place for place in range(len(inputs.names)) if place not in first]
+    return tuple(sorted([*first, *rest][:count]))
 
 
 def judge_structures(
@@ -112,11 +134,13 @@ def _judge(
         reason = f"it needs {error.name}, which is not installed; {how_to_install('onnx')}"
         return [Parity(name, "cpu", "fp64", "not-run", reason=reason)]
     model = onnx.load(graph)
-    exact = structure.truth
-    reference = replace(whole, truth=exact, floor=exact, batched=exact, fp32=None)
+    exact, places = structure.truth, list(structure.places)
+    names = tuple(inputs.names[place] for place in places)
+    clips = {name: array[places] for name, array in inputs.arrays.items()}
+    reference = replace(whole, names=names, truth=exact, floor=exact, batched=exact, fp32=None)
     with ExactRunner(raise_graph(model)) as runner:
-        batches = in_growing_batches(len(inputs.names), sizes)
-        runs = run_batches(runner, inputs.arrays, batches, reference.output_names)
+        batches = in_growing_batches(len(places), sizes)
+        runs = run_batches(runner, clips, batches, reference.output_names)
     how = {"runtime": name, "device": "cpu", "precision": "fp64"}
     rows = judge_outputs(reference, runs, **how, min_inputs=1)
     reason = ""

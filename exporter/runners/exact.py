@@ -46,6 +46,18 @@ class LayerNormalization(OpRun):
         return (normal if bias is None else normal + bias,)
 
 
+class MatMul(OpRun):
+    """Multiplies by a matrix in one product, where the evaluator makes one for each group."""
+
+    op_domain = ""
+
+    def _run(self, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray]:
+        if b.ndim != 2 or a.ndim < 3:
+            return (a @ b,)
+        rows = a.reshape(-1, a.shape[-1]) @ b
+        return (rows.reshape(*a.shape[:-1], b.shape[-1]),)
+
+
 class Gelu(OpRun):
     """Multiplies by the normal distribution's cumulative probability, or by its approximation."""
 
@@ -67,6 +79,9 @@ class Erf(OpRun):
         return (_erf(x),)
 
 
+_OPERATORS: list[type[OpRun]] = [LayerNormalization, MatMul, Gelu, Erf]
+
+
 class ExactRunner(Closing):
     """One graph in float64, on the CPU.
 
@@ -85,7 +100,7 @@ class ExactRunner(Closing):
 
     def __init__(self, graph: onnx.ModelProto) -> None:
         try:
-            self._evaluator = ReferenceEvaluator(graph, new_ops=[LayerNormalization, Gelu, Erf])
+            self._evaluator = ReferenceEvaluator(graph, new_ops=_OPERATORS)
         except Exception as error:  # it raises unrelated classes
             raise RuntimeFailure(
                 f"the ONNX reference evaluator does not load it: {error}"

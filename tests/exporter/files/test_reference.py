@@ -13,6 +13,7 @@ from exporter.files.reference import (
     Floor,
     KeptInput,
     KeptReference,
+    Structure,
     hash_array,
     read_reference,
     write_reference,
@@ -35,7 +36,10 @@ def kept():
     )
     floors = {form: Floor(logits(), logits()) for form in ("fp32", "int8-onnxruntime")}
     mask = np.array([[True, False]] * 3)
-    return KeptReference(inputs, logits(np.float64), floors, mask, {0: clip})
+    one = Structure((0, 2), logits(np.float64)[:2], {"w": "0123"}, ("odd",))
+    structures = {"model.onnx": one}
+    truth = logits(np.float64)
+    return KeptReference(inputs, truth, floors, mask, {0: clip}, structures=structures)
 
 
 @pytest.fixture
@@ -56,6 +60,9 @@ def test_every_bit_is_read_again(kept, path):
         assert ours.dtype == theirs.dtype
         np.testing.assert_array_equal(ours, theirs)
     assert list(found.clips) == [0]
+    one, other = found.structures["model.onnx"], kept.structures["model.onnx"]
+    np.testing.assert_array_equal(one.truth, other.truth)
+    assert (one.places, one.weights, one.unknown) == ((0, 2), {"w": "0123"}, ("odd",))
 
 
 def test_nan_and_pixels_survive(kept, tmp_path):

@@ -12,7 +12,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from exporter import ExportSpec
 from exporter.files.manifest import sha256
-from exporter.files.reference import REFERENCE, read_reference, write_reference
+from exporter.files.reference import (
+    REFERENCE,
+    KeptReference,
+    Structure,
+    read_reference,
+    write_reference,
+)
 from exporter.graph.raised import raise_graph
 from exporter.graph.weights import (
     Values,
@@ -21,10 +27,12 @@ from exporter.graph.weights import (
     hash_weights,
     real_weights,
 )
+from exporter.inputs.clips import Inputs
 from exporter.pipeline import export
 from exporter.precision import in_precision
 from exporter.proof.exact import ExactModel
 from exporter.proof.rows import in_growing_batches
+from exporter.proof.structure import compared_inputs, structures_of
 from exporter.runners.exact import ExactRunner
 from exporter.target.verify import verify
 from model import FastTimeSformer
@@ -122,6 +130,23 @@ def test_a_changed_weight_is_named():
 )
 def test_every_clip_is_in_a_batch(count, sizes, expected):
     assert list(in_growing_batches(count, sizes)) == expected
+
+
+def test_a_large_model_is_compared_on_few_inputs_and_a_small_one_on_all():
+    names = ("bikes.mp4", "normal-0", "constant", "checkerboard", "natural")
+    inputs = Inputs(names, names, {"video": np.zeros((5, 1, 1, 1, 1), np.float32)})
+    assert compared_inputs(inputs, flops=10**6) == (0, 1, 2, 3, 4)
+    assert compared_inputs(inputs, flops=10**12) == (3, 4)
+    assert compared_inputs(inputs, flops=300 * 10**6) == (1, 3, 4)
+
+
+def test_inputs_that_are_not_here_again_are_left_out_of_the_structure():
+    truth = np.arange(6.0).reshape(3, 2)
+    one = Structure((0, 2, 4), truth, {})
+    kept = KeptReference((), np.zeros((5, 2)), {}, None, {}, structures={"model.onnx": one})
+    found = structures_of(kept, (1, 2, 3, 4))["model.onnx"]
+    assert found.places == (1, 3)
+    np.testing.assert_array_equal(found.truth, truth[1:])
 
 
 @pytest.fixture
