@@ -169,3 +169,52 @@ def test_cuda_without_a_gpu_is_one_line(directory, clip, capsys, without_gpu):
     code, out, err = run(capsys, directory, clip, "--device", "cuda")
     assert (code, out) == (4, "")
     assert err == "tsformer: runtime: ONNX Runtime on CUDA: this machine has no NVIDIA GPU\n"
+
+
+class TestClips:
+    def test_an_assumed_sampling_is_said_and_a_given_one_is_named(self, directory, clip, capsys):
+        _, out, _ = run(capsys, directory, clip)
+        assert "this is assumed" in " ".join(out.split())
+        _, out, _ = run(capsys, directory, clip, "--sampling", "dense:2@30")
+        assert "assumed" not in out
+        _, out, _ = run(capsys, directory, clip, "--views", "1x3", "--json")
+        told = " ".join(json.loads(out)["clip"])
+        assert "assumed" in told
+        assert "1 clips x 3 crops, their logits averaged" in told
+
+    def test_a_manifest_of_an_older_version_reads_clips_as_that_version_did(
+        self, directory, clip, capsys
+    ):
+        _, now, _ = run(capsys, directory, clip, "--json")
+        old = {"scale": "pixel / 255", "layout": "rgb", "sampling": "uniform segment centres"}
+        old |= {"mean": [0.0] * 3, "std": [1.0] * 3, "short_side": None}
+        change(directory, preprocessing=old)
+        _, out, _ = run(capsys, directory, clip, "--json")
+        assert json.loads(out)["predictions"] == json.loads(now)["predictions"]
+
+    def test_windows_are_rows_with_times(self, directory, clip, capsys):
+        windows = ("--window", "2s", "--stride", "1s", "--top", "1")
+        code, out, _ = run(capsys, directory, clip, *windows, "--json")
+        rows = [json.loads(line) for line in out.splitlines()]
+        assert code == 0
+        assert [(row["start"], row["end"]) for row in rows] == [(0, 2), (1, 3), (2, 4)]
+        assert {row["lag"] for row in rows} == {None}
+        _, out, _ = run(capsys, directory, clip, *windows)
+        assert [f"{row['start']:.2f} to {row['end']:.2f} s" for row in rows] == [
+            " ".join(line.split()[1:5]) for line in out.splitlines()
+        ]
+
+    @pytest.mark.parametrize(
+        ("arguments", "part"),
+        [
+            (("--stride", "1s"), "--stride needs --window"),
+            (("--window", "soon"), "expected a time, as 2s"),
+            (("--window", "2s", "--features", "x.npz"), "does not go with --features"),
+            (("--sampling", "dense"), "expected uniform, dense:RATE"),
+            (("--views", "2"), "expected CLIPSxCROPS"),
+        ],
+    )
+    def test_a_wrong_option_of_the_clip_is_one_line(self, directory, clip, capsys, arguments, part):
+        code, out, err = run(capsys, directory, clip, *arguments)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert part in err
