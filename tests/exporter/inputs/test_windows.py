@@ -4,6 +4,7 @@ import math
 import os
 import time
 from fractions import Fraction
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import cast
@@ -122,6 +123,29 @@ def test_a_live_source_is_read_as_it_comes_with_its_lag_and_bounded_memory(tmp_p
     whole = cut(write(tmp_path / "same.mkv", pictures(100)), "1s")
     for live, kept in zip(found, whole, strict=True):
         np.testing.assert_array_equal(live.clip.array, kept.clip.array)
+
+
+def test_a_url_is_a_live_source(long):
+    class Served(BaseHTTPRequestHandler):
+        def do_GET(self):  # the name that the base class calls
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(long.read_bytes())
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Served)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/long.mkv"
+        found = list(read_windows(url, Windows.parse("2s"), CONFIG, PLAIN))
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert [window.lag is None for window in found] == [False] * 3
+    for served, kept in zip(found, cut(long, "2s"), strict=True):
+        np.testing.assert_array_equal(served.clip.array, kept.clip.array)
 
 
 def test_a_window_of_too_many_frames_is_refused(long, monkeypatch):
