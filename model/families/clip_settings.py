@@ -59,11 +59,8 @@ def _of_pipeline(
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Read the test pipeline of OpenMMLab, or that of the training if there is no other."""
     every = steps["SampleFrames"]
-    tests = [step for step in every if step.get("test_mode") is True] or every
-    if any(step != tests[0] for step in tests):
-        # Validation and test may differ in the number of clips: the test comes last.
-        tests = tests[-1:]
-    step = tests[0]
+    tests = [step for step in every if step.get("test_mode") is True]
+    step = (tests or every)[-1]  # validation and test may differ; the test comes last
     length, interval = step.get("clip_len", 0), step.get("frame_interval", 1)
     clips, past = step.get("num_clips", 1), step.get("out_of_bound_opt", "loop")
     if length == 1 and clips == config.frames:  # segments of the whole file
@@ -75,7 +72,7 @@ def _of_pipeline(
         return {}, ()
     told: dict[str, Any] = {"sampling": sampling}
     entries = {
-        "clips": clips if step in every and step.get("test_mode") is True else 1,
+        "clips": clips if tests else 1,
         "crops": 3 if "ThreeCrop" in steps else 1,
         "average": _AVERAGES.get(str(average), "probabilities"),
     }
