@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from demo import ATTENTIONS, find_clip
+from fault_table import faults_table
 from pages import ROOT, fill, table, write
 
 from exporter.report import ms, ratio, sci
@@ -109,6 +110,7 @@ def blocks() -> dict[str, str]:
         "limit": limit_table(read("limit")),
         "base": base_table(read("base")),
         "motion_files": motion_table(read("motion_files")),
+        "faults": faults_table(read("faults")),
     }
 
 

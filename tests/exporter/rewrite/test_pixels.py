@@ -64,13 +64,13 @@ class TestTheClips:
     def test_synthetic_clips_use_the_whole_range_of_pixels(self):
         inputs = gather_inputs((), CONFIG, HOW)
         video = inputs.arrays["video"]
-        assert (video.dtype, video.shape) == (np.uint8, (8, 3, 32, 48, 3))
+        assert (video.dtype, video.shape) == (np.uint8, (16, 3, 32, 48, 3))
         noise = video[inputs.names.index("normal-0")]
         assert 100 < noise.mean() < 155
         assert ((noise == 0) | (noise == 255)).mean() < 0.03
         assert set(np.unique(video[inputs.names.index("checkerboard")])) == {0, 255}
-        flat = video.reshape(8, -1)
-        assert len(np.unique(flat, axis=0)) == 8  # all clips differ
+        flat = video.reshape(16, -1)
+        assert len(np.unique(flat, axis=0)) == 16  # all clips differ
 
     def test_calibration_clips_are_pixels(self):
         video = gather_calibration((), CONFIG, HOW).arrays["video"]

@@ -118,7 +118,7 @@ class TestRecord:
         assert capsys.readouterr().err.count("recorded in") == 2
         facts = json.loads((directory / "machines" / "orin.json").read_text())
         assert facts["machine"] == "orin"
-        assert facts["runs"] == {"onnxruntime": "model.onnx"}
+        assert facts["runs"] == {"onnxruntime": "model.onnx", "structure": "model.onnx"}
         assert [row["verdict"] for row in facts["parity"]] == ["pass", "pass"]
         assert len(facts["latency"]) == 1
         assert {path: path.read_bytes() for path in before} == before
