@@ -15,18 +15,27 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from exporter.pipeline import ExportResult, export
+    from exporter.pipeline.module import export_module
 
-__all__ = ["BatchProfile", "ExportResult", "ExportSpec", "TsformerError", "export"]
+__all__ = [
+    "BatchProfile",
+    "ExportResult",
+    "ExportSpec",
+    "TsformerError",
+    "export",
+    "export_module",
+]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401
     """Import the pipeline, and so torch, at the first use of it."""
-    if name not in ("ExportResult", "export"):
+    if name not in ("ExportResult", "export", "export_module"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
         from exporter import pipeline
+        from exporter.pipeline import module
     except ModuleNotFoundError as error:
         if is_ours(error.name):
             raise
         raise missing_package(str(error.name), f"exporter.{name}") from error
-    return getattr(pipeline, name)
+    return getattr(module if name == "export_module" else pipeline, name)

@@ -12,7 +12,7 @@ import torch
 
 from exporter.errors import CheckpointInputError, UsageError
 from exporter.files.hub import Snapshot, fetch, parse_name
-from exporter.files.manifest import hash_checkpoint
+from exporter.files.manifest import MODULE, hash_checkpoint
 from exporter.rewrite.outputs import give_outputs
 from exporter.rewrite.pixels import take_pixels
 from exporter.spec import DEFAULT_FAMILY, MODEL_ARGUMENTS, ExportSpec
@@ -177,6 +177,9 @@ def load_exported(
     Raises:
         CheckpointInputError: if the checkpoint is not the one that was exported.
     """
+    if manifest["model"]["family"] == MODULE:
+        why = "is the export of a module of your own, which no checkpoint makes again"
+        raise UsageError(f"this directory {why}", remedy="leave --checkpoint away")
     spec = replace(ExportSpec.from_dict(manifest["spec"]), video=video)
     spec = replace(spec, checkpoint=checkpoint or spec.checkpoint, allow_ill_conditioned=False)
     check_same_checkpoint(spec, manifest["spec"])

@@ -15,6 +15,7 @@ from exporter.files.text import parse_nested
 from exporter.results import Report, overall_verdict
 from model.preprocessing import Preprocessing
 
+MODULE = "module"  # the family of a module that is not of this package
 GRAPH = "model.onnx"
 ENGINE_GRAPH = "model.tensorrt.onnx"
 OPENVINO_GRAPH = "model.openvino.onnx"
@@ -29,7 +30,7 @@ def write_manifest(
     report: Report,
     *,
     model: dict[str, Any],
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | None,
     labels: tuple[str, ...] | None,
     task: str,
     floors: Mapping[str, float | None],
@@ -40,7 +41,7 @@ def write_manifest(
         directory: The directory with the files of the export.
         report: The results of the stages.
         model: Family and configuration of the model.
-        preprocessing: The preprocessing that turns clips into the model's input.
+        preprocessing: The preprocessing that turns clips into the model's input, if it takes clips.
         labels: Names of the classes, if known.
         task: What the logits mean.
         floors: Rounding form -> the floor in `reference.npz`, None if it is not finite.
@@ -53,7 +54,8 @@ def write_manifest(
         "model": model,
         "inputs": report.graph["inputs"],
         "outputs": report.graph["outputs"],
-        "preprocessing": {
+        "preprocessing": preprocessing
+        and {
             "scale": "pixel / 255",
             "layout": preprocessing.channel_order if len(preprocessing.mean) == 3 else "gray",
             "described": preprocessing.sentences,

@@ -85,6 +85,7 @@ class KeptReference:
         floors: Rounding form -> its rows. `fp32` is always there.
         mask: Bool `(n, f)`, where the model takes a mask.
         clips: Place of an input -> its stored values, `(f, c, h, w)` or `(f, h, w, c)`.
+        given: Name of an input -> its values `(n, ...)`, where the caller gave the inputs.
         outputs: The outputs in a row, each with its number of values (default: the logits).
         structures: File of a graph -> its structure. Older exports have none.
     """
@@ -96,6 +97,7 @@ class KeptReference:
     clips: Mapping[int, np.ndarray]
     outputs: tuple[tuple[str, int], ...] = ()
     structures: Mapping[str, Structure] = field(default_factory=dict)
+    given: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.outputs:
@@ -111,6 +113,7 @@ def write_reference(path: Path, kept: KeptReference) -> None:
         arrays["mask"] = kept.mask
     arrays |= {f"clip.{place}": clip for place, clip in kept.clips.items()}
     arrays |= {f"structure.{file}": one.truth for file, one in kept.structures.items()}
+    arrays |= {f"given.{name}": array for name, array in kept.given.items()}
     card = {
         "version": _VERSION,
         "inputs": [asdict(entry) for entry in kept.inputs],
@@ -185,12 +188,15 @@ def _kept(card: dict[str, Any], arrays: dict[str, np.ndarray]) -> KeptReference:
         fits = one.truth.shape == expected and one.truth.dtype == np.float64
         fits = fits and set(one.places) <= set(range(n))
         _check(fits and isinstance(one.weights, dict), f"its structure of {file}")
-    known = 1 + 2 * len(floors) + (mask is not None) + len(clips) + len(structures)
+    names = [name for name in arrays if name.startswith("given.")]
+    given = {name.partition(".")[2]: arrays[name] for name in names}
+    _check(all(len(array) == n for array in given.values()), "its inputs")
+    known = 1 + 2 * len(floors) + (mask is not None) + len(clips) + len(given) + len(structures)
     _check(len(arrays) == known, "its entries")
     sizes = tuple((str(name), int(size)) for name, size in card.get("outputs") or ())
     values = sum(size for _, size in sizes) if sizes else truth.shape[1]
     _check(values == truth.shape[1] and len(dict(sizes)) == len(sizes), "its outputs")
-    return KeptReference(entries, truth, floors, mask, clips, sizes, structures)
+    return KeptReference(entries, truth, floors, mask, clips, sizes, structures, given)
 
 
 def _check(fits: bool, what: str) -> None:
@@ -206,7 +212,7 @@ def _to_planes(array: np.ndarray) -> np.ndarray:
 
 def _from_planes(planes: np.ndarray, dtype: str, *shape: int) -> np.ndarray:
     kind = np.dtype(dtype)
-    _check(kind.kind in "fub" and planes.dtype == np.uint8, "its types")
+    _check(kind.kind in "fuib" and planes.dtype == np.uint8, "its types")
     return np.ascontiguousarray(planes.T).reshape(-1).view(kind).reshape(shape)
 
 

@@ -33,11 +33,15 @@ _PER_OUTPUT = dict.fromkeys(_ELEMENTWISE.split(), 1) | {
     "LayerNormalization": 7,  # two sums, subtract, square, divide, scale, shift
     "Gelu": 5,  # scale, erf, add, two products
     "Selu": 4,  # exp, subtract, two products
+    "BatchNormalization": 4,  # subtract, divide, scale, shift
+    "LeakyRelu": 2,  # compare, product
     "QuantizeLinear": 4,  # divide, round, shift, saturate
     "DequantizeLinear": 2,  # shift, scale
 }
 _REDUCTIONS = "ArgMax ArgMin CumSum ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum"
 _PER_INPUT = dict.fromkeys(_REDUCTIONS.split(), 1) | {"ReduceL2": 2, "ReduceSumSquare": 2}
+_PER_INPUT |= dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), 1)
+_WINDOWS = {"AveragePool", "MaxPool"}  # one operation for each element of a window
 # Matrix products, and the position of their right-hand side.
 _MATMULS = {"MatMul": 1, "MatMulInteger": 1, "QLinearMatMul": 3}
 _CONVOLUTIONS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
@@ -110,6 +114,15 @@ def count_cost(model: onnx.ModelProto, batch: int) -> GraphCost:
     return GraphCost(by_op.total(), matmul_flops, traffic + weight_bytes, weight_bytes, kinds)
 
 
+def why_unknown(model: onnx.ModelProto, batch: int) -> str:
+    """Say why the cost of a graph cannot be counted; empty if it can."""
+    try:
+        count_cost(model, batch)
+    except OnnxError as error:
+        return str(error)
+    return ""
+
+
 def matmul_shapes(model: onnx.ModelProto, batch: int) -> Counter[MatmulShape]:
     """Count the matrix products of one run by shape; a convolution counts as its matrix product.
 
@@ -127,6 +140,8 @@ def _flops(node: onnx.NodeProto, values: _Values, product: MatmulShape | None) -
         return product.flops + (made if biased else 0)
     if op in _PER_INPUT:
         return _PER_INPUT[op] * math.prod(values[node.input[0]].shape)
+    if op in _WINDOWS:
+        return math.prod(next(a.ints for a in node.attribute if a.name == "kernel_shape")) * made
     if op not in _PER_OUTPUT:
         raise OnnxError(f"the cost of operator {op} of {node.name or node.output[0]} is not known")
     return _PER_OUTPUT[op] * made

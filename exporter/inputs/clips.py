@@ -36,13 +36,15 @@ class Inputs:
     `arrays` maps the name of each model input to its values. `video` is float32
     `(n, f, c, h, w)`, or uint8 `(n, f, h, w, c)` for a model that contains the normalisation.
     `mask` is bool `(n, f)` and is present only where the model takes a mask. `taken` tells which
-    frames of the real clips these are.
+    frames of the real clips these are. Inputs that the caller has `given` are not clips: nothing
+    can read or make them again.
     """
 
     names: tuple[str, ...]
     notes: tuple[str, ...]
     arrays: dict[str, np.ndarray]
     taken: tuple[Taken, ...] = ()
+    given: bool = False
 
     @property
     def shapes(self) -> dict[str, tuple[int | None, ...]]:

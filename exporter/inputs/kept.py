@@ -42,8 +42,26 @@ def describe_inputs(
         hashes = {key: hash_array(array[place]) for key, array in inputs.arrays.items()}
         file_hash = hash_checkpoint(videos[place]) if real else None
         entries.append(KeptInput(name, note, hashes, file_hash, stored=real and store))
-    video = inputs.arrays["video"]
-    return tuple(entries), {i: video[i] for i, entry in enumerate(entries) if entry.stored}
+    stored = [place for place, entry in enumerate(entries) if entry.stored]
+    return tuple(entries), {place: inputs.arrays["video"][place] for place in stored}
+
+
+def regain_given(kept: KeptReference) -> Regained:
+    """Take the inputs of an export that are all in its reference.
+
+    Raises:
+        ManifestError: if a value is not the one of the export.
+    """
+    for place, entry in enumerate(kept.inputs):
+        got = {name: hash_array(array[place]) for name, array in kept.given.items()}
+        if got != dict(entry.sha256):
+            raise ManifestError(
+                f"the input {entry.name!r} has other values than at export",
+                remedy="copy the directory again, or export it again",
+            )
+    names, notes = (tuple(getattr(e, key) for e in kept.inputs) for key in ("name", "note"))
+    inputs = Inputs(names, notes, dict(kept.given), given=True)
+    return Regained(inputs, tuple(range(len(names))), ())
 
 
 def regain_inputs(

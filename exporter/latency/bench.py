@@ -45,7 +45,9 @@ def bench(
     eager = _find(runners, "eager", "fp32")
     fp32 = _find(runners, "onnxruntime", "fp32")
     rows = [
-        summarize(runner, len(batch["video"]), seconds[i], peaks[i], _ratio(seconds, eager, i))
+        summarize(
+            runner, len(next(iter(batch.values()))), seconds[i], peaks[i], _ratio(seconds, eager, i)
+        )
         for i, runner in enumerate(runners)
     ]
     return [

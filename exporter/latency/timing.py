@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from pathlib import Path
 import onnx
 import torch
 
-from exporter.graph.cost import GraphCost, count_cost, matmul_shapes
+from exporter.graph.cost import GraphCost, MatmulShape, count_cost, matmul_shapes, why_unknown
 from exporter.latency.bench import bench
 from exporter.machine.contention import Contention
 from exporter.machine.speed import BUDGET_SECONDS, MachineLimit, measure_machine, of_limit
@@ -28,12 +29,14 @@ from exporter.runners.openvino import OpenVinoRunner
 class Timed:
     """Latency rows, and what they are compared with: the cost of a run and the machine's limit.
 
+    A module that is not of this package may have no cost that is known, and no matrix products.
+
     `cores_busy_with_others` says how busy other processes kept the machine; None if not known.
     """
 
     rows: tuple[Latency, ...]
-    cost: GraphCost
-    limit: MachineLimit
+    cost: GraphCost | None
+    limit: MachineLimit | None
     cores_busy_with_others: float | None
 
 
@@ -51,13 +54,24 @@ def measure_latency(
     """
     with Contention() as contention:
         rows = _time_runners(job, runners, fp32, stage)
-        model, batch = onnx.load(graph), job.spec.run_batch
-        seconds = min(BUDGET_SECONDS, job.spec.bench_seconds)
-        shapes = matmul_shapes(model, batch)
-        limit = measure_machine(shapes, torch.get_num_threads(), seconds=seconds)
-    cost = count_cost(model, batch)
+        cost, shapes = _count(job, graph, stage)
+        limit = None
+        if shapes:
+            seconds = min(BUDGET_SECONDS, job.spec.bench_seconds)
+            limit = measure_machine(shapes, torch.get_num_threads(), seconds=seconds)
     compared = tuple(_against_limit(row, cost, limit) for row in rows)
     return Timed(compared, cost, limit, contention.cores)
+
+
+def _count(
+    job: Job, graph: Path, stage: Stage
+) -> tuple[GraphCost | None, Counter[MatmulShape] | None]:
+    """Count the cost of a run, and its matrix products; None for a module of unknown operators."""
+    model, batch = onnx.load(graph), job.spec.run_batch
+    if job.inputs.given and (reason := why_unknown(model, batch)):
+        stage.detail += f"; the cost of a run is not known: {reason}"
+        return None, None
+    return count_cost(model, batch), matmul_shapes(model, batch)
 
 
 def _time_runners(
@@ -86,8 +100,8 @@ def _time_runners(
     return latency
 
 
-def _against_limit(row: Latency, cost: GraphCost, limit: MachineLimit) -> Latency:
+def _against_limit(row: Latency, cost: GraphCost | None, limit: MachineLimit | None) -> Latency:
     """Add to a row how much of the limit of this CPU it reached; a GPU has another limit."""
-    if row.device != "cpu":
+    if row.device != "cpu" or cost is None or limit is None:
         return row
     return replace(row, of_limit=of_limit(cost, limit, row.p50_ms / 1e3))

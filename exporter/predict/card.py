@@ -9,7 +9,7 @@ from typing import Any
 
 from exporter.errors import ManifestError, UsageError
 from exporter.files.machines import Machines, read_machines
-from exporter.files.manifest import ENGINE, GRAPH, openvino_graph, read_manifest
+from exporter.files.manifest import ENGINE, GRAPH, MODULE, openvino_graph, read_manifest
 from exporter.spec import BatchProfile
 from model.config import ClipConfig, ConfigError
 from model.preprocessing import Preprocessing
@@ -26,6 +26,7 @@ class Card:
     recorded. `outputs` are the outputs of the graph, `hashes` those of the files. `openvino_graph`
     is the file that OpenVINO runs; None if the export has none. `keep_fp32` names the modules that
     stay in float32.
+    A module that is not of this package does not take clips.
     """
 
     verdict: str
@@ -40,6 +41,7 @@ class Card:
     engine_status: str
     machines: Machines
     outputs: tuple[str, ...]
+    takes_clips: bool
     hashes: Mapping[str, str]
     openvino_graph: str | None
     keep_fp32: tuple[str, ...]
@@ -71,6 +73,9 @@ class Card:
     @classmethod
     def _from_manifest(cls, manifest: Mapping[str, Any], machines: Machines) -> Card:
         known, recorded = manifest["model"]["config"], manifest["preprocessing"]
+        takes_clips = manifest["model"]["family"] != MODULE
+        if not takes_clips:
+            known = {field.name: 0 for field in fields(ClipConfig)}
         config = ClipConfig(**{field.name: int(known[field.name]) for field in fields(ClipConfig)})
         classes = config.num_classes
         labels = tuple(manifest["labels"] or map(str, range(classes)))
@@ -81,7 +86,9 @@ class Card:
             verdict=manifest["verdict"],
             precision=manifest["spec"]["precision"],
             config=config,
-            preprocessing=Preprocessing.from_dict(recorded),
+            preprocessing=Preprocessing.from_dict(recorded)
+            if takes_clips
+            else Preprocessing.unit(1),
             labels=labels,
             named=bool(manifest["labels"]),
             # Exports before tasks were known do not say.
@@ -91,6 +98,7 @@ class Card:
             engine_status=engine["status"],
             machines=machines,
             outputs=tuple(str(output["name"]) for output in manifest["outputs"]),
+            takes_clips=takes_clips,
             hashes={name: entry["sha256"] for name, entry in manifest["files"].items()},
             openvino_graph=openvino_graph(manifest),
             keep_fp32=tuple(manifest["spec"]["keep_fp32"]),

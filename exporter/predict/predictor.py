@@ -118,7 +118,11 @@ class Predictor(Closing):
         engine = device == "engine"
         threads = threads or usable_cores() or 1
         directory = Path(directory)
-        self.card = card = Card.read(directory).reading(clip or {})
+        card = Card.read(directory)
+        if not card.takes_clips:
+            what = f"{directory} is the export of a module of your own, which does not take clips"
+            raise UsageError(what, remedy="run its model.onnx in ONNX Runtime")
+        self.card = card = card.reading(clip or {})
         self.file = card.file_of(device)  # what is run
         self.runner: Runner
         if engine:

@@ -14,7 +14,7 @@ from exporter.files.reference import REFERENCE, KeptReference, Structure, write_
 from exporter.graph.weights import hash_weights
 from exporter.inputs.clips import Inputs
 from exporter.inputs.kept import describe_inputs
-from exporter.precision import REST_OF_INT8, Int8, Ranges, in_precision
+from exporter.precision import REST_OF_INT8, Int8, Ranges, in_precision, observe_ranges
 from exporter.proof.decide import ILL_CONDITIONED
 from exporter.proof.exact import ExactModel
 from exporter.proof.judge import (
@@ -23,9 +23,11 @@ from exporter.proof.judge import (
     relative_error,
     with_lower_floor,
 )
+from exporter.proof.ladder import climb
 from exporter.proof.rows import run_clips
 from exporter.proof.runtimes import FP32, floors_of, kept_floors, rounding_form
 from exporter.proof.structure import TARGETS_OF_GRAPHS, compared_inputs
+from exporter.results import Ladder
 from exporter.rewrite import Refused, Rewritten, rewrite, rewrite_measured
 from exporter.rewrite.choose import rewrite_for_export, rewrites_to_skip
 from exporter.rewrite.measure import measure
@@ -131,7 +133,8 @@ def make_structures(
         directory: Where the graphs are.
         stage: Told about the progress.
     """
-    places = compared_inputs(inputs, measure(model).flops)
+    cost = 0 if inputs.given else measure(model).flops  # of a clip
+    places = compared_inputs(inputs, cost)
     clips = {name: array[list(places)] for name, array in inputs.arrays.items()}
     structures = {}
     for file, target in TARGETS_OF_GRAPHS.items():
@@ -164,12 +167,31 @@ def keep_references(
     inputs, truth, floors = job.inputs, references[FP32].truth, floors_of(references)
     outputs = references[FP32].outputs
     entries, clips = describe_inputs(inputs, job.spec.video, store=not job.spec.no_store_clips)
-    mask = inputs.arrays.get("mask")
-    kept = KeptReference(entries, truth, floors, mask, clips, outputs, structures)
+    mask = None if inputs.given else inputs.arrays.get("mask")
+    given = inputs.arrays if inputs.given else {}
+    kept = KeptReference(entries, truth, floors, mask, clips, outputs, structures, given)
     write_reference(job.directory / REFERENCE, kept)
     return {
         form: error if math.isfinite(error) else None for form, error in kept_floors(kept).items()
     }
+
+
+def explain(job: Job, rewritten: VideoClassifier, graph: Path, stage: Stage) -> Ladder | None:
+    """Measure the error of each module, to explain the error of the outputs; None without one."""
+    spec, names, calibration = job.spec, job.inputs.names, job.calibration
+    shown = job.inputs.chosen(names[0], names[-1] if job.inputs.given else "checkerboard")
+    found = climb(
+        rewritten,
+        graph,
+        shown,
+        precision=spec.precision,
+        batch=spec.run_batch,
+        keep_fp32=spec.keep_fp32,
+        int8=calibration and Int8(observe_ranges(rewritten, calibration.clips.arrays)),
+        on_clip=lambda done, total: stage.progress(done / total, "module by module"),
+    )
+    stage.detail = f"{len(found.rungs)} modules on {', '.join(shown.names)}"
+    return found if found.rungs else None
 
 
 def _rounding(form: str, ranges: Ranges) -> Int8:

@@ -126,6 +126,8 @@ def _inputs_line(report: Report) -> str:
     clips = min(total, len(report.spec.get("video") or ()))
     if not total:
         return "Nothing was compared"
+    if report.spec.get("given"):
+        return f"Inputs: {total} given"
     if not clips:
         return f"No real clip was given: {total} synthetic inputs"
     return f"Inputs: {clips} real clip{'s' if clips > 1 else ''}, {total - clips} synthetic"

@@ -117,12 +117,13 @@ def rewrite_measured(
     model = copy.deepcopy(model).eval()
     fired: list[Fired] = []
     refused: list[Refused] = []
-    cost = measure(model)
-    for rule in _rules_without(skip):
+    rules = list(_rules_without(skip))
+    cost = measure(model) if rules else None
+    for rule in rules:
         refusals = list(rule.visit(model, clips))
         reasons = Counter(refusal.reason for refusal in refusals if refusal)
         refused += [Refused(rule.name, places, reason) for reason, places in reasons.items()]
-        if places := len(refusals) - reasons.total():
+        if cost and (places := len(refusals) - reasons.total()):
             before, cost = cost, measure(model)
             fired.append(Fired(rule.name, places, *(before - cost)))
     return Rewritten(model, tuple(fired), tuple(refused))

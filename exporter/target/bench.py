@@ -10,7 +10,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from exporter.errors import RuntimeFailure, UsageError
 from exporter.files.manifest import read_manifest
+from exporter.files.reference import REFERENCE, read_reference
 from exporter.inputs.clips import gather_inputs
+from exporter.inputs.kept import regain_given
 from exporter.latency.bench import bench as time_interleaved
 from exporter.latency.bench import summarize
 from exporter.machine import environment
@@ -92,8 +94,11 @@ def bench(
         if not opened.runners:
             reasons = "; ".join(f"{row.runtime}: {row.reason}" for row in opened.absences)
             raise RuntimeFailure(f"nothing of {directory} can be run here: {reasons}")
-        masked = "mask" in opened.runners[0].input_shapes
-        inputs = gather_inputs((), card.config, card.preprocessing, mask=masked)
+        if card.takes_clips:
+            masked = "mask" in opened.runners[0].input_shapes
+            inputs = gather_inputs((), card.config, card.preprocessing, mask=masked)
+        else:
+            inputs = regain_given(read_reference(directory / REFERENCE)).inputs
         for size in batches or (manifest["spec"]["batch"],):
             missed += [
                 NotTimed(row.runtime, row.device, row.precision, size, row.reason)
@@ -114,7 +119,7 @@ def _split(runners: Sequence[Runner], card: Card, size: int) -> tuple[list[Runne
     """Separate the runners that take a batch from those that do not."""
     taking, refusing = [], []
     for runner in runners:
-        fixed, profile = runner.input_shapes["video"][0], card.dynamic_batch
+        fixed, profile = next(iter(runner.input_shapes.values()))[0], card.dynamic_batch
         least = profile.min if profile and isinstance(runner, TensorRtRunner) else 1
         if fixed and fixed != size:
             reason = f"its batch is {fixed}; export with --dynamic-batch MIN:OPT:MAX for others"

@@ -14,7 +14,7 @@ from typing import Any
 from exporter.errors import ManifestError
 from exporter.files.manifest import read_manifest
 from exporter.files.reference import REFERENCE, KeptReference, read_reference
-from exporter.inputs.kept import Regained, regain_inputs
+from exporter.inputs.kept import Regained, regain_given, regain_inputs
 from exporter.machine import environment
 from exporter.predict import Card
 from exporter.proof.runtimes import judge_runtimes, kept_floors, references_of
@@ -53,13 +53,16 @@ def verify(
         kept = read_reference(directory / REFERENCE)
         _check_floors(directory, manifest, kept)
     with stages.run("inputs") as stage:
-        found = regain_inputs(
-            kept,
-            video,
-            card.config,
-            card.preprocessing,
-            on_clip=lambda name: stage.progress(None, name),
-        )
+        if kept.given:
+            found = regain_given(kept)
+        else:
+            found = regain_inputs(
+                kept,
+                video,
+                card.config,
+                card.preprocessing,
+                on_clip=lambda name: stage.progress(None, name),
+            )
     with ExitStack() as resources, stages.run("parity") as stage:
         opened = open_runtimes(directory, manifest, resources, for_proof=True)
         references = references_of(kept, found.places, card.task)

@@ -8,6 +8,7 @@ The graph takes `video` float32 `(b, f, c, h, w)`. A graph that contains the nor
 from __future__ import annotations
 
 import hashlib
+import inspect
 import logging
 import math
 import re
@@ -17,8 +18,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
+from inspect import Parameter
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -173,7 +176,7 @@ def _trace(
         if len(tensors[0]) < 2:  # torch would fix a batch of 1
             tensors = tuple(torch.cat((tensor, tensor)) for tensor in tensors)
         batch = torch.export.Dim("batch", min=1, max=max(dynamic_batch.max, len(tensors[0])))
-        shapes = tuple({0: batch} for _ in tensors)
+        shapes = _free_first_axes(model, len(tensors), batch)
     export = partial(
         torch.onnx.export, dynamo=True, opset_version=opset, optimize=False, verbose=False
     )
@@ -206,6 +209,16 @@ def _trace(
             remedy="run with --debug for the whole trace",
         ) from error
     return program.model
+
+
+def _free_first_axes(model: nn.Module, count: int, batch: Any) -> tuple[Any, ...]:  # noqa: ANN401  # a Dim
+    """The free sizes of the inputs, in the structure that torch wants: `*more` is one argument."""
+    free = tuple({0: batch} for _ in range(count))
+    kinds = [one.kind for one in inspect.signature(model.forward).parameters.values()]
+    if Parameter.VAR_POSITIONAL not in kinds:
+        return free
+    place = kinds.index(Parameter.VAR_POSITIONAL)
+    return (*free[:place], free[place:]) if count > place else free
 
 
 def _simplify(graph: ir.Model) -> None:

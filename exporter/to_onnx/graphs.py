@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from exporter.files.manifest import ENGINE_GRAPH, GRAPH, OPENVINO_GRAPH
+from exporter.files.manifest import ENGINE_GRAPH, GRAPH, MODULE, OPENVINO_GRAPH
 from exporter.graph.cost import GraphCost
 from exporter.precision import REST_OF_INT8, in_precision, kept_modules
 from exporter.rewrite import Rewritten
@@ -129,16 +129,23 @@ def _export_onnx(
     job: Job, model: VideoClassifier, path: Path, least_opset: int = 0, precision: str | None = None
 ) -> OnnxGraph:
     spec = job.spec if precision is None else replace(job.spec, precision=precision, keep_fp32=())
-    description = {
-        "tsformer.spec": json.dumps({name: job.resolved[name] for name in OF_THE_GRAPH}),
-        "tsformer.family": model.family,
-        "tsformer.config": json.dumps(asdict(model.config), sort_keys=True),
-        "tsformer.preprocessing": json.dumps(asdict(job.model.preprocessing), sort_keys=True),
-        "tsformer.labels": json.dumps(job.model.labels),
-        "tsformer.task": job.model.task,
-        "tsformer.precision": spec.precision,
-    }
-    if model.output_names != (LOGITS,):
+    description = (
+        {
+            "tsformer.module": json.dumps(asdict(model.config)),
+            "tsformer.precision": spec.precision,
+        }
+        if model.family == MODULE
+        else {
+            "tsformer.spec": json.dumps({name: job.resolved[name] for name in OF_THE_GRAPH}),
+            "tsformer.family": model.family,
+            "tsformer.config": json.dumps(asdict(model.config), sort_keys=True),
+            "tsformer.preprocessing": json.dumps(asdict(job.model.preprocessing), sort_keys=True),
+            "tsformer.labels": json.dumps(job.model.labels),
+            "tsformer.task": job.model.task,
+            "tsformer.precision": spec.precision,
+        }
+    )
+    if model.output_names != (LOGITS,) and model.family != MODULE:
         description["tsformer.outputs"] = json.dumps(model.output_names)
     example = job.inputs.batch(spec.run_batch)
     return export_onnx(
@@ -152,7 +159,9 @@ def _export_onnx(
     )
 
 
-def graph_facts(graphs: Graphs, job: Job, cost: GraphCost, rewritten: Rewritten) -> dict[str, Any]:
+def graph_facts(
+    graphs: Graphs, job: Job, cost: GraphCost | None, rewritten: Rewritten
+) -> dict[str, Any]:
     """Give the facts of `model.onnx` for the report, as values that JSON can hold."""
     batch = job.spec.run_batch
     used = zip(job.inputs.names, job.inputs.notes, strict=True)
@@ -170,8 +179,8 @@ def graph_facts(graphs: Graphs, job: Job, cost: GraphCost, rewritten: Rewritten)
             "calibration": list(job.calibration.clips.names),
         }
     return facts | {
-        "flops": cost.flops // batch,
-        "bytes": cost.bytes // batch,
+        "flops": cost and cost.flops // batch,
+        "bytes": cost and cost.bytes // batch,
         "rewrites": [asdict(entry) for entry in rewritten.fired],
         "rewrites_refused": [asdict(entry) for entry in rewritten.refused],
     }

@@ -116,6 +116,8 @@ def plan(
         raise TritonError(f"Triton can serve no file of this export: {reasons}")
     notes = _notes(models, manifest, ran)
     if serving.ensemble:
+        if not manifest["preprocessing"]:
+            raise UsageError("--ensemble reads frames, and a module of your own takes no clips")
         models += _ensemble(models[-1], _preprocessing(manifest), serving)
     return Deployment(tuple(models), left_out, notes)
 
@@ -140,12 +142,7 @@ def _shared(manifest: Mapping[str, Any], serving: Serving) -> dict[str, Any]:
         # The first run of a batch size is slow: runtimes choose kernels and allocate memory then.
         "warm_up": tuple(sorted({1, *sizes})),
         "labels": _labels(manifest),
-        "facts": json.dumps(
-            {
-                "preprocessing": asdict(_preprocessing(manifest)),
-                "task": manifest.get("task", "single-label"),
-            }
-        ),
+        "facts": _facts(manifest) if manifest["preprocessing"] else "",
     }
 
 
@@ -154,6 +151,12 @@ def _labels(manifest: Mapping[str, Any]) -> tuple[str, ...]:
     if manifest.get("task") == "regression":
         return ()
     return tuple(without_control(" ".join(label.split())) for label in manifest["labels"] or ())
+
+
+def _facts(manifest: Mapping[str, Any]) -> str:
+    """Give what a client needs to know, as JSON."""
+    task = manifest.get("task", "single-label")
+    return json.dumps({"preprocessing": asdict(_preprocessing(manifest)), "task": task})
 
 
 def _preprocessing(manifest: Mapping[str, Any]) -> Preprocessing:

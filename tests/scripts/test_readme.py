@@ -79,7 +79,7 @@ def test_the_python_example_of_the_readme_runs(tmp_path, monkeypatch):
 def test_the_python_examples_of_the_guide_run(tmp_path, monkeypatch, real_clips, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = python_blocks(API)
-    assert len(blocks) == 3
+    assert len(blocks) == 5
 
     namespace = {}
     exec(blocks[0], namespace)
@@ -90,8 +90,12 @@ def test_the_python_examples_of_the_guide_run(tmp_path, monkeypatch, real_clips,
     assert namespace["result"].verdict == "pass"
     assert (tmp_path / "build" / "trained" / "report.html").is_file()
 
-    shutil.copy(real_clips["bikes"], "clip.mp4")
+    capsys.readouterr()
     exec(blocks[2], namespace)
+    assert capsys.readouterr().out == "pass\n"
+
+    shutil.copy(real_clips["bikes"], "clip.mp4")
+    exec(blocks[3], namespace)
     assert "clip.mp4" in capsys.readouterr().out
 
 

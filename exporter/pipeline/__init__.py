@@ -12,20 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from exporter.files.manifest import write_manifest
 from exporter.files.names import default_directory
 from exporter.files.staging import StagedDirectory
-from exporter.inputs.dataset import MOTION, Dataset
 from exporter.latency.timing import Timed, measure_latency
 from exporter.load import load_model, resolve
 from exporter.machine import environment
 from exporter.machine.cores import usable_cores
-from exporter.precision import Int8, kept_modules, observe_ranges
-from exporter.predict.batches import Batches
-from exporter.predict.evaluate import Evaluation, Subject, evaluate
-from exporter.proof.ladder import climb
+from exporter.pipeline.accuracy import measure_accuracy
+from exporter.precision import kept_modules
 from exporter.proof.prove import (
+    explain,
     keep_references,
     make_references,
     make_structures,
@@ -34,20 +33,12 @@ from exporter.proof.prove import (
 from exporter.proof.runtimes import judge_runtimes
 from exporter.proof.structure import judge_structures
 from exporter.report import write_report
-from exporter.results import (
-    Accuracy,
-    Ladder,
-    Parity,
-    Report,
-    Verdict,
-    overall_verdict,
-    passed_with_room,
-)
+from exporter.results import Parity, Report, Verdict, overall_verdict, passed_with_room
 from exporter.run.job import Job, Measuring, gather
 from exporter.run.sheets import make_sheets
 from exporter.run.stages import OnProgress, Stage, Stages, no_progress
 from exporter.runners.cuda import look_for_gpu
-from exporter.runners.eager import EagerRunner, TruthRunner
+from exporter.runners.eager import TruthRunner
 from exporter.runners.open import Opened, load_engine, load_graphs
 from exporter.spec import ExportSpec
 from exporter.target.runtimes import open_for_openvino, other_targets
@@ -55,7 +46,6 @@ from exporter.target.verify import engine_here
 from exporter.to_engine.build import FLAVOURS, EngineInfo, build_engine, choose_flavour
 from exporter.to_engine.progress import BuildProgress
 from exporter.to_onnx.graphs import graph_facts, make_graphs
-from model.classifier import VideoClassifier
 
 
 @dataclass(frozen=True)
@@ -93,31 +83,40 @@ def export(
         TsformerError: if a stage fails, which its class names; nothing is written then.
     """
     stages = Stages(on_progress)
-    cores = usable_cores() or torch.get_num_threads()
-    torch.set_num_threads(spec.threads or min(torch.get_num_threads(), cores))
+    use_threads(spec.threads)
     out = Path(out or default_directory(spec))
     with StagedDirectory(out, force=force) as staged:
         with stages.run("load") as stage:
             model = load_model(spec)
             resolved = resolve(spec, model)  # hashes the checkpoint as it was read
             kept_modules(model, spec.keep_fp32)
-            count = sum(parameter.numel() for parameter in model.parameters())
-            stage.detail = "; ".join((f"{count:,} parameters", *model.notes))
+            stage.detail = "; ".join((f"{count_parameters(model):,} parameters", *model.notes))
         with stages.run("inputs") as stage:
             job = gather(spec, resolved, model, staged.path, stages, stage, measuring)
-        with ExitStack() as resources:
-            report, floors = _produce(job, resources)
-        write_report(report, staged.path, make_sheets(job.inputs, model.preprocessing))
-        write_manifest(
-            staged.path,
-            report,
-            model={"family": model.family, "config": asdict(model.config)},
-            preprocessing=model.preprocessing,
-            labels=model.labels,
-            task=model.task,
-            floors=floors,
-        )
-        staged.publish()
+        return publish(job, out, staged)
+
+
+def use_threads(wanted: int | None) -> None:
+    """Let PyTorch use the wanted threads, or one for each core that is free for this process."""
+    cores = usable_cores() or torch.get_num_threads()
+    torch.set_num_threads(wanted or min(torch.get_num_threads(), cores))
+
+
+def publish(job: Job, out: Path, staged: StagedDirectory) -> ExportResult:
+    """Run the stages from `rewrite` on, and write report and manifest."""
+    with ExitStack() as resources:
+        report, floors = _produce(job, resources)
+    write_report(report, staged.path, make_sheets(job.inputs, job.model.preprocessing))
+    write_manifest(
+        staged.path,
+        report,
+        model={"family": job.model.family, "config": asdict(job.model.config)},
+        preprocessing=job.model.preprocessing,
+        labels=job.model.labels,
+        task=job.model.task,
+        floors=floors,
+    )
+    staged.publish()
     return ExportResult(out, report, overall_verdict(report.parity))
 
 
@@ -149,10 +148,10 @@ def _produce(job: Job, resources: ExitStack) -> tuple[Report, dict[str, float | 
     ladder, accuracy = None, ()
     if not passed_with_room(parity):
         with stages.run("ladder") as stage:
-            ladder = _climb(job, rewritten.model, graphs.onnx, stage)
+            ladder = explain(job, rewritten.model, graphs.onnx, stage)
     if job.dataset is not None:
         with stages.run("accuracy") as stage:
-            accuracy = _evaluate(job, job.dataset, opened, stage)
+            accuracy = measure_accuracy(job, job.dataset, opened, stage)
     with job.measuring(), stages.run("latency") as stage:
         timed = measure_latency(job, opened.runners, graphs.onnx, graphs.fp32, stage)
     facts = _environment(timed)  # takes time that belongs to no stage: it asks each TensorRT
@@ -207,67 +206,11 @@ def _build_engine(
     return engine
 
 
-def _climb(job: Job, rewritten: VideoClassifier, graph: Path, stage: Stage) -> Ladder:
-    """Measure the error of each module, to explain the error of the logits."""
-    spec, clips = job.spec, job.calibration
-    shown = job.inputs.chosen(job.inputs.names[0], "checkerboard")
-    found = climb(
-        rewritten,
-        graph,
-        shown,
-        precision=spec.precision,
-        batch=spec.run_batch,
-        keep_fp32=spec.keep_fp32,
-        int8=clips and Int8(observe_ranges(rewritten, clips.clips.arrays)),
-        on_clip=lambda done, total: stage.progress(done / total, "module by module"),
-    )
-    stage.detail = f"{len(found.rungs)} modules on {', '.join(shown.names)}"
-    return found
-
-
-def _evaluate(job: Job, dataset: Dataset, opened: Opened, stage: Stage) -> tuple[Accuracy, ...]:
-    """Measure accuracy; a failure is said in the report, and never costs the export."""
-    model, batch = job.model, job.spec.run_batch
-    labels = model.labels or tuple(map(str, range(model.config.num_classes)))
-    subject = Subject(model.config, model.preprocessing, model.task, labels)
-
-    def on_clip(done: int, total: int, clip: str) -> None:
-        stage.progress(done / total, clip)
-
-    try:
-        with EagerRunner(model, job.inputs.shapes) as eager:
-            runners = (eager, *opened.for_accuracy)
-            models = [("", Batches(runner, batch, batch)) for runner in runners]
-            jobs = 0 if dataset.name == MOTION else usable_cores() or 1
-            found = evaluate(models, subject, dataset, jobs=jobs, on_clip=on_clip)
-        rows = _accuracy_rows(found)
-    except Exception as error:  # the export is finished without it
-        stage.failed, stage.detail = True, f"not measured: {' '.join(str(error).split())}"
-        return ()
-    stage.detail = f"{rows[0].clips} clips of {dataset.name}"
-    if found.bad:
-        stage.detail += f", {len(found.bad)} bad; the first: {found.bad[0].reason}"
-    return rows
-
-
-def _accuracy_rows(found: Evaluation) -> tuple[Accuracy, ...]:
-    """Take the figure of each runtime by which models of its task are compared."""
-    rows = []
-    for row in found.judged:
-        measure, value = row.metrics.main
-        if value is None:
-            raise ValueError(f"no clip of {found.data} gives a figure ({len(found.bad)} bad)")
-        low, high = row.metrics.interval or (None, None)
-        who = (row.runtime, row.device, row.precision, found.data, row.metrics.clips)
-        rows.append(Accuracy(*who, value, low, high, row.agreement, measure, len(found.bad)))
-    return tuple(rows)
-
-
 def _environment(timed: Timed) -> dict[str, Any]:
     return environment.describe() | {
         "threads": torch.get_num_threads(),
         "cores_busy_with_others": timed.cores_busy_with_others,
-        "limit": asdict(timed.limit),
+        "limit": timed.limit and asdict(timed.limit),
     }
 
 
@@ -278,3 +221,8 @@ def _engine_facts(engine: EngineInfo | None, stages: Stages, opened: Opened) -> 
     facts: dict[str, Any] = asdict(engine) | {"flavour": FLAVOURS[engine.flavour].module}
     facts |= facts.pop("fusion") or {}
     return engine_here(facts, opened)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Count the parameters of a model."""
+    return sum(parameter.numel() for parameter in model.parameters())
