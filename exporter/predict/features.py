@@ -20,11 +20,16 @@ CLIPS = "clips"  # the array of an .npz file that has the names of the clips
 
 @dataclass(frozen=True, eq=False)
 class Described:
-    """One clip: its name, the note of its reader, and each output of the export by name."""
+    """One clip: its name, the note of its reader, and each output of the export by name.
+
+    `video` is what the model took, and `indices` are its frames in the file.
+    """
 
     clip: str
     note: str
     outputs: dict[str, np.ndarray]
+    video: np.ndarray
+    indices: tuple[int, ...]
 
 
 def describe(predictor: Predictor, clips: Sequence[str | Path]) -> Iterator[Described]:
@@ -39,7 +44,7 @@ def describe(predictor: Predictor, clips: Sequence[str | Path]) -> Iterator[Desc
     size = runner.input_shapes["video"][0] or (profile.min if profile else 1)
     for start in range(0, len(clips), size):
         paths = clips[start : start + size]
-        read = [read_for(card.config, card.preprocessing, Path(path)) for path in paths]
+        read = [read_for(card.config, card.preprocessing.one_view, Path(path)) for path in paths]
         filled = [*read, *[read[-1]] * (size - len(read))]
         inputs = {"video": np.concatenate([clip.array for clip in filled])}
         if "mask" in runner.input_shapes:
@@ -50,7 +55,7 @@ def describe(predictor: Predictor, clips: Sequence[str | Path]) -> Iterator[Desc
             for name, array in outputs.items():
                 if not np.isfinite(array).all():
                     raise RuntimeFailure(f"{path}: NaN or Inf among the {name} of {runner.name}")
-            yield Described(str(path), clip.note, outputs)
+            yield Described(str(path), clip.note, outputs, clip.array[0], clip.indices)
 
 
 def write_features(path: Path, described: Sequence[Described]) -> dict[str, tuple[int, ...]]:
