@@ -118,8 +118,8 @@ def test_json_lists_models_and_left_out_models(directory, tmp_path, capsys):
 
 def test_values_have_no_labels_to_be_ranked_by(directory, tmp_path):
     change(directory, lambda content: content.update(labels=["x", "y"], task="regression"))
-    deploy(directory, tmp_path / "models", Serving("m"))
-    made = tmp_path / "models" / "m_onnx"
+    assert main(["triton", str(directory), str(tmp_path / "models")]) == 0
+    made = tmp_path / "models" / "made_onnx"
     assert not (made / "labels.txt").exists()
     assert '\\"task\\": \\"regression\\"' in (made / "config.pbtxt").read_text()
 
