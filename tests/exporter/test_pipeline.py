@@ -12,9 +12,9 @@ def test_a_report_is_rendered_once_with_all_its_stages(tmp_path, monkeypatch):
     rendered = []
     write = pipeline.write_report
 
-    def note(report, directory):
+    def note(report, directory, *sheets):
         rendered.append(report)
-        write(report, directory)
+        write(report, directory, *sheets)
 
     monkeypatch.setattr(pipeline, "write_report", note)
     spec = ExportSpec(res=(32, 32), frames=2, dim=64, depth=1, engine="none", bench_seconds=0)
