@@ -17,7 +17,7 @@ import hashlib
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,12 @@ from typing import Any
 import numpy as np
 
 from exporter.errors import ManifestError
+from exporter.files.packing import from_differences, from_planes, to_differences, to_planes
 from model.outputs import LOGITS
 
 REFERENCE = "reference.npz"
-_VERSION = 1
+_VERSION = 2
+_VERSIONS = (1, 2)  # the first holds every array as it is
 _CARD = "card"  # the entry that describes the others, as JSON
 _MOST_BYTES = 2**31  # unpacked: a damaged file must not fill the memory
 _AGAIN = "copy the directory again, or export it again"
@@ -123,9 +125,28 @@ def write_reference(path: Path, kept: KeptReference) -> None:
         },
         "arrays": {name: [array.dtype.name, *array.shape] for name, array in arrays.items()},
     }
+    places = {file: one.places for file, one in kept.structures.items()}
+    packed = {}
+    for name, array in arrays.items():
+        near = _near(name, arrays, places)
+        packed[name] = to_planes(array if near is None else to_differences(array, near))
     text = np.frombuffer(json.dumps(card).encode(), np.uint8)
-    packed = {name: _to_planes(array) for name, array in arrays.items()}
     np.savez_compressed(path, **{_CARD: text, **packed})
+
+
+def _near(
+    name: str, arrays: Mapping[str, np.ndarray], places: Mapping[str, Sequence[int]]
+) -> np.ndarray | None:
+    """Return the array that another one is stored as its difference from; None if as it is.
+
+    Batched rows are near to the rows alone, and both, as the rows of a structure, to the truth.
+    """
+    kind, _, of = name.partition(".")
+    if kind == "batched":
+        return arrays[f"floor.{of}"]
+    if kind == "structure":
+        return arrays["truth"][list(places[of])]
+    return arrays["truth"] if kind == "floor" else None
 
 
 def read_reference(path: Path) -> KeptReference:
@@ -144,12 +165,9 @@ def read_reference(path: Path) -> KeptReference:
             _check(sum(entry.file_size for entry in packed.infolist()) < _MOST_BYTES, "its size")
         with np.load(path, allow_pickle=False) as packed:
             card = json.loads(packed[_CARD].tobytes())
-            _check(card["version"] == _VERSION, f"its version {card['version']!r}")
+            _check(card["version"] in _VERSIONS, f"its version {card['version']!r}")
             _check(set(packed.files) == {_CARD, *card["arrays"]}, "its entries")
-            arrays = {
-                name: _from_planes(packed[name], *form) for name, form in card["arrays"].items()
-            }
-        return _kept(card, arrays)
+            return _kept(card, _unpack(card, packed))
     except (
         OSError,
         EOFError,
@@ -162,6 +180,20 @@ def read_reference(path: Path) -> KeptReference:
         NotImplementedError,  # a method of compression
     ) as error:
         raise ManifestError(f"{path} is damaged: {error}", remedy=_AGAIN) from error
+
+
+def _unpack(card: dict[str, Any], packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    places = {file: entry[0] for file, entry in card.get("weights", {}).items()}
+    arrays: dict[str, np.ndarray] = {}
+    for name, (dtype, *shape) in card["arrays"].items():
+        near = None if card["version"] == 1 else _near(name, arrays, places)
+        if near is None:
+            arrays[name] = from_planes(packed[name], dtype, *shape)
+        else:
+            kind = np.dtype(dtype)
+            folded = from_planes(packed[name], f"u{kind.itemsize}", *shape)
+            arrays[name] = from_differences(folded, near, kind)
+    return arrays
 
 
 def _kept(card: dict[str, Any], arrays: dict[str, np.ndarray]) -> KeptReference:
@@ -202,18 +234,6 @@ def _kept(card: dict[str, Any], arrays: dict[str, np.ndarray]) -> KeptReference:
 def _check(fits: bool, what: str) -> None:
     if not fits:
         raise ValueError(f"{what} cannot be understood")
-
-
-def _to_planes(array: np.ndarray) -> np.ndarray:
-    """Put the first bytes of all numbers first, then the second: it packs better, and is exact."""
-    bytes_of = np.ascontiguousarray(array).view(np.uint8).reshape(-1, array.itemsize)
-    return np.ascontiguousarray(bytes_of.T)
-
-
-def _from_planes(planes: np.ndarray, dtype: str, *shape: int) -> np.ndarray:
-    kind = np.dtype(dtype)
-    _check(kind.kind in "fuib" and planes.dtype == np.uint8, "its types")
-    return np.ascontiguousarray(planes.T).reshape(-1).view(kind).reshape(shape)
 
 
 def hash_array(array: np.ndarray) -> str:

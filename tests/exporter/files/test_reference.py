@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from exporter.errors import ManifestError
+from exporter.files.packing import to_planes
 from exporter.files.reference import (
     REFERENCE,
     Floor,
@@ -130,10 +131,32 @@ def rewrite(path, change):
     np.savez(path, card=np.frombuffer(json.dumps(card).encode(), np.uint8), **arrays)
 
 
+def test_a_file_of_the_first_version_holds_every_array_as_it_is(path, kept):
+    def to_version_1(card, arrays):
+        card["version"] = 1
+        for name, (dtype, *_) in card["arrays"].items():
+            kind, _, form = name.partition(".")
+            whole = {
+                "truth": lambda: kept.truth,
+                "floor": lambda form=form: kept.floors[form].alone,
+                "batched": lambda form=form: kept.floors[form].batched,
+                "structure": lambda form=form: kept.structures[form].truth,
+            }.get(kind)
+            if whole is not None:
+                arrays[name] = to_planes(whole().astype(dtype))
+
+    rewrite(path, to_version_1)
+    found = read_reference(path)
+    np.testing.assert_array_equal(found.truth, kept.truth)
+    for form, floor in kept.floors.items():
+        np.testing.assert_array_equal(found.floors[form].alone, floor.alone)
+        np.testing.assert_array_equal(found.floors[form].batched, floor.batched)
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        lambda card, arrays: card.update(version=2),
+        lambda card, arrays: card.update(version=3),
         lambda card, arrays: card.pop("inputs"),
         lambda card, arrays: card["inputs"].pop(),
         lambda card, arrays: card["inputs"][0].update(strange=1),

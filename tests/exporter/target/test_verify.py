@@ -251,7 +251,7 @@ class TestWithoutClips:
 
 
 def test_sizes_of_the_contract(tmp_path, real_clips):
-    """One clip of 5 x 224 x 224 and 16 synthetic inputs: under 4 MB, and under 200 kB unstored."""
+    """One clip of 5 x 224 x 224 and 16 synthetic inputs: under 4 MB, and under 100 kB unstored."""
     from exporter.files.reference import KeptReference
     from exporter.inputs.clips import gather_inputs
     from exporter.inputs.kept import describe_inputs
@@ -263,7 +263,7 @@ def test_sizes_of_the_contract(tmp_path, real_clips):
     inputs = gather_inputs(videos, config, Preprocessing((0.45,) * 3, (0.225,) * 3))
     noise = np.random.default_rng(0).standard_normal((17, 400))
     floors = {form: Floor(*noise[None].repeat(2, 0).astype("f")) for form in ("fp32", "fp16")}
-    for store, limit in ((True, 4_000_000), (False, 200_000)):
+    for store, limit in ((True, 4_000_000), (False, 100_000)):
         entries, clips = describe_inputs(inputs, videos, store=store)
         write_reference(tmp_path / REFERENCE, KeptReference(entries, noise, floors, None, clips))
         assert (tmp_path / REFERENCE).stat().st_size < limit
