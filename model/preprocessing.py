@@ -74,6 +74,8 @@ class Preprocessing:
         """
         if not isinstance(entries, Mapping):
             raise ConfigError(f"preprocessing: got {entries!r}, expected a table")
+        if missing := {"mean", "std"} - entries.keys():
+            raise ConfigError(f"preprocessing lacks {' and '.join(sorted(missing))}")
         known = {each.name: entries[each.name] for each in fields(cls) if each.name in entries}
         if not isinstance(known.get("sampling"), Mapping):  # older versions wrote a text here
             known.pop("sampling", None)

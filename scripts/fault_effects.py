@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 from importlib.metadata import files
 from pathlib import Path
@@ -88,7 +87,7 @@ class Effects:
             return run_clips(runner, self._clips, self._batch)
 
 
-def _largest_change(before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> float:
+def _largest_change(before: np.ndarray, after: np.ndarray) -> float:
     distances = np.linalg.norm(np.subtract(after, before, dtype=np.float64), axis=-1)
     largest = float(np.max(distances / np.linalg.norm(np.asarray(before, np.float64), axis=-1)))
     return float("inf") if np.isnan(largest) else largest

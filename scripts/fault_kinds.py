@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import fault_places as places
 import numpy as np
@@ -115,14 +116,14 @@ def conditional(graph: GraphProto, kind: str, amount: float) -> None:
     if graph.input[0].type.tensor_type.elem_type != TensorProto.FLOAT:
         raise places.NotHereError
     name, made = graph.input[0].name, []
-    constants: dict[str, np.ndarray] = {
+    constants: dict[str, Any] = {
         "planted_zero": np.float32(0),
         "planted_one": np.float32(1),
         "planted_by": np.float32(amount),
         "planted_last": np.array([1]),
     }
 
-    def node(op: str, *given: str, out: str, **more: object) -> str:
+    def node(op: str, *given: str, out: str, **more: Any) -> str:  # noqa: ANN401  # attributes of a node
         made.append(helper.make_node(op, list(given), [out], **more))
         return out
 

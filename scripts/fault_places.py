@@ -116,7 +116,7 @@ def other_operator(graph: onnx.GraphProto, op: str, place: float, new: str) -> N
         del node.input[1:]
 
 
-Step = tuple[str, Mapping[str, object], float | list[int] | None]
+Step = tuple[str, Mapping[str, Any], float | list[int] | None]
 
 
 def after(graph: onnx.GraphProto, value: str, *steps: Step, kind: int = TensorProto.FLOAT) -> None:

@@ -290,10 +290,8 @@ def _load_openvino(
 
 def _load_engine(directory: Path, card: Card) -> TensorRtRunner:
     if card.engine_module is None:
-        raise UsageError(
-            f"{directory} has no engine",
-            remedy="predict with --device cpu or cuda, or export it again with --engine auto",
-        )
+        remedy = "predict with --device cpu or cuda, or export it again with --engine auto"
+        raise UsageError(f"{directory} has no engine", remedy=remedy)
     flavour = FLAVOUR_OF_MODULE.get(card.engine_module)
     if flavour is None:
         raise ManifestError(f"the engine of {directory} was built by {card.engine_module!r}")

@@ -16,6 +16,7 @@ from typing import Any
 
 from exporter.errors import TritonError, UsageError
 from exporter.files.machines import Machines
+from exporter.files.manifest import MODULE
 from exporter.report.escape import without_control
 from exporter.triton.config import KINDS, TYPES, Step, TritonModel, TritonTensor, render
 from model.preprocessing import Preprocessing
@@ -116,7 +117,7 @@ def plan(
         raise TritonError(f"Triton can serve no file of this export: {reasons}")
     notes = _notes(models, manifest, ran)
     if serving.ensemble:
-        if not manifest["preprocessing"]:
+        if not _takes_clips(manifest):
             raise UsageError("--ensemble reads frames, and a module of your own takes no clips")
         models += _ensemble(models[-1], _preprocessing(manifest), serving)
     return Deployment(tuple(models), left_out, notes)
@@ -142,7 +143,7 @@ def _shared(manifest: Mapping[str, Any], serving: Serving) -> dict[str, Any]:
         # The first run of a batch size is slow: runtimes choose kernels and allocate memory then.
         "warm_up": tuple(sorted({1, *sizes})),
         "labels": _labels(manifest),
-        "facts": _facts(manifest) if manifest["preprocessing"] else "",
+        "facts": _facts(manifest) if _takes_clips(manifest) else "",
     }
 
 
@@ -157,6 +158,10 @@ def _facts(manifest: Mapping[str, Any]) -> str:
     """Give what a client needs to know, as JSON."""
     task = manifest.get("task", "single-label")
     return json.dumps({"preprocessing": asdict(_preprocessing(manifest)), "task": task})
+
+
+def _takes_clips(manifest: Mapping[str, Any]) -> bool:
+    return manifest["model"]["family"] != MODULE
 
 
 def _preprocessing(manifest: Mapping[str, Any]) -> Preprocessing:
