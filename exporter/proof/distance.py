@@ -6,19 +6,35 @@ from collections.abc import Iterable
 
 import numpy as np
 
+SMALL = 0.5  # of the median length of the truth: a shorter one has this length in an error
 
-def relative_error(output: np.ndarray, truth: np.ndarray) -> float:
-    """Compute `|y - t| / |t|`: 0 if both are zero, infinite if only t is, NaN if y has a NaN."""
+
+def relative_error(output: np.ndarray, truth: np.ndarray, least: float = 0.0) -> float:
+    """Compute `|y - t| / |t|`: 0 if both are zero, infinite if only t is, NaN if y has a NaN.
+
+    A truth that is shorter than `least` counts as so long, but for zero.
+    """
     distance = float(np.linalg.norm(output.astype(np.float64) - truth))
     norm = float(np.linalg.norm(truth.astype(np.float64)))
     if norm == 0.0:
         return 0.0 if distance == 0.0 else distance * float("inf")
-    return distance / norm
+    return distance / max(norm, least)
+
+
+def least_length(truth: np.ndarray) -> float:
+    """The least length of a row that counts, for rows `(n, values)` of n inputs.
+
+    Where the values of an input nearly cancel, their rounding does not: it follows the larger
+    numbers from which they were computed. An error relative to them would be large by chance.
+    """
+    lengths = np.linalg.norm(truth.astype(np.float64), axis=-1)
+    return SMALL * float(np.median(lengths)) if len(lengths) else 0.0
 
 
 def worst_error(logits: np.ndarray, truth: np.ndarray) -> float:
-    """Find the largest relative error of logits `(n, classes)`; NaN if one has a NaN."""
-    return largest(map(relative_error, logits, truth))
+    """Find the largest relative error of rows `(n, values)`; NaN if one has a NaN."""
+    least = least_length(truth)
+    return largest(relative_error(y, t, least) for y, t in zip(logits, truth, strict=True))
 
 
 def relative_spread(truth: np.ndarray) -> float:

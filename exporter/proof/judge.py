@@ -2,7 +2,8 @@
 
     truth      t = eager model in float64
     floor      err(eager model in the precision p, t), p that of the runtime's graph
-    candidate  err(runtime, t)                              err(y, t) = |y - t| / |t|, over logits
+    candidate  err(runtime, t)                              err(y, t) = |y - t| / |t|, over logits;
+               |t| is at least half its median over the inputs, see `distance.least_length`
     pass       err(candidate) <= max(4 floor, tiny_p), and the same answer wherever rounding, which
                is the floor, cannot change it
 
@@ -30,6 +31,7 @@ from exporter.proof.decide import FLOOR_FACTOR, TINY, decide, look_at_spread
 from exporter.proof.distance import (
     cosine,
     largest,
+    least_length,
     mean,
     nan_is_worst,
     relative_error,
@@ -188,14 +190,17 @@ def judge(
     task = reference.task if output == LOGITS else None  # no other output has an answer
     if shapes := {run.shape for run in runs} - {reference.truth.shape}:
         raise ValueError(f"logits differ in shape: got {shapes}, expected {reference.truth.shape}")
+    least = least_length(reference.truth)
     per_input = tuple(
-        _compare(name, reference.truth[i], reference.floor[i], [run[i] for run in runs], task)
+        _compare(
+            name, reference.truth[i], reference.floor[i], [run[i] for run in runs], task, least
+        )
         for i, name in enumerate(reference.names)
     )
     floor = largest(entry.floor_rel_l2 for entry in per_input)
     tolerance = max(FLOOR_FACTOR * floor, TINY[precision])
     invariance = largest(
-        relative_error(again[i], first[i])
+        relative_error(again[i], first[i], least)
         for first, again in [(runs[0], run) for run in runs[1:]]
         + [(reference.floor, reference.batched)]
         for i in range(len(per_input))
@@ -241,12 +246,13 @@ def _compare(
     floor: np.ndarray,
     outputs: Sequence[np.ndarray],
     task: TaskName | None,
+    least: float,
 ) -> InputParity:
-    worst = max(outputs, key=lambda output: nan_is_worst(relative_error(output, truth)))
+    worst = max(outputs, key=lambda output: nan_is_worst(relative_error(output, truth, least)))
     return InputParity(
         name=name,
-        rel_l2=relative_error(worst, truth),
-        floor_rel_l2=relative_error(floor, truth),
+        rel_l2=relative_error(worst, truth, least),
+        floor_rel_l2=relative_error(floor, truth, least),
         max_abs=float(np.abs(worst - truth).max()),
         cosine=cosine(worst, truth),
         **compare_answers(truth, worst, outputs, task),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from exporter.proof.decide import ILL_CONDITIONED
+from exporter.proof.distance import worst_error
 from exporter.proof.judge import (
     FLOOR_FACTOR,
     TINY,
@@ -453,3 +454,10 @@ def test_values_have_no_top_1_class():
     assert (by_class.verdict, by_value.verdict) == ("fail", "pass")
     assert by_class.reason.startswith("top-1 differs")
     assert by_value.top1_agreement is None
+
+
+def test_values_that_nearly_cancel_are_judged_by_half_the_median_length():
+    t = np.array([[3.0, 4.0], [4.0, 3.0], [0.03, -0.04]])
+    y = t + np.array([[0.0, 0.0], [0.0, 0.0], [0.005, 0.0]])
+    assert worst_error(y, t) == pytest.approx(0.005 / 2.5)
+    assert worst_error(y[2:], t[2:]) == pytest.approx(0.005 / 0.05)  # nothing longer beside it
