@@ -89,10 +89,12 @@ def report_of(directory):
 def test_the_rows_have_the_requested_precision(made):
     report = report_of(made)
     rows = {row["runtime"]: row for row in report["parity"]}
-    assert set(rows) == {"onnxruntime", "onnx-reference"}
+    assert set(rows) == {"onnxruntime", "onnx-reference", "structure"}
     for row in rows.values():
         assert (row["precision"], row["verdict"], row["device"]) == ("fp16", "pass", "cpu")
-        assert row["inputs"] == len(row["per_input"]) == 8
+        assert row["inputs"] == len(row["per_input"]) == 16
+    assert rows.pop("structure")["tolerance"] == 1e-9
+    for row in rows.values():
         assert row["tolerance"] == max(2e-3, 4 * row["floor_rel_l2"])
     assert {(row["runtime"], row["precision"]) for row in report["latency"]} == {
         ("eager", "fp32"),
@@ -190,6 +192,7 @@ def test_an_fp16_export_passes_verify_and_ladder_again(made, capsys):
     assert [(row["runtime"], row["verdict"]) for row in again["parity"]] == [
         ("onnxruntime", "pass"),
         ("onnx-reference", "pass"),
+        ("structure", "pass"),
     ]
     assert main(["ladder", str(made)]) == 0
 
@@ -298,14 +301,19 @@ def test_a_mask_with_an_evaluation_works_or_is_bad_usage(data, tmp_path, capsys)
 
 
 @pytest.mark.slow
-def test_an_evaluation_of_a_file_that_is_not_a_clip_is_exit_3(refused, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bad")
+def test_an_evaluation_without_a_good_clip_keeps_the_export_and_says_why(tmp_path):
+    folder = tmp_path / "bad"
+    folder.mkdir()
     for name in ("a", "b"):
         (folder / name).mkdir()
         (folder / name / "clip.mp4").write_text("no clip\n" * 100)
-    error = refused(3, "export", *TINY, "--eval", folder, "-o", "made")
-    assert error.startswith("tsformer: video: ")
-    assert "clip.mp4" in error
+    out = tmp_path / "made"
+    assert main(["export", *TINY, "--eval", str(folder), "-o", str(out)]) == 0
+    report = report_of(out)
+    assert report["accuracy"] == []
+    (stage,) = (stage for stage in report["stages"] if stage["name"] == "accuracy")
+    assert stage["status"] == "failed"
+    assert "2 bad" in stage["detail"]
 
 
 @pytest.mark.slow
