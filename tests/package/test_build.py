@@ -74,7 +74,10 @@ def test_the_sdist_contains_the_whole_tree(source, sdist):
 
 
 def test_the_sdist_runs_its_tests(sdist, run_alone):
-    tests = ("tests/parity/test_timesformer_pytorch_reference.py", "tests/exporter/test_spec.py")
+    tests = (
+        "tests/parity/test_timesformer_pytorch_reference.py",
+        "tests/exporter/spec/test_spec.py",
+    )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
     done = run_alone(command, cwd=sdist, PYTHONPATH=str(sdist))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -144,7 +144,7 @@ def test_one_command_leaves_a_proven_export(run, tiny_flags, real_clips, attn):
     assert (code, err) == (0, "")
     assert "Pass" in out
     assert "made/report.html" in out.replace("\n", "")
-    assert "1 real clip, 8 synthetic" in out
+    assert "1 real clip, 16 synthetic" in out
 
     report = json.loads(Path("made/report.json").read_text())
     assert set(report) >= REPORT_KEYS
@@ -187,7 +187,12 @@ def test_one_command_leaves_a_proven_export(run, tiny_flags, real_clips, attn):
         if gpu_name() is None:
             assert report["engine"]["status"] == "built, not executed"
             verdicts = {row["runtime"]: row["verdict"] for row in others}
-            assert verdicts == {"onnxruntime-tensorrt": "pass", "tensorrt_rtx": "not-run"}
+            assert verdicts == {
+                "onnxruntime-tensorrt": "pass",
+                "tensorrt_rtx": "not-run",
+                "structure": "pass",
+                "structure-tensorrt": "pass",
+            }
     assert set(listing("made")) == files
     assert set(manifest["files"]) == files - {"manifest.json"}
     assert listing() == ["made"]
@@ -265,11 +270,11 @@ def test_a_corrupted_graph_is_delivered_with_its_verdict_and_exit_5(run, tiny_fl
     corrupt_after_export(monkeypatch)
     code, out, err = run("export", *tiny_flags, "-o", "made")
     assert code == 5
-    assert err.startswith("tsformer: parity: fail: Not proven in onnxruntime")
+    assert err.startswith("tsformer: parity: fail: Not proven in structure")
     assert err.count("\n") == 1
     assert "Fail" in out
     report = json.loads(Path("made/report.json").read_text())
-    assert [row["verdict"] for row in report["parity"]] == ["fail"]
+    assert [row["verdict"] for row in report["parity"]] == ["fail", "fail"]
     assert json.loads(Path("made/manifest.json").read_text())["verdict"] == "fail"
 
 
@@ -278,6 +283,10 @@ def test_allow_ill_conditioned_does_not_accept_a_failed_proof(run, tiny_flags, m
     corrupt_after_export(monkeypatch)
     flags = (*tiny_flags, "--quiet", "--allow-ill-conditioned")
     assert run("export", *flags, "-o", "made")[0] == 5
+
+
+def verdicts_of(report):
+    return {row["runtime"]: row["verdict"] for row in report["parity"]}
 
 
 @pytest.mark.slow
@@ -289,13 +298,13 @@ def test_the_published_performer_is_ill_conditioned(run):
     assert err.count("\n") == 1
     report = json.loads(Path("made/report.json").read_text())
     assert report == json.loads(out)
-    assert [row["verdict"] for row in report["parity"]] == ["ill-conditioned"]
+    assert verdicts_of(report) == {"onnxruntime": "ill-conditioned", "structure": "pass"}
     assert report["parity"][0]["floor_rel_l2"] > 1e-3
 
     code, _, err = run("export", *ILL_CONDITIONED, "--allow-ill-conditioned", "-o", "allowed")
     assert (code, err) == (0, "")
     allowed = json.loads(Path("allowed/report.json").read_text())
-    assert [row["verdict"] for row in allowed["parity"]] == ["ill-conditioned"]
+    assert verdicts_of(allowed) == verdicts_of(report)
     assert json.loads(Path("allowed/manifest.json").read_text())["verdict"] == "ill-conditioned"
 
     code, _, err = run("verify", "allowed")
@@ -506,7 +515,7 @@ def test_an_untouched_export_verifies(run, directory, real_clips):
     code, out, err = run("verify", directory, "--checkpoint", "--video", real_clips["carphone"])
     assert (code, err) == (0, "")
     assert "Pass" in out
-    assert "1 real clip, 8 synthetic" in out
+    assert "1 real clip, 16 synthetic" in out
     assert {path: path.read_bytes() for path in directory.iterdir()} == before
     assert listing() == []
 
@@ -515,7 +524,7 @@ def test_an_untouched_export_verifies(run, directory, real_clips):
 def test_verify_prints_json(run, directory):
     code, out, err = run("verify", directory, "--json")
     assert (code, err) == (0, "")
-    assert [row["verdict"] for row in json.loads(out)["parity"]] == ["pass"]
+    assert verdicts_of(json.loads(out)) == {"onnxruntime": "pass", "structure": "pass"}
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "report.md"])
