@@ -6,6 +6,7 @@ which is the identity where both ends have the same scale. The integers of store
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,6 +14,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from exporter.graph.weights import FLOATS, along_axis
+
+# Before opset 20 a graph writes Gelu as its equation; these constants are rounded there.
+_OF_GELU = (math.sqrt(2), math.sqrt(0.5), math.sqrt(2 / math.pi))
 
 
 def raise_graph(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -82,4 +86,10 @@ def _add(graph: onnx.GraphProto, name: str, array: np.ndarray) -> str:
 
 
 def _as_double(tensor: TensorProto) -> TensorProto:
-    return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name)
+    array = numpy_helper.to_array(tensor)
+    exact = array.astype(np.float64)
+    if array.size == 1:
+        for number in _OF_GELU:
+            if array.item() == np.float64(number).astype(array.dtype).item():
+                exact = np.full(array.shape, number)
+    return numpy_helper.from_array(exact, tensor.name)

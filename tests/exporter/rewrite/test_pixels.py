@@ -98,7 +98,7 @@ class TestTheExport:
         assert result.verdict == "pass"
         row, structure = result.report.parity
         assert structure.verdict == "pass"
-        assert row.inputs == 9
+        assert row.inputs == 17
         assert row.rel_l2 < 1e-5
         fired = [rewrite["name"] for rewrite in result.report.graph["rewrites"]]
         assert "fold_pixels" in fired
