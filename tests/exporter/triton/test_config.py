@@ -42,14 +42,10 @@ def test_configs_of_an_ensemble_with_a_dynamic_batch(exports, parse):
 
     onnx = configs["m_onnx"]
     parameters = onnx.pop("parameters")
-    assert json.loads(parameters["tsformer"]["string_value"]) == {
-        "preprocessing": {
-            "mean": [0.35] * 3,
-            "std": [0.2] * 3,
-            "short_side": None,
-            "embedded": False,
-        }
-    }
+    told = json.loads(parameters["tsformer"]["string_value"])
+    assert told == {"preprocessing": manifest["preprocessing"], "task": "single-label"}
+    assert told["preprocessing"]["mean"] == [0.35] * 3
+    assert told["preprocessing"]["std"] == [0.2] * 3
     warm_up = {"data_type": "TYPE_FP32", "dims": ["5", "3", "64", "64"], "zero_data": True}
     video = {"name": "video", "data_type": "TYPE_FP32", "dims": ["5", "3", "64", "64"]}
     logits = {
