@@ -13,7 +13,7 @@ from exporter.inputs.class_names import place_classes
 from exporter.inputs.clip_list import read_clip_list
 from exporter.inputs.clips import read_for
 from exporter.inputs.frames import find_images
-from exporter.inputs.motion import MOTION_LABELS, motion_clips
+from exporter.inputs.motion import MOTION_LABELS, check_sizes, motion_clips
 from exporter.inputs.video import as_input
 from model.config import ClipConfig
 from model.preprocessing import Preprocessing
@@ -73,22 +73,28 @@ def read_source(
 
 
 def open_dataset(
-    name: str, task: TaskName, outputs: int, labels: Sequence[str] | None, option: str = "--eval"
+    name: str,
+    task: TaskName,
+    config: ClipConfig,
+    labels: Sequence[str] | None,
+    option: str = "--eval",
 ) -> Dataset:
     """Find a dataset and check that it fits the model.
 
     Args:
         name: `motion`, a folder with a folder for each class, or a list of clips.
         task: What the logits mean.
-        outputs: The number of logits.
+        config: The sizes of the clips, and the number of logits.
         labels: The names of the classes, if known.
         option: What names the dataset in messages.
 
     Raises:
-        UsageError: if no such dataset exists, or the model does not have its classes.
+        UsageError: if no such dataset exists, the model does not have its classes, or its clips are
+            too small for the built-in task.
     """
+    outputs = config.num_classes
     if name == MOTION:
-        return _motion(task, outputs, labels, option)
+        return _motion(task, config, labels, option)
     path = Path(name)
     if path.is_dir():
         return _folder(path, task, outputs, labels, option)
@@ -99,7 +105,10 @@ def open_dataset(
     return Dataset(str(path), tuple(Labelled(clip, target) for clip, target in clips))
 
 
-def _motion(task: TaskName, outputs: int, labels: Sequence[str] | None, option: str) -> Dataset:
+def _motion(
+    task: TaskName, config: ClipConfig, labels: Sequence[str] | None, option: str
+) -> Dataset:
+    outputs = config.num_classes
     fits = outputs == len(MOTION_LABELS) and task == "single-label"
     if not fits or (labels and tuple(labels) != MOTION_LABELS):
         raise UsageError(
@@ -107,6 +116,7 @@ def _motion(task: TaskName, outputs: int, labels: Sequence[str] | None, option: 
             got=f"{outputs} classes",
             remedy="train one with scripts/train_demo.py, or give a folder of labelled clips",
         )
+    check_sizes(frames=config.frames, height=config.height, width=config.width)
     classes = len(MOTION_LABELS)
     return Dataset(MOTION, tuple(Labelled(i, (i % classes,)) for i in range(MOTION_CLIPS)))
 

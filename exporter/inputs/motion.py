@@ -79,8 +79,8 @@ def motion_clips(
     Raises:
         UsageError: if an argument is not a whole number or too small.
     """
-    _check(count=count, frames=frames, height=height, width=width, seed=seed, channels=channels)
-    _check(finer=finer)
+    check_sizes(count=count, frames=frames, height=height, width=width)
+    check_sizes(seed=seed, channels=channels, finer=finer)
     labels = (first + np.arange(count, dtype=np.int64)) % len(MOTION_LABELS)
     clips = np.empty((count, frames, channels, height, width), np.float32)
     for i, (clip, label) in enumerate(zip(clips, labels, strict=True)):
@@ -90,7 +90,8 @@ def motion_clips(
     return clips, labels
 
 
-def _check(**values: int) -> None:
+def check_sizes(**values: int) -> None:
+    """Raise `UsageError` if a value is too small for clips of the task, or no whole number."""
     for name, value in values.items():
         whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
         if not whole or value < _SMALLEST[name]:

@@ -117,7 +117,7 @@ def open_data(name: str, card: Card) -> Dataset:
     """
     check_top(card, None)
     labels = card.labels if card.named else None
-    return open_dataset(name, card.task, len(card.labels), labels, "DATA")
+    return open_dataset(name, card.task, card.config, labels, "DATA")
 
 
 def evaluate(

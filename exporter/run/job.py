@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.inputs.clips import Inputs, gather_calibration, gather_inputs
-from exporter.inputs.dataset import MOTION, Dataset, open_dataset, read_source
+from exporter.inputs.dataset import Dataset, open_dataset
 from exporter.precision import Ranges, observe_ranges
 from exporter.run.stages import Stage, Stages
 from exporter.spec import ExportSpec
@@ -58,9 +58,7 @@ def gather(
 
     dataset = None
     if spec.eval:
-        dataset = open_dataset(spec.eval, model.task, model.config.num_classes, model.labels)
-        if dataset.name == MOTION:  # refuses too few frames now, and not after the export
-            read_source(dataset.clips[0].source, model.config, model.preprocessing)
+        dataset = open_dataset(spec.eval, model.task, model.config, model.labels)
     how = (model.config, model.preprocessing)
     inputs = gather_inputs(spec.video, *how, mask=spec.mask, on_clip=on_clip)
     stage.detail = f"{len(spec.video)} real, {len(inputs.names) - len(spec.video)} synthetic"

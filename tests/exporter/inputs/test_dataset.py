@@ -1,5 +1,7 @@
 """Test labelled clips: which class each gets, and refusals of datasets that do not fit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -16,8 +18,12 @@ CLASSES = ("cat", "dog", "horse")
 CONFIG = ClipConfig(2, 3, 16, 16, 8)
 
 
+def sizes(outputs):
+    return replace(CONFIG, num_classes=outputs)
+
+
 def open_(name, labels=CLASSES, task="single-label", outputs=None):
-    return open_dataset(str(name), task, outputs or len(labels), labels)
+    return open_dataset(str(name), task, sizes(outputs or len(labels)), labels)
 
 
 def refused(name, *arguments, **options):
@@ -79,8 +85,13 @@ class TestTheBuiltInTask:
     )
     def test_it_refuses_a_model_with_other_classes(self, labels, outputs, task):
         with pytest.raises(UsageError, match="built-in task") as caught:
-            open_dataset("motion", task, outputs, labels)
+            open_dataset("motion", task, sizes(outputs), labels)
         assert "\n" not in str(caught.value)
+
+    def test_it_refuses_a_model_of_one_frame(self):
+        config = replace(CONFIG, frames=1)
+        with pytest.raises(UsageError, match="frames of motion clips: got 1, expected"):
+            open_dataset("motion", "single-label", config, MOTION_LABELS)
 
     def test_pixels_are_normalised_by_channel(self):
         clips = np.full((2, 1, 2, 3, 3), 0.5, np.float32)
@@ -102,7 +113,7 @@ class TestFolders:
             (tmp_path / str(place)).mkdir()
             (tmp_path / str(place) / "a.mp4").touch()
         for labels in (None, tuple(f"LABEL_{i}" for i in range(12))):
-            dataset = open_dataset(str(tmp_path), "single-label", 12, labels)
+            dataset = open_dataset(str(tmp_path), "single-label", sizes(12), labels)
             assert {clip.source.parent.name: clip.target for clip in dataset.clips} == {
                 str(place): (place,) for place in range(12)
             }
