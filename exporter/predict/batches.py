@@ -35,18 +35,24 @@ class Batches:
         if not clips:
             return []
         video = clips[0] if len(clips) == 1 else np.concatenate(clips)
-        rows = [self._run(video[at : at + self.most]) for at in range(0, len(video), self.most)]
+        starts = range(0, len(video), self.most)
+        rows = [self.run(video[at : at + self.most])["logits"] for at in starts]
         ends = np.cumsum([len(clip) for clip in clips])[:-1]
         return np.split(rows[0] if len(rows) == 1 else np.concatenate(rows), ends)
 
-    def _run(self, video: np.ndarray) -> np.ndarray:
+    def run(self, video: np.ndarray) -> dict[str, np.ndarray]:
+        """Compute every output of at most `most` clips `(b, ...)`: `(b, ...)` each, by its name.
+
+        Raises:
+            RuntimeFailure: if the runtime fails.
+        """
         count, missing = len(video), self.least - len(video)
         if missing > 0:
             video = np.concatenate([video, np.repeat(video[-1:], missing, axis=0)])
         inputs = {"video": video}
         if "mask" in self.runner.input_shapes:
             inputs["mask"] = np.ones(video.shape[:2], bool)  # look at every frame
-        return self.runner.run(inputs)["logits"][:count]
+        return {name: array[:count] for name, array in self.runner.run(inputs).items()}
 
 
 def in_groups(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from exporter.errors import OutputError, RuntimeFailure, UsageError
 from exporter.inputs.clips import read_for
+from exporter.predict.batches import in_groups
 
 if TYPE_CHECKING:
     from exporter.predict.predictor import Predictor
@@ -40,16 +41,9 @@ def describe(predictor: Predictor, clips: Sequence[str | Path]) -> Iterator[Desc
         RuntimeFailure: if the runtime fails, or a value is not finite.
     """
     card, runner = predictor.card, predictor.runner
-    profile = card.dynamic_batch
-    size = runner.input_shapes["video"][0] or (profile.min if profile else 1)
-    for start in range(0, len(clips), size):
-        paths = clips[start : start + size]
+    for paths in in_groups(clips, predictor.batches.least):
         read = [read_for(card.config, card.preprocessing.one_view, Path(path)) for path in paths]
-        filled = [*read, *[read[-1]] * (size - len(read))]
-        inputs = {"video": np.concatenate([clip.array for clip in filled])}
-        if "mask" in runner.input_shapes:
-            inputs["mask"] = np.ones(inputs["video"].shape[:2], bool)  # look at every frame
-        made = runner.run(inputs)
+        made = predictor.batches.run(np.concatenate([clip.array for clip in read]))
         for place, (path, clip) in enumerate(zip(paths, read, strict=True)):
             outputs = {name: array[place] for name, array in made.items()}
             for name, array in outputs.items():
