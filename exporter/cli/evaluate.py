@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from exporter.cli.parsing import Flag, Json, Output, Paths, WholeOrNone, clip_of
-from exporter.cli.terminal import progress, say, show, time_left
+from exporter.cli.parsing import Flag, Json, Output, Paths, WholeOrNone, clip_of, jobs_of
+from exporter.cli.terminal import counting, progress, say, show
 from exporter.errors import ManifestError, UsageError, VideoError
 
 if TYPE_CHECKING:
@@ -71,14 +70,10 @@ def evaluate(
     """
     del debug
     limit = _share(max_bad)
-    from exporter.machine.cores import usable_cores
     from exporter.predict import Predictor
     from exporter.predict import evaluate as run
 
-    jobs = (usable_cores() or 1) if jobs is None else jobs
-    if jobs < 1:
-        raise UsageError("--jobs", got=jobs, expected="at least 1")
-    started = time.monotonic()
+    jobs = jobs_of(jobs)
     how: dict[str, Any] = {"threads": threads, "batch": batch, "clip": clip_of(sampling, views)}
     with ExitStack() as resources, progress(shown=not (quiet or json_)) as on_progress:
         opened = [
@@ -89,11 +84,6 @@ def evaluate(
         card = opened[0][1].card
         _require_same_clips(opened)
         dataset = run.open_data(data, card)
-
-        def on_clip(done: int, total: int, clip: str) -> None:
-            left = time_left(started, done / total)
-            on_progress("evaluate", done / total, f"{done} of {total}, {left}: {clip}")
-
         found = run.evaluate(
             [(name, predictor.batches) for name, predictor in opened],
             run.Subject(card.config, card.preprocessing, card.task, card.labels),
@@ -101,7 +91,7 @@ def evaluate(
             jobs=jobs,
             kept=output / "answers.jsonl" if output else None,
             made_by=_made_by(opened),
-            on_clip=on_clip,
+            on_clip=counting("evaluate", on_progress),
         )
     if output:
         _write(found, output)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from exporter.cli.parsing import Flag, Json, Output, WholeOrNone, clip_of
-from exporter.cli.terminal import progress, read_stdin, show, time_left
+from exporter.cli.parsing import Flag, Json, Output, WholeOrNone, clip_of, jobs_of
+from exporter.cli.terminal import counting, progress, read_stdin, show
 from exporter.errors import UsageError, VideoError
 
 if TYPE_CHECKING:
@@ -73,26 +72,17 @@ def label(
     del debug
     if output is None:
         raise UsageError("-o is missing", expected="a file that ends in .jsonl or .parquet")
-    from exporter.machine.cores import usable_cores
     from exporter.predict.label import Labelling, find_clips, in_shard
     from exporter.predict.label import label as label_clips
 
-    jobs = (usable_cores() or 1) if jobs is None else jobs
-    if jobs < 1:
-        raise UsageError("--jobs", got=jobs, expected="at least 1")
+    jobs = jobs_of(jobs)
     found = find_clips(clips, *_read_list(list_))
     found = in_shard(found, shard) if shard else found
     how = Labelling(directory, device, threads, batch, top, jobs, clip_of(sampling, views))
-    started = time.monotonic()
+    labeller = _on_ray(ray) if ray else None
     with progress(shown=not (quiet or json_)) as on_progress:
-
-        def on_row(done: int, total: int, clip: str) -> None:
-            left = time_left(started, done / total)
-            on_progress("label", done / total, f"{done} of {total}, {left}: {clip}")
-
-        labelled = label_clips(
-            how, found, output, labeller=_on_ray(ray) if ray else None, on_progress=on_row
-        )
+        counted = counting("label", on_progress)
+        labelled = label_clips(how, found, output, labeller=labeller, on_progress=counted)
     if json_:
         show(json.dumps(asdict(labelled)))
     elif not quiet:

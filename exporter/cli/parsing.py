@@ -63,6 +63,21 @@ def _whole(_type: Any, tokens: Sequence[Any]) -> int:  # noqa: ANN401
         raise ValueError(f"got {token.value!r}{where}, expected a whole number") from None
 
 
+def jobs_of(jobs: int | None) -> int:
+    """Give the number of processes that read clips: as wanted, or one for each core.
+
+    Raises:
+        UsageError: if it is less than 1.
+    """
+    from exporter.machine.cores import usable_cores
+
+    if jobs is None:
+        return usable_cores() or 1
+    if jobs < 1:
+        raise UsageError("--jobs", got=jobs, expected="at least 1")
+    return jobs
+
+
 def clip_of(sampling: str | None, views: str | None) -> dict[str, str]:
     """Give the entries of a `clip` table that the command line sets."""
     given = {"sampling": sampling, "views": views}

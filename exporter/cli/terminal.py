@@ -63,6 +63,17 @@ def progress(*, shown: bool) -> Iterator[OnProgress]:
         yield on_progress
 
 
+def counting(stage: str, on_progress: OnProgress) -> Callable[[int, int, str], None]:
+    """Tell the progress of clips from now on: how many are done, and the time left."""
+    started = time.monotonic()
+
+    def on_clip(done: int, total: int, clip: str) -> None:
+        left = time_left(started, done / total)
+        on_progress(stage, done / total, f"{done} of {total}, {left}: {clip}")
+
+    return on_clip
+
+
 def time_left(started: float, fraction: float) -> str:
     """Say how much time is left of work that began at `time.monotonic()` = `started`."""
     if fraction <= 0:
