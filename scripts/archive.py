@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
+from clip_file import write_clip
 
 from exporter.inputs.motion import motion_clips
 
@@ -161,19 +161,10 @@ def make_clips(folder: Path, count: int, bad: int) -> int:
         if i % every == every - 1 and i // every < bad:
             path.write_bytes(BAD[i // every % len(BAD)])
         else:
-            write_clip(path, np.roll(made[i % 64], 8 * (i // 64), axis=-1))
+            pixels = np.roll(made[i % 64], 8 * (i // 64), axis=-1)
+            images = (255 * np.moveaxis(pixels, 1, -1)).astype(np.uint8)
+            write_clip(path, images, codec="mpeg4", pixel_format="yuv420p", rate=15)
     return count
-
-
-def write_clip(path: Path, pixels: np.ndarray) -> None:
-    """Write pixels `(f, c, h, w)` in [0, 1] as MPEG-4."""
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("mpeg4", rate=15)
-        stream.height, stream.width, stream.pix_fmt = *pixels.shape[2:], "yuv420p"
-        for frame in (255 * np.moveaxis(pixels, 1, -1)).astype(np.uint8):
-            image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            container.mux(stream.encode(image))
-        container.mux(stream.encode())
 
 
 def command(folder: Path, out: Path) -> tuple[str, ...]:

@@ -24,8 +24,8 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before numpy is imported, as in the processes that read
 
-import av
 import numpy as np
+from clip_file import write_clip
 
 from exporter.inputs.dataset import Dataset, read_source
 from exporter.inputs.motion import motion_clips
@@ -135,14 +135,10 @@ def make_clips(folder: Path, count: int) -> None:
         path = folder / str(labels[i % 64]) / f"{i:04}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = np.roll(made[i % 64], 16 * (i // 64), axis=-1)  # the motion is on a torus
-        with av.open(str(path), "w") as container:
-            stream: Any = container.add_stream("mpeg4", rate=RATE * REPEATS)
-            stream.height, stream.width, stream.pix_fmt = SIDE, SIDE, "yuv420p"
-            for frame in np.repeat(np.moveaxis(pixels, 1, -1), REPEATS, axis=0):
-                grainy = 255 * frame + 2 * noise.standard_normal(frame.shape, np.float32)
-                image = grainy.clip(0, 255).astype(np.uint8)
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-            container.mux(stream.encode())
+        frames = np.repeat(np.moveaxis(pixels, 1, -1), REPEATS, axis=0)
+        grainy = 255 * frames + 2 * noise.standard_normal(frames.shape, np.float32)
+        images = grainy.clip(0, 255).astype(np.uint8)
+        write_clip(path, images, codec="mpeg4", pixel_format="yuv420p", rate=RATE * REPEATS)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
-import av
 import numpy as np
 import torch
-from av.video.stream import VideoStream
+from clip_file import write_clip
 
 from exporter.inputs.clips import read_for
 from exporter.inputs.motion import FPS, motion_clips
@@ -97,13 +96,7 @@ def write_clips(
         finer = rate // int(FPS)
         clips, labels = motion_clips(1, *shape, seed=SEED, first=number, finer=finer)
         pixels = np.rint(255 * clips[0]).astype(np.uint8).transpose(0, 2, 3, 1)  # f h w c
-        with av.open(str(path), "w") as container:
-            stream = cast("VideoStream", container.add_stream("ffv1", rate=rate))
-            stream.height, stream.width, stream.pix_fmt = shape[1], shape[2], "bgr0"
-            for image in pixels:
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode())
+        write_clip(path, pixels, codec="ffv1", pixel_format="bgr0", rate=rate)
         yield path, int(labels[0])
 
 

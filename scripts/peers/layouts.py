@@ -97,8 +97,9 @@ def names_of_sets(sets: Sequence[str]) -> Iterator[str]:
         yield from sets
         return
     yield from SETS[:-1]
-    tensorrt_only = {"one_product", "sum_pools", "join_feed_forward"}
-    for rule in REWRITES.keys() - tensorrt_only - {"fold_pixels"}:
+    for rule, rewriting in REWRITES.items():
+        if "onnxruntime" not in rewriting.targets or rule == "fold_pixels":
+            continue
         yield f"- {rule}"
         if rule not in FEW:
             yield f"+ {rule}"
