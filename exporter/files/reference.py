@@ -2,10 +2,9 @@
 
 For n inputs: the outputs of eager PyTorch in float64 (the truth), and for each rounding form those
 of eager PyTorch in that form (the floor), alone and in batches of two. All outputs of an input are
-one row, see `exporter.proof.rows`. For each input: its name,
-its note and its SHA-256. For each graph: the outputs that it has where nothing rounds, and the hash
-of each of its weights. Synthetic inputs are made again. Real clips are stored as the model took
-them, or only by their hash.
+one row, see `exporter.proof.rows`. For each input: its name, its note and its SHA-256. For each
+graph: the outputs that it has where nothing rounds, and the hash of each of its weights. Synthetic
+inputs are made again. Real clips are stored as the model took them, or only by their hash.
 
 A rounding form says how a runtime rounds: `fp32`, `fp16`, `bf16`, or for int8 `int8-onnxruntime`,
 `int8-bf16` and `int8-tensorrt`.

@@ -26,7 +26,8 @@ from exporter.errors import LadderError, RuntimeFailure
 from exporter.graph.modules import read_module_outputs
 from exporter.inputs.clips import Inputs
 from exporter.precision import Int8, in_precision
-from exporter.proof.judge import FLOOR_FACTOR, TINY, cosine, relative_error
+from exporter.proof.decide import FLOOR_FACTOR, TINY
+from exporter.proof.distance import cosine, relative_error
 from exporter.results import Ladder, Rung
 from exporter.runners.base import Arrays, Runner
 from exporter.runners.cuda import require_gpu

@@ -16,13 +16,9 @@ from exporter.inputs.clips import Inputs
 from exporter.inputs.kept import describe_inputs
 from exporter.precision import REST_OF_INT8, Int8, Ranges, in_precision, observe_ranges
 from exporter.proof.decide import ILL_CONDITIONED
+from exporter.proof.distance import relative_error
 from exporter.proof.exact import ExactModel
-from exporter.proof.judge import (
-    Reference,
-    make_reference,
-    relative_error,
-    with_lower_floor,
-)
+from exporter.proof.judge import Reference, make_reference, with_lower_floor
 from exporter.proof.ladder import climb
 from exporter.proof.rows import run_clips
 from exporter.proof.runtimes import FP32, floors_of, kept_floors, rounding_form

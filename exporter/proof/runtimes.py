@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 from exporter.files.reference import Floor, KeptReference
 from exporter.inputs.clips import Inputs
-from exporter.proof.judge import Reference, validate, worst_error
+from exporter.proof.distance import worst_error
+from exporter.proof.judge import Reference, validate
 from exporter.proof.rows import columns
 from exporter.results import Parity
 from exporter.run.stages import Stage

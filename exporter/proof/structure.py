@@ -16,11 +16,8 @@ from exporter.files.manifest import ENGINE_GRAPH, GRAPH, OPENVINO_GRAPH
 from exporter.files.reference import KeptReference, Structure
 from exporter.inputs.clips import Inputs
 from exporter.proof.decide import ILL_CONDITIONED
-from exporter.proof.judge import (
-    Reference,
-    judge_outputs,
-    worst_error,
-)
+from exporter.proof.distance import worst_error
+from exporter.proof.judge import Reference, judge_outputs
 from exporter.proof.rows import in_growing_batches, run_batches
 from exporter.proof.runtimes import FP32, all_sizes, batch_sizes
 from exporter.results import Parity

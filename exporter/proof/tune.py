@@ -19,7 +19,7 @@ from exporter.errors import TuneError, UsageError
 from exporter.files.text import parse_text
 from exporter.inputs.clips import Inputs
 from exporter.precision import Int8
-from exporter.proof.judge import relative_error
+from exporter.proof.distance import relative_error
 from exporter.proof.rows import run_clips
 from exporter.results import Recipe
 from exporter.runners.eager import EagerRunner
