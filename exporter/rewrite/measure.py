@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -36,13 +36,26 @@ class _Call(NamedTuple):
     cost: Cost
 
 
+class _Known(NamedTuple):
+    """What a call gives for arguments of some shapes: the layouts of its outputs, and its cost."""
+
+    layouts: list[tuple[Any, ...]]
+    alone: bool  # one output, not a list of them
+    cost: Cost
+
+
 class _Recorder(TorchDispatchMode):
-    """Records the calls that depend on the clip; the export folds those that use weights alone."""
+    """Records the calls that depend on the clip; the export folds those that use weights alone.
+
+    Most calls of a model repeat an earlier one with other tensors of the same shapes. Their outputs
+    are made without PyTorch's formulas for shapes, which are slow.
+    """
 
     def __init__(self, clip: Tensor) -> None:
         super().__init__()
         self.live = {id(clip): clip}  # keeps the tensors alive, so that no id is used twice
         self.calls: list[_Call] = []
+        self._known: dict[Any, _Known] = {}
 
     def __torch_dispatch__(
         self,
@@ -51,18 +64,60 @@ class _Recorder(TorchDispatchMode):
         args: Any = (),  # noqa: ANN401  # as above
         kwargs: Any = None,  # noqa: ANN401  # as above
     ) -> Any:  # noqa: ANN401  # as above
-        output = func(*args, **(kwargs or {}))
-        read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        made = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+        kwargs = kwargs or {}
+        key = (func, _layout(args), _layout(tuple(kwargs.items())))
+        read = list(_tensors((args, tuple(kwargs.values()))))
+        known = self._known.get(key)
+        if known is None:
+            output = func(*args, **kwargs)
+            made = list(_tensors(output))
+            cost = _cost(func, args, kwargs, read, output, made)
+            if not any(tensor is other for tensor in made for other in read):  # not in place
+                alone = isinstance(output, Tensor)
+                self._known[key] = _Known([_layout(tensor) for tensor in made], alone, cost)
+        else:
+            cost = known.cost
+            made = [
+                torch.empty_strided(shape, strides, dtype=dtype, device="meta")
+                for shape, strides, dtype in known.layouts
+            ]
+            output = made[0] if known.alone else made
         if any(id(tensor) in self.live for tensor in read):
             self.live.update((id(tensor), tensor) for tensor in made)
-            cost = Cost(0, 0, 0)
-            if not _is_view(func, read, made):
-                formula: Callable[..., int] | None = flop_registry.get(func.overloadpacket)
-                flops = formula(*args, **(kwargs or {}), out_val=output) if formula else 0
-                cost = Cost(1, flops, sum(tensor.nbytes for tensor in chain(read, made)))
             self.calls.append(_Call([*map(id, read)], [*map(id, made)], cost))
         return output
+
+
+def _layout(value: Any) -> Any:  # noqa: ANN401  # an argument of an operator
+    """Describe an argument by what decides shapes and cost: a tensor by its layout."""
+    if isinstance(value, Tensor):
+        return value.shape, value.stride(), value.dtype
+    if isinstance(value, tuple | list):
+        return tuple(map(_layout, value))
+    return type(value), value  # a number decides the type of the output with its own
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:  # noqa: ANN401  # an argument of an operator
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for entry in value:
+            yield from _tensors(entry)
+
+
+def _cost(
+    func: Any,  # noqa: ANN401  # an operator
+    args: Any,  # noqa: ANN401  # as above
+    kwargs: dict[str, Any],
+    read: list[Tensor],
+    output: Any,  # noqa: ANN401  # as above
+    made: list[Tensor],
+) -> Cost:
+    if _is_view(func, read, made):
+        return Cost(0, 0, 0)
+    formula: Callable[..., int] | None = flop_registry.get(func.overloadpacket)
+    flops = formula(*args, **kwargs, out_val=output) if formula else 0
+    return Cost(1, flops, sum(tensor.nbytes for tensor in chain(read, made)))
 
 
 def measure(model: VideoClassifier) -> Cost:
