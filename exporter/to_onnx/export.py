@@ -40,6 +40,7 @@ from exporter.spec import BatchProfile
 from exporter.to_onnx.blocks import blocks_called, define_blocks
 from exporter.to_onnx.free_batch import require_free_batch
 from exporter.to_onnx.opset import LEAST_TRACED, lower_opset
+from exporter.to_onnx.registry import read_functions_once
 from model.outputs import LOGITS
 
 MAX_FILE_BYTES = 2**31 - 1  # the limit of one protobuf file
@@ -177,6 +178,7 @@ def _trace(
             tensors = tuple(torch.cat((tensor, tensor)) for tensor in tensors)
         batch = torch.export.Dim("batch", min=1, max=max(dynamic_batch.max, len(tensors[0])))
         shapes = _free_first_axes(model, len(tensors), batch)
+    read_functions_once()
     export = partial(
         torch.onnx.export, dynamo=True, opset_version=opset, optimize=False, verbose=False
     )
