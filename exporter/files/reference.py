@@ -1,10 +1,11 @@
 """reference.npz: the proof that travels. It holds what a judge needs, so that no model is needed.
 
 For n inputs: the outputs of eager PyTorch in float64 (the truth), and for each rounding form those
-of eager PyTorch in that form (the floor), alone and in batches of two. All outputs of an input are
-one row, see `exporter.proof.rows`. For each input: its name, its note and its SHA-256. For each
-graph: the outputs that it has where nothing rounds, and the hash of each of its weights. Synthetic
-inputs are made again. Real clips are stored as the model took them, or only by their hash.
+of eager PyTorch in that form (the floor), alone, and some in batches of two. All outputs of an
+input are one row, see `exporter.proof.rows`. For each input: its name, its note and its SHA-256.
+For each graph: the outputs that it has where nothing rounds, and the hash of each of its weights.
+Synthetic inputs are made again. Real clips are stored as the model took them, or only by their
+hash.
 
 A rounding form says how a runtime rounds: `fp32`, `fp16`, `bf16`, or for int8 `int8-onnxruntime`,
 `int8-bf16` and `int8-tensorrt`.
@@ -28,8 +29,8 @@ from exporter.files.packing import from_differences, from_planes, to_differences
 from model.outputs import LOGITS
 
 REFERENCE = "reference.npz"
-_VERSION = 2
-_VERSIONS = (1, 2)  # the first holds every array as it is
+_VERSION = 3
+_VERSIONS = (1, 2, 3)  # the first holds every array as it is, the second all inputs in batches
 _CARD = "card"  # the entry that describes the others, as JSON
 _MOST_BYTES = 2**31  # unpacked: a damaged file must not fill the memory
 _AGAIN = "copy the directory again, or export it again"
@@ -52,10 +53,22 @@ class KeptInput:
 
 @dataclass(frozen=True, eq=False)
 class Floor:
-    """Rows `(n, values)` of eager PyTorch in one rounding form: alone, and in batches of two."""
+    """The rows of eager PyTorch in one rounding form.
+
+    Attributes:
+        alone: Rows `(n, values)` of clips that are run alone.
+        batched: Rows `(k, values)` of some of them, run in batches of two.
+        paired: The places of these k inputs.
+    """
 
     alone: np.ndarray
     batched: np.ndarray
+    paired: tuple[int, ...]
+
+    def beside(self, places: Sequence[int]) -> tuple[tuple[int, ...], np.ndarray]:
+        """Give `paired` and `batched` for the inputs at `places` alone."""
+        kept = [row for row, place in enumerate(self.paired) if place in places]
+        return tuple(places.index(self.paired[row]) for row in kept), self.batched[kept]
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,19 +135,19 @@ def write_reference(path: Path, kept: KeptReference) -> None:
         "weights": {
             file: [one.places, one.weights, one.unknown] for file, one in kept.structures.items()
         },
+        "paired": {form: floor.paired for form, floor in kept.floors.items()},
         "arrays": {name: [array.dtype.name, *array.shape] for name, array in arrays.items()},
     }
-    places = {file: one.places for file, one in kept.structures.items()}
     packed = {}
     for name, array in arrays.items():
-        near = _near(name, arrays, places)
+        near = _near(name, arrays, card)
         packed[name] = to_planes(array if near is None else to_differences(array, near))
     text = np.frombuffer(json.dumps(card).encode(), np.uint8)
     np.savez_compressed(path, **{_CARD: text, **packed})
 
 
 def _near(
-    name: str, arrays: Mapping[str, np.ndarray], places: Mapping[str, Sequence[int]]
+    name: str, arrays: Mapping[str, np.ndarray], card: Mapping[str, Any]
 ) -> np.ndarray | None:
     """Return the array that another one is stored as its difference from; None if as it is.
 
@@ -142,9 +155,9 @@ def _near(
     """
     kind, _, of = name.partition(".")
     if kind == "batched":
-        return arrays[f"floor.{of}"]
+        return arrays[f"floor.{of}"][_paired(card, of)]
     if kind == "structure":
-        return arrays["truth"][list(places[of])]
+        return arrays["truth"][list(card["weights"][of][0])]
     return arrays["truth"] if kind == "floor" else None
 
 
@@ -182,10 +195,9 @@ def read_reference(path: Path) -> KeptReference:
 
 
 def _unpack(card: dict[str, Any], packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    places = {file: entry[0] for file, entry in card.get("weights", {}).items()}
     arrays: dict[str, np.ndarray] = {}
     for name, (dtype, *shape) in card["arrays"].items():
-        near = None if card["version"] == 1 else _near(name, arrays, places)
+        near = None if card["version"] == 1 else _near(name, arrays, card)
         if near is None:
             arrays[name] = from_planes(packed[name], dtype, *shape)
         else:
@@ -200,12 +212,15 @@ def _kept(card: dict[str, Any], arrays: dict[str, np.ndarray]) -> KeptReference:
     truth, n = arrays["truth"], len(entries)
     _check(truth.ndim == 2 and truth.dtype == np.float64 and len(truth) == n, "its truth")
     forms = [name.partition(".")[2] for name in arrays if name.startswith("floor.")]
-    floors = {form: Floor(arrays[f"floor.{form}"], arrays[f"batched.{form}"]) for form in forms}
-    _check("fp32" in floors, "its floors")
-    for form, floor in floors.items():
-        for logits in (floor.alone, floor.batched):
-            fits = logits.shape == truth.shape and logits.dtype == np.float32
-            _check(fits, f"its floor of {form}")
+    _check("fp32" in forms, "its floors")
+    floors = {}
+    for form in forms:
+        alone, batched = arrays[f"floor.{form}"], arrays[f"batched.{form}"]
+        paired = _paired(card, form)
+        fits = alone.shape == truth.shape and batched.shape == truth[paired].shape
+        fits = fits and alone.dtype == batched.dtype == np.float32
+        _check(fits, f"its floor of {form}")
+        floors[form] = Floor(alone, batched, tuple(paired))
     mask = arrays.get("mask")
     _check(mask is None or (mask.dtype == bool and len(mask) == n), "its mask")
     stored = [place for place, entry in enumerate(entries) if entry.stored]
@@ -228,6 +243,14 @@ def _kept(card: dict[str, Any], arrays: dict[str, np.ndarray]) -> KeptReference:
     values = sum(size for _, size in sizes) if sizes else truth.shape[1]
     _check(values == truth.shape[1] and len(dict(sizes)) == len(sizes), "its outputs")
     return KeptReference(entries, truth, floors, mask, clips, sizes, structures, given)
+
+
+def _paired(card: Mapping[str, Any], form: str) -> list[int]:
+    """Return the places of the inputs that a floor has in batches too; all in an older file."""
+    paired, count = card.get("paired", {}).get(form), len(card["inputs"])
+    places = list(range(count) if paired is None else paired)
+    _check(set(places) <= set(range(count)), f"its floor of {form}")
+    return places
 
 
 def _check(fits: bool, what: str) -> None:

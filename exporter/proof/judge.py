@@ -40,6 +40,7 @@ from exporter.proof.distance import (
 from exporter.proof.distribution import find_system, measure
 from exporter.proof.rows import (
     Sizes,
+    choose_telling,
     columns,
     count_clips,
     in_batches,
@@ -53,6 +54,7 @@ from model.outputs import LOGITS
 from model.task import TaskName
 
 MIN_INPUTS = 8
+PAIRED = 4  # inputs that eager PyTorch runs beside one another too; every runtime does it with all
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ class Reference:
 
     `outputs` says which values of a row are which output (default: all are the logits). `truth`,
     `floor` and `fp32` come from eager PyTorch in float64, in the precision of the candidate, and in
-    float32 (default: `floor`). `batched` is `floor` computed again in batches of two clips. `task`
-    is what the logits mean.
+    float32 (default: `floor`). `batched` is `floor` computed again in batches of two clips, for the
+    inputs at the places `paired` (default: all). `task` is what the logits mean.
     """
 
     names: tuple[str, ...]
@@ -72,11 +74,13 @@ class Reference:
     fp32: np.ndarray | None = None
     outputs: Sizes = ()
     task: TaskName = "single-label"
+    paired: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         fp32 = self.floor if self.fp32 is None else self.fp32
-        shapes = {array.shape for array in (self.truth, self.floor, self.batched, fp32)}
-        if len(shapes) != 1 or self.truth.shape[0] != len(self.names):
+        shapes = [array.shape for array in (self.truth, self.floor, fp32, self.batched)]
+        expected = (len(self.names), self.truth.shape[-1])
+        if shapes != [expected] * 3 + [(len(self.beside), *expected[1:])]:
             raise ValueError(f"reference logits differ in shape: got {shapes}")
         if not self.outputs:
             object.__setattr__(self, "outputs", ((LOGITS, self.truth.shape[-1]),))
@@ -86,14 +90,18 @@ class Reference:
         """The names of the outputs, in their order in a row."""
         return [name for name, _ in self.outputs]
 
+    @property
+    def beside(self) -> tuple[int, ...]:
+        """The places of the inputs in `batched`."""
+        return tuple(range(len(self.names))) if self.paired is None else self.paired
+
     def of(self, name: str) -> Reference:
         """The reference of one output."""
         cut = columns(self.outputs)[name]
         fp32 = None if self.fp32 is None else self.fp32[:, cut]
         truth, floor, batched = (rows[:, cut] for rows in (self.truth, self.floor, self.batched))
-        return Reference(
-            self.names, truth, floor, batched, fp32, ((name, truth.shape[1]),), self.task
-        )
+        sizes = ((name, truth.shape[1]),)
+        return Reference(self.names, truth, floor, batched, fp32, sizes, self.task, self.paired)
 
 
 def make_reference(
@@ -106,18 +114,25 @@ def make_reference(
 ) -> Reference:
     """Run the eager models of truth and floor on n clips, `video` `(n, f, c, h, w)`."""
     exact, sizes = run_sized(truth, clips, outputs)
-    floors = (run_clips(floor, clips, batch, outputs=outputs) for batch in (1, 2))
-    return Reference(tuple(names), exact, *floors, outputs=sizes, task=task)
+    alone = run_clips(floor, clips, 1, outputs=outputs)
+    paired = choose_telling(names, PAIRED)
+    beside = run_clips(floor, _at(clips, paired), 2, outputs=outputs)
+    return Reference(tuple(names), exact, alone, beside, outputs=sizes, task=task, paired=paired)
 
 
 def with_lower_floor(reference: Reference, floor: Runner, clips: Arrays) -> Reference:
     """Turn a float32 reference into one for the lower precision that `floor` computes in."""
+    outputs, beside = reference.output_names, _at(clips, reference.beside)
     return replace(
         reference,
-        floor=run_clips(floor, clips, 1, outputs=reference.output_names),
-        batched=run_clips(floor, clips, 2, outputs=reference.output_names),
+        floor=run_clips(floor, clips, 1, outputs=outputs),
+        batched=run_clips(floor, beside, 2, outputs=outputs),
         fp32=reference.floor,
     )
+
+
+def _at(clips: Arrays, places: Sequence[int]) -> Arrays:
+    return {name: array[list(places)] for name, array in clips.items()}
 
 
 def validate(
@@ -199,12 +214,9 @@ def judge(
     )
     floor = largest(entry.floor_rel_l2 for entry in per_input)
     tolerance = max(FLOOR_FACTOR * floor, TINY[precision])
-    invariance = largest(
-        relative_error(again[i], first[i], least)
-        for first, again in [(runs[0], run) for run in runs[1:]]
-        + [(reference.floor, reference.batched)]
-        for i in range(len(per_input))
-    )
+    pairs = [(again[i], runs[0][i]) for again in runs[1:] for i in range(len(per_input))]
+    pairs += zip(reference.batched, reference.floor[list(reference.beside)], strict=True)
+    invariance = largest(relative_error(again, first, least) for again, first in pairs)
     fp32 = reference.floor if reference.fp32 is None else reference.fp32
     errors = (fp32_floor := worst_error(fp32, reference.truth), floor, tolerance, invariance)
     verdict, reason = decide(per_input, *errors, min_inputs, output)

@@ -21,6 +21,7 @@ from exporter.runners.base import Arrays, Runner
 from model.outputs import LOGITS
 
 MOST_VALUES = 2**15
+_TELLING = ("natural", "checkerboard", "odd-frames", "normal-0", "places", "unit")
 Sizes = tuple[tuple[str, int], ...]  # name of an output, and its values in a row
 
 
@@ -88,6 +89,13 @@ def in_growing_batches(count: int, sizes: Sequence[int]) -> Iterator[list[int]]:
     for size in (*sizes, *[sizes[-1]] * more):
         yield [(start + i) % count for i in range(size)]
         start += size
+
+
+def choose_telling(names: Sequence[str], count: int) -> tuple[int, ...]:
+    """Choose `count` inputs by their names, those that differ most first; return their places."""
+    first = [names.index(name) for name in _TELLING if name in names]
+    rest = [place for place in range(len(names)) if place not in first]
+    return tuple(sorted([*first, *rest][:count]))
 
 
 def run_sized(runner: Runner, clips: Arrays, outputs: Sequence[str]) -> tuple[np.ndarray, Sizes]:

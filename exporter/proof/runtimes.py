@@ -48,16 +48,15 @@ def references_of(
     names = tuple(kept.inputs[place].name for place in places)
     truth, fp32 = kept.truth[rows], kept.floors[FP32].alone[rows]
     return {
-        form: Reference(
-            names, truth, floor.alone[rows], floor.batched[rows], fp32, kept.outputs, task
-        )
+        form: Reference(names, truth, floor.alone[rows], batched, fp32, kept.outputs, task, paired)
         for form, floor in kept.floors.items()
+        for paired, batched in [floor.beside(places)]
     }
 
 
 def floors_of(references: Mapping[str, Reference]) -> dict[str, Floor]:
     """Give the logits of the floors, to keep them in `reference.npz`."""
-    return {form: Floor(made.floor, made.batched) for form, made in references.items()}
+    return {form: Floor(made.floor, made.batched, made.beside) for form, made in references.items()}
 
 
 def kept_floors(kept: KeptReference) -> dict[str, float]:

@@ -18,7 +18,7 @@ from exporter.inputs.clips import Inputs
 from exporter.proof.decide import ILL_CONDITIONED
 from exporter.proof.distance import worst_error
 from exporter.proof.judge import Reference, judge_outputs
-from exporter.proof.rows import in_growing_batches, run_batches
+from exporter.proof.rows import choose_telling, in_growing_batches, run_batches
 from exporter.proof.runtimes import FP32, all_sizes, batch_sizes
 from exporter.results import Parity
 from exporter.run.stages import Stage
@@ -31,7 +31,6 @@ TARGETS_OF_GRAPHS: Mapping[str, str | None] = {
     OPENVINO_GRAPH: "openvino",
 }
 STRUCTURE = "structure"
-_TELLING = ("natural", "checkerboard", "odd-frames", "normal-0", "places", "unit")
 _LEAST_INPUTS, _MOST_FLOPS = 2, 1e9
 _SHOWN = 3  # of the weights in one line
 _MOST_BATCHES = 8  # of the sizes of a free batch that are all run
@@ -64,9 +63,7 @@ def compared_inputs(inputs: Inputs, flops: int) -> tuple[int, ...]:
         flops: Floating point operations of one clip.
     """
     count = max(_LEAST_INPUTS, min(len(inputs.names), int(_MOST_FLOPS / max(flops, 1))))
-    first = [inputs.names.index(name) for name in _TELLING if name in inputs.names]
-    rest = [place for place in range(len(inputs.names)) if place not in first]
-    return tuple(sorted([*first, *rest][:count]))
+    return choose_telling(inputs.names, count)
 
 
 def judge_structures(
@@ -134,7 +131,8 @@ def _judge(
     exact, places = structure.truth, list(structure.places)
     names = tuple(inputs.names[place] for place in places)
     clips = {name: array[places] for name, array in inputs.arrays.items()}
-    reference = replace(whole, names=names, truth=exact, floor=exact, batched=exact, fp32=None)
+    same = {"truth": exact, "floor": exact, "batched": exact, "fp32": None, "paired": None}
+    reference = replace(whole, names=names, **same)
     with ExactRunner(raise_graph(model)) as runner:
         batches = in_growing_batches(len(places), sizes)
         runs = run_batches(runner, clips, batches, reference.output_names)

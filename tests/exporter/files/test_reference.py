@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def kept():
         KeptInput("b.mp4", "", {"video": "0" * 64}, "e" * 64),
         KeptInput("normal-0", "synthetic", {"video": "1" * 64}),
     )
-    floors = {form: Floor(logits(), logits()) for form in ("fp32", "int8-onnxruntime")}
+    floors = {form: Floor(logits(), logits(), (0, 1, 2)) for form in ("fp32", "int8-onnxruntime")}
     mask = np.array([[True, False]] * 3)
     one = Structure((0, 2), logits(np.float64)[:2], {"w": "0123"}, ("odd",))
     structures = {"model.onnx": one}
@@ -122,6 +123,29 @@ def test_a_changed_byte_is_refused_or_changes_nothing(path, kept, place):
     assert "is damaged" in message
 
 
+def test_rows_in_batches_belong_to_their_inputs(kept, tmp_path):
+    some = Floor(logits(), logits()[:2], (2, 0))
+    write_reference(tmp_path / REFERENCE, replace(kept, floors={"fp32": some}))
+    found = read_reference(tmp_path / REFERENCE).floors["fp32"]
+    np.testing.assert_array_equal(found.alone, some.alone)
+    np.testing.assert_array_equal(found.batched, some.batched)
+    assert found.paired == (2, 0)
+    places, rows = found.beside((1, 2))
+    assert places == (1,)
+    np.testing.assert_array_equal(rows, some.batched[:1])
+
+
+def test_a_file_of_the_second_version_has_all_inputs_in_batches(path, kept):
+    def to_version_2(card, _arrays):
+        card["version"] = 2
+        del card["paired"]
+
+    rewrite(path, to_version_2)
+    for form, floor in read_reference(path).floors.items():
+        assert floor.paired == (0, 1, 2)
+        np.testing.assert_array_equal(floor.batched, kept.floors[form].batched)
+
+
 def rewrite(path, change):
     """Apply a change to the entries of the file."""
     with np.load(path) as packed:
@@ -134,6 +158,7 @@ def rewrite(path, change):
 def test_a_file_of_the_first_version_holds_every_array_as_it_is(path, kept):
     def to_version_1(card, arrays):
         card["version"] = 1
+        del card["paired"]
         for name, (dtype, *_) in card["arrays"].items():
             kind, _, form = name.partition(".")
             whole = {
@@ -156,7 +181,7 @@ def test_a_file_of_the_first_version_holds_every_array_as_it_is(path, kept):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda card, arrays: card.update(version=3),
+        lambda card, arrays: card.update(version=4),
         lambda card, arrays: card.pop("inputs"),
         lambda card, arrays: card["inputs"].pop(),
         lambda card, arrays: card["inputs"][0].update(strange=1),

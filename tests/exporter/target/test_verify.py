@@ -105,9 +105,9 @@ def test_another_truth_with_its_hash_is_refused_by_its_floor(directory):
 
 
 def test_another_truth_with_its_floors_fails_the_proof(directory):
-    kept = read_reference(directory / REFERENCE)
+    kept, two = read_reference(directory / REFERENCE), np.float32(2)
     floors = {
-        form: Floor(floor.alone * np.float32(2), floor.batched * np.float32(2))
+        form: replace(floor, alone=floor.alone * two, batched=floor.batched * two)
         for form, floor in kept.floors.items()
     }
     change_reference(directory, truth=kept.truth * 2, floors=floors)  # relative errors are kept
@@ -118,7 +118,8 @@ def test_another_truth_with_its_floors_fails_the_proof(directory):
 
 def test_a_wider_floor_that_would_allow_more_is_refused(directory):
     kept = read_reference(directory / REFERENCE)
-    wide = Floor(kept.truth.astype(np.float32) * np.float32(1.0009), kept.floors["fp32"].batched)
+    scaled = kept.truth.astype(np.float32) * np.float32(1.0009)
+    wide = replace(kept.floors["fp32"], alone=scaled)
     change_reference(directory, floors={"fp32": wide})
     with pytest.raises(ManifestError, match=r"its floor of fp32: got 0\.0009"):
         verify(directory)
@@ -262,7 +263,8 @@ def test_sizes_of_the_contract(tmp_path, real_clips):
     videos = (real_clips["bigbuckbunny"],)
     inputs = gather_inputs(videos, config, Preprocessing((0.45,) * 3, (0.225,) * 3))
     noise = np.random.default_rng(0).standard_normal((17, 400))
-    floors = {form: Floor(*noise[None].repeat(2, 0).astype("f")) for form in ("fp32", "fp16")}
+    floor = Floor(*noise[None].repeat(2, 0).astype("f"), tuple(range(17)))
+    floors = dict.fromkeys(("fp32", "fp16"), floor)
     for store, limit in ((True, 4_000_000), (False, 100_000)):
         entries, clips = describe_inputs(inputs, videos, store=store)
         write_reference(tmp_path / REFERENCE, KeptReference(entries, noise, floors, None, clips))
