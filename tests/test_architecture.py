@@ -28,7 +28,7 @@ architecture = load_script()
 SOURCES = architecture.find_sources()
 
 TENSORRT_OWNERS = {
-    "exporter.to_engine.build",
+    "exporter.to_engine.flavours",
     "exporter.to_engine.native",
     "exporter.runners.tensorrt",
     "exporter.machine.environment",

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from exporter.errors import EngineError, GraphInputError
 from exporter.files.manifest import sha256
-from exporter.to_engine.build import FLAVOUR_OF_MODULE, FLAVOURS, examine_header
+from exporter.to_engine.flavours import FLAVOUR_OF_MODULE, FLAVOURS, examine_header
 
 SUFFIXES = {".engine", ".plan", ".trt"}
 _MALFORMED = "malformed_engine"

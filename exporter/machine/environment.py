@@ -20,7 +20,7 @@ from exporter.runners.cuda import GpuStatus, look_for_gpu
 from exporter.runners.onnxruntime import available_devices
 from exporter.runners.onnxruntime_cuda import OnnxRuntimeCudaRunner
 from exporter.runners.openvino import precisions
-from exporter.to_engine.build import available_flavours
+from exporter.to_engine.flavours import available_flavours
 
 _PACKAGES = (
     *("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "numpy", "av"),

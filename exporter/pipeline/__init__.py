@@ -43,9 +43,10 @@ from exporter.runners.open import Opened, load_engine, load_graphs
 from exporter.spec import ExportSpec
 from exporter.target.runtimes import open_for_openvino, other_targets
 from exporter.target.verify import engine_here
-from exporter.to_engine.build import FLAVOURS, EngineInfo, build_engine, choose_flavour
+from exporter.to_engine.build import Building, EngineInfo
+from exporter.to_engine.flavours import FLAVOURS, choose_flavour
 from exporter.to_engine.progress import BuildProgress
-from exporter.to_onnx.graphs import graph_facts, make_graphs
+from exporter.to_onnx.graphs import graph_facts, make_engine_graph, make_graphs
 
 
 @dataclass(frozen=True)
@@ -126,10 +127,14 @@ def _produce(job: Job, resources: ExitStack) -> tuple[Report, dict[str, float | 
     choice = choose_flavour(spec.wanted_engine, gpu=look_for_gpu().gpu is not None)
     targets = other_targets(spec, choice)
     truth = TruthRunner(job.model, job.inputs.shapes)
+    building, path = None, job.directory / "model.engine"
     with stages.run("rewrite") as stage:
         rewritten = rewrite_proven(job, stage, targets, truth)
     with stages.run("onnx") as stage:
-        graphs = make_graphs(job, rewritten.model, resources, targets)
+        engine_graph = make_engine_graph(job) if "tensorrt" in targets else None
+        if choice.flavour and engine_graph:
+            building = _start_engine(choice.flavour, spec, engine_graph, path, resources)
+        graphs = make_graphs(job, rewritten.model, resources, targets, engine_graph)
         paths, threads = (graphs.onnx, graphs.for_engine), torch.get_num_threads()
         opened = load_graphs(*paths, spec.precision, resources, threads=threads)
         if "openvino" in targets:
@@ -138,9 +143,8 @@ def _produce(job: Job, resources: ExitStack) -> tuple[Report, dict[str, float | 
         graph = graphs.summary
         stage.detail = f"{graph.nodes} nodes, opset {graph.opset}, {graph.file_bytes / 1e6:.1f} MB"
     with stages.run("engine") as stage:
-        path = job.directory / "model.engine"
         stage.detail = choice.reason
-        engine = _build_engine(choice.flavour, spec, graphs.for_engine, path, stage)
+        engine = _finish_engine(building, stage)
         module = FLAVOURS[engine.flavour].module if engine else None
         opened += load_engine(module, path, spec.precision, resources)
     with stages.run("parity") as stage:
@@ -183,26 +187,33 @@ def _prove(
     return parity, keep_references(job, references, structures)
 
 
-def _build_engine(
-    flavour: str | None, spec: ExportSpec, graph: Path | None, path: Path, stage: Stage
-) -> EngineInfo | None:
-    if flavour is None or graph is None:
-        stage.skipped = True
-        return None
-
-    def report(progress: BuildProgress) -> None:
-        stage.progress(progress.fraction, progress.phase)
-
-    engine = build_engine(
+def _start_engine(
+    flavour: str, spec: ExportSpec, graph: Path, path: Path, resources: ExitStack
+) -> Building:
+    """Start to build the engine in another process, while this one traces the other graphs."""
+    building = Building(
         graph,
         path,
         flavour=flavour,
         profile=spec.dynamic_batch,
         targets=spec.engine_targets if FLAVOURS[flavour].takes_targets else (),
         checked=True,  # when it was written
-        on_progress=report,
     )
+    resources.callback(building.close)
+    return building
+
+
+def _finish_engine(building: Building | None, stage: Stage) -> EngineInfo | None:
+    if building is None:
+        stage.skipped = True
+        return None
+
+    def report(progress: BuildProgress) -> None:
+        stage.progress(progress.fraction, progress.phase)
+
+    engine = building.finish(report)
     stage.peak_memory_mb = engine.peak_memory_mb or 0.0
+    stage.detail += f"; built in {engine.seconds:.1f} s, beside the graphs"
     return engine
 
 

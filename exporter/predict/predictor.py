@@ -30,7 +30,7 @@ from exporter.runners.base import Closing, Runner
 from exporter.runners.onnxruntime_cuda import open_onnxruntime
 from exporter.runners.openvino import WITH_BF16, OpenVinoRunner
 from exporter.runners.tensorrt import TensorRtRunner
-from exporter.to_engine.build import FLAVOUR_OF_MODULE
+from exporter.to_engine.flavours import FLAVOUR_OF_MODULE
 from model.outputs import LOGITS
 
 OPENVINO = (OpenVinoRunner.name, WITH_BF16)

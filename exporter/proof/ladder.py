@@ -36,7 +36,8 @@ from exporter.runners.open import EVALUATED
 from exporter.runners.reference import ReferenceRunner
 from exporter.runners.tensorrt import TensorRtRunner
 from exporter.spec import BatchProfile
-from exporter.to_engine.build import build_engine, choose_flavour
+from exporter.to_engine.build import build_engine
+from exporter.to_engine.flavours import choose_flavour
 from model.classifier import VideoClassifier
 from model.precision import Rounded
 

@@ -21,7 +21,7 @@ from exporter.runners.openvino import (
     require_precision,
 )
 from exporter.runners.tensorrt import TensorRtRunner
-from exporter.to_engine.build import FLAVOUR_OF_MODULE
+from exporter.to_engine.flavours import FLAVOUR_OF_MODULE
 
 # These run on a CPU the graph that the engine is built from.
 TENSORRT_GRAPH_RUN = f"{OnnxRuntimeRunner.name}-tensorrt"

@@ -15,7 +15,7 @@ from exporter.runners.cuda import require_gpu
 from exporter.runners.cuda_stream import Graph, Stream
 from exporter.runners.device import Bound, OnDevice, Shapes
 from exporter.runners.tensorrt_engine import NOT_EXECUTED, Engine
-from exporter.to_engine.build import FLAVOURS
+from exporter.to_engine.flavours import FLAVOURS
 from exporter.to_engine.native import Native
 
 

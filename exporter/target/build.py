@@ -32,7 +32,8 @@ from exporter.machine.environment import describe
 from exporter.run.stages import OnProgress, no_progress
 from exporter.runners.cuda import look_for_gpu
 from exporter.spec import ExportSpec
-from exporter.to_engine.build import FLAVOURS, EngineInfo, build_engine, choose_flavour
+from exporter.to_engine.build import EngineInfo, build_engine
+from exporter.to_engine.flavours import FLAVOURS, choose_flavour
 from exporter.to_engine.progress import BuildProgress
 
 _HIDDEN = ".build."

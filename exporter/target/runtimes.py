@@ -35,7 +35,7 @@ from exporter.runners.open import (
 )
 from exporter.runners.openvino import WITH_BF16, OpenVinoRunner, is_installed
 from exporter.spec import ExportSpec
-from exporter.to_engine.build import FLAVOUR_OF_MODULE, FlavourChoice
+from exporter.to_engine.flavours import FLAVOUR_OF_MODULE, FlavourChoice
 
 
 def open_runtimes(

@@ -4,67 +4,29 @@
     if choice.flavour:
         info = build_engine(onnx_path, engine_path, flavour=choice.flavour)
 
-The two packages have the same API but different abilities: see `FLAVOURS`. Only the worker process
-(`exporter.to_engine.worker`) loads TensorRT. This process never loads it.
+Only the worker process (`exporter.to_engine.worker`) loads TensorRT. This process never loads it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import EngineError
-from exporter.spec import ENGINES, BatchProfile
+from exporter.spec import BatchProfile
+from exporter.to_engine.flavours import FLAVOURS, check_name
 from exporter.to_engine.kernels import Fusion, Layer, find_fusion
-from exporter.to_engine.process import OnProgress, ask_worker
+from exporter.to_engine.process import OnProgress, Worker
 from exporter.to_engine.progress import BuildProgress
-from model.config import ConfigError, check_choice
 
 if TYPE_CHECKING:  # it imports onnx, which only a build needs
     from exporter.graph.attention import GraphAttention
 
 Shape = tuple[int | None, ...]  # None for a free batch
-
-
-@dataclass(frozen=True)
-class Flavour:
-    """Names and abilities of one TensorRT package."""
-
-    module: str
-    package: str  # the name on PyPI
-    builds_without_gpu: bool
-    takes_targets: bool
-    magic: bytes  # the first bytes of its engines; empty where they are not documented
-
-
-FLAVOURS = {
-    "tensorrt": Flavour("tensorrt", "tensorrt", False, False, b""),
-    "rtx": Flavour("tensorrt_rtx", "tensorrt-rtx-cu13", True, True, b"vtrt"),
-}
-# A manifest stores the flavour of its engine as the name of the Python module.
-FLAVOUR_OF_MODULE = {flavour.module: name for name, flavour in FLAVOURS.items()}
-
-
-@dataclass(frozen=True)
-class FlavourStatus:
-    """Whether a flavour works here: its version; or why it does not work, and what to do."""
-
-    flavour: str
-    version: str | None
-    reason: str = ""
-    remedy: str = ""
-
-
-@dataclass(frozen=True)
-class FlavourChoice:
-    """The flavour to build with, and the reason. None as flavour means that no engine is built."""
-
-    flavour: str | None
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -110,70 +72,6 @@ class EngineInfo:
     fusion: Fusion | None = None
 
 
-def available_flavours() -> dict[str, FlavourStatus]:
-    """Try each flavour in a separate process."""
-    return {name: probe(name) for name in FLAVOURS}
-
-
-def probe(name: str) -> FlavourStatus:
-    """Check whether a flavour can be imported and can create a builder."""
-    flavour = FLAVOURS[name]
-    where = "" if flavour.builds_without_gpu else " on a machine with an NVIDIA GPU and driver"
-    try:
-        answer = ask_worker({"module": flavour.module}, lambda _: None)
-    except EngineError as error:
-        return FlavourStatus(name, None, str(error), f"pip install {flavour.package}{where}")
-    return FlavourStatus(name, answer["version"])
-
-
-def examine_header(engine: Path, flavour: str) -> tuple[str, ...]:
-    """Ask TensorRT why an engine cannot run on this machine. Reads the header, needs no GPU.
-
-    Returns:
-        Names of `EngineInvalidityDiagnostics` in lower case. `malformed_engine` concerns the file,
-        the others concern this machine.
-
-    Raises:
-        EngineError: if the flavour is not installed, or cannot check an engine.
-    """
-    request = {"module": FLAVOURS[flavour].module, "examine": str(engine)}
-    return tuple(ask_worker(request, lambda _: None)["objections"])
-
-
-def choose_flavour(engine: str, *, gpu: bool) -> FlavourChoice:
-    """Choose the flavour to build with.
-
-    Args:
-        engine: `auto` chooses `tensorrt` if it works and there is a GPU, else `rtx` if it works,
-            else no flavour. `none` chooses no flavour. The name of a flavour requires that flavour.
-        gpu: Whether this machine has a CUDA device.
-
-    Raises:
-        EngineError: if the required flavour does not work here.
-    """
-    _check_name("engine", engine, ENGINES)
-    if engine == "none":
-        return FlavourChoice(None, "--engine none")
-    rejected: list[FlavourStatus] = []
-    for name in FLAVOURS if engine == "auto" else (engine,):
-        status = _probe_for(name, gpu=gpu)
-        if status.version is not None:
-            reasons = [f"{name} {status.version}", *(other.reason for other in rejected)]
-            return FlavourChoice(name, "; ".join(reasons))
-        if engine != "auto":
-            raise EngineError(status.reason, remedy=status.remedy)
-        rejected.append(status)
-    reasons = (f"{status.reason} ({status.remedy})" for status in rejected)
-    return FlavourChoice(None, "; ".join(reasons))
-
-
-def _probe_for(name: str, *, gpu: bool) -> FlavourStatus:
-    if gpu or FLAVOURS[name].builds_without_gpu:
-        return probe(name)
-    reason = f"{name} builds only for a GPU of this machine, and it has none"
-    return FlavourStatus(name, None, reason, "choose --engine rtx")
-
-
 def build_engine(
     onnx_path: Path,
     engine_path: Path,
@@ -186,6 +84,17 @@ def build_engine(
 ) -> EngineInfo:
     """Build an engine in a separate process. `engine_path` appears whole or not at all.
 
+    Args and errors are those of `Building`. `on_progress` is called in this thread for every phase
+    and step. An exception that it raises cancels the build, and so does Ctrl-C.
+    """
+    how = {"flavour": flavour, "profile": profile, "targets": targets, "checked": checked}
+    with closing(Building(onnx_path, engine_path, **how)) as building:
+        return building.finish(on_progress)
+
+
+class Building:
+    """An engine that a separate process builds; `close` cancels the build.
+
     Args:
         onnx_path: The graph. It is strongly typed: the engine computes in the types of the graph.
         engine_path: The file to write, in a directory that exists.
@@ -193,38 +102,58 @@ def build_engine(
         profile: The batch sizes of a graph with a dynamic batch.
         targets: GPU architectures such as `sm86`, if the flavour takes targets.
         checked: The graph is known to be valid; then no onnx is needed.
-        on_progress: Called in this thread for every phase and step. An exception that it raises
-            cancels the build, and so does Ctrl-C.
 
     Raises:
-        EngineError: if the graph is not valid ONNX, TensorRT refuses it, or the process dies.
+        EngineError: if the graph is not valid ONNX.
     """
-    report = on_progress or (lambda _: None)
-    report(BuildProgress("Reading ONNX", 0, 1, 0.0))  # TensorRT reports no progress while it parses
-    _check_arguments(engine_path, flavour, targets)
-    if not checked:
-        _check_graph(onnx_path)
-    partial = engine_path.with_name(f".{engine_path.name}.{os.getpid()}.partial")
-    request = {
-        "module": FLAVOURS[flavour].module,
-        "onnx": str(onnx_path),
-        "engine": str(partial),
-        "profile": [profile.min, profile.opt, profile.max] if profile else None,
-        "targets": list(dict.fromkeys(targets)),
-    }
-    try:
-        answer = ask_worker(request, report)
+
+    def __init__(
+        self,
+        onnx_path: Path,
+        engine_path: Path,
+        *,
+        flavour: str,
+        profile: BatchProfile | None = None,
+        targets: tuple[str, ...] = (),
+        checked: bool = False,
+    ) -> None:
+        _check_arguments(engine_path, flavour, targets)
+        if not checked:
+            _check_graph(onnx_path)
+        self._onnx, self._engine, self._flavour = onnx_path, engine_path, flavour
+        self._partial = engine_path.with_name(f".{engine_path.name}.{os.getpid()}.partial")
+        request = {
+            "module": FLAVOURS[flavour].module,
+            "onnx": str(onnx_path),
+            "engine": str(self._partial),
+            "profile": [profile.min, profile.opt, profile.max] if profile else None,
+            "targets": list(dict.fromkeys(targets)),
+        }
+        self._worker = Worker(request)
+
+    def finish(self, on_progress: OnProgress | None = None) -> EngineInfo:
+        """Wait for the engine.
+
+        Raises:
+            EngineError: if TensorRT refuses the graph, or the process dies.
+        """
+        report = on_progress or (lambda _: None)
+        report(BuildProgress("Reading ONNX", 0, 1, 0.0))  # TensorRT is silent while it parses
+        answer = self._worker.answer(report)
         steps = [Layer(**step) for step in answer.pop("steps", [])]
-        answer["fusion"] = find_fusion(steps, _attentions(onnx_path)) if steps else None
-        info = _engine_info(answer, flavour, partial)
-        partial.replace(engine_path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return info
+        answer["fusion"] = find_fusion(steps, _attentions(self._onnx)) if steps else None
+        info = _engine_info(answer, self._flavour, self._partial)
+        self._partial.replace(self._engine)
+        return info
+
+    def close(self) -> None:
+        """End the process, and remove what it wrote of an engine that is not whole."""
+        self._worker.close()
+        self._partial.unlink(missing_ok=True)
 
 
 def _check_arguments(engine_path: Path, flavour: str, targets: tuple[str, ...]) -> None:
-    _check_name("engine flavour", flavour, FLAVOURS)
+    check_name("engine flavour", flavour, FLAVOURS)
     if targets and not FLAVOURS[flavour].takes_targets:
         raise EngineError(
             f"{flavour} builds for the GPU of this machine and takes no targets",
@@ -256,13 +185,6 @@ def _attentions(graph: Path) -> tuple[GraphAttention, ...] | None:
     from exporter.graph.view import GraphView
 
     return find_attentions(GraphView(onnx.load(graph)))
-
-
-def _check_name(what: str, name: str, options: Iterable[str]) -> None:
-    try:
-        check_choice(what, name, options)
-    except ConfigError as error:
-        raise EngineError(str(error)) from error
 
 
 def _engine_info(answer: dict[str, Any], flavour: str, engine: Path) -> EngineInfo:

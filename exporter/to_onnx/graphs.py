@@ -51,18 +51,19 @@ class Graphs:
 
 
 def make_graphs(
-    job: Job, rewritten: VideoClassifier, resources: ExitStack, targets: Collection[str]
+    job: Job,
+    rewritten: VideoClassifier,
+    resources: ExitStack,
+    targets: Collection[str],
+    for_engine: Path | None = None,
 ) -> Graphs:
-    """Write `model.onnx`, and the graphs of the other targets: `tensorrt`, `openvino`.
+    """Write `model.onnx`, and the graph for OpenVINO if it is a target.
 
     For ONNX Runtime an int8 graph is quantised from a float32 graph. The time of int8 is compared
     with the time of the float32 graph that a user would run instead of int8.
     """
     spec, path = job.spec, job.directory / GRAPH
-    others = (
-        _make_for_tensorrt(job) if "tensorrt" in targets else None,
-        _make_for_openvino(job, path) if "openvino" in targets else None,
-    )
+    others = for_engine, _make_for_openvino(job, path) if "openvino" in targets else None
     if job.calibration is None:
         lowered = in_precision(rewritten, spec.precision, spec.keep_fp32)
         return Graphs(path, _export_onnx(job, lowered, path), *others)
@@ -73,7 +74,7 @@ def make_graphs(
     return Graphs(path, check_onnx(path), *others, fp32, asdict(made))
 
 
-def _make_for_tensorrt(job: Job) -> Path:
+def make_engine_graph(job: Job) -> Path:
     """Write the graph that an engine is built from; int8 is int8 products and fp16 for the rest."""
     spec, path = job.spec, job.directory / ENGINE_GRAPH
     model = rewrite_for_export(spec, job.model, "tensorrt")

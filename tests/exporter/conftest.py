@@ -23,7 +23,7 @@ from exporter.machine import environment
 from exporter.pipeline import export
 from exporter.runners import cuda
 from exporter.runners import open as opening
-from exporter.to_engine.build import available_flavours
+from exporter.to_engine.flavours import available_flavours
 from exporter.to_onnx import export as to_onnx
 
 # Frames, height and width differ, so that a swap of two axes changes a shape.

@@ -17,7 +17,7 @@ from exporter.load import load_model
 from exporter.pipeline import export
 from exporter.precision import Int8, in_precision, observe_ranges
 from exporter.spec import BatchProfile
-from exporter.to_engine.build import probe
+from exporter.to_engine.flavours import probe
 from exporter.to_onnx.export import export_onnx
 from model import TimeSformer, TimeSformerViT
 from model.config import MECHANISM_NAMES, SCHEME_NAMES

@@ -12,7 +12,7 @@ import pytest
 
 from exporter import ExportSpec
 from exporter.pipeline import export
-from exporter.to_engine.build import FLAVOURS
+from exporter.to_engine.flavours import FLAVOURS
 from model import FastTimeSformer, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from exporter.errors.install import EXTRAS
-from exporter.to_engine.build import FLAVOURS, probe
+from exporter.to_engine.flavours import FLAVOURS, probe
 
 pytestmark = pytest.mark.slow
 

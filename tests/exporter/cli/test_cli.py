@@ -21,7 +21,7 @@ from exporter import cli, pipeline
 from exporter.files.manifest import read_manifest
 from exporter.latency import timing
 from exporter.runners.cuda import gpu_name
-from exporter.to_engine.build import FLAVOURS, probe
+from exporter.to_engine.flavours import FLAVOURS, probe
 from exporter.to_onnx import graphs
 from model import FastTimeSformer, save_checkpoint
 

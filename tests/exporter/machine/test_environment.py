@@ -17,7 +17,7 @@ from exporter.machine import environment
 from exporter.machine.environment import describe, examine
 from exporter.runners.cuda import Gpu, GpuStatus, gpu_name
 from exporter.runners.onnxruntime import OnnxRuntimeRunner
-from exporter.to_engine.build import FlavourStatus
+from exporter.to_engine.flavours import FlavourStatus
 
 
 def finding(part):

@@ -18,7 +18,8 @@ from exporter.load import load_model
 from exporter.pipeline import export
 from exporter.predict import Predictor, softmax
 from exporter.target.verify import verify
-from exporter.to_engine.build import available_flavours, build_engine
+from exporter.to_engine.build import build_engine
+from exporter.to_engine.flavours import available_flavours
 from model import load_checkpoint, save_checkpoint
 from model.config import ClipConfig
 from model.preprocessing import Preprocessing

@@ -15,7 +15,8 @@ from exporter.runners import device
 from exporter.runners.cuda import gpu_name
 from exporter.runners.tensorrt import TensorRtRunner
 from exporter.spec import BatchProfile
-from exporter.to_engine.build import build_engine, choose_flavour
+from exporter.to_engine.build import build_engine
+from exporter.to_engine.flavours import choose_flavour
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from exporter.runners.cuda import NO_GPU, Gpu, GpuStatus
 from exporter.target import build as build_module
 from exporter.target.build import build
 from exporter.target.verify import verify
-from exporter.to_engine.build import EngineInfo, FlavourChoice, probe
+from exporter.to_engine.build import EngineInfo
+from exporter.to_engine.flavours import FlavourChoice, probe
 
 WITHOUT = """
 import sys

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from contextlib import closing
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -22,13 +23,8 @@ from onnx import TensorProto, helper, numpy_helper
 from exporter.errors import EngineError
 from exporter.spec import BatchProfile
 from exporter.to_engine import process
-from exporter.to_engine.build import (
-    ShapeRange,
-    TensorInfo,
-    available_flavours,
-    build_engine,
-    choose_flavour,
-)
+from exporter.to_engine.build import Building, ShapeRange, TensorInfo, build_engine
+from exporter.to_engine.flavours import available_flavours, choose_flavour
 from exporter.to_engine.progress import PhaseTree
 
 ROOT = Path(__file__).parents[3]
@@ -309,6 +305,31 @@ def test_ctrl_c_ends_a_worker_that_ignores_sigterm(static, engine, tmp_path, mon
         build_engine(static, engine, flavour="rtx")
     assert gone(int(ready.read_text()), 0.1)
     assert capfd.readouterr() == ("", "")
+
+
+@on_linux
+def test_a_worker_starts_where_pipes_cannot_be_large(monkeypatch):
+    monkeypatch.setattr(process, "_PIPE_BYTES", 2**30 + 1)
+    with pytest.raises(OSError, match=r"not permitted|Invalid"):
+        subprocess.Popen(["true"], stdout=subprocess.PIPE, pipesize=2**30 + 1)
+    worker = process.Worker({"module": "nothing"})
+    with closing(worker), pytest.raises(EngineError, match="nothing"):
+        worker.answer(lambda _: None)
+
+
+@on_linux
+@pytest.mark.slow
+def test_a_build_goes_on_beside_its_caller_until_it_is_closed(
+    static, engine, tmp_path, monkeypatch
+):
+    ready = tmp_path / "ready"
+    fake_package(tmp_path, monkeypatch, "tensorrt_rtx", HANGING.format(ready=str(ready)))
+    building = Building(static, engine, flavour="rtx")
+    wait_for(ready)
+    engine.with_name(f".model.engine.{os.getpid()}.partial").write_bytes(b"half")
+    building.close()
+    assert gone(int(ready.read_text()), 0.1)
+    assert files(tmp_path) == ["model.onnx", "ready", "tensorrt_rtx.py"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
