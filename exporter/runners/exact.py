@@ -18,11 +18,10 @@ from onnx.reference.op_run import OpRun
 from exporter.errors import RuntimeFailure
 from exporter.runners.base import EVALUATOR, Arrays, Closing, check_inputs
 
-_erf_of_each = np.frompyfunc(math.erf, 1, 1)
-
 
 def _erf(x: np.ndarray) -> np.ndarray:
-    return np.asarray(_erf_of_each(x), x.dtype)
+    each = map(math.erf, x.ravel().tolist())
+    return np.fromiter(each, x.dtype, x.size).reshape(x.shape)
 
 
 class LayerNormalization(OpRun):

@@ -1,0 +1,35 @@
+"""Test the operators that compute in float64."""
+
+import math
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from exporter.runners.exact import ExactRunner
+
+EDGES = np.array([[np.nan, np.inf, -np.inf, 0.0, -0.0], [1e-320, 0.3, -0.7, 5.9, -6.1]])
+
+
+def run(op: str, x: np.ndarray) -> np.ndarray:
+    """Compute one operator on an array of two axes."""
+    kind = TensorProto.DOUBLE
+    values = [helper.make_tensor_value_info(name, kind, [None, None]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node(op, ["x"], ["y"])], "g", values[:1], values[1:])
+    imports = [helper.make_opsetid("", 20)]
+    with ExactRunner(helper.make_model(graph, opset_imports=imports, ir_version=9)) as runner:
+        return runner.run({"x": x})["y"]
+
+
+@pytest.mark.parametrize("x", [EDGES, EDGES.T, np.zeros((0, 3)), np.linspace(-7, 7, 1000)[None]])
+def test_the_error_function_is_that_of_the_c_library_to_the_last_bit(x):
+    found = run("Erf", x)
+    assert found.dtype == np.float64
+    expected = [[math.erf(value) for value in row] for row in x]
+    np.testing.assert_array_equal(found, np.reshape(expected, x.shape))
+
+
+def test_gelu_is_the_equation_in_float64():
+    x = np.linspace(-4, 4, 33)[None]
+    expected = [[0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in x[0]]]
+    np.testing.assert_allclose(run("Gelu", x), expected, rtol=1e-15)
