@@ -173,10 +173,10 @@ def _replace(structure: Any, **changes: Any) -> Any:  # noqa: ANN401  # a Struct
     return type(structure)(**{**vars(structure), **changes})
 
 
-def plant_all(name: str, number: int, every: int) -> Iterator[Outcome]:
-    """Plant the faults in a model; each model gets another share of them."""
+def plant_all(name: str, every: int) -> Iterator[Outcome]:
+    """Plant the faults in a model; each model gets another share of them, alone or with others."""
     faults = list(fault_kinds.kinds())
-    share = faults[number % every :: every]
+    share = faults[list(MODELS).index(name) % every :: every]
     share += [f for f in faults if "free" in name and "batch" in f[0] and f not in share]
     with tempfile.TemporaryDirectory() as folder:
         made = Export(name, Path(folder))
@@ -230,8 +230,8 @@ def main() -> int:
     torch.set_num_threads(1)
     environment.available_flavours = cache(environment.available_flavours)  # a process each
     outcomes: list[Outcome] = []
-    for number, name in enumerate(arguments.only):
-        found = list(plant_all(name, number, arguments.every))
+    for name in arguments.only:
+        found = list(plant_all(name, arguments.every))
         outcomes += found
         if arguments.write:
             keep(name, found)
