@@ -22,7 +22,6 @@ Rows are merged into scripts/results/fusion.json, so that the table can be measu
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -35,6 +34,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import result_rows
 
 from exporter.precision import REST_OF_INT8, in_precision
 from exporter.rewrite import REWRITES, rewrite
@@ -139,24 +142,6 @@ def write_graph(cell: Cell, model: VideoClassifier, folder: Path) -> Path:
     return quantised
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """Read the rows that are there already."""
-    return json.loads(path.read_text()) if path.exists() else []
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Replace the file at once: several processes may measure parts of the table."""
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(rows, indent=1) + "\n")
-    partial.replace(path)
-
-
-def merge(rows: list[dict[str, Any]], new: dict[str, Any]) -> list[dict[str, Any]]:
-    """Put a row in the place of the one of the same cell and set (pure)."""
-    kept = [row for row in rows if key(row) != key(new)]
-    return sorted([*kept, new], key=key)
-
-
 def key(row: dict[str, Any]) -> tuple[Any, ...]:
     """What identifies a row."""
     return tuple(row[name] for name in (*Cell.__dataclass_fields__, "set"))
@@ -185,14 +170,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cell = Cell(chosen.model, attn, scheme, precision, res, chosen.depth)
         model, seen = cell.make(), set()
         for name in names_of_sets(chosen.sets):
-            known = {key(row) for row in read(chosen.output)}
+            known = {key(row) for row in result_rows.read(chosen.output)}
             rules = tuple(cell.rules(model, name))
             if rules in seen or (chosen.missing and (*asdict(cell).values(), name) in known):
                 continue
             seen.add(rules)
             with tempfile.TemporaryDirectory() as folder:
                 row = measure(cell, model, name, Path(folder))
-            write(chosen.output, merge(read(chosen.output), row))
+            result_rows.add(chosen.output, [row], key)
             print(*key(row), row["kernels"], row["fused_attentions"], file=sys.stderr)
 
 

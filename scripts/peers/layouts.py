@@ -41,6 +41,10 @@ from typing import Any
 
 import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import result_rows
 from timing import median_interval
 
 from exporter.errors import RuntimeFailure
@@ -195,12 +199,6 @@ def key(row: dict[str, Any]) -> tuple[Any, ...]:
     return (*cell, row["cpu"], tuple(row["flags"]), row["runtime"], row["set"])
 
 
-def merge(rows: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Put rows in the place of those of the same cell, set and CPU (pure)."""
-    replaced = {key(row) for row in new}
-    return sorted([*(row for row in rows if key(row) not in replaced), *new], key=key)
-
-
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -231,8 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command += ["--seconds", str(chosen.seconds), "--sets", *chosen.sets]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         new = json.loads(done.stdout.splitlines()[-1])  # libraries may print earlier lines
-        known = json.loads(chosen.output.read_text()) if chosen.output.exists() else []
-        chosen.output.write_text(json.dumps(merge(known, new), indent=1) + "\n")
+        result_rows.add(chosen.output, new, key)
         for row in new:
             said = row.get("reason") or f"{row['p50_ms']:.1f} ms, {row['ratio']:.2f}x of none"
             print(*of_cell, row["runtime"], row["set"], said, file=sys.stderr)

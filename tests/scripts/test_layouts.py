@@ -22,6 +22,11 @@ def layouts(script):
     return script("layouts")
 
 
+@pytest.fixture(scope="module")
+def result_rows(script):
+    return script("result_rows")
+
+
 def chosen_rules(runtime, precision, mechanism):
     model = FastTimeSformer(2, 3, 32, 32, num_classes=2, depth=1, attn_mechanism=mechanism)
     target = "onnxruntime" if runtime == "onnxruntime" else "openvino"
@@ -55,15 +60,24 @@ def test_what_a_cpu_lacks_is_a_row_with_its_reason():
     assert all(row["reason"] and "p50_ms" not in row for row in lacking)
 
 
-def test_rows_of_the_same_cell_set_and_cpu_are_replaced(layouts):
+def test_rows_of_the_same_cell_set_and_cpu_are_replaced(layouts, result_rows):
     cell = {"mechanism": "regular", "res": 64, "batch": 1, "precision": "fp32", "depth": 1}
     row = {**cell, "threads": 1, "cpu": "x", "flags": ["avx2"], "runtime": "openvino", "set": "few"}
     other = row | {"flags": ["amx_bf16"]}
-    found = layouts.merge([row | {"p50_ms": 1}, other], [row | {"p50_ms": 2}])
+    kept, new = [row | {"p50_ms": 1}, other], [row | {"p50_ms": 2}]
+    found = result_rows.merge(kept, new, layouts.key)
     assert [(each["flags"], each.get("p50_ms")) for each in found] == [
         (["amx_bf16"], None),
         (["avx2"], 2),
     ]
+
+
+def test_rows_are_added_to_a_file_that_may_be_absent(result_rows, tmp_path):
+    path = tmp_path / "rows.json"
+    for row in ({"n": 2, "ms": 1}, {"n": 1, "ms": 1}, {"n": 2, "ms": 3}):
+        result_rows.add(path, [row], lambda row: (row["n"],))
+    assert result_rows.read(path) == [{"n": 1, "ms": 1}, {"n": 2, "ms": 3}]
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.json"]
 
 
 def test_sets_are_the_layout_of_onnx_runtime_and_parts_of_it(layouts):
