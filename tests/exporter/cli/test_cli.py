@@ -222,8 +222,9 @@ def test_a_dynamic_batch_is_verified_at_one_two_three_and_max(run, tiny_flags):
 
 
 @pytest.mark.slow
-def test_a_clip_that_is_too_short_is_used_and_noted(run, tiny_flags, tmp_path):
-    clip = write_clip(tmp_path / "short.mkv", frames=2)
+def test_a_clip_that_is_too_short_is_used_and_noted(run, tiny_flags, tmp_path, write_clip):
+    frames = [np.full((48, 64, 3), level, np.uint8) for level in (0, 20)]
+    clip = write_clip(tmp_path / "short.mkv", frames)
     assert run("export", *tiny_flags, "--quiet", "--video", clip, "-o", "made")[0] == 0
     used = json.loads(Path("made/report.json").read_text())["graph"]["inputs_used"][0]
     assert used["name"] == "short.mkv"
@@ -424,17 +425,6 @@ def test_the_bomb_checkpoint_runs_code_when_unpickled(checkpoints):
 
 
 # --- bad input: clips
-
-
-def write_clip(path, frames):
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("ffv1", rate=25)
-        stream.height, stream.width, stream.pix_fmt = 48, 64, "bgr0"
-        for i in range(frames):
-            image = np.full((48, 64, 3), 20 * i, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
-    return path
 
 
 def write_sound(path):

@@ -4,12 +4,9 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import cast
 
-import av
 import numpy as np
 import pytest
-from av.video.stream import VideoStream
 
 from exporter.cli import main
 from exporter.inputs.motion import MOTION_LABELS
@@ -23,24 +20,15 @@ QUICK = ["--engine", "none", "--bench-seconds", "0"]
 TINY = ["--attn", "regular", *SIZES, *QUICK]
 
 
-def write_clip(path, level):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = cast("VideoStream", container.add_stream("ffv1", rate=25))
-        stream.height, stream.width, stream.pix_fmt = 48, 64, "bgr0"
-        for i in range(4):
-            image = np.full((48, 64, 3), level + 10 * i, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
-
-
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
+def data(tmp_path_factory, write_clip):
     """Write three clips of one class and two of another."""
     folder = tmp_path_factory.mktemp("data") / "clips"
     for name, count in (("dark", 3), ("light", 2)):
         for i in range(count):
-            write_clip(folder / name / f"{i}.mkv", 10 + 150 * (name == "light") + i)
+            levels = 10 * np.arange(4) + 10 + 150 * (name == "light") + i
+            frames = [np.full((48, 64, 3), level, np.uint8) for level in levels]
+            write_clip(folder / name / f"{i}.mkv", frames)
     return folder
 
 

@@ -33,20 +33,8 @@ def folder_of(path: Path, images, first: int = 1, digits: int = 5) -> Path:
     return path
 
 
-def video_of(path: Path, images) -> Path:
-    with av.open(str(path), "w") as container:
-        stream = cast("VideoStream", container.add_stream("ffv1", rate=25))
-        stream.height, stream.width = images[0].shape[:2]
-        stream.pix_fmt = "bgr0"
-        for image in images:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
-
-
-def test_a_folder_a_list_and_an_array_equal_the_lossless_video(tmp_path):
-    video = read(video_of(tmp_path / "clip.mkv", pictures()))
+def test_a_folder_a_list_and_an_array_equal_the_lossless_video(tmp_path, write_clip):
+    video = read(write_clip(tmp_path / "clip.mkv", pictures()))
     folder = folder_of(tmp_path / "frames", pictures())
     listed = sorted(folder.iterdir())
     assert video.array.shape == (6, 4, 3, 32, 32)
@@ -57,8 +45,8 @@ def test_a_folder_a_list_and_an_array_equal_the_lossless_video(tmp_path):
         assert clip.source_size == (40, 64)
 
 
-def test_a_folder_of_jpegs_equals_the_video_of_the_same_jpegs(tmp_path):
-    video = video_of(tmp_path / "clip.mkv", pictures())
+def test_a_folder_of_jpegs_equals_the_video_of_the_same_jpegs(tmp_path, write_clip):
+    video = write_clip(tmp_path / "clip.mkv", pictures())
     (tmp_path / "frames").mkdir()
     pattern = str(tmp_path / "frames" / "img_%05d.jpg")
     with av.open(str(video)) as given, av.open(str(tmp_path / "jpegs.mkv"), "w") as out:
@@ -156,16 +144,18 @@ class TestSpacing:
     def how(self, **entries):
         return Preprocessing(sampling=Sampling.parse("dense:2@25"), **entries)
 
-    def test_another_spacing_than_in_training_is_warned_of_with_both_numbers(self, tmp_path):
-        video = video_of(tmp_path / "clip.mkv", pictures())
+    def test_another_spacing_than_in_training_is_warned_of_with_both_numbers(
+        self, tmp_path, write_clip
+    ):
+        video = write_clip(tmp_path / "clip.mkv", pictures())
         assert read(video, self.how()).note == ""
         assert read(video, self.how(spacing=0.1)).note == ""  # 0.08 s is near enough
         note = read(video, self.how(spacing=0.5)).note
         assert "warning: frames are 0.08 s apart" in note
         assert "in training they were 0.5 s apart" in note
 
-    def test_a_file_that_is_too_short_repeats_frames_and_says_so(self, tmp_path):
-        video = video_of(tmp_path / "clip.mkv", pictures(4))
+    def test_a_file_that_is_too_short_repeats_frames_and_says_so(self, tmp_path, write_clip):
+        video = write_clip(tmp_path / "clip.mkv", pictures(4))
         note = read(video, self.how()).note
         assert "warning: frames are" in note
         assert "3 of 4 differ" in note

@@ -33,32 +33,20 @@ def pictures(count: int) -> list[np.ndarray]:
     return [np.roll(noise, (index, 3 * index), (0, 1)) for index in range(count)]
 
 
-def write(path: Path, images, codec="ffv1", pix_fmt="bgr0", **how) -> Path:
-    with av.open(str(path), "w", **how) as container:
-        stream = cast("VideoStream", container.add_stream(codec, rate=RATE))
-        stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
-        for image in images:
-            container.mux(
-                stream.encode(
-                    av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-                )
-            )
-        container.mux(stream.encode())
-    return path
-
-
 def cut(source: Path, length: str, stride: str | None = None, how=PLAIN):
     return list(read_windows(str(source), Windows.parse(length, stride), CONFIG, how))
 
 
 @pytest.fixture(scope="module")
-def long(tmp_path_factory) -> Path:
-    return write(tmp_path_factory.mktemp("clips") / "long.mkv", pictures(130))
+def long(tmp_path_factory, write_clip) -> Path:
+    return write_clip(tmp_path_factory.mktemp("clips") / "long.mkv", pictures(130))
 
 
 @pytest.mark.parametrize("how", [PLAIN, DENSE], ids=["uniform", "dense"])
 @pytest.mark.parametrize(("length", "stride"), [("2s", "1s"), ("1s", None), ("500ms", "1.5s")])
-def test_a_window_equals_the_clip_that_was_cut_by_hand(tmp_path, long, how, length, stride):
+def test_a_window_equals_the_clip_that_was_cut_by_hand(
+    tmp_path, long, how, length, stride, write_clip
+):
     found = cut(long, length, stride, how)
     step = Windows.parse(length, stride)
     assert len(found) > 2
@@ -68,7 +56,7 @@ def test_a_window_equals_the_clip_that_was_cut_by_hand(tmp_path, long, how, leng
         assert window.start == number * step.stride
         assert window.end == window.start + step.length
         assert window.lag is None
-        by_hand = read_for(CONFIG, how, write(tmp_path / "cut.mkv", pictures(130)[first:last]))
+        by_hand = read_for(CONFIG, how, write_clip(tmp_path / "cut.mkv", pictures(130)[first:last]))
         np.testing.assert_array_equal(window.clip.array, by_hand.array)
         assert window.clip.indices == by_hand.indices
         times = [(first + index) / RATE for index in by_hand.indices]
@@ -94,7 +82,7 @@ def test_a_last_window_that_is_too_short_says_so(long):
     assert short.source_frames == 130 - 2 * 53 + 1  # 4.2 s to 5.2 s
 
 
-def test_a_live_source_is_read_as_it_comes_with_its_lag_and_bounded_memory(tmp_path):
+def test_a_live_source_is_read_as_it_comes_with_its_lag_and_bounded_memory(tmp_path, write_clip):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     seen: list[float] = []
@@ -120,7 +108,7 @@ def test_a_live_source_is_read_as_it_comes_with_its_lag_and_bounded_memory(tmp_p
     assert all(window.lag is not None for window in found)
     one_frame = 64 * 48 * 4 / 1e6
     assert max(window.held_mb for window in found) <= 27 * one_frame
-    whole = cut(write(tmp_path / "same.mkv", pictures(100)), "1s")
+    whole = cut(write_clip(tmp_path / "same.mkv", pictures(100)), "1s")
     for live, kept in zip(found, whole, strict=True):
         np.testing.assert_array_equal(live.clip.array, kept.clip.array)
 

@@ -1,11 +1,7 @@
 """Make an export with a free batch and short clips once, for the tests of evaluate and label."""
 
-from typing import cast
-
-import av
 import numpy as np
 import pytest
-from av.video.stream import VideoStream
 
 from exporter import BatchProfile, ExportSpec
 from exporter.pipeline import export
@@ -13,18 +9,10 @@ from exporter.pipeline import export
 CLASSES = 12
 
 
-def write_clip(path, level):
-    """Write three lossless frames of 32 x 48 pixels, each of one gray level, with a gradient."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def frames(level):
+    """Three frames of 32 x 48 pixels, each of one gray level, the second with a gradient."""
     slope = np.linspace(0, 60, 48)[:, np.newaxis].astype(np.uint8)  # along the width
-    with av.open(str(path), "w") as container:
-        stream = cast("VideoStream", container.add_stream("ffv1", rate=25))
-        stream.height, stream.width, stream.pix_fmt = 32, 48, "bgr0"
-        for i in range(3):
-            image = np.full((32, 48, 3), level + 10 * i, np.uint8) + slope * (i % 2)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
-    return path
+    return [np.full((32, 48, 3), level + 10 * i, np.uint8) + slope * (i % 2) for i in range(3)]
 
 
 @pytest.fixture(scope="session")
@@ -37,11 +25,11 @@ def flexible(tiny, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def archive(tmp_path_factory):
+def archive(tmp_path_factory, write_clip):
     """Write ten clips in two folders, and two files that are no clips."""
     folder = tmp_path_factory.mktemp("archive")
     for i in range(10):
-        write_clip(folder / ("a" if i % 3 else "b") / f"{i}.mkv", 15 * i)
+        write_clip(folder / ("a" if i % 3 else "b") / f"{i}.mkv", frames(15 * i))
     (folder / "a" / "notes.txt").write_text("no clip")
     (folder / "b" / "empty.mkv").touch()
     return folder

@@ -7,13 +7,10 @@ import sys
 import textwrap
 import time
 from pathlib import Path
-from typing import cast
 
-import av
 import numpy as np
 import pytest
 import torch
-from av.video.stream import VideoStream
 
 from exporter import BatchProfile, ExportSpec
 from exporter.errors import (
@@ -163,12 +160,8 @@ class TestHowItWasExported:
             f"class {entry.index}" for entry in prediction.classes
         ]
 
-    def test_notes_about_a_clip_are_in_the_prediction(self, fresh, clips, tmp_path):
-        with av.open(str(tmp_path / "short.mkv"), "w") as container:
-            stream = cast("VideoStream", container.add_stream("ffv1", rate=25))
-            stream.height, stream.width, stream.pix_fmt = 48, 64, "bgr0"
-            image = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 99, np.uint8), format="rgb24")
-            container.mux([*stream.encode(image), *stream.encode()])
+    def test_notes_about_a_clip_are_in_the_prediction(self, fresh, clips, tmp_path, write_clip):
+        write_clip(tmp_path / "short.mkv", [np.full((48, 64, 3), 99, np.uint8)])
         noted, clean = run(fresh[1], [tmp_path / "short.mkv", clips[0]])
         assert "shorter than asked (1 of 3 frames)" in noted.note
         assert clean.note == ""
@@ -476,25 +469,15 @@ class TestViews:
 
 
 class TestWindows:
-    def test_windows_have_times_and_the_answers_of_the_cut_clip(self, fresh, tmp_path):
+    def test_windows_have_times_and_the_answers_of_the_cut_clip(self, fresh, tmp_path, write_clip):
         path = tmp_path / "clip.mkv"
         rng = np.random.default_rng(0)
         images = rng.integers(0, 256, (75, 48, 64, 3), np.uint8)
-        write_rgb(path, images)
-        write_rgb(tmp_path / "cut.mkv", images[25:50])
+        write_clip(path, images)
+        write_clip(tmp_path / "cut.mkv", images[25:50])
         with Predictor(fresh[1]) as predictor:
             rows = list(predictor.predict_windows(str(path), Windows.parse("1s"), 3))
             (cut,) = predictor.predict([tmp_path / "cut.mkv"], 3)
         assert [(row.start, row.end) for row in rows] == [(0, 1), (1, 2), (2, 3)]
         assert rows[1].classes == cut.classes
         assert {row.lag for row in rows} == {None}
-
-
-def write_rgb(path, images):
-    with av.open(str(path), "w") as container:
-        stream = cast("VideoStream", container.add_stream("ffv1", rate=25))
-        stream.height, stream.width = images[0].shape[:2]
-        stream.pix_fmt = "bgr0"
-        for image in images:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
