@@ -26,10 +26,14 @@ class Projection(NamedTuple):
 def project_rotated(
     x: Tensor, projection: Projection, rotation: Rotation | None, scale: float
 ) -> Tensor:
-    """Project, scale and rotate: `(..., n, d) -> (..., n, c)`; the scale goes into the weights."""
+    """Project, scale and rotate: `(..., n, d) -> (..., n, c)`; the scale goes into the weights.
+
+    They are scaled in float32 at least: a graph of lower precision would round the scale too.
+    """
     weight, bias = projection
     if scale != 1.0:
-        weight, bias = weight * scale, None if bias is None else bias * scale
+        weight = as_type_of(weight, at_least_float32(weight) * scale)
+        bias = None if bias is None else as_type_of(bias, at_least_float32(bias) * scale)
     projected = F.linear(x, weight, bias)
     return projected if rotation is None else rotate(projected, x, rotation, weight, bias)
 

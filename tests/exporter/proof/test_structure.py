@@ -35,6 +35,7 @@ from exporter.proof.rows import in_growing_batches
 from exporter.proof.structure import compared_inputs, structures_of
 from exporter.runners.exact import ExactRunner
 from exporter.target.verify import verify
+from exporter.to_onnx.export import export_onnx
 from model import FastTimeSformer
 
 DEEP = {"dim": 32, "dim_head": 16, "frames": 3, "res": (32, 48), "depth": 1, "num_classes": 5}
@@ -168,6 +169,19 @@ def test_the_truth_has_the_rounded_weights_and_no_other_rounding(model, precisio
     # The scale of the logits is folded into weights of the precision, and rounds there once more.
     assert distance < 0.2 * np.linalg.norm(rounded - whole) / np.linalg.norm(whole)
     assert found.dtype == np.float64
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_graph_scales_its_weights_in_float32_as_the_model_does(precision, tmp_path):
+    size = {"dim": 24, "dim_head": 12, "depth": 1}  # 12 ** -0.25 is no number of bf16
+    model = FastTimeSformer(2, 3, 32, 32, num_classes=3, attn_mechanism="regular", **size)
+    lowered = in_precision(model.eval(), precision)
+    clip = torch.zeros(1, 2, 3, 32, 32)
+    export_onnx(lowered, {"video": clip}, tmp_path / "model.onnx", opset=22)
+    made = onnx.load(tmp_path / "model.onnx")
+    with ExactModel(lowered, {"video": clip.numpy()}, made) as exact:
+        assert exact.unknown == ()
 
 
 @pytest.fixture(scope="module")
