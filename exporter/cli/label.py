@@ -34,6 +34,7 @@ def label(
     jobs: WholeOrNone = None,
     shard: str | None = None,
     ray: str | None = None,
+    features: Flag = False,
     json_: Json = False,
     quiet: Flag = False,
     debug: Flag = False,
@@ -50,6 +51,8 @@ def label(
 
         tsformer label build/trained archive/ -o rows-1.jsonl --shard 1/8
 
+        tsformer label build/features archive/ -o rows.parquet --features
+
     Args:
         directory: What `tsformer export` made.
         clips: Video files, and folders: every file below a folder is a clip.
@@ -65,6 +68,7 @@ def label(
         jobs: Processes that read clips (default: one for each core); with --ray, workers.
         shard: Take only part i of n of the clips, as 1/8; n machines take one part each.
         ray: Address of a Ray cluster that labels the clips; local starts one here.
+        features: Add a column with the features of each clip; the export must have that output.
         json_: Print the counts as JSON.
         quiet: Print nothing but errors.
         debug: Show the trace of an error.
@@ -78,7 +82,8 @@ def label(
     jobs = jobs_of(jobs)
     found = find_clips(clips, *_read_list(list_))
     found = in_shard(found, shard) if shard else found
-    how = Labelling(directory, device, threads, batch, top, jobs, clip_of(sampling, views))
+    clip = clip_of(sampling, views)
+    how = Labelling(directory, device, threads, batch, top, jobs, clip, features)
     labeller = _on_ray(ray) if ray else None
     with progress(shown=not (quiet or json_)) as on_progress:
         counted = counting("label", on_progress)

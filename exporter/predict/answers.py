@@ -25,6 +25,11 @@ def scores_of(logits: np.ndarray, task: TaskName, average: str = "logits") -> np
     return scores.mean(0)
 
 
+def mean_of_views(values: np.ndarray) -> np.ndarray:
+    """Average an output over the views of a clip: `(v, ...) -> (...)` float32, as the logits."""
+    return values[0] if len(values) == 1 else values.astype(np.float64).mean(0).astype(np.float32)
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Compute `exp(x_i) / sum_j exp(x_j)` over the last axis, in float64."""
     powers = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))

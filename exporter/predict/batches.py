@@ -10,6 +10,7 @@ import numpy as np
 
 from exporter.predict.decode import ReadClip
 from exporter.runners.base import Runner
+from model.outputs import LOGITS
 
 T = TypeVar("T")
 
@@ -32,13 +33,26 @@ class Batches:
         Raises:
             RuntimeFailure: if the runtime fails.
         """
+        return [found[LOGITS] for found in self.outputs(clips, (LOGITS,))]
+
+    def outputs(
+        self, clips: Sequence[np.ndarray], names: Sequence[str]
+    ) -> list[dict[str, np.ndarray]]:
+        """Compute some outputs of clips `(v, ...)` of one or more views: `(v, ...)` by its name.
+
+        Raises:
+            RuntimeFailure: if the runtime fails.
+        """
         if not clips:
             return []
-        video = clips[0] if len(clips) == 1 else np.concatenate(clips)
-        starts = range(0, len(video), self.most)
-        rows = [self.run(video[at : at + self.most])["logits"] for at in starts]
+        video, parts = _joined(clips), {name: [] for name in names}
+        for at in range(0, len(video), self.most):
+            made = self.run(video[at : at + self.most])
+            for name in names:  # the others may be large, and are not kept
+                parts[name].append(made[name])
         ends = np.cumsum([len(clip) for clip in clips])[:-1]
-        return np.split(rows[0] if len(rows) == 1 else np.concatenate(rows), ends)
+        split = {name: np.split(_joined(rows), ends) for name, rows in parts.items()}
+        return [{name: split[name][place] for name in names} for place in range(len(clips))]
 
     def run(self, video: np.ndarray) -> dict[str, np.ndarray]:
         """Compute every output of at most `most` clips `(b, ...)`: `(b, ...)` each, by its name.
@@ -53,6 +67,10 @@ class Batches:
         if "mask" in self.runner.input_shapes:
             inputs["mask"] = np.ones(video.shape[:2], bool)  # look at every frame
         return {name: array[:count] for name, array in self.runner.run(inputs).items()}
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def in_groups(items: Iterable[T], size: int) -> Iterator[list[T]]:

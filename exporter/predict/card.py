@@ -23,9 +23,9 @@ class Card:
     `labels` are the numbers of the classes where their names are not known (`named` is False).
     `task` is what the logits mean. `dynamic_batch` is the range of a free batch. `engine_module` is
     the package that built the engine; None without an engine. `machines` is what other machines
-    recorded. `outputs` are the outputs of the graph, `hashes` those of the files. `openvino_graph`
-    is the file that OpenVINO runs; None if the export has none. `keep_fp32` names the modules that
-    stay in float32.
+    recorded. `outputs` are the outputs of the graph with their shapes, `hashes` those of the files.
+    `openvino_graph` is the file that OpenVINO runs; None if the export has none. `keep_fp32` names
+    the modules that stay in float32.
     A module that is not of this package does not take clips.
     """
 
@@ -40,7 +40,7 @@ class Card:
     engine_module: str | None
     engine_status: str
     machines: Machines
-    outputs: tuple[str, ...]
+    outputs: Mapping[str, tuple[int | str, ...]]
     takes_clips: bool
     hashes: Mapping[str, str]
     openvino_graph: str | None
@@ -97,7 +97,7 @@ class Card:
             engine_module=engine.get("flavour"),
             engine_status=engine["status"],
             machines=machines,
-            outputs=tuple(str(output["name"]) for output in manifest["outputs"]),
+            outputs={str(each["name"]): tuple(each["shape"]) for each in manifest["outputs"]},
             takes_clips=takes_clips,
             hashes={name: entry["sha256"] for name, entry in manifest["files"].items()},
             openvino_graph=openvino_graph(manifest),

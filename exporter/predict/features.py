@@ -11,19 +11,24 @@ import numpy as np
 
 from exporter.errors import OutputError, RuntimeFailure, UsageError
 from exporter.inputs.clips import read_for
+from exporter.predict.answers import mean_of_views
 from exporter.predict.batches import in_groups
+from model.outputs import FEATURES, LOGITS
 
 if TYPE_CHECKING:
+    from exporter.inputs.video import Clip
     from exporter.predict.predictor import Predictor
 
 CLIPS = "clips"  # the array of an .npz file that has the names of the clips
+_AVERAGED = (LOGITS, FEATURES)  # over the views of a clip; tokens of different views do not match
 
 
 @dataclass(frozen=True, eq=False)
 class Described:
     """One clip: its name, the note of its reader, and each output of the export by name.
 
-    `video` is what the model took, and `indices` are its frames in the file.
+    `video` is what the model took, and `indices` are its frames in the file. Of several views
+    `logits` and `features` are the mean, and all else is of one view, in the centre.
     """
 
     clip: str
@@ -43,13 +48,25 @@ def describe(predictor: Predictor, clips: Sequence[str | Path]) -> Iterator[Desc
     card, runner = predictor.card, predictor.runner
     for paths in in_groups(clips, predictor.batches.least):
         read = [read_for(card.config, card.preprocessing.one_view, Path(path)) for path in paths]
-        made = predictor.batches.run(np.concatenate([clip.array for clip in read]))
-        for place, (path, clip) in enumerate(zip(paths, read, strict=True)):
-            outputs = {name: array[place] for name, array in made.items()}
+        made = _outputs(predictor, read, list(card.outputs))
+        if card.preprocessing.views.count > 1:
+            names = [name for name in _AVERAGED if name in card.outputs]
+            views = [read_for(card.config, card.preprocessing, Path(path)) for path in paths]
+            means = _outputs(predictor, views, names)
+            made = [one | mean for one, mean in zip(made, means, strict=True)]
+        for path, clip, outputs in zip(paths, read, made, strict=True):
             for name, array in outputs.items():
                 if not np.isfinite(array).all():
                     raise RuntimeFailure(f"{path}: NaN or Inf among the {name} of {runner.name}")
             yield Described(str(path), clip.note, outputs, clip.array[0], clip.indices)
+
+
+def _outputs(
+    predictor: Predictor, clips: Sequence[Clip], names: Sequence[str]
+) -> list[dict[str, np.ndarray]]:
+    """Compute some outputs of each clip, of several views their mean."""
+    found = predictor.batches.outputs([clip.array for clip in clips], names)
+    return [{name: mean_of_views(values) for name, values in one.items()} for one in found]
 
 
 def write_features(path: Path, described: Sequence[Described]) -> dict[str, tuple[int, ...]]:

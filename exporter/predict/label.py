@@ -19,11 +19,13 @@ from exporter.errors import UsageError
 from exporter.inputs.clip_list import find_clip
 from exporter.inputs.dataset import name_of
 from exporter.inputs.frames import find_images
+from exporter.predict.answers import mean_of_views
 from exporter.predict.batches import in_batches
 from exporter.predict.card import Card
 from exporter.predict.decode import ReadClip, Readers
 from exporter.predict.predictor import Predictor, check_top
 from exporter.predict.rows import PARQUET, RowLog, log_path, require_parquet, write_parquet
+from model.outputs import FEATURES, LOGITS
 
 _DIGITS = 6  # of a score
 
@@ -33,6 +35,7 @@ class Row:
     """The answer for one clip: its best classes and their scores, or an `error`.
 
     `seconds` is the time of reading and running it; everything else is the same in every run.
+    `features` are float32 values, if they are asked for and the clip is not bad.
     """
 
     clip: str
@@ -41,6 +44,7 @@ class Row:
     note: str = ""
     error: str | None = None
     seconds: float = 0.0
+    features: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Labelling:
         top: Classes of a row (default 5, or all if there are fewer).
         jobs: Processes that read clips beside the run; 0 reads in the process that runs.
         clip: As for a `Predictor`.
+        features: Add the features of the clip to its row; of several views their mean.
     """
 
     directory: str | Path
@@ -64,6 +69,7 @@ class Labelling:
     top: int | None = None
     jobs: int = 1
     clip: Mapping[str, Any] = field(default_factory=dict)
+    features: bool = False
 
     def open(self) -> Predictor:
         """Open the export; the caller closes it. Every batch has the same size, also the last."""
@@ -71,6 +77,22 @@ class Labelling:
         predictor = Predictor(self.directory, device=self.device, **how)
         predictor.batches.least = predictor.batches.most  # else the last rows round differently
         return predictor
+
+    def classes_of_a_row(self, card: Card) -> int:
+        """Return how many classes a row has; 0 if it has features, of a model without classes.
+
+        Raises:
+            UsageError: if the model does not give what a row needs.
+        """
+        if self.features and FEATURES not in card.outputs:
+            raise UsageError(
+                "--features needs an export with the output features",
+                got=", ".join(card.outputs),
+                remedy="export it again with --outputs logits,features",
+            )
+        if self.features and self.top is None and LOGITS not in card.outputs:
+            return 0
+        return check_top(card, self.top)
 
 
 @dataclass(frozen=True)
@@ -105,7 +127,7 @@ def label(
         on_progress: Called with the clips done, all clips, and the last clip.
 
     Raises:
-        UsageError: if the file has another ending.
+        UsageError: if the file has another ending, or the model does not give what a row needs.
         OutputError: if the file cannot be used, or has rows of another model.
         TsformerError: if the export cannot be run.
     """
@@ -115,17 +137,18 @@ def label(
     if out.suffix == PARQUET:
         require_parquet()
     started, added, bad = time.perf_counter(), 0, 0
-    with RowLog(log_path(out), _made_by(how)) as log:
+    card = Card.read(Path(how.directory))
+    with RowLog(log_path(out), _made_by(how, card)) as log:
         known = {row["clip"]: bool(row["error"]) for row in log.rows()}
         wanted = list(dict.fromkeys(clips))
         todo = [clip for clip in wanted if as_text(clip) not in known]
         before = len(wanted) - len(todo)
         for rows in (labeller or label_here)(how, todo):
-            log.append(asdict(row) for row in rows)
+            log.append(_columns(row, how) for row in rows)
             added, bad = added + len(rows), bad + sum(row.error is not None for row in rows)
             on_progress(before + added, len(wanted), rows[-1].clip)
         if out.suffix == PARQUET:
-            write_parquet(log.rows(), out)
+            write_parquet(log.rows(), out, features=_size_of_features(how, card))
     bad += sum(known.get(as_text(clip), False) for clip in wanted)
     return Labelled(before, added, bad, time.perf_counter() - started)
 
@@ -139,14 +162,15 @@ def label_here(how: Labelling, clips: Sequence[str]) -> Iterator[list[Row]]:
         with Readers(card.config, card.preprocessing, how.jobs) as readers:
             read = readers.read(map(Path, clips), ahead=size + 2 * how.jobs)
             for group in in_batches(read, size):
-                yield rows_of(predictor, group, how.top)
+                yield rows_of(predictor, group, how)
 
 
-def rows_of(predictor: Predictor, clips: Sequence[ReadClip], top: int | None) -> list[Row]:
+def rows_of(predictor: Predictor, clips: Sequence[ReadClip], how: Labelling) -> list[Row]:
     """Run the clips that could be read, and make the row of every clip."""
-    top, started = check_top(predictor.card, top), time.perf_counter()
+    top, started = how.classes_of_a_row(predictor.card), time.perf_counter()
+    names = (LOGITS,) * bool(top) + (FEATURES,) * how.features
     good = [clip.array for clip in clips if clip.array is not None]
-    logits = iter(predictor.batches.logits(good))
+    found = iter(predictor.batches.outputs(good, names))
     share = (time.perf_counter() - started) / max(len(good), 1)
     rows = []
     for clip in clips:
@@ -154,16 +178,35 @@ def rows_of(predictor: Predictor, clips: Sequence[ReadClip], top: int | None) ->
         if clip.array is None:
             rows.append(Row(name, error=as_text(clip.error), seconds=round(clip.seconds, 4)))
             continue
-        found, seconds = next(logits), round(clip.seconds + share, 4)
-        if not np.isfinite(found).all():
-            why = f"NaN or Inf among the logits of {predictor.runner.name}"
+        outputs, seconds = next(found), round(clip.seconds + share, 4)
+        wrong = [each for each, values in outputs.items() if not np.isfinite(values).all()]
+        if wrong:
+            why = f"NaN or Inf among the {' and '.join(wrong)} of {predictor.runner.name}"
             rows.append(Row(name, note=as_text(clip.note), error=why, seconds=seconds))
             continue
-        best = predictor.rank(name, found, top)
+        best = predictor.rank(name, outputs[LOGITS], top) if top else ()
         classes = tuple(entry.label for entry in best)
         scores = tuple(round(entry.score, _DIGITS) for entry in best)
-        rows.append(Row(name, classes, scores, as_text(clip.note), None, seconds))
+        features = _shortest(mean_of_views(outputs[FEATURES])) if how.features else None
+        rows.append(Row(name, classes, scores, as_text(clip.note), None, seconds, features))
     return rows
+
+
+def _shortest(values: np.ndarray) -> tuple[float, ...]:
+    """Give float32 values as the numbers with the fewest digits that round to them."""
+    return tuple(map(float, values.astype(str)))
+
+
+def _columns(row: Row, how: Labelling) -> dict[str, Any]:
+    """Give the columns of a row; features are one only if they are asked for."""
+    columns = asdict(row)
+    if not how.features:
+        del columns["features"]
+    return columns
+
+
+def _size_of_features(how: Labelling, card: Card) -> int | None:
+    return int(card.outputs[FEATURES][-1]) if how.features else None
 
 
 def find_clips(
@@ -228,13 +271,14 @@ def as_text(path: str) -> str:
     return path.encode("utf-8", "backslashreplace").decode()
 
 
-def _made_by(how: Labelling) -> dict[str, Any]:
+def _made_by(how: Labelling, card: Card) -> dict[str, Any]:
     """Say what decides the rows; the runtime is not opened, so other machines may continue."""
-    card = Card.read(Path(how.directory))
-    return {
+    made_by = {
         "model": card.hashes.get(card.file_of(how.device)),
         "preprocessing": str(card.preprocessing),
         "task": card.task,
         "labels": list(card.labels),
-        "classes_of_a_row": check_top(card, how.top),
+        "classes_of_a_row": how.classes_of_a_row(card),
     }
+    size = _size_of_features(how, card)
+    return made_by if size is None else {**made_by, "features_of_a_row": size}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,19 +92,18 @@ class _Worker:
                 read_clip_or_reason(path, card.config, card.preprocessing)
                 for path in paths[at : at + size]
             ]
-            rows += rows_of(self.predictor, read, self.how.top)
+            rows += rows_of(self.predictor, read, self.how)
         named = [
             replace(row, clip=str(name)) for row, name in zip(rows, block["clip"], strict=True)
         ]
-        return {
-            name: [asdict(row)[name] for row in named]
-            for name in ("clip", "classes", "scores", "note", "error", "seconds")
-        }
+        return {each.name: [getattr(row, each.name) for row in named] for each in fields(Row)}
 
 
 def _row(values: dict[str, Any]) -> Row:
-    lists = {"classes": tuple(values["classes"]), "scores": tuple(values["scores"])}
-    return Row(**{**values, **lists})
+    made: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    return Row(**made)
 
 
 def _import_ray() -> Any:  # noqa: ANN401  # the module

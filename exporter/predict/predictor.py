@@ -230,7 +230,7 @@ def check_top(card: Card, top: int | None) -> int:
     if LOGITS not in card.outputs:
         raise UsageError(
             f"the export gives no classes, but {', '.join(card.outputs)}",
-            remedy="write them to a file: tsformer predict DIRECTORY CLIP --features out.npz",
+            remedy="write them to a file: tsformer predict or label with --features",
         )
     classes = len(card.labels)
     if top is None:

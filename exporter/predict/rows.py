@@ -98,8 +98,8 @@ def _check_job(path: Path, made_by: Mapping[str, Any]) -> None:
     if other:
         raise OutputError(
             f"{path} has rows that were made with another {other[0].replace('_', ' ')}",
-            got=str(made_by.get(other[0]))[:80],
-            expected=str(known.get(other[0]))[:80],
+            got=str(made_by.get(other[0], "none"))[:80],
+            expected=str(known.get(other[0], "none"))[:80],
             remedy="name another file with -o",
         )
 
@@ -132,22 +132,32 @@ def require_parquet() -> None:
         raise missing_package("pyarrow", "a .parquet file") from error
 
 
-def write_parquet(rows: Iterable[Mapping[str, Any]], out: Path) -> None:
-    """Write all rows of clips as one Parquet file, which appears whole or not at all."""
+def write_parquet(
+    rows: Iterable[Mapping[str, Any]], out: Path, *, features: int | None = None
+) -> None:
+    """Write all rows of clips as one Parquet file, which appears whole or not at all.
+
+    Args:
+        rows: The rows.
+        out: The file.
+        features: Values of the column `features`, lists of this size; None if there is no such
+            column.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     text = pa.string()
-    schema = pa.schema(
-        [
-            ("clip", text),
-            ("classes", pa.list_(text)),
-            ("scores", pa.list_(pa.float64())),
-            ("note", text),
-            ("error", text),
-            ("seconds", pa.float64()),
-        ]
-    )
+    columns = [
+        ("clip", text),
+        ("classes", pa.list_(text)),
+        ("scores", pa.list_(pa.float64())),
+        ("note", text),
+        ("error", text),
+        ("seconds", pa.float64()),
+    ]
+    if features is not None:
+        columns.append(("features", pa.list_(pa.float32(), features)))
+    schema = pa.schema(columns)
     partial = out.with_name(f".{out.name}.partial")
     try:
         with pq.ParquetWriter(partial, schema) as writer:

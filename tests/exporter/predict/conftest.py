@@ -17,9 +17,13 @@ def frames(level):
 
 @pytest.fixture(scope="session")
 def flexible(tiny, tmp_path_factory):
-    """Export a model of 12 classes with a batch of 1 to 4."""
+    """Export logits of 12 classes and features, with a batch of 1 to 4."""
     spec = ExportSpec(
-        **tiny, attn="regular", num_classes=CLASSES, dynamic_batch=BatchProfile(1, 2, 4)
+        **tiny,
+        attn="regular",
+        num_classes=CLASSES,
+        outputs=("logits", "features"),
+        dynamic_batch=BatchProfile(1, 2, 4),
     )
     return export(spec, tmp_path_factory.mktemp("flexible") / "x").directory
 

@@ -156,6 +156,19 @@ def test_classes_of_an_export_without_logits_are_refused_with_a_remedy(headless,
         list(predictor.predict([real_clips["bikes"]]))
 
 
+def test_rows_of_an_export_without_logits_have_features_and_no_classes(
+    headless, real_clips, tmp_path
+):
+    _, result = headless
+    out, clip = tmp_path / "rows.jsonl", str(real_clips["bikes"])
+    assert main(["label", str(result.directory), clip, "-o", str(out), "--features"]) == 0
+    row = json.loads(out.read_text())
+    assert (row["classes"], row["scores"], row["error"]) == ([], [], None)
+    with Predictor(result.directory) as predictor:
+        (found,) = describe(predictor, [clip])
+    assert np.array_equal(np.array(row["features"], np.float32), found.outputs["features"])
+
+
 def test_a_predictor_describes_clips_by_every_output(everything, real_clips):
     _, result = everything
     clip = real_clips["bikes"]

@@ -73,7 +73,7 @@ class TestRows:
             how = (predictor.card.config, predictor.card.preprocessing)
             clips = [archive / "a" / f"{i}.mkv" for i in (1, 2, 4, 5, 7)]
             read = [read_clip_or_reason(clip, *how) for clip in clips]
-            assert len(rows_of(predictor, read, None)) == 5
+            assert len(rows_of(predictor, read, Labelling(flexible))) == 5
         assert sizes == [4, 4]
 
     def test_shards_divide_them(self, expected, flexible, archive, tmp_path):

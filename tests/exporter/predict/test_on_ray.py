@@ -20,11 +20,10 @@ def rows(path):
 @pytest.mark.filterwarnings("ignore")  # Ray leaves sockets and files open
 def test_workers_of_a_cluster_give_the_same_rows(flexible, archive, tmp_path):
     clips = find_clips([archive])
-    label(Labelling(flexible, jobs=0), clips, tmp_path / "here.jsonl")
-    label(Labelling(flexible, jobs=0), clips[:3], tmp_path / "ray.jsonl")
-    done = label(
-        Labelling(flexible, jobs=2), clips, tmp_path / "ray.jsonl", labeller=labeller("local")
-    )
+    here, there = (Labelling(flexible, jobs=jobs, features=True) for jobs in (0, 2))
+    label(here, clips, tmp_path / "here.jsonl")
+    label(here, clips[:3], tmp_path / "ray.jsonl")
+    done = label(there, clips, tmp_path / "ray.jsonl", labeller=labeller("local"))
     assert (done.before, done.added) == (3, 9)
     assert rows(tmp_path / "ray.jsonl") == rows(tmp_path / "here.jsonl")
 
