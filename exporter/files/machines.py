@@ -162,7 +162,7 @@ def _read(path: Path, manifest: Mapping[str, Any]) -> tuple[Machine | None, str]
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         runs, hashes = facts["runs"], facts["sha256"]
-        parity, latency = _rows(Parity, facts["parity"]), _rows(Latency, facts["latency"])
+        parity, latency = rows_of(Parity, facts["parity"]), rows_of(Latency, facts["latency"])
         environment = dict(facts["environment"])
         _check_version(facts["record_version"])
         known = {name: entry["sha256"] for name, entry in manifest["files"].items()}
@@ -185,7 +185,12 @@ def _check_version(found: object) -> None:
         raise ValueError(f"it has version {found!r}, this tsformer reads {_VERSION}")
 
 
-def _rows(kind: type[Row], entries: Iterable[Mapping[str, Any]]) -> tuple[Row, ...]:
+def rows_of(kind: type[Row], entries: Iterable[Mapping[str, Any]]) -> tuple[Row, ...]:
+    """Read rows of JSON, without what they hold for each input and each run.
+
+    Raises:
+        ValueError: if a value has another type; `LookupError` if one is missing.
+    """
     return tuple(kind(**_values(kind, entry)) for entry in entries)
 
 

@@ -41,6 +41,7 @@ from exporter.runners.cuda import look_for_gpu
 from exporter.runners.eager import TruthRunner
 from exporter.runners.open import Opened, load_engine, load_graphs
 from exporter.spec import ExportSpec
+from exporter.target.model_card import write_model_card
 from exporter.target.runtimes import open_for_openvino, other_targets
 from exporter.target.verify import engine_here
 from exporter.to_engine.build import Building, EngineInfo
@@ -104,7 +105,7 @@ def use_threads(wanted: int | None) -> None:
 
 
 def publish(job: Job, out: Path, staged: StagedDirectory) -> ExportResult:
-    """Run the stages from `rewrite` on, and write report and manifest."""
+    """Run the stages from `rewrite` on, and write report, manifest and model card."""
     with ExitStack() as resources:
         report, floors = _produce(job, resources)
     write_report(report, staged.path, make_sheets(job.inputs, job.model.preprocessing))
@@ -117,6 +118,7 @@ def publish(job: Job, out: Path, staged: StagedDirectory) -> ExportResult:
         task=job.model.task,
         floors=floors,
     )
+    write_model_card(staged.path)
     staged.publish()
     return ExportResult(out, report, overall_verdict(report.parity))
 

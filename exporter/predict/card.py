@@ -12,6 +12,7 @@ from exporter.files.machines import Machines, read_machines
 from exporter.files.manifest import ENGINE, GRAPH, MODULE, openvino_graph, read_manifest
 from exporter.spec import BatchProfile
 from model.config import ClipConfig, ConfigError
+from model.outputs import LOGITS
 from model.preprocessing import Preprocessing
 from model.task import TaskName, assume_task, check_task
 
@@ -120,6 +121,11 @@ class Card:
             return replace(self, preprocessing=self.preprocessing.changed(clip))
         except ConfigError as error:
             raise UsageError(f"--{error}") from error
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether the graph gives logits, beside other outputs or alone."""
+        return LOGITS in self.outputs
 
     @property
     def doubt(self) -> str:

@@ -90,7 +90,7 @@ class Labelling:
                 got=", ".join(card.outputs),
                 remedy="export it again with --outputs logits,features",
             )
-        if self.features and self.top is None and LOGITS not in card.outputs:
+        if self.features and self.top is None and not card.has_logits:
             return 0
         return check_top(card, self.top)
 

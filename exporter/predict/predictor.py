@@ -31,7 +31,6 @@ from exporter.runners.onnxruntime_cuda import open_onnxruntime
 from exporter.runners.openvino import WITH_BF16, OpenVinoRunner
 from exporter.runners.tensorrt import TensorRtRunner
 from exporter.to_engine.flavours import FLAVOUR_OF_MODULE
-from model.outputs import LOGITS
 
 OPENVINO = (OpenVinoRunner.name, WITH_BF16)
 DEVICES = ("cpu", "cuda", "engine", *OPENVINO)
@@ -227,7 +226,7 @@ def check_top(card: Card, top: int | None) -> int:
     Raises:
         UsageError: if the model has fewer classes, gives values, or no logits.
     """
-    if LOGITS not in card.outputs:
+    if not card.has_logits:
         raise UsageError(
             f"the export gives no classes, but {', '.join(card.outputs)}",
             remedy="write them to a file: tsformer predict or label with --features",

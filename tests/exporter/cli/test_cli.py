@@ -178,7 +178,7 @@ def test_one_command_leaves_a_proven_export(run, tiny_flags, real_clips, attn):
     assert report["graph"]["inputs_used"][0]["note"]
 
     files = {"model.onnx", "manifest.json", "reference.npz"}
-    files |= {"report.json", "report.md", "report.html"}
+    files |= {"report.json", "report.md", "report.html", "README.md"}
     manifest = read_manifest(Path("made"))
     if probe("rtx").version:
         files |= {"model.engine", "model.tensorrt.onnx"}
@@ -194,7 +194,7 @@ def test_one_command_leaves_a_proven_export(run, tiny_flags, real_clips, attn):
                 "structure-tensorrt": "pass",
             }
     assert set(listing("made")) == files
-    assert set(manifest["files"]) == files - {"manifest.json"}
+    assert set(manifest["files"]) == files - {"manifest.json", "README.md"}
     assert listing() == ["made"]
 
 

@@ -194,6 +194,7 @@ def test_the_command_uploads_an_unchanged_export_and_shows_its_address(
     assert main(["push", str(tmp_path), "me/x"]) == 3  # no export
     assert asked == []
     monkeypatch.setattr("exporter.files.manifest.read_manifest", lambda _directory: {})
+    monkeypatch.setattr("exporter.target.model_card.write_model_card", lambda *_: True)
     assert main(["push", str(tmp_path), "me/x", "--private", "--revision", "v2"]) == 0
     assert asked == [((tmp_path, "me/x"), {"private": True, "revision": "v2"})]
     assert capsys.readouterr().out == "https://hub/me/x/commit/0\n"
