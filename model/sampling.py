@@ -5,13 +5,14 @@ This file imports the standard library only, so that programs without torch can 
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from model.config import ConfigError, check_choice
+from model.config import ConfigError, check_choice, nearest
 
 KINDS: Mapping[str, tuple[str, ...]] = {
     "uniform": ("centres", "middles", "starts"),
@@ -74,7 +75,10 @@ class Sampling:
         What the text does not say is that of `base`, the sampling of the model's family.
         """
         kind, *words = text.strip().lower().split(":")
-        check_choice("sampling", kind, KINDS)
+        wrong = f"sampling: got {text!r}, expected {_SAMPLING}"
+        if kind not in KINDS:
+            closest = nearest(kind, KINDS)
+            raise ConfigError(f"{wrong}; did you mean {closest!r}?" if closest else wrong)
         alike = base is not None and base.kind == kind
         made: dict[str, Any] = {"kind": kind, "rule": base.rule if base and alike else ""}
         if base and alike:
@@ -82,14 +86,15 @@ class Sampling:
         if kind == "dense":
             match = re.fullmatch(r"(\d+)(?:@(\d+(?:\.\d+)?))?", words.pop(0) if words else "")
             if match is None:
-                raise ConfigError(f"sampling: got {text!r}, expected {_SAMPLING}")
+                raise ConfigError(wrong)
             made |= {"rate": int(match[1]), "fps": float(match[2]) if match[2] else None}
         options = {"rule": KINDS[kind], "place": PLACES, "past_end": PAST_END}
         for word in words:
-            check_choice(
-                "word of the sampling", word, [w for all_ in options.values() for w in all_]
-            )
-            made[next(name for name, values in options.items() if word in values)] = word
+            name = next((name for name, values in options.items() if word in values), None)
+            if name is None:
+                known = ", ".join(itertools.chain(*options.values()))
+                raise ConfigError(f"sampling: got {word!r} in {text!r}, expected one of {known}")
+            made[name] = word
         return cls(**made)
 
     def spacing(self, frames: int) -> float | None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from exporter.errors import UsageError
+from exporter.errors import UsageError, VideoError
 from exporter.inputs.clip_list import find_clip
 from exporter.inputs.dataset import name_of
 from exporter.inputs.frames import find_images
@@ -221,7 +221,11 @@ def find_clips(
 
     Raises:
         UsageError: if there is no clip.
+        VideoError: if one of `given` does not exist. A clip of the list that does not exist gets a
+            row that says so.
     """
+    if missing := [str(path) for path in given if not Path(path).exists()]:
+        raise VideoError(f"there is no file and no folder {missing[0]}", remedy="check the path")
     clips = [clip for path in given for clip in _files(Path(path))]
     lines = [line.strip() for line in (listed or "").splitlines() if line.strip()]
     clips += [str(find_clip(line, folder, "--list")) if folder else line for line in lines]

@@ -149,8 +149,8 @@ class TestText:
             ("dense:x", "dense:32@30"),
             ("dense:0", "at least 1"),
             ("dense:4@0", "above 0"),
-            ("dense:4:middle", "unknown word of the sampling"),
-            ("uniform:window", "unknown word of the sampling"),
+            ("dense:4:middle", "sampling: got 'middle' in 'dense:4:middle'"),
+            ("uniform:window", "sampling: got 'window' in 'uniform:window'"),
         ],
     )
     def test_a_wrong_sampling_is_an_error_that_says_what_is_expected(self, text, part):

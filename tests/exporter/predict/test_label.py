@@ -198,6 +198,15 @@ class TestTheCommand:
         told = json.loads(capsys.readouterr().out)
         assert (told["before"], told["added"], told["bad"]) == (2, 5, 1)
 
+    def test_a_clip_that_does_not_exist_is_an_error_before_anything_is_written(
+        self, flexible, archive, tmp_path, capsys
+    ):
+        given = [str(archive), f"{tmp_path}/no.mp4", "-o", f"{tmp_path}/rows.jsonl"]
+        assert main(["label", str(flexible), *given]) == 3
+        message = f"tsformer: video: there is no file and no folder {tmp_path}/no.mp4"
+        assert capsys.readouterr().err.startswith(message)
+        assert not (tmp_path / "rows.jsonl").exists()
+
     def test_a_list_comes_from_standard_input(self, flexible, archive, tmp_path):
         given = ["--list", "-", "-o", str(tmp_path / "rows.jsonl"), "--jobs", "1"]
         done = subprocess.run(
@@ -212,16 +221,24 @@ class TestTheCommand:
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
-            (["x"], "usage: -o is missing"),
+            (["{archive}"], "usage: -o is missing"),
             (["-o", "{out}.jsonl"], "usage: no clip is given"),
-            (["x", "-o", "{out}.csv"], "usage: -o: got"),
-            (["x", "-o", "{out}.jsonl", "--jobs", "0"], "usage: --jobs: got 0"),
-            (["x", "-o", "{out}.jsonl", "--batch", "9"], "usage: --batch: got 9, expected 1 to 4"),
-            (["x", "-o", "{out}.jsonl", "--top", "13"], "usage: --top: got 13, expected 1 to 12"),
+            (["{archive}", "-o", "{out}.csv"], "usage: -o: got"),
+            (["{archive}", "-o", "{out}.jsonl", "--jobs", "0"], "usage: --jobs: got 0"),
+            (
+                ["{archive}", "-o", "{out}.jsonl", "--batch", "9"],
+                "usage: --batch: got 9, expected 1 to 4",
+            ),
+            (
+                ["{archive}", "-o", "{out}.jsonl", "--top", "13"],
+                "usage: --top: got 13, expected 1 to 12",
+            ),
         ],
     )
-    def test_a_wrong_argument_is_one_line(self, arguments, said, flexible, tmp_path, capsys):
-        filled = [word.format(out=tmp_path / "rows") for word in arguments]
+    def test_a_wrong_argument_is_one_line(
+        self, arguments, said, flexible, archive, tmp_path, capsys
+    ):
+        filled = [word.format(out=tmp_path / "rows", archive=archive) for word in arguments]
         assert main(["label", str(flexible), *filled]) == 2
         err = capsys.readouterr().err
         assert err.startswith(f"tsformer: {said}")
