@@ -80,7 +80,8 @@ MUTANTS = [
         "proof/test_distribution",
         ("factor * floor.median", "4 * factor * floor.median"),
         ("if abs(found.bias) > bias", "if found.bias > 10 * bias"),
-        ("/ len(errors)", ""),
+        ("weights = np.square(norms / lengths)", "weights = np.ones(len(norms))"),
+        ("math.sqrt(float(apart)) / float(weights.sum())", "math.sqrt(float(apart))"),
     ),
     *_of(
         "proof/rows",

@@ -11,16 +11,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from exporter.proof.distance import least_length
+
 
 @dataclass(frozen=True)
 class Distribution:
     """Errors of outputs `y` against a truth `t`, over the inputs.
 
+    The length of a truth is at least `least`, see `distance.least_length`. Where the values of an
+    input nearly cancel, its error says little of a common scale, and it counts less:
+
+        w = (|t| / length)^2
+
     Attributes:
-        median: The median of `|y - t| / |t|`.
-        bias: The mean of `(y - t) . t / |t|^2`: the scale that all inputs have in common, minus 1.
-        spread: The root mean square of `|y - t| / |t|`, over the root of the number of inputs: the
-            bias that errors without a common direction have at most.
+        median: The median of `|y - t| / length`.
+        bias: The mean of `(y - t) . t / |t|^2`, weighted by w: the scale that all inputs have in
+            common, minus 1.
+        spread: The root of the sum of `(w |y - t| / |t|)^2`, over the sum of w: the bias that
+            errors without a common direction have at most. With equal weights it is the root mean
+            square of the errors, over the root of the number of inputs.
     """
 
     median: float
@@ -31,18 +40,21 @@ class Distribution:
 def measure(outputs: np.ndarray, truth: np.ndarray) -> Distribution:
     """Measure the errors of outputs `(n, values)`; inputs whose truth is zero do not count."""
     with np.errstate(over="ignore"):
-        squares = np.square(truth, dtype=np.float64).sum(-1)
-    counted = squares > 0
+        norms = np.linalg.norm(truth.astype(np.float64), axis=-1)
+    counted = norms > 0
     if not counted.any():
         return Distribution(0.0, 0.0, 0.0)
-    t, y, squares = truth[counted], outputs[counted].astype(np.float64), squares[counted]
+    t, y, norms = truth[counted], outputs[counted].astype(np.float64), norms[counted]
+    lengths = np.maximum(norms, least_length(truth))
+    weights = np.square(norms / lengths)
     with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity stay
-        errors = np.sqrt(np.square(y - t).sum(-1) / squares)
-        bias = float((((y - t) * t).sum(-1) / squares).mean())
+        distances = np.linalg.norm(y - t, axis=-1) / lengths
+        along = ((y - t) * t).sum(-1) / np.square(lengths)
+        apart = np.square(distances * norms / lengths).sum()
     return Distribution(
-        median=float(np.median(errors)),
-        bias=bias,
-        spread=math.sqrt(float(np.square(errors).mean()) / len(errors)),
+        median=float(np.median(distances)),
+        bias=float(along.sum() / weights.sum()),
+        spread=math.sqrt(float(apart)) / float(weights.sum()),
     )
 
 

@@ -38,6 +38,16 @@ def test_an_input_whose_truth_is_zero_does_not_count():
     assert measure(truth[:1], truth[:1]).spread == 0.0
 
 
+def test_an_input_whose_values_nearly_cancel_counts_little():
+    truth = np.array([[1.0], [1.1], [0.9], [1e-3]])  # of one class: every error lies along it
+    noise = 1e-5 * np.array([[1.0], [-1.0], [1.0], [1.0]])  # 1e-2 of the last truth
+    found = measure(truth + noise, truth)
+    assert found.bias == pytest.approx(1e-5 * (1 / 1 - 1 / 1.1 + 1 / 0.9) / 3, rel=1e-2)
+    assert found.median == pytest.approx(1e-5 * (1 / 1 + 1 / 0.9) / 2)
+    scaled = measure(1.02 * truth, truth)
+    assert scaled.bias == pytest.approx(0.02)
+
+
 def test_logits_that_are_scaled_below_the_tolerance_fail():
     floor = rounded(0.02, seed=2)
     assert judged(rounded(0.02), floor).verdict == "pass"
