@@ -14,6 +14,7 @@ from exporter.proof.judge import (
     relative_error,
     run_clips,
     validate,
+    with_lower_floor,
 )
 
 INPUTS, CLASSES = 8, 5
@@ -71,6 +72,26 @@ def test_one_wrong_input_at_any_place_fails(place):
     assert f"clip-{place}" in parity.reason
     assert parity.rel_l2 == pytest.approx(1e-4, rel=1e-3)
     assert parity.per_input[place].rel_l2 == parity.rel_l2
+
+
+@pytest.mark.parametrize(("times", "verdict"), [(3.9, "pass"), (4.1, "fail")])
+def test_one_input_above_the_tolerance_fails_where_all_others_are_exact(times, verdict):
+    wrong = truth()
+    wrong[2] *= 1 + times * FLOOR
+    parity = judged(reference(), wrong)
+    assert parity.verdict == verdict
+    assert parity.reason.startswith("clip-2: error 4.1e-06 above") == (verdict == "fail")
+
+
+@pytest.mark.parametrize(("times", "verdict"), [(1.9, "pass"), (2.1, "fail")])
+def test_two_runs_within_the_tolerance_may_differ_by_no_more_than_it(times, verdict):
+    runs = [truth(), truth()]
+    for run, sign in zip(runs, (1, -1), strict=True):
+        run[2] *= 1 + sign * times * FLOOR
+    parity = judged(reference(), *runs)
+    assert parity.rel_l2 < parity.tolerance
+    assert parity.verdict == verdict
+    assert ("depend on the clips beside it" in parity.reason) == (verdict == "fail")
 
 
 @pytest.mark.parametrize("place", range(3))
@@ -407,6 +428,15 @@ def test_the_floor_runs_clips_alone_and_four_in_pairs():
     floor = Linear()
     make_reference(Linear(), floor, NAMES, clips())
     assert floor.seen == [[i] for i in range(INPUTS)] + [[0, 1], [2, 3]]
+
+
+def test_a_reference_of_lower_precision_still_tells_the_float32_floor():
+    whole = make_reference(Linear(), Linear(lambda y: y * (1 + 1e-6)), NAMES, clips())
+    lower = Linear(lambda y: y * (1 + 5e-3))  # above the limit of float32
+    reference = with_lower_floor(whole, lower, clips())
+    assert worst_error(reference.floor, reference.truth) == pytest.approx(5e-3)
+    assert worst_error(reference.fp32, reference.truth) == pytest.approx(1e-6)
+    assert validate(lower, reference, clips(), [1])[0].verdict == "pass"
 
 
 # --- judge: answers by what the logits mean
