@@ -67,6 +67,16 @@ def test_an_error_on_most_inputs_fails_where_one_floor_is_large():
     assert parity.reason == "the median error 2.0e-02 is above 1.6e-02"
 
 
+@pytest.mark.parametrize(("error", "verdict"), [(0.035, "pass"), (0.045, "fail")])
+def test_the_median_error_may_be_four_times_that_of_the_floor(error, verdict):
+    floor = rounded(0.01, seed=2)
+    floor[0] = rounded(0.1, seed=3)[0]
+    parity = judged(rounded(error), floor)
+    assert parity.rel_l2 < parity.tolerance
+    assert parity.verdict == verdict
+    assert ("the median error" in parity.reason) == (verdict == "fail")
+
+
 @pytest.mark.parametrize("factor", [1.0, 1.9])
 def test_rounding_that_is_somewhat_larger_than_the_floor_passes(factor):
     floor = rounded(0.02, seed=2)

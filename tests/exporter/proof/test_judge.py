@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from exporter.proof.decide import ILL_CONDITIONED
-from exporter.proof.distance import worst_error
+from exporter.proof.distance import relative_spread, worst_error
 from exporter.proof.judge import (
     FLOOR_FACTOR,
     TINY,
@@ -283,6 +283,11 @@ def test_logits_must_spread_by_more_than_the_tolerance(spread, verdict):
 
 
 # --- relative_error
+
+
+def test_the_spread_of_logits_is_their_distance_from_the_mean():
+    assert relative_spread(np.array([[1.0], [3.0]])) == pytest.approx(1.0)
+    assert relative_spread(np.array([[3.0], [1.0]])) == pytest.approx(1.0)
 
 
 def test_the_relative_error_is_the_distance_over_the_norm_of_the_truth():
