@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib
 import os
@@ -97,6 +98,33 @@ def script():
         yield load
     for name in [path.stem for path in folder.rglob("*.py")]:
         sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="session")
+def quick_exports():
+    """Do once what every export does again with the same result.
+
+    The translations of torch's operators are read, and each TensorRT is asked for its version in a
+    process of its own.
+    """
+    from torch.onnx._internal.exporter import _registration  # late, as below
+
+    from exporter.machine import environment
+    from exporter.to_engine.flavours import available_flavours
+
+    registry = _registration.ONNXRegistry
+    read = functools.cache(registry.from_torchlib)
+
+    def from_torchlib(*arguments, **options):
+        made = registry()
+        vars(made).update(vars(read(*arguments, **options)))
+        made.functions = {name: list(found) for name, found in made.functions.items()}
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "from_torchlib", staticmethod(from_torchlib))
+        patch.setattr(environment, "available_flavours", functools.cache(available_flavours))
+        yield
 
 
 @pytest.fixture

@@ -16,14 +16,11 @@ from matplotlib.figure import Figure
 from onnx import TensorProto, helper, numpy_helper
 from onnx_ir.passes import PassBase
 from onnxscript import optimizer
-from torch.onnx._internal.exporter import _registration
 
 from exporter import ExportSpec
-from exporter.machine import environment
 from exporter.pipeline import export
 from exporter.runners import cuda
 from exporter.runners import open as opening
-from exporter.to_engine.flavours import available_flavours
 from exporter.to_onnx import export as to_onnx
 
 # Frames, height and width differ, so that a swap of two axes changes a shape.
@@ -46,28 +43,8 @@ TELLING = textwrap.dedent("""
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _operators_read_once():
-    """Read the translations of torch's operators once, not for each export: they never change."""
-    registry = _registration.ONNXRegistry
-    read = functools.cache(registry.from_torchlib)
-
-    def from_torchlib(*arguments, **options):
-        made = registry()
-        vars(made).update(vars(read(*arguments, **options)))
-        made.functions = {name: list(found) for name, found in made.functions.items()}
-        return made
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "from_torchlib", staticmethod(from_torchlib))
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _tensorrt_asked_once():
-    """Ask each TensorRT for its version once, not for each export: that is a process of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(environment, "available_flavours", functools.cache(available_flavours))
-        yield
+def _quick_exports(quick_exports):
+    """Let every export of these tests share what never changes."""
 
 
 _works_here = opening.works_here

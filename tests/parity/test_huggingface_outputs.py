@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from exporter import ExportSpec, export
+from exporter.report import plots
 from model import load_checkpoint
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # transformers reads it at import
@@ -37,7 +38,7 @@ def make(number: int, kind: str, *, head: bool = False) -> TimesformerModel:
         num_channels=draw.choice((1, 3, 4)),
         num_frames=draw.choice((1, 2, 3, 5)),
         hidden_size=heads * draw.choice((4, 6, 7)),
-        num_hidden_layers=draw.randint(1, 4),
+        num_hidden_layers=draw.choice((1, 1, 2, 3)),
         num_attention_heads=heads,
         intermediate_size=draw.choice((16, 31, 50)),
         hidden_act=draw.choice(("gelu", "relu", "gelu_new")),
@@ -67,7 +68,7 @@ def error(got: torch.Tensor, truth: torch.Tensor) -> float:
 def test_the_cases_cover_all_kinds():
     assert len(CASES) >= 12
     assert {kind for _, kind in CASES} == {*KINDS}
-    assert len({make(*case).config.num_hidden_layers for case in CASES}) == 4
+    assert {make(*case).config.num_hidden_layers for case in CASES} == {1, 2, 3}
 
 
 @pytest.mark.parametrize(("number", "kind"), CASES, ids=IDS)
@@ -98,14 +99,17 @@ def test_outputs_equal_those_of_transformers(tmp_path, number, kind):
         assert error(made["features"], last[:, 0]) <= LIMIT
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_outputs_of_a_hugging_face_directory_are_proven_in_onnx_runtime(tmp_path, kind):
-    make(9, kind, head=True).save_pretrained(tmp_path / "theirs")
+@pytest.mark.usefixtures("quick_exports")
+@pytest.mark.parametrize(("number", "kind"), CASES, ids=IDS)
+def test_the_same_outputs_are_exported_and_proven_in_onnx_runtime(
+    tmp_path, monkeypatch, number, kind
+):
+    monkeypatch.setattr(plots, "plot", lambda *_: "")  # drawing takes time, and is tested elsewhere
+    make(number, kind, head=True).save_pretrained(tmp_path / "theirs")
     words = ("logits", "features", "tokens", "hidden-states", "attentions")
-    spec = ExportSpec(
-        checkpoint=tmp_path / "theirs", outputs=words, engine="none", bench_seconds=0.0
-    )
+    quick = {"engine": "none", "bench_seconds": 0.0, "runtimes": ("onnxruntime",)}
+    spec = ExportSpec(checkpoint=tmp_path / "theirs", outputs=words, **quick)
     result = export(spec, tmp_path / "x")
     rows = [row for row in result.report.parity if row.runtime == "onnxruntime"]
-    assert [row.output for row in rows] == [w.replace("-", "_") for w in words]
+    assert [row.output for row in rows] == [word.replace("-", "_") for word in words]
     assert {row.verdict for row in result.report.parity} == {"pass"}
