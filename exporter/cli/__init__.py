@@ -6,7 +6,6 @@ Exit codes: 0 done and proven; 2 usage error; 3 an input cannot be read; 4 expor
 
 from __future__ import annotations
 
-import errno
 import importlib.metadata
 import re
 import signal
@@ -40,8 +39,9 @@ from exporter.cli import (
     verify,
 )
 from exporter.cli.terminal import Output, accept_any_text, say, show_trace
-from exporter.errors import GraphInputError, OutputError, TsformerError, UsageError
+from exporter.errors import TsformerError, UsageError
 from exporter.errors.install import is_ours, missing_package
+from exporter.errors.machine import of_the_machine
 from exporter.machine.cores import limit_threads
 
 INTERNAL_EXIT = 4
@@ -145,34 +145,16 @@ def _fail(error: Exception, argv: Sequence[str], used: str | None = None) -> int
         error = UsageError(_one_line(error), remedy="see tsformer --help")
     if isinstance(error, ModuleNotFoundError) and not is_ours(error.name):
         error = missing_package(str(error.name), "this command")
-    error = _of_the_machine(error)
+    error = of_the_machine(error)
     if isinstance(error, TsformerError):
         wrong = error.exit_code in (2, 3)  # perhaps in that file: one line says both
         if used and not wrong:
             say(used, 0)
         hint = f" ({used})" if used and wrong else ""
         return say(f"{error.stage}: {error}{hint}", error.exit_code)
-    # This is a defect of tsformer, or the machine is out of memory.
+    # This is a defect of tsformer.
     what = f"internal: {type(error).__name__}: {_one_line(error)[:300]}"
     return say(f"{what}; run with --debug for the trace", INTERNAL_EXIT)
-
-
-def _of_the_machine(error: Exception) -> Exception:
-    """Name what a system refuses: a disk that is full, a folder that went away, a bad name."""
-    if isinstance(error, ValueError) and "null byte" in str(error):
-        return UsageError("a path holds a null character")
-    if isinstance(error, RecursionError):
-        return GraphInputError("an input is nested too deeply")
-    if not isinstance(error, OSError) or isinstance(error, (TsformerError, ConnectionError)):
-        return error  # a broken pipe to a process of ours is a defect
-    if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-        return UsageError("a path is too long, or its links have no end")
-    place = str(error.filename or "the output or the temporary folder")[:200]
-    return OutputError(
-        f"{place} cannot be used",
-        got=error.strerror or type(error).__name__,
-        remedy="check its space and permissions, or name other folders with --output and TMPDIR",
-    )
 
 
 def _one_line(error: BaseException) -> str:

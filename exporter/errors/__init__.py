@@ -65,6 +65,13 @@ class OutputError(TsformerError):
     exit_code = 2
 
 
+class MachineError(TsformerError):
+    """The machine has too little of what the work needs."""
+
+    stage = "machine"
+    exit_code = 4
+
+
 class CheckpointInputError(TsformerError):
     """A checkpoint could not be read, or does not contain the named model."""
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import TsformerError
+from exporter.errors.machine import of_the_machine
 from exporter.files.lock import Lock
 from exporter.spec import ExportSpec
 from exporter.to_engine.child import die_with, end_after_grace, wait_for_end_of_input
@@ -39,12 +40,16 @@ def main() -> None:
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
         _export(request, tell)
-    except TsformerError as error:
-        tell("failed", reason=f"{error.stage}: {error}")
-    except Exception as error:  # a defect, or no memory: a row of the sweep too
-        tell("failed", reason=" ".join(f"internal: {type(error).__name__}: {error}".split())[:500])
+    except Exception as error:  # a defect is a row of the sweep too
+        tell("failed", reason=_reason(of_the_machine(error)))
     else:
         tell("done")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TsformerError):
+        return f"{error.stage}: {error}"
+    return " ".join(f"internal: {type(error).__name__}: {error}".split())[:500]
 
 
 def _export(request: dict[str, Any], tell: Tell) -> None:
