@@ -63,7 +63,7 @@ MUTANTS = [
         "proof/test_judge",
         ("max(FLOOR_FACTOR * floor, TINY[precision])", "FLOOR_FACTOR * floor + TINY[precision]"),
         ("(forward, forward[::-1])", "(forward,)"),
-        ("[(reference.floor, reference.batched)]", "[]"),
+        ("zip(reference.batched, reference.floor[list(reference.beside)], strict=True)", "[]"),
         ("fp32=reference.floor,", "fp32=reference.fp32,"),
     ),
     *_of(
@@ -128,7 +128,7 @@ MUTANTS = [
         "files/test_reference",
         ('_check(len(arrays) == known, "its entries")', "pass"),
         ("< _MOST_BYTES", "< 10**6 * _MOST_BYTES"),
-        ('arrays["truth"][list(places[of])]', 'arrays["truth"][: len(places[of])]'),
+        ('[list(card["weights"][of][0])]', '[: len(card["weights"][of][0])]'),
     ),
     *_of(
         "files/packing",

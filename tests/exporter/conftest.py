@@ -47,6 +47,16 @@ def _quick_exports(quick_exports):
     """Let every export of these tests share what never changes."""
 
 
+# The fixtures that export. Their first test takes the time of an export, so all of them are slow.
+EXPORTING = {"exported", "flexible", "everything", "headless", "large", "made", "real_sweep"}
+
+
+def pytest_itemcollected(item):
+    """Mark the tests of these fixtures."""
+    if EXPORTING & set(item.fixturenames):
+        item.add_marker(pytest.mark.slow)
+
+
 _works_here = opening.works_here
 
 

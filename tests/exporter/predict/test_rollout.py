@@ -101,6 +101,7 @@ def directory(tiny, tmp_path_factory):
     return export(spec, tmp_path_factory.mktemp("explain") / "x").directory
 
 
+@pytest.mark.slow
 def test_explain_writes_a_picture_and_a_page_without_torch_and_onnx(
     directory, real_clips, tmp_path
 ):

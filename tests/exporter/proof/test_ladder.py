@@ -153,6 +153,7 @@ def test_a_wrong_weight_of_an_fp16_graph_names_its_module_and_is_exit_5(changed,
     assert "tune-precision" in err
 
 
+@pytest.mark.slow
 def test_a_wrong_bias_names_its_module(changed):
     def change(model):
         (bias,) = (w for w in model.graph.initializer if w.name == "blocks.1.fc_t.bias")
@@ -164,6 +165,7 @@ def test_a_wrong_bias_names_its_module(changed):
 # --- NaN and Inf
 
 
+@pytest.mark.slow
 def test_the_first_nan_is_marked_and_json_stays_strict(changed, capsys):
     directory = changed("fp16", corrupt("blocks.0.mlp.fn", np.nan))
     assert main(["ladder", str(directory), "--json"]) == 5

@@ -22,6 +22,8 @@ from exporter.target.verify import verify
 
 ON_THIS_CPU = precisions()
 
+pytestmark = pytest.mark.slow  # each exports
+
 
 @pytest.fixture(scope="module")
 def made(tiny, tmp_path_factory):
@@ -54,7 +56,6 @@ def test_float32_is_judged_and_timed_on_the_graph_of_onnx_runtime(made):
     assert not (result.directory / "model.openvino.onnx").exists()
 
 
-@pytest.mark.slow
 def test_bf16_has_a_float32_graph_of_its_own_that_is_proven_in_float32(made):
     result = made(attn="regular", precision="bf16")
     rows = rows_of(result.report)
@@ -76,7 +77,6 @@ def test_bf16_has_a_float32_graph_of_its_own_that_is_proven_in_float32(made):
     assert result.report.graph["openvino_bytes"] == size
 
 
-@pytest.mark.slow
 def test_int8_is_judged_by_the_rounding_between_its_products(made):
     result = made(precision="int8")
     rows = rows_of(result.report)
@@ -90,7 +90,6 @@ def test_int8_is_judged_by_the_rounding_between_its_products(made):
     assert floors["int8-bf16"] != floors["int8-onnxruntime"]
 
 
-@pytest.mark.slow
 def test_a_free_batch_is_proven_and_timed(made):
     result = made(dynamic_batch=BatchProfile(1, 2, 4))
     assert rows_of(result.report)["openvino", "fp32"].verdict == "pass"
@@ -100,7 +99,6 @@ def test_a_free_batch_is_proven_and_timed(made):
     }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", ["verify", "bench"])
 def test_it_runs_without_torch_onnx_and_onnx_runtime(made, command):
     code = """

@@ -287,6 +287,7 @@ def folded_nodes(path, folder):
     return onnx.load(folder / "optimised.onnx").graph.node
 
 
+@pytest.mark.slow
 def test_an_int8_weight_has_no_float_copy(int8):
     graph = Graph(int8()[0])
     read = {name for node in graph.nodes for name in node.input}
