@@ -41,6 +41,7 @@ class Outcome:
     wrong: list[str] = field(default_factory=list)
     said: str = ""
     played: bool = True
+    late: bool = False  # the commands ended before the machine broke
 
 
 def play(fault: Fault, place: Place) -> Outcome:
@@ -48,7 +49,7 @@ def play(fault: Fault, place: Place) -> Outcome:
     outcome, began = Outcome(fault.name), time.monotonic()
     fault.before(place)
     started = [start(command, fault, place) for command in fault.commands(place)]
-    fault.meanwhile(place, started)
+    timer = fault.meanwhile(place, started)
     for process in started:
         try:
             _, said = process.communicate(timeout=MOST_SECONDS)
@@ -59,6 +60,9 @@ def play(fault: Fault, place: Place) -> Outcome:
         outcome.codes.append(process.returncode)
         outcome.said = said.decode(errors="replace").strip()[-400:] or outcome.said
         outcome.wrong += wrong_words(said.decode(errors="replace"), process.returncode, fault)
+    if timer and timer.is_alive():
+        timer.cancel()
+        outcome.late = True
     outcome.wrong += [f"a process is left: {name}" for name in processes_of(place)]
     if fault.tidies_later:
         start(fault.commands(place)[0], fault, place).communicate()
@@ -167,6 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 place.unmount()
         outcomes.append(outcome)
         end = "not played" if not outcome.played else "; ".join(outcome.wrong) or "good"
+        end += ", ended before the fault" if outcome.late else ""
         print(f"{fault.name:<44} {outcome.codes!s:<12} {outcome.seconds:6.1f} s  {end}", flush=True)
     bad = [outcome for outcome in outcomes if outcome.wrong]
     missed = sum(not outcome.played for outcome in outcomes)

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,15 +74,15 @@ def _nothing(_place: Place, _started: Started = ()) -> None:
 class Fault:
     """One way in which a machine breaks.
 
-    `before` breaks it before the commands start, `meanwhile` while they run. `codes` are the exit
-    codes that are right. `check` replaces the check of the files that are left.
+    `before` breaks it before the commands start. `meanwhile` starts the timer that breaks it while
+    they run. `codes` are the exit codes that are right. `check` replaces the check of what is left.
     """
 
     name: str
     commands: Callable[[Place], Sequence[Sequence[str]]]
     codes: frozenset[int]
     before: Callable[[Place], None] = _nothing
-    meanwhile: Callable[[Place, Started], None] = _nothing
+    meanwhile: Callable[[Place, Started], threading.Timer | None] = _nothing
     check: Callable[[Place], Sequence[str]] | None = None
     environment: dict[str, str] = field(default_factory=dict)
     without: frozenset[str] = frozenset()
@@ -110,8 +109,9 @@ def faults(kills: int, choose: random.Random, seconds: float) -> Iterator[Fault]
 
     `seconds` is the time of one export with an engine.
     """
-    yield from full_disks(midway=0.4 * seconds)
-    yield from removed(midway=0.4 * seconds)
+    # An export without an engine takes about half of that time.
+    yield from full_disks(midway=0.2 * seconds)
+    yield from removed(midway=0.2 * seconds)
     yield from closed_outputs()
     yield from poor_machines()
     yield from strange_names()
@@ -286,11 +286,9 @@ def _signalled(number: int, which: signal.Signals, seconds: float) -> Fault:
     )
 
 
-def _later(seconds: float, do: Callable[[], None]) -> None:
+def _later(seconds: float, do: Callable[[], None]) -> threading.Timer:
     """Do something in `seconds`, beside the commands."""
-
-    def wait() -> None:
-        time.sleep(seconds)
-        do()
-
-    threading.Thread(target=wait, daemon=True).start()
+    timer = threading.Timer(seconds, do)
+    timer.daemon = True
+    timer.start()
+    return timer
