@@ -55,6 +55,10 @@ def test_light_code_imports_no_heavy_package(code):
         ("import model", {"onnx", "onnxruntime", "onnxscript", "av", "tensorrt_rtx", "exporter"}),
         ("import exporter.inputs.video", {"torch", "av", "onnx", "onnxruntime"}),
         ("import exporter.to_engine.build", {"torch", "onnx", "onnxruntime", "tensorrt_rtx"}),
+        (
+            "import exporter.predict.decode_worker",
+            {"torch", "onnx", "onnxruntime", "exporter.predict.predictor", "importlib.metadata"},
+        ),
         ("import exporter.pipeline", {"tensorrt", "tensorrt_rtx", "av", "onnxruntime"}),
     ],
 )

@@ -11,7 +11,6 @@ import importlib.util
 import os
 import re
 import sys
-from importlib import metadata
 from pathlib import Path
 
 from exporter.errors import MissingPackageError, ShadowedError
@@ -54,6 +53,8 @@ def is_ours(module: str | None) -> bool:
 
 def _extras_with(module: str) -> list[str]:
     """List the extras that install a module; empty if every installation has it."""
+    from importlib import metadata  # it imports much, and only an error needs it
+
     try:
         lines = metadata.requires(NAME) or []
     except metadata.PackageNotFoundError:  # a checkout that is not installed has no metadata
