@@ -194,11 +194,21 @@ def test_a_file_of_the_first_version_holds_every_array_as_it_is(path, kept):
         lambda card, arrays: card["arrays"].update(truth=["float32", 3, 4]),
         lambda card, arrays: card["arrays"].update({"floor.fp32": ["float32", 2, 3]}),
         lambda card, arrays: card["arrays"].update(mask=["bool", 2, 3]),
+        lambda card, arrays: card["weights"].update({"model.onnx": [[0, -1], {}, []]}),
     ],
 )
 def test_an_entry_that_does_not_fit_is_refused(path, change):
     rewrite(path, change)
     assert "is damaged" in refused(path)
+
+
+def test_a_file_that_unfolds_to_more_than_the_limit_is_refused(path, monkeypatch):
+    with zipfile.ZipFile(path) as packed:
+        size = sum(entry.file_size for entry in packed.infolist())
+    monkeypatch.setattr("exporter.files.reference._MOST_BYTES", size + 1)
+    read_reference(path)
+    monkeypatch.setattr("exporter.files.reference._MOST_BYTES", size)
+    assert "its size" in refused(path)
 
 
 def test_pickled_content_is_never_loaded(path):
