@@ -23,7 +23,7 @@ from exporter.errors import VideoError
 from exporter.inputs.resize import Frame, fit
 from exporter.inputs.sampling import segment_centres
 from exporter.inputs.survey import Survey
-from exporter.inputs.video import BT601_LUMA, Clip, read_clip
+from exporter.inputs.video import BT601_LUMA, Clip, as_input, read_clip
 from model.preprocessing import Preprocessing
 
 PLAIN = Preprocessing()
@@ -817,3 +817,32 @@ def test_importing_the_package_does_not_import_av():
         [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "False"
+
+
+def test_pixels_for_a_model_that_contains_the_normalisation_are_rounded_to_the_nearest():
+    pixels = np.array([1.4, 1.6, -0.2, 255.4], np.float32).reshape(4, 1, 1, 1) / 255
+    found = as_input(pixels, Preprocessing(embedded=True))  # (..., c, h, w) -> (..., h, w, c)
+    assert found.dtype == np.uint8
+    assert found.ravel().tolist() == [1, 2, 0, 255]
+
+
+def test_a_gray_model_takes_the_luma_of_the_standard(tmp_path):
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[:], gray = (200, 100, 50), Preprocessing((0.0,), (1.0,))
+    clip = read(encode(tmp_path / "clip.mkv", [image]), frames=1, channels=1, preprocessing=gray)
+    luma = (0.299 * 200 + 0.587 * 100 + 0.114 * 50) / 255
+    np.testing.assert_allclose(clip.array, luma, atol=1e-4)
+
+
+def test_bgr_turns_the_channels_and_not_the_frames(tmp_path):
+    images = [np.full((32, 32, 3), (200, 100, level), np.uint8) for level in (10, 30)]
+    how = Preprocessing(channel_order="bgr")
+    clip = read(encode(tmp_path / "clip.mkv", images), frames=2, preprocessing=how)
+    found = 255 * clip.array[0].mean((2, 3))
+    np.testing.assert_allclose(found, [[10, 100, 200], [30, 100, 200]], atol=0.1)
+
+
+def test_one_frame_too_few_is_noted(tmp_path):
+    path = encode(tmp_path / "clip.mkv", counted(3))
+    assert "shorter than asked (3 of 4 frames)" in read(path, frames=4).note
+    assert read(path, frames=3).note == ""
