@@ -91,3 +91,12 @@ def test_models_of_clips_too_small_for_the_motion_task_are_calibrated_on_cut_cli
     assert video.shape[1:] == (frames, 3, height, width)
     drawn, _ = motion_clips(1, max(frames, 2), max(height, 16), max(width, 16), seed=1)
     np.testing.assert_array_equal(video[0], drawn[0, :frames, :, :height, :width])
+
+
+def test_calibration_has_the_kinds_of_the_proof_and_other_noise():
+    config = FastTimeSformerConfig(2, 3, 32, 32, 2)
+    proof, calibration = gather_inputs((), config, PLAIN), gather_calibration((), config, PLAIN)
+    assert {"normal-0", "normal-1"} <= {*proof.names} & {*calibration.names}
+    for name in ("normal-0", "normal-1"):
+        ours, theirs = (inputs.chosen(name).arrays["video"] for inputs in (proof, calibration))
+        assert np.abs(np.corrcoef(ours.ravel(), theirs.ravel())[0, 1]) < 0.1
