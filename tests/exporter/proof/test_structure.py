@@ -110,6 +110,18 @@ def test_weights_stored_as_integers_are_found_in_both_forms():
         np.testing.assert_array_equal(one.values, levels * steps.astype(float))
 
 
+def test_the_zero_of_stored_weights_is_subtracted_before_they_are_scaled():
+    levels, steps = np.arange(16, dtype=np.uint8).reshape(4, 4), np.array([0.5, 1, 2, 4], "f")
+    arrays = {"l": levels, "s": steps, "z": np.array([3, 0, 7, 1], np.uint8)}
+    nodes = [
+        ("DequantizeLinear", ["l", "s", "z"], ["w"], {"axis": 0}),
+        ("MatMul", ["x", "w"], ["y"], {}),
+    ]
+    (found,) = find_stored(graph(nodes, arrays))
+    expected = (levels - arrays["z"].astype(float)[:, None]) * steps[:, None]
+    np.testing.assert_array_equal(found.values, expected)
+
+
 def test_a_weight_that_no_tensor_holds_is_named():
     changed = W.copy()
     changed[2, 3] *= 1.001
