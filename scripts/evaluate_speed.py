@@ -6,7 +6,7 @@ The script writes clips of the built-in task to files, in numbered folders, expo
 model, and measures in turn: `Predictor.predict`, which reads each clip and then runs a batch, in
 one process; `evaluate` with a process for each core that reads, at batch 8 and at batch 1; and the
 run alone, of clips in memory, at both batches. numpy has one thread in all of them. The exit code
-is 1 if `evaluate` is less than 1.8 times as fast as one process in the best round, if a batch of 8
+is 1 if the best speed of `evaluate` is less than 1.8 times the best of one process, if a batch of 8
 is slower than a batch of 1, or if an answer differs.
 """
 
@@ -56,7 +56,10 @@ def main(arguments: list[str] | None = None) -> int:
         command += ["--dynamic-batch", f"1:{BATCH}:{BATCH}", "-o", str(folder / "export")]
         subprocess.run(command, cwd=ROOT, check=True)
         rounds = [measure(folder) for _ in range(given.rounds)]
-    best = max(rounds, key=lambda row: row["ratio"])
+    # Other work on a machine only slows a way down: compare the best of each.
+    speeds = ("one_process", "evaluate_batch_8", "evaluate_batch_1", "run_batch_8", "run_batch_1")
+    best = {name: max(row[name] for row in rounds) for name in speeds}
+    best["ratio"] = best["evaluate_batch_8"] / best["one_process"]
     found = {"clips": given.clips, "cores": usable_cores(), "best": best, "rounds": rounds}
     print(json.dumps(found, indent=2))
     if given.out:
@@ -87,7 +90,6 @@ def measure(folder: Path) -> dict[str, Any]:
             "one_process": serial,
             "evaluate_batch_8": speed(at_8),
             "evaluate_batch_1": speed(at_1),
-            "ratio": speed(at_8) / serial,
             "run_batch_8": run_alone(eight, dataset),
             "run_batch_1": run_alone(one, dataset),
             "jobs": jobs,
