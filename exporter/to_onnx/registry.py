@@ -1,8 +1,8 @@
 """Read the functions of onnxscript once in a process.
 
-At each trace, torch asks for the domain of the about 500 functions that translate its operators.
-onnxscript parses the source of every function to answer, each time. An export traces several times:
-each graph, and each kind of block.
+About 500 functions of onnxscript translate the operators of torch. At each trace torch asks each of
+them for its domain, and onnxscript parses the source of the function to answer. An export traces
+several times: each graph, and each kind of block.
 """
 
 from __future__ import annotations
