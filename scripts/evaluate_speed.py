@@ -4,23 +4,29 @@
 
 The script writes clips of the built-in task to files, in numbered folders, exports the trained
 model, and measures in turn: `Predictor.predict`, which reads each clip and then runs a batch, in
-one process; `evaluate` with a process for each core that reads, at batch 8 and at batch 1; and the
-run alone, of clips in memory, at both batches. numpy has one thread in all of them. The exit code
-is 1 if the best speed of `evaluate` is less than 1.8 times the best of one process, if a batch of 8
-is slower than a batch of 1, or if an answer differs.
+one process; the same in a process for each core at once, each with its share of the clips, which is
+what the machine can do; `evaluate` with a process for each core that reads, at batch 8 and at batch
+1; and the run alone, of clips in memory, at both batches. numpy has one thread in all of them.
+
+Two cores of a shared machine often do less than twice the work of one. So the exit code is 1 if the
+best speed of `evaluate` is less than 0.9 times that of the separate processes, which is 1.8 times
+one process where two cores do twice the work. It is 1 too if a batch of 8 is slower than a batch of
+1, or if an answer differs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before numpy is imported, as in the processes that read
 
@@ -33,12 +39,16 @@ from exporter.machine.cores import usable_cores
 from exporter.predict import Predictor
 from exporter.predict.evaluate import Evaluation, Subject, evaluate, open_data
 
+if TYPE_CHECKING:
+    from multiprocessing.queues import Queue
+    from multiprocessing.synchronize import Barrier
+
 ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINT = ROOT / "scripts" / "checkpoints" / "motion-fastformer.safetensors"
 # A file shows each of the five frames twelve times, with noise. The model takes 15 a second.
 SIDE, FRAMES, REPEATS, RATE = 128, 5, 12, 15
 BATCH = 8
-REQUIRED = 1.8
+REQUIRED = 0.9  # of what separate processes do
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,14 +67,20 @@ def main(arguments: list[str] | None = None) -> int:
         subprocess.run(command, cwd=ROOT, check=True)
         rounds = [measure(folder) for _ in range(given.rounds)]
     # Other work on a machine only slows a way down: compare the best of each.
-    speeds = ("one_process", "evaluate_batch_8", "evaluate_batch_1", "run_batch_8", "run_batch_1")
+    speeds = [name for name, value in rounds[0].items() if isinstance(value, float)]
     best = {name: max(row[name] for row in rounds) for name in speeds}
-    best["ratio"] = best["evaluate_batch_8"] / best["one_process"]
+    ours = best["evaluate_batch_8"]
+    best |= {
+        "of_one_process": ours / best["one_process"],
+        "of_separate_processes": ours / best["separate_processes"],
+    }
     found = {"clips": given.clips, "cores": usable_cores(), "best": best, "rounds": rounds}
     print(json.dumps(found, indent=2))
     if given.out:
         given.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    passed = best["ratio"] >= REQUIRED and best["run_batch_8"] >= best["run_batch_1"]
+    passed = (
+        best["of_separate_processes"] >= REQUIRED and best["run_batch_8"] >= best["run_batch_1"]
+    )
     return int(not (passed and all(row["same_answers"] for row in rounds)))
 
 
@@ -80,6 +96,8 @@ def measure(folder: Path) -> dict[str, Any]:
         first = [best.classes[0].index for best in eight.predict(map(str, paths(dataset)), 1)]
         serial = len(first) / (time.perf_counter() - started)
         loads.append(os.getloadavg()[0])
+        separate = run_separately(folder / "export", paths(dataset), jobs)
+        loads.append(os.getloadavg()[0])
         at_8, at_1 = (run(model, dataset, jobs) for model in (eight, one))
         loads.append(os.getloadavg()[0])
         right = np.mean(
@@ -88,12 +106,13 @@ def measure(folder: Path) -> dict[str, Any]:
         figures = {each.judged[0].metrics.top1 for each in (at_8, at_1)}
         return {
             "one_process": serial,
+            "separate_processes": separate,
             "evaluate_batch_8": speed(at_8),
             "evaluate_batch_1": speed(at_1),
             "run_batch_8": run_alone(eight, dataset),
             "run_batch_1": run_alone(one, dataset),
             "jobs": jobs,
-            "top1": float(right),
+            "right": f"{right:.1%}",
             "same_answers": figures == {float(right)},
             "loads": [round(load, 1) for load in loads],
         }
@@ -104,6 +123,32 @@ def run(model: Predictor, dataset: Dataset, jobs: int) -> Evaluation:
     card = model.card
     subject = Subject(card.config, card.preprocessing, card.task, card.labels)
     return evaluate([("", model.batches)], subject, dataset, jobs=jobs)
+
+
+def run_separately(export: Path, files: Sequence[Path], count: int) -> float:
+    """Read and run clips in processes that share nothing; return the sum of their speeds."""
+    context = multiprocessing.get_context("spawn")
+    ready, speeds = context.Barrier(count), context.Queue()
+    shares = [files[place::count] for place in range(count)]
+    processes = [
+        context.Process(target=run_share, args=(export, share, ready, speeds)) for share in shares
+    ]
+    for process in processes:
+        process.start()
+    total = sum(speeds.get(timeout=600) for _ in processes)
+    for process in processes:
+        process.join()
+    return total
+
+
+def run_share(export: Path, files: Sequence[Path], ready: Barrier, speeds: Queue[float]) -> None:
+    """Read and run clips in this process, at the same time as the others."""
+    with Predictor(export, batch=BATCH) as model:
+        list(model.predict(map(str, files[:BATCH]), 1))  # imports, and first runs
+        ready.wait()
+        started = time.perf_counter()
+        list(model.predict(map(str, files), 1))
+        speeds.put(len(files) / (time.perf_counter() - started))
 
 
 def run_alone(model: Predictor, dataset: Dataset) -> float:
