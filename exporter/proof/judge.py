@@ -54,7 +54,7 @@ from model.outputs import LOGITS
 from model.task import TaskName
 
 MIN_INPUTS = 8
-PAIRED = 4  # inputs that eager PyTorch runs beside one another too; every runtime does it with all
+PAIRED = 4  # inputs that eager PyTorch runs in pairs too, and a runtime a second time alone
 
 
 @dataclass(frozen=True)
@@ -149,15 +149,17 @@ def validate(
 
     Each size is run with the clips in order and in reverse, so that every clip stands beside
     different clips and at different places. All results must agree with each other and with the
-    truth. A `stateless` runtime runs single clips only once, because their order has no effect.
+    truth. Single clips stand beside none: `PAIRED` of them are run again, last one first, which
+    shows whether a run depends on those before. A `stateless` runtime runs single clips once.
     Batches of the sizes in `once` are run with some of the clips only.
     """
     count = count_clips(clips)
     forward = range(count)
+    again = () if stateless else choose_telling(reference.names, PAIRED)[::-1]
     every_clip = (
         chosen
         for batch in batches
-        for order in ((forward,) if stateless and batch == 1 else (forward, forward[::-1]))
+        for order in (forward, again if batch == 1 else forward[::-1])
         for chosen in in_batches(order, batch)
     )
     starts = itertools.accumulate(once, initial=0)

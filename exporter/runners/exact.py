@@ -17,11 +17,7 @@ from onnx.reference.op_run import OpRun
 
 from exporter.errors import RuntimeFailure
 from exporter.runners.base import EVALUATOR, Arrays, Closing, check_inputs
-
-
-def _erf(x: np.ndarray) -> np.ndarray:
-    each = map(math.erf, x.ravel().tolist())
-    return np.fromiter(each, x.dtype, x.size).reshape(x.shape)
+from exporter.runners.erf import erf
 
 
 class LayerNormalization(OpRun):
@@ -66,7 +62,7 @@ class Gelu(OpRun):
         if approximate == "tanh":
             inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
             return (0.5 * x * (1 + np.tanh(inner)),)
-        return (0.5 * x * (1 + _erf(x / math.sqrt(2))),)
+        return (0.5 * x * (1 + erf(x / math.sqrt(2))),)
 
 
 class Erf(OpRun):
@@ -75,7 +71,7 @@ class Erf(OpRun):
     op_domain = ""
 
     def _run(self, x: np.ndarray) -> tuple[np.ndarray]:
-        return (_erf(x),)
+        return (erf(x),)
 
 
 _OPERATORS: list[type[OpRun]] = [LayerNormalization, MatMul, Gelu, Erf]

@@ -7,6 +7,7 @@ from exporter.proof.decide import ILL_CONDITIONED
 from exporter.proof.distance import relative_spread, worst_error
 from exporter.proof.judge import (
     FLOOR_FACTOR,
+    PAIRED,
     TINY,
     Reference,
     judge,
@@ -397,11 +398,11 @@ def test_one_wrong_batch_size_fails():
     assert validated(Linear(only_at_three), [1, 2, 3]).verdict == "fail"
 
 
-def test_every_clip_is_run_in_both_orders_at_every_size():
+def test_every_clip_is_run_in_both_orders_beside_others_and_four_twice_alone():
     runner = Linear()
     validated(runner, [1, 3])
-    one, three = runner.seen[: 2 * INPUTS], runner.seen[2 * INPUTS :]
-    assert one == [[i] for i in (*range(INPUTS), *range(INPUTS)[::-1])]
+    one, three = runner.seen[: INPUTS + PAIRED], runner.seen[INPUTS + PAIRED :]
+    assert one == [[i] for i in (*range(INPUTS), 3, 2, 1, 0)]
     assert three == [[0, 1, 2], [3, 4, 5], [6, 7, 0], [7, 6, 5], [4, 3, 2], [1, 0, 7]]
 
 

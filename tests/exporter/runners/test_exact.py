@@ -21,15 +21,17 @@ def run(op: str, x: np.ndarray) -> np.ndarray:
         return runner.run({"x": x})["y"]
 
 
-@pytest.mark.parametrize("x", [EDGES, EDGES.T, np.zeros((0, 3)), np.linspace(-7, 7, 1000)[None]])
-def test_the_error_function_is_that_of_the_c_library_to_the_last_bit(x):
+@pytest.mark.parametrize("x", [EDGES, EDGES.T, np.zeros((0, 3)), np.linspace(-7, 7, 50_000)[None]])
+def test_the_error_function_is_that_of_the_c_library_to_two_units_of_the_last_place(x):
     found = run("Erf", x)
     assert found.dtype == np.float64
-    expected = [[math.erf(value) for value in row] for row in x]
-    np.testing.assert_array_equal(found, np.reshape(expected, x.shape))
+    expected = np.reshape([[math.erf(value) for value in row] for row in x], x.shape)
+    np.testing.assert_array_equal(np.signbit(found), np.signbit(expected))
+    np.testing.assert_array_max_ulp(found, expected, 2)
 
 
 def test_gelu_is_the_equation_in_float64():
     x = np.linspace(-4, 4, 33)[None]
     expected = [[0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in x[0]]]
-    np.testing.assert_allclose(run("Gelu", x), expected, rtol=1e-15)
+    # Below 0 the sum cancels, so the last places of the error function show: |x| / 2 of them.
+    np.testing.assert_allclose(run("Gelu", x), expected, rtol=1e-15, atol=2 * 2**-52)
