@@ -67,14 +67,27 @@ def play(kind: str, name: str, folder: Path) -> Outcome:
     _forget_peak()
     out, err = io.StringIO(), io.StringIO()
     started = time.monotonic()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with _of_libraries() as said, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(argv)
-    seconds, peak = time.monotonic() - started, _peak_mb()
-    return Outcome(
-        kind, name, code, seconds, peak,
-        tuple(_faults(out.getvalue(), err.getvalue(), code, seconds, peak, folder)),
-        err.getvalue().strip()[:300],
-    )  # fmt: skip
+    seconds, peak, said = time.monotonic() - started, _peak_mb(), err.getvalue() + "".join(said)
+    faults = tuple(_faults(out.getvalue(), said, code, seconds, peak, folder))
+    return Outcome(kind, name, code, seconds, peak, faults, said.strip()[:300])
+
+
+@contextlib.contextmanager
+def _of_libraries() -> Iterator[list[str]]:
+    """Yield a list that afterwards holds what libraries in C wrote to stderr."""
+    found: list[str] = []
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield found
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            found.append(file.read().decode(errors="replace"))
 
 
 def _faults(

@@ -214,4 +214,5 @@ def _import_onnxruntime() -> Any:  # noqa: ANN401  # a module
             f"ONNX Runtime cannot be imported ({error}), and nothing is proven without it",
             remedy=how_to_install("onnxruntime"),
         ) from error
+    onnxruntime.set_default_logger_severity(4)  # its allocator prints errors that are raised too
     return onnxruntime

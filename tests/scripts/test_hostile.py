@@ -48,6 +48,7 @@ def test_the_generator_makes_at_least_300_files_with_names_of_their_own(hostile)
         ("graphs", "inspect functions 2^60"),
         ("graphs", "lint if in if"),
         ("graphs", "inspect names ansi"),
+        ("graphs", "inspect constant of [4611686018427387904]"),
         ("graphs", "inspect weights in 'pipe'"),
         ("clips", "path http://127.0.0.1:9/c.mp4"),
         ("clips", "picture of 30000 pixels a side"),
