@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -42,6 +42,13 @@ class Int8:
     symmetric: bool = False
     weight_levels: int = 63
     rest: str = "fp32"
+
+    @classmethod
+    def of(cls, form: str, ranges: Ranges) -> Self:
+        """Say how a graph of a form rounds: see `exporter.proof.runtimes.rounding_form`."""
+        if form == "int8-tensorrt":
+            return cls(ranges, symmetric=True, weight_levels=127, rest=REST_OF_INT8)
+        return cls(ranges, rest="bf16" if form == "int8-bf16" else "fp32")
 
 
 def in_precision(

@@ -62,7 +62,7 @@ MUTANTS = [
         "proof/judge",
         "proof/test_judge",
         ("max(FLOOR_FACTOR * floor, TINY[precision])", "FLOOR_FACTOR * floor + TINY[precision]"),
-        ("(forward, forward[::-1])", "(forward,)"),
+        ("(forward, again if batch == 1 else forward[::-1])", "(forward,)"),
         ("zip(reference.batched, reference.floor[list(reference.beside)], strict=True)", "[]"),
         ("fp32=reference.floor,", "fp32=reference.fp32,"),
     ),
@@ -106,7 +106,7 @@ MUTANTS = [
         "runners/exact",
         "proof/test_structure",
         ("variance + epsilon", "variance + 1.1 * epsilon"),
-        ("0.5 * x * (1 + _erf(x / math.sqrt(2)))", "0.5 * x * (1 + np.tanh(0.8 * x))"),
+        ("0.5 * x * (1 + erf(x / math.sqrt(2)))", "0.5 * x * (1 + np.tanh(0.8 * x))"),
     ),
     *_of(
         "inputs/pictures",

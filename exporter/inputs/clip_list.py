@@ -44,6 +44,11 @@ def read_clip_list(
     return list(zip(clips, targets, strict=True))
 
 
+def listed_clips(path: Path) -> list[Path]:
+    """Return the clips of a list alone. Raises `UsageError` as `read_clip_list` does."""
+    return [find_clip(clip, path.parent, "clips") for _, clip, _ in _rows(path, "clips")]
+
+
 def find_clip(written: str, folder: Path, option: str) -> Path:
     """Return the path of a clip of a list: absolute, or relative to its folder or to the current.
 

@@ -23,10 +23,13 @@ _BEYOND_LOADING = {"baked-batch"}  # its error is about another batch than the f
 
 @dataclass(frozen=True)
 class Answer:
-    """What a runtime said: its name and version, and why it refuses the graph, or ""."""
+    """What a runtime said: its name and version, and why it refuses the graph, or "".
+
+    `refused` is None if it said nothing in time.
+    """
 
     version: str
-    refused: str
+    refused: str | None
 
 
 def lint_file(path: Path, *, rules_only: bool = False) -> tuple[Finding, ...]:
@@ -39,7 +42,7 @@ def ask(path: Path) -> dict[str, Answer]:
     """Load a graph in every installed runtime, each in a process of its own.
 
     Returns:
-        The answers by runtime. A runtime that is not installed, or gives none in time, is absent.
+        The answers by runtime. A runtime that is not installed is absent.
     """
     found = {}
     for runtime in RUNTIMES:
@@ -56,6 +59,7 @@ def ask(path: Path) -> dict[str, Answer]:
                     check=False,
                 )
             except subprocess.TimeoutExpired:
+                found[runtime] = Answer(runtime, None)
                 continue
         if done.returncode < 0:
             found[runtime] = Answer(runtime, "its process died while it loaded the graph")
@@ -68,9 +72,10 @@ def judge(findings: Sequence[Finding], answers: Mapping[str, Answer]) -> tuple[F
     """Agree with what the runtimes said.
 
     An error of a rule does not count for a runtime that takes the graph. A refusal that no rule
-    explains is an error of the rule `refused`.
+    explains is an error of the rule `refused`. A runtime that said nothing in time is a warning of
+    the rule `no-answer`.
     """
-    takes = {runtime for runtime, answer in answers.items() if not answer.refused}
+    takes = {runtime for runtime, answer in answers.items() if answer.refused == ""}
     kept = [finding for finding in (_without(each, takes) for each in findings) if finding]
     explained = {name for each in kept if each.severity == "error" for name in each.runtimes}
     refusals = [
@@ -87,7 +92,21 @@ def judge(findings: Sequence[Finding], answers: Mapping[str, Answer]) -> tuple[F
         for runtime, answer in answers.items()
         if answer.refused and runtime not in explained
     ]
-    return (*refusals, *kept)
+    silent = [
+        Finding(
+            rule="no-answer",
+            severity="warning",
+            runtimes=(runtime,),
+            where="the graph",
+            what=f"did not load in {answer.version} within {_SECONDS} s: the rules alone judge it",
+            module=None,
+            nodes=(),
+            remedy="load it there once without a limit of time",
+        )
+        for runtime, answer in answers.items()
+        if answer.refused is None
+    ]
+    return (*refusals, *kept, *silent)
 
 
 def _without(finding: Finding, takes: set[str]) -> Finding | None:

@@ -23,9 +23,9 @@ _MEMORY = 2**31  # beside eight times the file: what an honest loader needs
 
 def open_in_onnxruntime(path: Path) -> tuple[str, str]:
     """Open a session on the CPU; return the name of the runtime, and why it refuses, or ""."""
-    from importlib.metadata import version
+    import onnxruntime
 
-    name = f"ONNX Runtime {version('onnxruntime')} on a CPU"
+    name = f"ONNX Runtime {onnxruntime.__version__} on a CPU"
     try:
         OnnxRuntimeRunner(path).close()
     except RuntimeFailure as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -16,10 +17,10 @@ def reset_peak_memory() -> None:
 
 def peak_memory_mb() -> float:
     """Peak resident memory in MiB."""
-    if _STATUS.exists():
-        line = next(x for x in _STATUS.read_text().splitlines() if x.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    import resource  # not on Windows
+    told = re.search(r"VmHWM:\s*(\d+) kB", _STATUS.read_text()) if _STATUS.exists() else None
+    if told:
+        return int(told[1]) / 1024
+    import resource  # not on Windows; a sandbox may tell nothing else
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

@@ -120,6 +120,10 @@ class Readers(Closing):
                 self._idle.put(worker)
                 return found
             reason = worker.last_words()
+            with self._guard:
+                if worker in self._workers:  # `close` has not released it
+                    self._workers.remove(worker)
+                    worker.release()
         return ReadClip(source, None, error=f"{name_of(source)}: the process that read it {reason}")
 
     def _take(self) -> _Worker:

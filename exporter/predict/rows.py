@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +39,17 @@ class RowLog(Closing):
 
     def __init__(self, path: Path, made_by: Mapping[str, Any]) -> None:
         self.path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _check_job(path, made_by)
-            self._lock = Lock(path, create=True)
-        except OSError as error:
-            raise OutputError(f"{path} cannot be written: {error.strerror}") from error
-        try:
-            self._lock.exclusive(wait=False)
-        except OSError as error:
-            self._lock.close()
-            raise OutputError(f"another process appends to {path}", remedy="wait for it") from error
-        _cut_torn_line(path)
-        self._file = path.open("ab", buffering=0)
+        with ExitStack() as undo:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._lock = undo.enter_context(Lock(path, create=True))
+                _lock_alone(self._lock, path)
+                _check_job(path, made_by)  # no other process writes it meanwhile
+                _cut_torn_line(path)
+                self._file = path.open("ab", buffering=0)
+            except OSError as error:
+                raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+            undo.pop_all()
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the rows that are there.
@@ -80,6 +79,13 @@ class RowLog(Closing):
         os.fsync(self._file.fileno())
         self._file.close()
         self._lock.close()
+
+
+def _lock_alone(lock: Lock, path: Path) -> None:
+    try:
+        lock.exclusive(wait=False)
+    except OSError as error:
+        raise OutputError(f"another process appends to {path}", remedy="wait for it") from error
 
 
 def _check_job(path: Path, made_by: Mapping[str, Any]) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from exporter.files.manifest import read_manifest
+from exporter.files.manifest import ENGINE_GRAPH, GRAPH, read_manifest
 from exporter.inputs.clips import Inputs, gather_inputs
 from exporter.load import load_exported
 from exporter.precision import Int8
 from exporter.proof.ladder import climb
+from exporter.proof.runtimes import rounding_form
 from exporter.proof.tune import tune
 from exporter.results import Ladder, Recipe
 from exporter.rewrite.choose import rewrite_for_export
@@ -47,16 +48,17 @@ def ladder(
     directory = Path(directory)
     manifest = read_manifest(directory, unchanged=False)
     spec, model, inputs = _load(manifest, checkpoint, video, on_progress)
-    model = rewrite_for_export(spec, model)
-    for_engine = directory / "model.tensorrt.onnx"  # of an int8 export
+    of_engine = engine and (directory / ENGINE_GRAPH).exists()
+    model = rewrite_for_export(spec, model, "tensorrt" if of_engine else None)
+    form = rounding_form("tensorrt" if of_engine else "onnxruntime", spec.precision)
     return climb(
         model,
-        for_engine if engine and for_engine.exists() else directory / "model.onnx",
+        directory / (ENGINE_GRAPH if of_engine else GRAPH),
         inputs,
         precision=spec.precision,
         batch=spec.run_batch,
         keep_fp32=spec.keep_fp32,
-        int8=_rounding(spec, model, spec.precision),
+        int8=_rounding(spec, model, spec.precision, form),
         engine=engine,
         on_clip=lambda done, total: on_progress("ladder", done / total, f"{done} of {total} clips"),
     )
@@ -94,14 +96,14 @@ def tune_precision(
         inputs,
         precision=precision,
         budget=budget,
-        int8=_rounding(spec, model, precision),
+        int8=_rounding(spec, model, precision, rounding_form("onnxruntime", precision)),
         on_step=lambda done, total, what: on_progress("tune", min(done / total, 1.0), what),
     )
 
 
-def _rounding(spec: ExportSpec, model: VideoClassifier, precision: str) -> Int8 | None:
+def _rounding(spec: ExportSpec, model: VideoClassifier, precision: str, form: str) -> Int8 | None:
     calibration = calibrate(spec, model, precision)
-    return None if calibration is None else Int8(calibration.ranges)
+    return None if calibration is None else Int8.of(form, calibration.ranges)
 
 
 def _load(

@@ -14,7 +14,7 @@ from exporter.files.reference import REFERENCE, KeptReference, Structure, write_
 from exporter.graph.weights import hash_weights
 from exporter.inputs.clips import Inputs
 from exporter.inputs.kept import describe_inputs
-from exporter.precision import REST_OF_INT8, Int8, Ranges, in_precision, observe_ranges
+from exporter.precision import REST_OF_INT8, Int8, in_precision, observe_ranges
 from exporter.proof.decide import ILL_CONDITIONED
 from exporter.proof.distance import relative_error
 from exporter.proof.exact import ExactModel
@@ -107,7 +107,7 @@ def make_references(
     for form in sorted(rounding_form(runtime, spec.precision) for runtime in runtimes):
         if form not in references:
             stage.progress(None, f"floor of {form}")
-            int8 = None if calibration is None else _rounding(form, calibration.ranges)
+            int8 = None if calibration is None else Int8.of(form, calibration.ranges)
             with EagerRunner(model, inputs.shapes, spec.precision, spec.keep_fp32, int8) as floor:
                 references[form] = with_lower_floor(references[FP32], floor, clips)
     return references
@@ -188,10 +188,3 @@ def explain(job: Job, rewritten: VideoClassifier, graph: Path, stage: Stage) -> 
     )
     stage.detail = f"{len(found.rungs)} modules on {', '.join(shown.names)}"
     return found if found.rungs else None
-
-
-def _rounding(form: str, ranges: Ranges) -> Int8:
-    """Say how an int8 graph of a form rounds: see `int8_products.FORMS`."""
-    if form != "int8-tensorrt":
-        return Int8(ranges, rest="bf16" if form == "int8-bf16" else "fp32")
-    return Int8(ranges, symmetric=True, weight_levels=127, rest=REST_OF_INT8)

@@ -5,18 +5,23 @@ Two cells with the same key are the same cell. A cell with a new key must be mad
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from exporter.errors import TsformerError
+from exporter.files.hub import fetch, parse_name
 from exporter.files.manifest import sha256
+from exporter.inputs.clip_list import listed_clips
 from exporter.spec import OPTIONS, ExportSpec
 
 _PACKAGE = Path(__file__).parents[1]
 # Options that name files. The key contains the content of the files, not their location.
 _PATHS = tuple(name for name, declared in OPTIONS.items() if declared.path)
+_UNREAD = "unread"
 # Entries of `environment.describe()` that decide a graph, an engine or a latency. The date and the
 # build number of the operating system do not.
 _MACHINE = ("python", "cpu", "cores", "gpu", "packages", "tensorrt")
@@ -32,15 +37,17 @@ class Keys:
     def __init__(self, environment: Mapping[str, Any]) -> None:
         self._machine = {name: environment.get(name) for name in _MACHINE}
         self._code = code_hash()
-        self._contents: dict[str, str] = {}
+        self._contents: dict[str, tuple[str, str]] = {}
 
     def key(self, spec: ExportSpec, threads: int) -> str:
         """Return the key of a cell that is timed with `threads` threads: SHA-256 as hex digits."""
         values = spec.to_dict()
         contents = {
-            name: [(Path(path).name, self._content(path)) for path in _as_list(values.pop(name))]
-            for name in _PATHS
+            name: [self._content(path) for path in _as_list(values.pop(name))] for name in _PATHS
         }
+        listed = Path(spec.eval or "")
+        if listed.is_file():
+            contents["clips"] = [self._content(str(clip)) for clip in _clips_of(listed)]
         facts = {
             "spec": values | {"threads": threads},
             "contents": contents,
@@ -50,9 +57,12 @@ class Keys:
         text = json.dumps(facts, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _content(self, path: str) -> str:
+    def _content(self, path: str) -> tuple[str, str]:
+        """Return the name of a file and its hash; of what is no file, all of it, and its commit."""
         if path not in self._contents:
-            self._contents[path] = content_hash(Path(path))
+            found = content_hash(Path(path))
+            unread = found == _UNREAD
+            self._contents[path] = (path, _commit(path)) if unread else (Path(path).name, found)
         return self._contents[path]
 
 
@@ -68,7 +78,21 @@ def content_hash(path: Path) -> str:
             return hashlib.sha256(listing.encode("utf-8", "backslashreplace")).hexdigest()
         return sha256(path)
     except OSError:
-        return "unread"
+        return _UNREAD
+
+
+def _commit(path: str) -> str:
+    """Return the commit of a model on the hub, or "": the export reports what is wrong later."""
+    name = parse_name(path)
+    with contextlib.suppress(TsformerError):
+        return fetch(name).commit if name else ""
+    return ""
+
+
+def _clips_of(listed: Path) -> list[Path]:
+    with contextlib.suppress(TsformerError):
+        return listed_clips(listed)
+    return []
 
 
 def code_hash() -> str:

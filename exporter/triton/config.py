@@ -11,6 +11,10 @@ KINDS = {"cpu": "KIND_CPU", "cuda": "KIND_GPU"}
 TYPES = {
     "float32": "TYPE_FP32",
     "float16": "TYPE_FP16",
+    "float64": "TYPE_FP64",
+    "int8": "TYPE_INT8",
+    "int32": "TYPE_INT32",
+    "int64": "TYPE_INT64",
     "uint8": "TYPE_UINT8",
     "bool": "TYPE_BOOL",
 }

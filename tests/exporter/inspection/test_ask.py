@@ -107,7 +107,7 @@ def test_branches_of_different_rank_are_an_error_where_a_runtime_refuses_them(tm
     assert code == (4 if errors else 0)
 
 
-def test_a_loader_that_dies_is_a_refusal_and_one_that_hangs_gives_no_answer(tmp_path, monkeypatch):
+def test_a_loader_that_dies_is_a_refusal_and_one_that_hangs_is_a_warning(tmp_path, monkeypatch):
     path = add(tmp_path / "g.onnx", 8, 17)
     stub = tmp_path / "stub.py"
     monkeypatch.setattr(asking.child, "command", lambda _: ([asking_python(), str(stub)], None))
@@ -117,7 +117,9 @@ def test_a_loader_that_dies_is_a_refusal_and_one_that_hangs_gives_no_answer(tmp_
     }
     monkeypatch.setattr(asking, "_SECONDS", 0.3)
     stub.write_text("import time; time.sleep(20)")
-    assert ask(path) == {}
+    assert {each.refused for each in ask(path).values()} == {None}
+    found = {(each.rule, each.severity, each.runtimes) for each in judge((), ask(path))}
+    assert found == {("no-answer", "warning", (name,)) for name in asking.RUNTIMES}
 
 
 def asking_python() -> str:

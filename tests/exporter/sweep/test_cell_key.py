@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from exporter import ExportSpec
+from exporter.files.hub import Snapshot
 from exporter.sweep import cell_key
 from exporter.sweep.cell_key import Keys, code_hash, content_hash
 
@@ -97,6 +98,23 @@ class TestFiles:
         changed = key(spec)
         clip.rename(clip.with_name("2.mp4"))
         assert len({before, changed, key(spec)}) == 3
+
+    def test_every_clip_of_a_list_changes_the_key(self, tmp_path):
+        listed, clip = tmp_path / "clips.csv", tmp_path / "1.mp4"
+        listed.write_text("1.mp4,left\n")
+        clip.write_bytes(b"x")
+        before = key(ExportSpec(eval=str(listed)))
+        clip.write_bytes(b"y")
+        assert key(ExportSpec(eval=str(listed))) != before
+
+    def test_models_of_the_hub_differ_by_organisation_and_by_commit(self, monkeypatch):
+        commits = {"a/model": "1", "b/model": "1"}
+        monkeypatch.setattr(
+            cell_key, "fetch", lambda name: Snapshot(name.id, commits[name.id], Path())
+        )
+        one, other = (key(ExportSpec(checkpoint=Path(name))) for name in commits)
+        commits["a/model"] = "2"
+        assert len({one, other, key(ExportSpec(checkpoint=Path("a/model")))}) == 3
 
     def test_a_missing_file_has_a_key_so_that_the_export_reports_it(self, tmp_path):
         assert key(ExportSpec(checkpoint=tmp_path / "none.pth"))
