@@ -175,11 +175,12 @@ def load_exported(
     """Read the spec of an export, and make its model again from the seed or the checkpoint.
 
     Raises:
+        UsageError: if it is the export of a module, which only its author makes again.
         CheckpointInputError: if the checkpoint is not the one that was exported.
     """
     if manifest["model"]["family"] == MODULE:
         why = "is the export of a module of your own, which no checkpoint makes again"
-        raise UsageError(f"this directory {why}", remedy="leave --checkpoint away")
+        raise UsageError(f"this directory {why}", remedy="use verify without --checkpoint")
     spec = replace(ExportSpec.from_dict(manifest["spec"]), video=video)
     spec = replace(spec, checkpoint=checkpoint or spec.checkpoint, allow_ill_conditioned=False)
     check_same_checkpoint(spec, manifest["spec"])

@@ -8,6 +8,7 @@ safetensors with the configuration in their metadata, so they need no `config`. 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -129,7 +130,7 @@ def save_checkpoint(model: VideoClassifier, path: str | Path) -> None:
         "task": model.task,
     }
     state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_bytes(save(state, metadata={METADATA_KEY: json.dumps(description)}))
         partial.replace(path)

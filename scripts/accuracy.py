@@ -12,6 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import result_rows
+
 from exporter.cli import main as tsformer
 from exporter.spec import PRECISIONS
 
@@ -37,11 +39,14 @@ def main() -> int:
                 checkpoint = FOLDER / "checkpoints" / f"motion-{attention}.safetensors"
                 command = ["export", "--checkpoint", str(checkpoint), "--precision", precision]
                 command += ["--eval", "motion", "--bench-seconds", arguments.bench_seconds]
-                codes.append(tsformer([*command, "-o", str(out), "--quiet"]))
+                code = tsformer([*command, "-o", str(out), "--quiet"])
+                if code not in (0, 5):  # 5: written, but not proven
+                    raise SystemExit(f"{attention} in {precision} ended with exit code {code}")
+                codes.append(code)
                 report = json.loads((out / "report.json").read_text(encoding="utf-8"))
                 rows.append(summarize(report, attention, precision))
                 print(json.dumps(rows[-1]), flush=True)
-    arguments.out.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    result_rows.add(arguments.out, rows, lambda row: (row["attn"], row["precision"]))
     return max(codes)
 
 

@@ -11,7 +11,7 @@ what the machine can do; `evaluate` with a process for each core that reads, at 
 Two cores of a shared machine often do less than twice the work of one. So the exit code is 1 if the
 best speed of `evaluate` is less than 0.9 times that of the separate processes, which is 1.8 times
 one process where two cores do twice the work. It is 1 too if a batch of 8 is slower than a batch of
-1, or if an answer differs.
+1, or if an accuracy differs.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     passed = (
         best["of_separate_processes"] >= REQUIRED and best["run_batch_8"] >= best["run_batch_1"]
     )
-    return int(not (passed and all(row["same_answers"] for row in rounds)))
+    return int(not (passed and all(row["same_accuracy"] for row in rounds)))
 
 
 def measure(folder: Path) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def measure(folder: Path) -> dict[str, Any]:
             "run_batch_1": run_alone(one, dataset),
             "jobs": jobs,
             "right": f"{right:.1%}",
-            "same_answers": figures == {float(right)},
+            "same_accuracy": figures == {float(right)},
             "loads": [round(load, 1) for load in loads],
         }
 

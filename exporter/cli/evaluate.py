@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from exporter.cli.parsing import Flag, Json, Output, Paths, WholeOrNone, clip_of, jobs_of
 from exporter.cli.terminal import counting, progress, say, show
-from exporter.errors import ManifestError, UsageError, VideoError
+from exporter.errors import UsageError, VideoError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -130,7 +130,10 @@ def _require_same_clips(opened: list[tuple[str, Predictor]]) -> None:
         for what in ("config", "preprocessing", "task", "labels"):
             ours, theirs = getattr(first.card, what), getattr(other.card, what)
             if ours != theirs:
-                raise ManifestError(f"{name} has another {what}", got=theirs, expected=ours)
+                raise UsageError(
+                    f"{name} has another {what}, and an evaluation has the same clips and classes",
+                    remedy="evaluate it alone",
+                )
 
 
 def _made_by(opened: list[tuple[str, Predictor]]) -> dict[str, object]:

@@ -46,7 +46,7 @@ def predict(
     """Classify clips with an exported directory; needs no torch.
 
     Clips are read exactly as they were for the export. A clip that cannot be read does not stop the
-    others; the exit code is then 3.
+    others; the exit code is then 3. With --features the first such clip ends the command.
 
     Examples:
         tsformer predict build/trained clip.mp4
@@ -125,9 +125,16 @@ def _show_windows(
     """Show a row for each window as soon as it is answered: the source may never end."""
     if predictor.card.preprocessing.is_assumed:
         say(f"clips: {predictor.card.preprocessing.sentences[0]}", 0)
+    failed: list[VideoError] = []
     for clip in clips:
-        for row in predictor.predict_windows(clip, windows, top):
-            show(json.dumps(asdict(row), allow_nan=False) if as_json else _window_line(row))
+        try:
+            for row in predictor.predict_windows(clip, windows, top):
+                show(json.dumps(asdict(row), allow_nan=False) if as_json else _window_line(row))
+        except VideoError as error:
+            failed.append(error)
+    if failed:
+        others = f" ({len(failed)} of {len(clips)} clips failed)" if len(clips) > 1 else ""
+        raise VideoError(f"{failed[0]}{others}") from failed[0]
 
 
 def _window_line(row: WindowPrediction) -> str:

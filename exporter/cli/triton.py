@@ -31,8 +31,9 @@ def triton(
 ) -> int:
     """Write an export as models of a Triton Inference Server repository.
 
-    NAME_onnx runs model.onnx in ONNX Runtime. NAME_trt runs the engine in TensorRT. The command
-    writes proven models only. It lists the models that it leaves out, with the reason.
+    NAME_onnx runs model.onnx in ONNX Runtime. NAME_trt runs the engine in TensorRT. The export
+    must be proven. The command lists the models that it leaves out, with the reason. A graph that
+    was not run on --device is written with a note: verify it on the server first.
 
     Examples:
         tsformer triton build/fastformer-divided-224x224-fp32 models

@@ -111,6 +111,7 @@ def push(
             folder_path=directory,
             revision=revision,
             commit_message=f"Upload {directory.name}, exported by tsformer",
+            ignore_patterns=[".*", ".*/**"],  # what a process that was killed left
         )
     return str(commit.commit_url)
 

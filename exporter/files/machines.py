@@ -45,6 +45,17 @@ class Machine:
         return [row for row in self.parity if self.files.get(row.runtime) == file]
 
 
+def present_rows(
+    report: Mapping[str, Any], manifest: Mapping[str, Any], table: str
+) -> list[dict[str, Any]]:
+    """Return the rows of `parity` or `latency` of report.json that hold for the files of today.
+
+    Rows of an engine that was built again since the export are left out.
+    """
+    same = report.get("engine", {}).get("sha256") == manifest["engine"].get("sha256")
+    return [row for row in report[table] if same or not row["runtime"].startswith("tensorrt")]
+
+
 @dataclass(frozen=True)
 class Machines:
     """The records of an export that hold for its files, and notes about the other records."""

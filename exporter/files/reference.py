@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from exporter.errors import ManifestError
+from exporter.errors import ManifestError, UsageError
 from exporter.files.packing import from_differences, from_planes, to_differences, to_planes
 from model.outputs import LOGITS
 
@@ -33,6 +33,7 @@ _VERSION = 3
 _VERSIONS = (1, 2, 3)  # the first holds every array as it is, the second all inputs in batches
 _CARD = "card"  # the entry that describes the others, as JSON
 _MOST_BYTES = 2**31  # unpacked: a damaged file must not fill the memory
+_FOR_OUTPUTS = 2**28
 _AGAIN = "copy the directory again, or export it again"
 
 
@@ -116,6 +117,17 @@ class KeptReference:
     def __post_init__(self) -> None:
         if not self.outputs:
             object.__setattr__(self, "outputs", ((LOGITS, self.truth.shape[-1]),))
+
+
+def require_room(stored: int) -> None:
+    """Raise `UsageError` if the inputs to store, in bytes, leave no room for the outputs."""
+    if stored > _MOST_BYTES - _FOR_OUTPUTS:
+        raise UsageError(
+            f"the inputs do not fit into {REFERENCE}",
+            got=f"{stored / 2**30:.1f} GiB",
+            expected=f"at most {(_MOST_BYTES - _FOR_OUTPUTS) / 2**30:.1f} GiB",
+            remedy="give fewer, or keep clips by their hash only: --no-store-clips",
+        )
 
 
 def write_reference(path: Path, kept: KeptReference) -> None:

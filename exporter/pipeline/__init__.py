@@ -16,6 +16,7 @@ from torch import nn
 
 from exporter.files.manifest import write_manifest
 from exporter.files.names import default_directory
+from exporter.files.reference import require_room
 from exporter.files.staging import StagedDirectory
 from exporter.latency.timing import Timed, measure_latency
 from exporter.load import load_model, resolve
@@ -105,7 +106,15 @@ def use_threads(wanted: int | None) -> None:
 
 
 def publish(job: Job, out: Path, staged: StagedDirectory) -> ExportResult:
-    """Run the stages from `rewrite` on, and write report, manifest and model card."""
+    """Run the stages from `rewrite` on, and write report, manifest and model card.
+
+    Raises:
+        UsageError: if the inputs do not fit into the reference.
+    """
+    inputs, spec = job.inputs, job.spec
+    each = sum(array[0].nbytes for array in inputs.arrays.values())
+    stored = len(inputs.names) if inputs.given else 0 if spec.no_store_clips else len(spec.video)
+    require_room(stored * each)
     with ExitStack() as resources:
         report, floors = _produce(job, resources)
     write_report(report, staged.path, make_sheets(job.inputs, job.model.preprocessing))

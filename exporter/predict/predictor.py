@@ -4,14 +4,14 @@
         for prediction in predictor.predict(["clip.mp4"]):
             print(prediction.clip, prediction.classes[0].label, prediction.classes[0].score)
 
-The same code reads clips here and for the export: it samples, resizes, crops and normalises them.
-So the proof of the export holds for the predictions.
+The same code reads clips here and for the export, so the proof holds for the predictions.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,17 +114,16 @@ class Predictor(Closing):
             raise UsageError("--device", got=device, expected=f"one of {', '.join(DEVICES)}")
         if cache is not None and device not in OPENVINO:
             raise UsageError("--cache is for --device openvino", got=device)
-        engine = device == "engine"
         threads = threads or usable_cores() or 1
         directory = Path(directory)
         card = Card.read(directory)
         if not card.takes_clips:
-            what = f"{directory} is the export of a module of your own, which does not take clips"
+            what = f"{directory} is the export of a module, which does not take clips"
             raise UsageError(what, remedy="run its model.onnx in ONNX Runtime")
         self.card = card = card.reading(clip or {})
         self.file = card.file_of(device)  # what is run
         self.runner: Runner
-        if engine:
+        if device == "engine":
             self.runner = _load_engine(directory, card)
         elif device in OPENVINO:
             self.runner = _load_openvino(directory, card, device, threads, cache)
@@ -133,8 +132,11 @@ class Predictor(Closing):
             self.runner = open_onnxruntime(
                 directory / GRAPH, device, threads=threads, precision=card.precision
             )
-        _check_sizes(directory, card, self.runner)
-        self.batches = _batches(card, self.runner, engine=engine, wanted=batch)
+        with ExitStack() as opened:
+            runner = opened.enter_context(self.runner)
+            _check_sizes(directory, card, runner)
+            self.batches = _batches(card, runner, device, batch)
+            opened.pop_all()
 
     def close(self) -> None:  # noqa: D102
         self.runner.__exit__(None, None, None)
@@ -241,12 +243,12 @@ def check_top(card: Card, top: int | None) -> int:
     return top
 
 
-def _batches(card: Card, runner: Runner, *, engine: bool, wanted: int | None) -> Batches:
+def _batches(card: Card, runner: Runner, device: str, wanted: int | None) -> Batches:
     """Find the batches that the model takes: a graph accepts any, an engine only its profile."""
     fixed, profile = runner.input_shapes["video"][0], card.dynamic_batch
     least = most = fixed or 1
     if profile and not fixed:
-        least, most = profile.min if engine else 1, profile.max
+        least, most = profile.min if device == "engine" else 1, profile.max
     if wanted is not None and not least <= wanted <= most:
         expected = f"{least} to {most}" if least < most else f"{least}, the batch of the export"
         raise UsageError("--batch", got=wanted, expected=expected)

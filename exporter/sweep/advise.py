@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import NoExportError, UsageError
-from exporter.files.machines import Machine, read_machines
+from exporter.files.machines import Machine, present_rows, read_machines
 from exporter.files.staging import MANIFEST
 from exporter.results import HOST_TO_HOST
 from exporter.sweep.grid import name_of
@@ -250,6 +250,7 @@ def _rows_of_export(directory: Path) -> list[dict[str, Any]]:
     if rows and not report.exists():
         return rows  # of an edge image
     own = json.loads(report.read_text(encoding="utf-8"))
+    own |= {table: present_rows(own, manifest, table) for table in ("parity", "latency")}
     return [_as_row(directory, manifest, None, own), *rows]
 
 

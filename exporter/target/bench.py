@@ -99,15 +99,18 @@ def bench(
             inputs = gather_inputs((), card.config, card.preprocessing, mask=masked)
         else:
             inputs = regain_given(read_reference(directory / REFERENCE)).inputs
-        for size in batches or (manifest["spec"]["batch"],):
+        sizes = batches or (manifest["spec"]["batch"],)
+        for size in sizes:  # before anything is timed
+            taking, refusing = _split(opened.runners, card, size)
+            if not taking:
+                raise UsageError(f"--batch {size} is not taken: {refusing[0].reason}")
+        for size in sizes:
             missed += [
                 NotTimed(row.runtime, row.device, row.precision, size, row.reason)
                 for row in opened.absences
             ]
             taking, refusing = _split(opened.runners, card, size)
             missed += refusing
-            if not taking:
-                raise UsageError(f"--batch {size} is not taken: {refusing[0].reason}")
             timed, failed = _time(taking, inputs.batch(size), seconds, size, on_progress)
             latency += timed
             missed += failed

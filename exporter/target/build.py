@@ -75,10 +75,11 @@ def build(
         EngineError: if no TensorRT works here, or the build fails.
     """
     directory = Path(directory)
-    manifest = read_manifest(directory, unchanged=False)
-    spec = _spec(manifest, engine, targets)
-    graph = _graph(directory, manifest)
+    read_manifest(directory, unchanged=False)  # it is an export: else nothing is written there
     with _alone(directory) as place:
+        manifest = read_manifest(directory, unchanged=False)  # another build may have ended
+        spec = _spec(manifest, engine, targets)
+        graph = _graph(directory, manifest)
         if not force and _is_whole(directory, manifest):
             raise OutputError(
                 f"{directory / ENGINE} is there already", remedy="replace it with --force"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import ManifestError, OutputError
-from exporter.files.machines import Machines, rows_of
+from exporter.files.machines import Machines, present_rows, rows_of
 from exporter.files.manifest import read_manifest
 from exporter.predict.card import Card
 from exporter.report.pages import write_page
@@ -68,9 +68,7 @@ def _facts(
 ) -> dict[str, Any]:
     """Collect what the card shows; the template escapes it."""
     spec, engine = manifest["spec"], manifest["engine"]
-    parity = rows_of(Parity, report["parity"])
-    if report["engine"].get("sha256") != engine.get("sha256"):  # it was built again
-        parity = tuple(row for row in parity if not row.runtime.startswith("tensorrt"))
+    parity = rows_of(Parity, present_rows(report, manifest, "parity"))
     shown = Report(spec, manifest["environment"], (), parity, (), engine)
     commit = spec.get("checkpoint_commit")
     task = [_TASKS[card.task]] if card.takes_clips and card.has_logits else []

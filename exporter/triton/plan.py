@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from exporter.errors import TritonError, UsageError
-from exporter.files.machines import Machines
+from exporter.files.machines import Machines, present_rows
 from exporter.files.manifest import MODULE
 from exporter.report.escape import without_control
 from exporter.triton.config import KINDS, TYPES, Step, TritonModel, TritonTensor, render
@@ -183,9 +183,8 @@ def _ran(
 ) -> dict[str, dict[str, str]]:
     """For each runtime and device: the reason why it did not run there, or "" if it ran."""
     found: dict[str, dict[str, str]] = {"onnxruntime": {}, "tensorrt": {}}
-    same = report.get("engine", {}).get("sha256") == manifest["engine"].get("sha256")
-    for row in report["parity"]:
-        if row["runtime"] in found and (same or row["runtime"] == "onnxruntime"):
+    for row in present_rows(report, manifest, "parity"):
+        if row["runtime"] in found:
             reason = row["reason"] or "no reason was given"
             failed = row["verdict"] == "not-run"
             found[row["runtime"]][row["device"]] = " ".join(reason.split()) if failed else ""

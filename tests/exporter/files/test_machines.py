@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from exporter.errors import OutputError, UsageError
-from exporter.files.machines import machine_name, read_machines, record
+from exporter.files.machines import machine_name, present_rows, read_machines, record
 from exporter.results import InputParity, Latency, Parity
 
 FILES = {"onnxruntime": "model.onnx", "tensorrt": "model.engine"}
@@ -148,3 +148,10 @@ def test_the_name_of_a_machine_is_the_name_of_a_file(monkeypatch):
     for wrong in ("", "../x", "a/b", ".hidden", "x" * 65, "ä"):
         with pytest.raises(UsageError, match="--name"):
             machine_name(wrong)
+
+
+def test_rows_of_an_engine_that_was_built_again_do_not_hold():
+    rows = [{"runtime": name} for name in ("onnxruntime", "onnxruntime-tensorrt", "tensorrt_rtx")]
+    report = {"parity": rows, "engine": {"sha256": "old"}}
+    assert present_rows(report, {"engine": {"sha256": "old"}}, "parity") == rows
+    assert present_rows(report, {"engine": {"sha256": "new"}}, "parity") == rows[:2]

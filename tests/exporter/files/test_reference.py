@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from exporter.errors import ManifestError
+from exporter.errors import ManifestError, UsageError
 from exporter.files.packing import to_planes
 from exporter.files.reference import (
     REFERENCE,
@@ -18,6 +18,7 @@ from exporter.files.reference import (
     Structure,
     hash_array,
     read_reference,
+    require_room,
     write_reference,
 )
 
@@ -217,3 +218,9 @@ def test_pickled_content_is_never_loaded(path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("card.npy", packed.getvalue())
     assert "is damaged" in refused(path)
+
+
+def test_clips_that_could_not_be_read_again_are_refused_before_the_export():
+    require_room(2**30)
+    with pytest.raises(UsageError, match=r"the inputs do not fit .* got 1.9 GiB.*no-store-clips"):
+        require_room(2**31 - 2**27)

@@ -262,3 +262,13 @@ def test_long_torn_lines_are_cut(tmp_path):
 
 def test_a_row_without_an_answer_has_an_error():
     assert Row("a", error="why").classes == ()
+
+
+def test_a_job_that_comes_second_changes_nothing(tmp_path):
+    out = tmp_path / "rows.jsonl"
+    with RowLog(out, {"model": "first"}):
+        job = tmp_path / "rows.jsonl.job.json"
+        job.unlink()  # as if both had looked for it before one wrote it
+        with pytest.raises(OutputError, match="another process appends"):
+            RowLog(out, {"model": "second"})
+        assert not job.exists()

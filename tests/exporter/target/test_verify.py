@@ -154,6 +154,17 @@ def test_a_changed_graph_with_its_hash_fails_the_proof(directory):
     assert structure.reason == "model.onnx has other weights than at export: to_out.fn.bias"
 
 
+def test_changed_weights_fail_even_where_rounding_decides_the_logits(directory, monkeypatch):
+    graph = onnx.load(directory / "model.onnx")
+    (weight,) = (w for w in graph.graph.initializer if w.name == "to_out.fn.bias")
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) + 0.01, weight.name))
+    onnx.save(graph, directory / "model.onnx")
+    mend(directory, "model.onnx")
+    monkeypatch.setattr("exporter.proof.structure.ILL_CONDITIONED", 0.0)
+    _, structure = verify(directory).parity
+    assert structure.verdict == "fail"
+
+
 def test_an_export_whose_reference_has_no_structure_still_verifies(directory):
     change_reference(directory, structures={})
     report = verify(directory)
