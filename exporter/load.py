@@ -19,7 +19,7 @@ from exporter.spec import DEFAULT_FAMILY, MODEL_ARGUMENTS, ExportSpec
 from model import load_checkpoint
 from model.checkpoint import FAMILIES
 from model.classifier import VideoClassifier
-from model.config import FRESH, PRESETS, ConfigError, check_choice
+from model.config import FRESH, PRESETS, ConfigError, ViTConfig, check_choice
 from model.families.huggingface_directory import find_base
 from model.outputs import FEATURES, LOGITS, OUTPUTS
 from model.task import check_task
@@ -93,7 +93,7 @@ def _make_fresh(spec: ExportSpec, given: Mapping[str, Any]) -> VideoClassifier:
     name = spec.model or DEFAULT_FAMILY
     preset = PRESETS.get(name)
     family = FAMILIES[_PRESET_FAMILY if preset else name]
-    if preset is None and family.model is FAMILIES[_PRESET_FAMILY].model:
+    if preset is None and issubclass(family.model.config_class, ViTConfig):
         preset = PRESETS["TimeSformer"]
     try:
         defaults = {"channels": 3, **preset} if preset else FRESH

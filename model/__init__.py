@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from model.config import ConfigError, FastTimeSformerConfig
     from model.fast_timesformer import FastTimeSformer
     from model.preprocessing import Preprocessing
+    from model.space_time_transformer import SpaceTimeTransformer
     from model.timesformer import TimeSformer
     from model.timesformer_vit import TimeSformerViT
     from model.weights.file import CheckpointError
@@ -27,6 +28,7 @@ _HOMES = {
     "PerformerAttention": "attention",
     "Preprocessing": "preprocessing",
     "RegularAttention": "attention",
+    "SpaceTimeTransformer": "space_time_transformer",
     "TimeSformer": "timesformer",
     "TimeSformerViT": "timesformer_vit",
     "load_checkpoint": "checkpoint",
@@ -45,6 +47,7 @@ __all__ = [
     "PerformerAttention",
     "Preprocessing",
     "RegularAttention",
+    "SpaceTimeTransformer",
     "TimeSformer",
     "TimeSformerViT",
     "load_checkpoint",

@@ -58,8 +58,8 @@ class AttentionWeights:
         blocks = [module for module in model.modules() if isinstance(module, Block)]
         if not blocks:
             raise ConfigError(
-                "attentions are not offered for timesformer_pytorch: its class token and its "
-                "patches attend to different tokens"
+                "attentions are not offered for this family: its class token and its patches "
+                "attend to different tokens"
             )
         if not isinstance(last_attention(blocks[0]), RegularAttention):
             raise ConfigError(

@@ -22,6 +22,7 @@ from model.families.base import Family, Told
 from model.families.facebookresearch import FACEBOOKRESEARCH
 from model.families.fast_timesformer import FAST_TIMESFORMER
 from model.families.file_settings import Settings
+from model.families.frozen_in_time import FROZEN_IN_TIME
 from model.families.huggingface import HUGGINGFACE
 from model.families.huggingface_directory import read_directory
 from model.families.mmaction2 import MMACTION2
@@ -53,7 +54,14 @@ from model.weights.select import select
 
 FAMILIES: Mapping[str, Family] = {
     family.name: family
-    for family in (FAST_TIMESFORMER, FACEBOOKRESEARCH, HUGGINGFACE, TIMESFORMER_PYTORCH, MMACTION2)
+    for family in (
+        FAST_TIMESFORMER,
+        FROZEN_IN_TIME,  # before the family whose keys its files have too
+        FACEBOOKRESEARCH,
+        HUGGINGFACE,
+        TIMESFORMER_PYTORCH,
+        MMACTION2,
+    )
 }
 MODELS: Mapping[str, type[VideoClassifier]] = {
     family.model.family: family.model for family in FAMILIES.values()

@@ -26,7 +26,8 @@ SCHEME_NAMES: tuple[str, ...] = ("space", "joint", "divided", "local-global", "a
 UPSTREAM_SCHEMES: tuple[str, ...] = ("joint", "divided")  # schemes of the published package
 SEMANTICS: tuple[str, ...] = ("paper", "upstream")
 FAMILY_NAMES: tuple[str, ...] = (
-    "fast_timesformer", "timesformer_pytorch", "facebookresearch", "huggingface", "mmaction2"
+    "fast_timesformer", "timesformer_pytorch", "facebookresearch", "huggingface", "mmaction2",
+    "frozen_in_time",
 )  # fmt: skip
 ACTIVATION_NAMES: tuple[str, ...] = get_args(ActivationName)
 
@@ -209,6 +210,26 @@ class ViTConfig(ClipConfig):
             raise ConfigError(f"dim must be a multiple of heads {self.heads}: got {self.dim}")
         if not isinstance(self.norm_eps, (int, float)) or self.norm_eps < 0:
             raise ConfigError(f"norm_eps must not be negative: got {self.norm_eps!r}")
+
+
+@dataclass(frozen=True)
+class SpaceTimeConfig(ViTConfig):
+    """Complete configuration of a `SpaceTimeTransformer`, which has one scheme and one attention.
+
+    `ln_pre`: normalise the tokens before the first block, as CLIP does. `attn_dropout` is 0: the
+    published package drops no attention weights.
+
+    Raises:
+        ConfigError: as `ViTConfig`, or if there is no such choice.
+    """
+
+    ln_pre: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, only in (("scheme", "divided"), ("attn", "regular"), ("attn_dropout", 0)):
+            if (value := getattr(self, name)) != only:
+                raise ConfigError(f"frozen_in_time has only {name} {only!r}: got {value!r}")
 
 
 @dataclass(frozen=True)

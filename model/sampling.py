@@ -15,7 +15,7 @@ from typing import Any
 from model.config import ConfigError, check_choice, nearest
 
 KINDS: Mapping[str, tuple[str, ...]] = {
-    "uniform": ("centres", "middles", "starts"),
+    "uniform": ("centres", "middles", "medians", "starts"),
     "dense": ("steps", "window"),
 }
 PLACES = ("start", "centre", "end")
@@ -34,9 +34,9 @@ class Sampling:
     Attributes:
         kind: `uniform`: one frame from each of f equal segments of the whole file. `dense`: frames
             `rate` apart, from a window of the file.
-        rule: Of uniform: `centres` or `starts` (Hugging Face) of f segments of N frames, or
-            `middles` of f segments of N - 1 frames (Something-Something of facebookresearch). Of
-            dense: `steps` of exactly `rate`
+        rule: Of uniform: `centres` or `starts` (Hugging Face) of f segments of N frames, `medians`
+            of the whole frames of each (Frozen-in-Time), or `middles` of f segments of N - 1 frames
+            (Something-Something of facebookresearch, LaViLa). Of dense: `steps` of exactly `rate`
             (mmaction2), or f places spread evenly over a `window` of f x `rate` frames
             (facebookresearch). By default the first.
         rate: Frames from one frame of a dense clip to the next.

@@ -36,12 +36,15 @@ class GroupAttention(HeadProjections):
         heads: Heads.
         dropout: Dropout rate of the output in training. No attention weights are dropped, as
             in the published package.
+        qkv_bias: Add a bias to query, key and value.
     """
 
     head_mask: Tensor
 
-    def __init__(self, dim: int, dim_head: int, heads: int, dropout: float) -> None:
-        super().__init__(dim, dim_head, heads, proj_drop=dropout)
+    def __init__(
+        self, dim: int, dim_head: int, heads: int, dropout: float, *, qkv_bias: bool = False
+    ) -> None:
+        super().__init__(dim, dim_head, heads, qkv_bias=qkv_bias, proj_drop=dropout)
         self.to_out = nn.Sequential(self.to_out, self.proj_drop)  # the published names
         mask = torch.eye(heads).repeat_interleave(dim_head, dim=1)  # heads c
         self.register_buffer("head_mask", mask, persistent=False)

@@ -2,7 +2,7 @@
 
 N is the number of frames of the file, f that of a clip, r the rate, n the number of clips.
 Sources: facebookresearch/TimeSformer, datasets/decoder.py and ssv2.py; open-mmlab/mmaction2,
-`SampleFrames` in test mode.
+`SampleFrames` in test mode; m-bain/frozen-in-time, base/base_dataset.py.
 """
 
 from __future__ import annotations
@@ -63,6 +63,20 @@ def _middles(
     return tuple((2 * n * a + (2 * i + 1) * (b - a)) // (2 * n) for a, b in pairwise(ends))
 
 
+def _medians(
+    _sampling: Sampling, count: int, frames: int, clip: tuple[int, int], _scale: Fraction
+) -> Indices:
+    """The middle, rounded down, of the first and the last frame of each of f segments.
+
+    Segment k has the frames `floor(k N / f)` to `floor((k + 1) N / f) - 1` (base_dataset.py); clip
+    i of n takes `(i + 1/2) / n` of the way from its first to its last frame.
+    """
+    segment, (i, n) = count / frames, clip
+    starts = [*(int(segment * k) for k in range(frames)), count]  # in floats, as the original
+    spans = ((a, max(b - 1, a)) for a, b in pairwise(starts))
+    return tuple((2 * n * a + (2 * i + 1) * (b - a)) // (2 * n) for a, b in spans)
+
+
 def _window(
     sampling: Sampling, count: int, frames: int, clip: tuple[int, int], scale: Fraction
 ) -> Indices:
@@ -111,6 +125,7 @@ _RULES: Mapping[str, Callable[[Sampling, int, int, tuple[int, int], Fraction], I
     "centres": _centres,
     "starts": _starts,
     "middles": _middles,
+    "medians": _medians,
     "window": _window,
     "steps": _steps,
 }

@@ -52,8 +52,8 @@ class ExportSpec:
     model: str | None = option(
         None,
         "Family of the checkpoint (told by its keys), or of a fresh model: fast_timesformer\n"
-        "(default), timesformer_pytorch, facebookresearch, huggingface, mmaction2, or a\n"
-        "preset: TimeSformer, TimeSformer-HR, TimeSformer-L.",
+        "(default), timesformer_pytorch, facebookresearch, huggingface, mmaction2,\n"
+        "frozen_in_time, or a preset: TimeSformer, TimeSformer-HR, TimeSformer-L.",
         choices=Choices("model", MODEL_NAMES),
         graph=1,
     )

@@ -20,6 +20,7 @@ from torch.export import Dim
 
 from model.block import Block, DropPath
 from model.rotary import RotaryTables
+from model.space_time_transformer import SpaceTimeBlock
 from model.timesformer_layer import Layer
 
 # The smallest number of blocks that share a function. A single block is traced with the model.
@@ -167,7 +168,7 @@ def blocks_called(model: nn.Module) -> Iterator[list[BlockFunction]]:
     # A call gives tokens only, so a model that also gives attention weights is traced as it is.
     whole = "attentions" in getattr(model, "output_names", ())
     for path, module in () if whole else model.named_modules():
-        if isinstance(module, (Block, Layer)) and "forward" not in vars(module):
+        if isinstance(module, (Block, Layer, SpaceTimeBlock)) and "forward" not in vars(module):
             alike.setdefault(structure(module), {})[path] = module
     shared = [blocks for blocks in alike.values() if len(blocks) >= MIN_SHARED_BLOCKS]
     functions = []

@@ -42,12 +42,14 @@ class Family:
         example: A key that every checkpoint of the family has, for messages.
         anchor: A regular expression for one key of the model, below whatever wraps it.
         members: A regular expression for all its keys; other keys are left aside or refused.
+        variant_of: The name of the family whose anchor its files have too.
         translate: Renames the arguments of the family's constructor to the names of the model's
             configuration.
         infer: Returns the values that the weights and their sidecars contain, given the config of
             the user; raises `ConfigError`.
         describe: Returns the `preprocessing`, `labels` and `notes` that the sidecars contain, given
-            the config of the user and the configuration; raises `ConfigError`.
+            the config of the user and the configuration; raises `ConfigError`. Also `loader`, a
+            name and its `Preprocessing`, where the data loader depends on the file.
         adapt: Renames the weights of a state dict, and resizes them where the configuration has
             other sizes; also returns notes about the changes.
         check: Raises `ConfigError` if the keys below the model's path tell another function.
@@ -72,6 +74,7 @@ class Family:
     free: frozenset[str]
     needed: frozenset[str]
     head: str | None = None
+    variant_of: str = ""
     check: Callable[[Collection[str]], None] = lambda _keys: None
     prepare: Callable[[WeightsFile], WeightsFile] = lambda weights: weights
     preprocessing: Preprocessing | None = None

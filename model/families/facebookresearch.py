@@ -93,7 +93,7 @@ def check(keys: Collection[str]) -> None:
     if any(".timeattn." in key for key in keys):
         raise ConfigError(
             "is a SpaceTimeTransformer of Frozen-in-Time, EgoVLP or LaViLa, whose blocks add time "
-            "and space in another way: this package does not compute it"
+            "and space in another way: give the family frozen_in_time, or none"
         )
 
 

@@ -34,6 +34,7 @@ def describe_published(
     known = {**{name: entry.value for name, entry in found.items() if entry}, **given}
     described = dict(family.describe(weights, known, config))
     notes = tuple(described.pop("notes", ()))
+    loader, assumed = described.pop("loader", (family.name, family.preprocessing))
     for name, entry in found.items():
         if entry is None:
             continue
@@ -42,23 +43,19 @@ def describe_published(
             notes += (f"{name} by {entry.where}",)
         elif given[name] != entry.value:
             notes += (f"{name} {entry.value} by {entry.where}, replaced by {given[name]}",)
-    if family.preprocessing and "preprocessing" not in {**given, **described}:
-        described["preprocessing"] = {
-            "mean": family.preprocessing.mean,
-            "std": family.preprocessing.std,
-        }
-        notes += (f"preprocessing of the {family.name} data loader assumed",)
+    if assumed and "preprocessing" not in {**given, **described}:
+        described["preprocessing"] = {"mean": assumed.mean, "std": assumed.std}
+        notes += (f"preprocessing of the {loader} data loader assumed",)
     if config.num_classes == 1 and "task" not in {**given, **described}:
         notes += ("the task is not told: one output is taken as a value (--task)",)
     if config.num_classes == 0:
         notes += ("no classifier: the output is the class token after the last norm, (b, dim)",)
     told, more = read_clip_settings(settings, config, family.rules)
-    if "sampling" not in told and family.preprocessing and family.preprocessing.sampling:
-        assumed = family.preprocessing
+    if "sampling" not in told and assumed and assumed.sampling:
         told |= {"sampling": assumed.sampling, "views": assumed.views, "assumed": assumed.assumed}
         more += (f"{assumed.assumed} assumed: sampling {assumed.sampling}, views {assumed.views}",)
-    if family.preprocessing:
-        told["antialias"] = family.preprocessing.antialias
+    if assumed:
+        told["antialias"] = assumed.antialias
     described["clip"] = told
     return described, notes + more
 

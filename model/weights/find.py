@@ -75,6 +75,8 @@ def find_models(
                 continue
             each = Candidate(match[1], _kind(match[1], weights), family)
             other = found.setdefault(match[1], each).family
+            if other is not None and other.variant_of == family.name:
+                continue
             if other not in (None, family):
                 raise ConfigError(
                     f"keys of {other.name} and {family.name} are mixed: {_keys(weights)}"

@@ -84,6 +84,7 @@ _OBJECTS = """
     mmengine.config:Config
     mmengine.logging.history_buffer:HistoryBuffer
     mmcv.utils.config:Config
+    parse_config:ConfigParser
 """
 _DICTS = """
     collections:defaultdict

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -14,7 +14,11 @@ from model.families.base import Family, is_transposed
 AUTO = ""
 _HEAD = re.compile(r"(?i).*head.*|.*classif.*|fc\d*|.*_fc|fc_.*|cls.*|.*_cls|linear.*|.*logits.*")
 # Parts of a file that have linear layers of their own and are no classifier of the clip.
-_OTHER = re.compile(r"(?i)loss|criterion|metric|text|txt|lang|bert|token|decoder|aux|embedding")
+_OTHER = re.compile(
+    r"(?i)loss|criterion|metric|text|txt|lang|bert|token|decoder|aux|embedding|resblocks|attn_pool"
+)
+# The projection of a clip to the space that it shares with texts: a classifier only if asked for.
+_SHARED = re.compile(r"(?i)(.*\.)?(vid|video|image|visual)_proj(ection)?(\..+)?")
 
 
 @dataclass(frozen=True)
@@ -60,13 +64,13 @@ def find_head(family: Family, prefix: str, scope: Mapping[str, Tensor], wanted: 
             )
         named = found
     if len(named) != 1:
-        if not layers:
+        if all(map(_SHARED.fullmatch, layers)):
             return Head({}, [])
         raise ConfigError(
             f"has no certain classifier: got {', '.join(named or layers)}; give its path, as "
             f'--config \'{{"head": "{(named or layers)[0]}"}}\', or null for the features'
         )
-    _check_alone(named[0], scope)
+    _check_alone(named[0], layers, scope)
     others = [layer for layer in layers if layer != named[0]] if wanted else []
     return Head(_parts(family, named[0], scope), others, (f"classifier: {named[0]}",))
 
@@ -108,14 +112,14 @@ def _head_part(layer: str) -> str:
     return ""
 
 
-def _check_alone(layer: str, scope: Mapping[str, Tensor]) -> None:
+def _check_alone(layer: str, layers: Sequence[str], scope: Mapping[str, Tensor]) -> None:
     """Raise `ConfigError` if the classifier has more layers, which this package does not read."""
-    root = _head_part(layer) + "."
+    root, heads = _head_part(layer) + ".", {layer, *_list_of_heads(layer, layers, scope)}
     more = [
         key
         for key in scope
         if key.startswith(root)
-        and key not in (f"{layer}.weight", f"{layer}.bias")
+        and not (key.endswith((".weight", ".bias")) and key.rpartition(".")[0] in heads)
         and not _OTHER.search(key)
     ]
     if more:
@@ -123,6 +127,20 @@ def _check_alone(layer: str, scope: Mapping[str, Tensor]) -> None:
             f"has a classifier of several layers: {layer} and {more[0]}, expected one linear map; "
             "export the features with --config '{\"head\": null}'"
         )
+
+
+def _list_of_heads(
+    layer: str, layers: Sequence[str], scope: Mapping[str, Tensor]
+) -> tuple[str, ...]:
+    """Return all classifiers of a list, as `fc_cls.0` and `fc_cls.1` of LaViLa; () for a stack.
+
+    All of them read a token, their numbers have no gaps, and none of them gives a token.
+    """
+    root = layer.rpartition(".")[0]
+    found = [each for each in layers if each.rpartition(".")[0] == root]
+    numbered = {f"{root}.{number}" for number in range(len(found))}
+    squares = any(len(set(scope[f"{each}.weight"].shape)) == 1 for each in found)
+    return () if set(found) != numbered or squares else tuple(found)
 
 
 def _parts(family: Family, layer: str, scope: Mapping[str, Tensor]) -> dict[str, str]:

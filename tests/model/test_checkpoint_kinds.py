@@ -286,22 +286,14 @@ class TestHeads:
         assert "several layers" in refusal(tmp_path, state)
 
     def test_a_linear_map_of_an_unknown_name_is_asked_for(self, tmp_path):
-        state = prefixed("video.", published(head=None)) | {"vid_proj.0.weight": torch.ones(8, 16)}
+        state = prefixed("video.", published(head=None)) | {"adapter.0.weight": torch.ones(8, 16)}
         message = refusal(tmp_path, state)
-        assert "vid_proj.0" in message
-        assert load(tmp_path, state, config={"head": "vid_proj.0"}).config.num_classes == 8
+        assert "adapter.0" in message
+        assert load(tmp_path, state, config={"head": "adapter.0"}).config.num_classes == 8
 
     def test_classes_that_contradict_a_headless_file_are_refused(self, tmp_path):
         message = refusal(tmp_path, published(head=None), config={"num_classes": 5})
         assert "num_classes is 0 by the absence of a classifier" in message
-
-
-def test_a_space_time_transformer_of_frozen_in_time_is_refused_by_name(tmp_path):
-    """It has the keys of facebookresearch and more, and computes another function."""
-    state = {name.replace("temporal_attn", "timeattn"): t for name, t in published().items()}
-    content = {"state_dict": {**prefixed("module.video_model.", state)}}
-    content["state_dict"]["module.vid_proj.0.weight"] = torch.ones(8, 16)
-    assert "SpaceTimeTransformer of Frozen-in-Time" in refusal(tmp_path, content)
 
 
 YAML = """DATA:
