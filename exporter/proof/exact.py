@@ -120,8 +120,12 @@ class _Recorder(TorchFunctionMode):
         output = func(*args, **(kwargs or {}))
         if any(map(_is_live, leaves)):
             if func not in _CASTS and any(map(_is_constant, leaves)):
+                dtype = _type_of(leaves)
                 self.steps.append(
-                    [self._constant(func, leaf) if _is_constant(leaf) else None for leaf in leaves]
+                    [
+                        self._constant(func, leaf, dtype) if _is_constant(leaf) else None
+                        for leaf in leaves
+                    ]
                 )
             return _mark(output, _LIVE)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
@@ -136,10 +140,15 @@ class _Recorder(TorchFunctionMode):
                 setattr(leaf, _ORIGIN, (number, tensors))
         return output
 
-    def _constant(self, func: Callable[..., Any], leaf: Any) -> Any:  # noqa: ANN401  # a leaf
+    def _constant(
+        self,
+        func: Callable[..., Any],
+        leaf: Any,  # noqa: ANN401  # a tensor or a number
+        dtype: torch.dtype,
+    ) -> Any:  # noqa: ANN401
         """Return what a step takes in float64 in place of a constant."""
         if not isinstance(leaf, Tensor):
-            return leaf
+            return torch.tensor(leaf, dtype=dtype).item()  # as the graph holds it
         values = _without_copies(leaf)
         self.taken.append(values)
         if func in _PRODUCTS and (rounded := self._rounded(func, leaf)) is not None:
@@ -154,7 +163,9 @@ class _Recorder(TorchFunctionMode):
         if step is not None:
             self.in_graph.add(step)
         for parent in parents:
-            if hasattr(parent, _ORIGIN) and _without_copies(parent) not in self._held:
+            values = _without_copies(parent)
+            self.taken.append(values)
+            if hasattr(parent, _ORIGIN) and values not in self._held:
                 self._follow(parent)
 
     def _rounded(self, func: Callable[..., Any], weight: Tensor) -> Tensor | None:
@@ -232,6 +243,13 @@ def _is_live(leaf: object) -> bool:
 
 def _is_raised(leaf: object) -> bool:
     return isinstance(leaf, Tensor) and hasattr(leaf, _RAISED)
+
+
+def _type_of(leaves: Sequence[object]) -> torch.dtype:
+    """Return the type in which a step of activations computes."""
+    live = [leaf for leaf in leaves if isinstance(leaf, Tensor) and _is_live(leaf)]
+    types = {leaf.dtype for leaf in live if leaf.is_floating_point()}
+    return types.pop() if len(types) == 1 else torch.float32
 
 
 def _is_constant(leaf: object) -> bool:

@@ -36,7 +36,8 @@ from exporter.proof.structure import compared_inputs, structures_of
 from exporter.runners.exact import ExactRunner
 from exporter.target.verify import verify
 from exporter.to_onnx.export import export_onnx
-from model import FastTimeSformer
+from model import FastTimeSformer, SpaceTimeTransformer, TimeSformerViT
+from model.config import SpaceTimeConfig
 
 DEEP = {"dim": 32, "dim_head": 16, "frames": 3, "res": (32, 48), "depth": 1, "num_classes": 5}
 
@@ -194,6 +195,38 @@ def test_a_graph_scales_its_weights_in_float32_as_the_model_does(precision, tmp_
     made = onnx.load(tmp_path / "model.onnx")
     with ExactModel(lowered, {"video": clip.numpy()}, made) as exact:
         assert exact.unknown == ()
+
+
+def exact_and_graph(model, path, precision):
+    """Return what the exact model and the raised graph compute, and the unknown weights."""
+    lowered = in_precision(model.eval(), precision)
+    clips = {"video": np.random.default_rng(0).standard_normal((1, 2, 3, 32, 32)).astype("f")}
+    export_onnx(lowered, {"video": torch.from_numpy(clips["video"])}, path, opset=22)
+    made = onnx.load(path)
+    with ExactModel(lowered, clips, made) as exact, ExactRunner(raise_graph(made)) as runner:
+        return exact.run(clips)["logits"], runner.run(clips)["logits"], exact.unknown
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_number_has_the_precision_of_what_it_is_multiplied_with(precision, tmp_path):
+    """QuickGELU multiplies by 1.702, which a graph of lower precision holds rounded."""
+    torch.manual_seed(0)
+    model = TimeSformerViT(2, 32, 32, 3, 24, 1, 2, hidden_act="quick_gelu")
+    exact, raised, _ = exact_and_graph(model, tmp_path / "model.onnx", precision)
+    np.testing.assert_allclose(exact, raised, rtol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_weight_made_of_weights_that_only_weights_meet_is_known(precision, tmp_path):
+    """A graph holds the class token with its position before `ln_pre`."""
+    torch.manual_seed(0)
+    config = SpaceTimeConfig(2, 3, 32, 32, 3, dim=24, depth=1, heads=2, ln_pre=True)
+    model = SpaceTimeTransformer(config)
+    exact, raised, unknown = exact_and_graph(model, tmp_path / "model.onnx", precision)
+    np.testing.assert_allclose(exact, raised, rtol=1e-12)
+    assert unknown == ()
 
 
 @pytest.fixture(scope="module")
