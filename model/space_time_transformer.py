@@ -80,8 +80,8 @@ class SpaceTimeTransformer(VideoClassifier):
     """Video transformer of the family of Frozen-in-Time, EgoVLP and LaViLa.
 
     Args:
-        config: All sizes and choices. With `ln_pre` the patch embedding has no bias, as in CLIP.
-            Without classes the output is the class token after the last norm, `(b, dim)`.
+        config: All sizes and choices. Without classes the output is the class token after the last
+            norm, `(b, dim)`.
     """
 
     family = "frozen_in_time"
@@ -92,7 +92,7 @@ class SpaceTimeTransformer(VideoClassifier):
         super().__init__(config)
         dim, patch, eps = config.dim, config.patch_size, config.norm_eps
         grid = Grid(config.frames, *config.grid)
-        self.patch_embed = RoundedConv2d(config.channels, dim, patch, patch, bias=not config.ln_pre)
+        self.patch_embed = RoundedConv2d(config.channels, dim, patch, patch)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid.height * grid.width, dim))
         self.time_embed = nn.Parameter(torch.zeros(1, config.frames, dim))

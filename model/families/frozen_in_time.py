@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -102,9 +103,10 @@ def adapt(
         state = {**state, "time_embed": fitted}
         notes = (f"time positions of {times.shape[1]} frames, {config.frames} in use: {how}",)
     ours, more = facebookresearch.adapt(state, config)
-    return {
-        name.replace(".to_out.", ".to_out.0."): tensor for name, tensor in ours.items()
-    }, notes + more
+    ours = {name.replace(".to_out.", ".to_out.0."): tensor for name, tensor in ours.items()}
+    if config.ln_pre:  # then the patch embedding has no bias, as in CLIP
+        ours.setdefault("patch_embed.bias", torch.zeros(config.dim))
+    return ours, notes + more
 
 
 def _fit_times(times: Tensor, config: SpaceTimeConfig) -> tuple[Tensor, str]:

@@ -45,6 +45,8 @@ def published(prefix: str = "", head: str | None = "head", **options: object) ->
     state = {}
     for name, tensor in make(**options).state_dict().items():
         random = torch.randn(tensor.shape) * 0.1
+        if name == "patch_embed.bias" and options.get("ln_pre"):
+            continue
         if not name.startswith("head."):
             for ours, theirs in OURS_TO_PUBLISHED.items():
                 name = name.replace(ours, theirs)
