@@ -42,6 +42,7 @@ FAMILIES = (
     "huggingface",
     "timesformer_pytorch",
     "mmaction2",
+    "frozen_in_time",
 )
 OWN = (  # in the reason of a verdict
     "the model's own",
@@ -83,7 +84,7 @@ def draw(rng: np.random.Generator, family: str) -> dict[str, Any]:
         options["attn"] = str(rng.choice(["fastformer", "performer", "regular"]))
         schemes = ["space", "joint", "divided", "local-global", "axial"]
         options["scheme"] = str(rng.choice(schemes))
-    elif family != "timesformer_pytorch":
+    elif family not in ("timesformer_pytorch", "frozen_in_time"):
         options["scheme"] = str(rng.choice(["space", "joint", "divided"]))
     chance = rng.random(3)
     if chance[0] < 0.3:

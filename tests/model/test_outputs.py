@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from model import FastTimeSformer, TimeSformer, TimeSformerViT
-from model.config import ConfigError
+from model import FastTimeSformer, SpaceTimeTransformer, TimeSformer, TimeSformerViT
+from model.config import ConfigError, SpaceTimeConfig
 from model.outputs import OUTPUTS
 
 FRAMES, HEIGHT, WIDTH, DIM, DEPTH, CLASSES = 3, 32, 48, 32, 2, 5
@@ -29,6 +29,13 @@ def lucidrains():
     return TimeSformer(dim=DIM, depth=DEPTH, heads=2, dim_head=16, **sizes).eval().double()
 
 
+def space_time(**options):
+    torch.manual_seed(0)
+    sizes = {"dim": DIM, "depth": DEPTH, "heads": 2, **options}
+    config = SpaceTimeConfig(FRAMES, 3, HEIGHT, WIDTH, CLASSES, **sizes)
+    return SpaceTimeTransformer(config).eval().double()
+
+
 def clips(count=2):
     return torch.randn(count, FRAMES, 3, HEIGHT, WIDTH, generator=torch.manual_seed(1)).double()
 
@@ -47,6 +54,8 @@ MODELS = {
     "vit": vit,
     "vit joint": lambda: vit(scheme="joint"),
     "lucidrains": lucidrains,
+    "space time": space_time,
+    "space time ln_pre": lambda: space_time(ln_pre=True),
 }
 
 
@@ -58,7 +67,7 @@ def test_outputs_are_parts_of_the_forward(name):
     assert made["features"].shape == (2, DIM)
     assert made["tokens"].shape == (2, 1 + FRAMES * PATCHES, DIM)
     assert made["hidden_states"].shape == (2, 1 + DEPTH, 1 + FRAMES * PATCHES, DIM)
-    head = model.head if name.startswith("vit") else list(model.to_out.children())[-1]
+    head = model.head if hasattr(model, "head") else list(model.to_out.children())[-1]
     assert torch.equal(made["logits"], model(video))
     assert torch.equal(head(made["features"]), made["logits"])
     torch.testing.assert_close(made["tokens"][:, 0], made["features"])
@@ -77,6 +86,15 @@ def test_tokens_of_fast_timesformer_are_in_the_order_of_the_clip(semantics):
     model, video = fast(semantics=semantics), clips()
     first = model.compute(("hidden_states",), video)["hidden_states"][:, 0]
     assert torch.equal(first[:, 1:], model.project_in(video))
+
+
+def test_tokens_of_the_space_time_transformer_are_in_the_order_of_the_clip():
+    model, video = space_time(), clips()
+    model.pos_embed.zero_()
+    model.time_embed.zero_()
+    first = model.compute(("hidden_states",), video)["hidden_states"][:, 0, 1:]
+    by_frame = model.patch_embed(video.flatten(0, 1)).unflatten(0, (2, FRAMES)).flatten(3)
+    assert torch.equal(first.unflatten(1, (FRAMES, PATCHES)), by_frame.mT)
 
 
 def test_tokens_of_vit_are_in_the_order_of_the_published_package():
@@ -131,7 +149,8 @@ def test_the_mask_reaches_the_outputs():
     [
         (lambda: fast(attn_mechanism="performer"), "regular attention only"),
         (lambda: fast(attn_mechanism="fastformer"), "regular attention only"),
-        (lucidrains, "not offered for timesformer_pytorch"),
+        (lucidrains, "not offered for this family"),
+        (space_time, "not offered for this family"),
         (lambda: vit(scheme="local-global"), "groups of one size"),
     ],
 )

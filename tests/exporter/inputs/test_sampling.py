@@ -1,7 +1,8 @@
 """The frames of a clip are those of the published data loaders.
 
-The functions `facebookresearch`, `something_something` and `mmaction2` compute what those programs
-compute, in the floats of torch and numpy. The code under test computes in exact fractions.
+The functions `facebookresearch`, `something_something`, `mmaction2` and `frozen_in_time` compute
+what those programs compute, in the floats of torch and numpy. The code under test computes in exact
+fractions.
 """
 
 from fractions import Fraction
@@ -37,6 +38,12 @@ def something_something(count, frames):
 def mmaction2(count, frames, rate):
     offset = max(count - ((frames - 1) * rate + 1), 0) // 2
     return tuple(np.mod(offset + np.arange(frames) * rate, count).tolist())
+
+
+def frozen_in_time(count, frames):
+    """It takes fewer frames of a file that has fewer: not compared."""
+    edges = np.linspace(0, count, frames + 1).astype(int).tolist()
+    return tuple((first + after - 1) // 2 for first, after in pairwise(edges))
 
 
 def counts(frames, rate):
@@ -75,6 +82,17 @@ class TestPublishedFormulas:
             found = clip_indices(Sampling(rule="middles"), count, frames)
             assert found == (something_something(count, frames),)
 
+    def test_uniform_medians_are_those_of_frozen_in_time(self, frames):
+        for count in range(frames, 2001):
+            found = clip_indices(Sampling(rule="medians"), count, frames)
+            assert found == (frozen_in_time(count, frames),)
+
+    def test_uniform_medians_of_a_short_file_are_frames_of_the_file(self, frames):
+        for count in range(1, frames):
+            (found,) = clip_indices(Sampling(rule="medians"), count, frames)
+            assert set(found) == set(range(count))
+            assert sorted(found) == list(found)
+
     def test_uniform_centres_are_the_middles_of_equal_segments(self, frames):
         for count in range(1, 2001):
             expected = tuple((2 * i + 1) * count // (2 * frames) for i in range(frames))
@@ -109,6 +127,8 @@ class TestWindow:
 
     def test_three_uniform_clips_take_other_frames_of_the_same_segments(self):
         assert clip_indices(Sampling(), 12, 2, 3) == ((1, 7), (3, 9), (5, 11))
+        medians = Sampling(rule="medians")
+        assert clip_indices(medians, 14, 2, 3) == ((1, 8), (3, 10), (5, 12))
 
     @pytest.mark.parametrize("fps", [15, Fraction(30000, 1001), 60, 120])
     def test_steps_are_the_same_time_apart_at_every_rate_of_the_file(self, fps):

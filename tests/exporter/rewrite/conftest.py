@@ -10,7 +10,8 @@ from torch import nn
 from exporter.rewrite import REWRITES
 from exporter.spec import DEFAULT_OPSET
 from exporter.to_onnx.export import export_onnx
-from model import FastTimeSformer, TimeSformer, TimeSformerViT
+from model import FastTimeSformer, SpaceTimeTransformer, TimeSformer, TimeSformerViT
+from model.config import SpaceTimeConfig
 from model.projections import HeadProjections
 
 FRAMES, HEIGHT, WIDTH, PATCH = 3, 24, 40, 8  # 3 x 3 x 5 patches
@@ -44,6 +45,9 @@ def make():
         if family == "timesformer_pytorch":
             size = {"num_frames": FRAMES, "image_size": (HEIGHT, WIDTH), "dim_head": 6, "heads": 2}
             return randomise(TimeSformer(**size, **sizes))
+        if family == "frozen_in_time":
+            config = SpaceTimeConfig(FRAMES, 3, HEIGHT, WIDTH, heads=2, **sizes)
+            return randomise(SpaceTimeTransformer(config))
         if family == "timesformer_vit":
             sizes |= {"scheme": scheme, "attn": attn, "heads": 2}
             return randomise(TimeSformerViT(FRAMES, HEIGHT, WIDTH, **sizes))

@@ -83,6 +83,15 @@ def test_a_family_with_other_blocks_gets_only_norms_and_biases(make, clips, rel_
     assert rel_l2(rewritten(clips, mask), model(clips, mask)) <= 1e-6
 
 
+@pytest.mark.parametrize("ln_pre", [True, False])
+def test_a_space_time_transformer_gets_only_norms_and_biases(make, clips, rel_l2, ln_pre):
+    model = make(family="frozen_in_time", ln_pre=ln_pre, hidden_act="quick_gelu").double()
+    rewritten, fired, _ = rewrite_measured(model)
+    assert names(fired) == ["fold_norm", "bias_apart"]
+    assert [one.places for one in fired] == [6, 4]  # three and two in each of two blocks
+    assert rel_l2(rewritten(clips.double()), model(clips.double())) <= 1e-12
+
+
 def test_a_model_with_channels_first_has_the_same_function(make, clips, rel_l2):
     model = make(frames_first=False).double()
     rewritten = rewrite_measured(model).model

@@ -20,8 +20,8 @@ from exporter.spec import DEFAULT_OPSET, BatchProfile
 from exporter.to_onnx import blocks
 from exporter.to_onnx.blocks import BlockFunction, blocks_called, structure
 from exporter.to_onnx.export import export_onnx
-from model import FastTimeSformer, TimeSformer, TimeSformerViT
-from model.config import MECHANISM_NAMES, SCHEME_NAMES
+from model import FastTimeSformer, SpaceTimeTransformer, TimeSformer, TimeSformerViT
+from model.config import MECHANISM_NAMES, SCHEME_NAMES, SpaceTimeConfig
 
 FRAMES, HEIGHT, WIDTH = 3, 32, 48
 PAIRS = [(attn, scheme) for attn in MECHANISM_NAMES for scheme in SCHEME_NAMES]
@@ -45,6 +45,12 @@ def make_timesformer(**changes):
     return TimeSformer(**size, **SIZES, **changes).eval()
 
 
+def make_space_time():
+    torch.manual_seed(0)
+    config = SpaceTimeConfig(FRAMES, 3, HEIGHT, WIDTH, 2, dim=16, depth=3, heads=2, ln_pre=True)
+    return SpaceTimeTransformer(config).eval()
+
+
 def kept(*expressions):
     return lambda model: in_precision(model, "fp16", expressions)
 
@@ -59,6 +65,7 @@ CASES = {
     "fp16": (partial(make, "performer"), kept()),
     "fp16, one block kept": (partial(make, "regular"), kept(r"blocks\.2")),
     "vit": (make_vit, rewrite),
+    "space time": (make_space_time, rewrite),
     "timesformer": (make_timesformer, None),
     "timesformer, shifted": (partial(make_timesformer, shift_tokens=True), None),
 }

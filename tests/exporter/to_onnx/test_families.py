@@ -10,9 +10,15 @@ from safetensors.torch import save_file
 from transformers import TimesformerConfig, TimesformerForVideoClassification
 
 from exporter.cli import main
-from model import FastTimeSformer, TimeSformer, TimeSformerViT, save_checkpoint
+from model import (
+    FastTimeSformer,
+    SpaceTimeTransformer,
+    TimeSformer,
+    TimeSformerViT,
+    save_checkpoint,
+)
 from model.checkpoint import FAMILIES
-from model.config import FAMILY_NAMES, MECHANISM_NAMES, SCHEME_NAMES
+from model.config import FAMILY_NAMES, MECHANISM_NAMES, SCHEME_NAMES, SpaceTimeConfig
 
 QUICK = ["--bench-seconds", "0", "--quiet"]
 
@@ -50,12 +56,16 @@ def make(family):
             return FastTimeSformer(3, 3, 16, 24, dim_head=16, **sizes)
         case "timesformer_pytorch":
             return TimeSformer(num_frames=3, image_size=(16, 24), heads=2, dim_head=16, **sizes)
+        case "frozen_in_time":
+            return SpaceTimeTransformer(SpaceTimeConfig(3, 3, 16, 24, heads=2, **sizes))
         case _:
             return TimeSformerViT(3, 16, 24, heads=2, **sizes)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["fast_timesformer", "timesformer_pytorch", "facebookresearch"])
+@pytest.mark.parametrize(
+    "family", ["fast_timesformer", "timesformer_pytorch", "facebookresearch", "frozen_in_time"]
+)
 def test_our_own_checkpoint_of_every_family_is_exported_and_verified(tmp_path, family):
     model, path, out = make(family), tmp_path / "own.safetensors", tmp_path / "x"
     save_checkpoint(model, path)
@@ -99,6 +109,26 @@ def test_a_checkpoint_of_facebookresearch_is_proven_and_built(tmp_path, case):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "output"),
+    [("head", "logits"), ("dual_fewer_frames", "features"), ("lavila_classifier", "logits")],
+)
+def test_a_checkpoint_of_frozen_in_time_or_lavila_is_proven_and_built(tmp_path, kind, output):
+    case = REFERENCE / "frozen_in_time" / kind / "case.json"
+    config = json.dumps(json.loads(case.read_text())["config"])
+    command = ["export", "--checkpoint", str(case.with_name("checkpoint.pth")), "--config", config]
+
+    assert main([*command, *QUICK, "-o", str(tmp_path / "x")]) == 0
+
+    report = report_of(tmp_path / "x")
+    rows = {row["runtime"]: row for row in report["parity"]}
+    assert rows["onnxruntime"]["verdict"] == rows["structure"]["verdict"] == "pass"
+    assert [entry["name"] for entry in report["graph"]["outputs"]] == [output]
+    assert {one["name"] for one in report["graph"]["rewrites"]} == {"fold_norm", "bias_apart"}
+    assert (tmp_path / "x" / "model.engine").read_bytes()[:4] == b"vtrt"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["divided_space_time", "joint_space_time", "space_only"])
 def test_a_directory_of_hugging_face_is_proven_and_built(tmp_path, kind):
     sizes = {"image_size": 32, "patch_size": 16, "num_frames": 2, "num_hidden_layers": 1}
@@ -129,6 +159,8 @@ def test_a_directory_of_hugging_face_is_proven_and_built(tmp_path, kind):
         (["--mask"], "frame mask"),
         (["--model", "timesformer_pytorch", "--attn", "performer"], "regular"),
         (["--model", "timesformer_pytorch", "--scheme", "axial"], "divided"),
+        (["--model", "frozen_in_time", "--scheme", "joint"], "divided"),
+        (["--model", "frozen_in_time", "--attn", "performer"], "regular"),
         (["--model", "TimeSformer-XL"], "did you mean"),
         (["--model", "facebookresearch", "--dim-head", "32"], "dim_head"),
         (["--semantics", "upstream", "--scheme", "axial"], "upstream"),

@@ -9,7 +9,7 @@ from exporter.rewrite.rules.fold_pixels import fold_pixels
 from model.precision import lower_precision
 from model.preprocessing import Preprocessing
 
-FAMILIES = ("fast_timesformer", "timesformer_vit", "timesformer_pytorch")
+FAMILIES = ("fast_timesformer", "timesformer_vit", "timesformer_pytorch", "frozen_in_time")
 HOW = Preprocessing((0.485, 0.456, 0.1), (0.229, 0.9, 0.225))  # each channel has other values
 
 
