@@ -176,6 +176,21 @@ class TestFiles:
         assert told["heads"].value == heads
 
 
+class TestTraining:
+    def test_every_parameter_gets_a_gradient(self):
+        model = make(ln_pre=True).train()
+        model(torch.randn(2, FRAMES, 3, SIDE, SIDE)).square().sum().backward()
+        assert all(weight.grad is not None and weight.grad.any() for weight in model.parameters())
+
+    @pytest.mark.parametrize("rate", ["drop_path", "proj_dropout"])
+    def test_a_rate_acts_in_training_only(self, rate):
+        model, without = make(**{rate: 0.5}), make()
+        video = torch.randn(8, FRAMES, 3, SIDE, SIDE)
+        with torch.no_grad():
+            assert torch.equal(model(video), without(video))
+            assert not torch.equal(model.train()(video), without(video))
+
+
 class TestRefusals:
     def test_unknown_heads_are_asked_for(self, tmp_path):
         torch.save(published(), tmp_path / "m.pth")
