@@ -31,7 +31,13 @@ _OTHERS = (
     "use_bdlora",
     "corda_config",
     "trainable_token_indices",
+    "target_parameters",
+    "layer_replication",
+    "kasa_config",
+    "monteclora_config",
 )
+# Starts of the training that leave the base model as it is; others, as PiSSA, change it too.
+_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,8 @@ def read_adapter(path: Path) -> Adapter:
     config = read_json(path / ADAPTER)
     kind = config.get("peft_type")
     others = [name for name in _OTHERS if config.get(name)]
+    if (start := config.get("init_lora_weights")) not in _STARTS:
+        others.append(f"init_lora_weights {start!r}, which changes the base model too,")
     if kind != "LORA" or others:
         what = others[0] if kind == "LORA" else f"peft_type {kind!r}"
         raise ConfigError(f"{ADAPTER}: {what} is not plain LoRA; {_REMEDY}")

@@ -32,6 +32,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "attention_type": "divided_space_time",
     "drop_path_rate": 0.0,
 }
+_GIVE_LABELS = "give the labels with --config '{\"labels\": [...]}'"
 # Entry of config.json -> name of a weight and the axis whose size must equal the entry.
 _SHOWN = {
     "hidden_size": ("embeddings.cls_token", -1),
@@ -152,19 +153,24 @@ def read_task(config: Mapping[str, Any], classes: int) -> TaskName | None:
 def read_labels(config: Mapping[str, Any], classes: int) -> list[str]:
     """Return the labels of id2label in order, or the library's default names without id2label."""
     names = config.get("id2label")
+    numbers = config.get("label2id")
+    if names is None and isinstance(numbers, Mapping):
+        names = {number: name for name, number in numbers.items()}
     if names is None:
         return [f"LABEL_{number}" for number in range(classes)]
     try:
         by_number = {int(number): str(name) for number, name in names.items()}
     except (AttributeError, ValueError) as error:
         raise ConfigError(
-            f"{CONFIG}: id2label must hold names by number: got {str(names)[:80]}"
+            f"{CONFIG}: id2label must hold names by number: got {str(names)[:80]}; {_GIVE_LABELS}"
         ) from error
     if len(names) != classes:
         raise ConfigError(
             f"{CONFIG}: id2label has {len(names)} labels, expected {classes}: one for each row of "
-            "classifier.weight"
+            f"classifier.weight; {_GIVE_LABELS}"
         )
     if sorted(by_number) != list(range(classes)):
-        raise ConfigError(f"{CONFIG}: id2label does not number its labels 0 to {classes - 1}")
+        raise ConfigError(
+            f"{CONFIG}: id2label does not number its labels 0 to {classes - 1}; {_GIVE_LABELS}"
+        )
     return [by_number[number] for number in range(classes)]

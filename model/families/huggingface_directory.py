@@ -43,7 +43,8 @@ def read_directory(path: Path, base: str | Path | None = None) -> WeightsFile:
     if config.get("model_type") != MODEL_TYPE:
         raise CheckpointError(
             f"{path / CONFIG} describes another architecture: got model_type "
-            f"{config.get('model_type')!r}, expected {MODEL_TYPE!r}"
+            f"{config.get('model_type')!r}, expected {MODEL_TYPE!r}; if its weights are those of a "
+            "TimeSformer, give the file of weights"
         )
     sidecars = {CONFIG: config, **_read_processors(path)}
     return WeightsFile(_read_state(path), sidecars=sidecars)
@@ -57,6 +58,17 @@ def _check_is_model(path: Path) -> None:
         raise CheckpointError(
             f"{path} is a distributed checkpoint of PyTorch; convert it: {command} "
             f"{shlex.quote(str(path))} weights.pth"
+        )
+    if (path / "zero_to_fp32.py").is_file():
+        raise CheckpointError(
+            f"{path} is a directory of DeepSpeed; convert it: cd {shlex.quote(str(path))} && "
+            "python zero_to_fp32.py . whole, and give the file of weights that it writes"
+        )
+    files = [path / name for name in _WEIGHTS if (path / name).is_file()]
+    inner = [file.parent for name in (CONFIG, ADAPTER) for file in sorted(path.glob(f"*/{name}"))]
+    if files or inner:
+        raise CheckpointError(
+            f"{path} is a directory without {CONFIG}; give {' or '.join(map(str, files or inner))}"
         )
     raise CheckpointError(
         f"{path} is a directory without {CONFIG}; expected a Hugging Face directory with "
@@ -93,7 +105,7 @@ def _read_adapted(path: Path, given: str | Path | None) -> WeightsFile:
     classes = next((len(t) for key, t in state.items() if key.endswith("classifier.weight")), 0)
     notes = (f"LoRA adapter merged into {base}",)
     if len(config.get("id2label") or ()) not in (0, classes):
-        config["id2label"] = None
+        config |= {"id2label": None, "label2id": None}
         notes += (f"the classifier of the adapter has {classes} classes without names",)
     sidecars = {**whole.sidecars, **_read_processors(path), CONFIG: config}
     return WeightsFile(state, sidecars=sidecars, notes=notes)

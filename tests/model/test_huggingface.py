@@ -200,6 +200,11 @@ class TestInference:
         plain.mkdir(), other.mkdir()
         assert load(write(other, entries)).config == load(write(plain)).config
 
+    def test_labels_without_id2label_are_those_of_label2id(self, tmp_path):
+        numbers = {"d": 3, "a": 0, "c": 2, "b": 1}
+        model = load(write(tmp_path, {"id2label": ..., "label2id": numbers}))
+        assert model.labels == ("a", "b", "c", "d")
+
     def test_labels_without_id2label_are_the_library_defaults(self, tmp_path):
         model = load(write(tmp_path, {"id2label": ...}))
         assert model.labels == ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3")

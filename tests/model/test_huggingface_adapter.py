@@ -98,6 +98,8 @@ def test_names_of_a_bare_base_are_found():
         ({f"{LAYER}.lora_magnitude_vector.weight": torch.ones(2)}, {}, ["merge_and_unload"]),
         ({**lora(), f"{LAYER}.lora_A.weight": torch.ones(2, 5)}, {}, ["(12, 5)", "(12, 4)"]),
         (lora(), {"use_dora": True}, ["use_dora", "merge_and_unload"]),
+        (lora(), {"init_lora_weights": "pissa"}, ["changes the base model", "merge_and_unload"]),
+        (lora(), {"target_parameters": ["a"]}, ["target_parameters", "merge_and_unload"]),
         (lora(), {"peft_type": "IA3"}, ["peft_type 'IA3'", "merge_and_unload"]),
     ],
 )  # fmt: skip
@@ -115,6 +117,22 @@ def test_an_adapter_without_its_base_is_refused_with_the_remedy(tmp_path):
 def test_an_adapter_without_weights_is_refused(tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps(CONFIG))
     with pytest.raises(CheckpointError, match=r"no adapter_model.safetensors"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("zero_to_fp32.py", "python zero_to_fp32.py"),
+        ("model.safetensors", "give .*model.safetensors"),
+        ("checkpoint-500/config.json", "give .*checkpoint-500"),
+        ("mine/adapter_config.json", "give .*mine"),
+    ],
+)
+def test_a_directory_without_a_configuration_is_refused_with_what_to_give(tmp_path, name, remedy):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    with pytest.raises(CheckpointError, match=remedy):
         load_checkpoint(tmp_path)
 
 
