@@ -68,7 +68,8 @@ def tensor_fault(tensors: Mapping[str, Tensor], file_bytes: int) -> str:
         if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized:
             kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
             kind = "quantised" if tensor.is_quantized else kind
-            return f"{name} is a {kind} tensor, expected plain numbers"
+            remedy = "dequantize()" if tensor.is_quantized else "to_dense()"
+            return f"{name} is a {kind} tensor, expected plain numbers: save its {remedy}"
         if tensor.device.type != "cpu":
             return f"{name} is on the device {tensor.device}, so the file has no numbers of it"
         claimed = tensor.numel() * tensor.element_size()

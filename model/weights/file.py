@@ -11,6 +11,7 @@ import json
 import re
 import shlex
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,9 +29,11 @@ from model.weights.harmless import GLOBALS, PlainUnpickler
 METADATA_KEY = "tsformer"
 # Converts what `weights_only` refuses, in the place where the classes of the file can be imported.
 _CONVERT_OBJECTS = (
-    'import torch; k = lambda v: v.state_dict() if hasattr(v, "state_dict") else '
+    "import torch; k = lambda v: "
+    "v if torch.is_tensor(v) or type(v) in (int, float, str) else "
     "{{n: k(x) for n, x in v.items()}} if isinstance(v, dict) else "
-    "v if torch.is_tensor(v) else None; "
+    "[k(x) for x in v] if type(v) in (list, tuple) else "
+    'k(v.state_dict()) if hasattr(type(v), "state_dict") else None; '
     'torch.save(k({load}), "weights.pth")'
 )
 _LOAD_TORCH = 'torch.load({path}, "cpu", weights_only=False)'
@@ -38,6 +41,20 @@ _LOAD_PICKLE = '__import__("pickle").load(open({path}, "rb"))'
 _CONVERT_TORCHSCRIPT = (
     'import torch; torch.save(torch.jit.load({path}, "cpu").state_dict(), "weights.pth")'
 )
+_TO_TENSORS = "save its arrays by name as tensors, with torch.save, and give that file"
+_COMPRESSED = "compressed: unpack it, and give the file of weights in it"
+# First bytes -> a kind of file that users take for one of weights.
+_OTHER_KINDS = {
+    b"\x1f\x8b": _COMPRESSED,  # gzip
+    b"BZh": _COMPRESSED,
+    b"\xfd7zXZ": _COMPRESSED,
+    b"\x28\xb5\x2f\xfd": _COMPRESSED,  # zstd
+    b"7z\xbc\xaf": _COMPRESSED,
+    b"version h": "a pointer of Git LFS, not the weights: run git lfs pull in its directory",
+    b"<": "a web page, not weights: download the file itself",
+    b"\x93NUMPY": f"an array of NumPy: {_TO_TENSORS}",
+    b"\x89HDF": f"an HDF5 file, as Keras writes it: {_TO_TENSORS}",
+}
 _REFUSED = re.compile(
     r"(?:[Uu]nsupported (?:global: (?:GLOBAL )?|GLOBAL |operand |class )|unrecognized function )"
     r"(\S{0,80})"
@@ -211,18 +228,48 @@ def _explain_torch_failure(path: Path, head: bytes, error: Exception) -> str:
     if "TorchScript" in text:
         command = _command(_CONVERT_TORCHSCRIPT, path)
         return f"{path} is a TorchScript program, not a file of weights; convert it: {command}"
+    if kind := _other_kind(path, head):
+        return f"{path} is {kind}"
     may_be_pickle = head[:2] == b"PK" or _is_pickle(head)
     refused = _REFUSED.search(text)
     if may_be_pickle and refused:
         own = "GLOBAL" not in refused[0] and "global" in refused[0]  # no PyTorch file
-        command = _command(_CONVERT_OBJECTS, path, load=_LOAD_PICKLE if own else _LOAD_TORCH)
+        module, _, name = refused[1].rpartition(".")
+        code, where = _CONVERT_OBJECTS, "where its classes can be imported"
+        if module == "__main__":
+            code = f"from SCRIPT import {name}; {code}"
+            where += ", SCRIPT being the program that defines them"
+        command = _command(code, path, load=_LOAD_PICKLE if own else _LOAD_TORCH)
         return (
-            f"{path} holds Python objects, not only weights ({refused[1]}), and loading them could "
-            "run code: nothing was run; if you trust the file, convert it to a state_dict where "
-            f"its classes can be imported: {command}"
+            f"{path} holds Python objects ({refused[1]}), and loading them could run code: nothing "
+            f"was run; if you trust it, convert it to a state_dict {where}: {command}"
         )
-    reason = text.strip().partition("\n")[0][:120]
-    return f"{path} is not a whole PyTorch file of weights: {type(error).__name__}: {reason}"
+    reason = text.rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0][:120]
+    return (
+        f"{path} is not a whole PyTorch file of weights: {type(error).__name__}: {reason}; copy or "
+        "download it again, or give a file that torch.save or safetensors wrote"
+    )
+
+
+def _other_kind(path: Path, head: bytes) -> str:
+    """Name a kind of file that is no PyTorch file, and what to do with it; "" for others."""
+    for start, kind in _OTHER_KINDS.items():
+        if head.startswith(start):
+            return kind
+    try:
+        with path.open("rb") as file:
+            file.seek(257)
+            if file.read(5) == b"ustar":
+                return "a tar archive: unpack it, and give the file of weights in it"
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return ""
+    if any(name.endswith("data.pkl") for name in names):
+        return ""
+    if names and all(name.endswith(".npy") for name in names):
+        return f"an archive of NumPy arrays, as {names[0]}: {_TO_TENSORS}"
+    return f"a zip archive of {', '.join(names[:3])}: unpack it, and give the file of weights in it"
 
 
 def _command(code: str, path: Path, load: str = "") -> str:

@@ -75,6 +75,11 @@ _OBJECTS = """
     numpy.core.numeric:_frombuffer
     numpy._core.numeric:_frombuffer
     numpy.random._pickle:__generator_ctor __bit_generator_ctor __randomstate_ctor
+    numpy.random._mt19937:MT19937
+    numpy.random._pcg64:PCG64
+    numpy.random._philox:Philox
+    numpy.random._sfc64:SFC64
+    numpy.random.bit_generator:SeedSequence __pyx_unpickle_SeedSequence
     torch.torch_version:TorchVersion
     omegaconf.base:ContainerMetadata Metadata Node
     omegaconf.dictconfig:DictConfig
@@ -85,6 +90,7 @@ _OBJECTS = """
     mmengine.logging.history_buffer:HistoryBuffer
     mmcv.utils.config:Config
     parse_config:ConfigParser
+    transformers.models.timesformer.configuration_timesformer:TimesformerConfig
 """
 _DICTS = """
     collections:defaultdict
