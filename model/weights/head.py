@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from model.config import ConfigError
-from model.families.base import Family, is_transposed
+from model.families.base import Family, is_transposed, shape_of
 
 AUTO = ""
 _HEAD = re.compile(r"(?i).*head.*|.*classif.*|fc\d*|.*_fc|fc_.*|cls.*|.*_cls|linear.*|.*logits.*")
@@ -49,28 +49,30 @@ def find_head(family: Family, prefix: str, scope: Mapping[str, Tensor], wanted: 
         ConfigError: if there are several such layers, or none with that path.
     """
     own = _own_head(family, prefix, scope)
-    layers = [layer for layer in _linear_layers(family, prefix, scope) if layer != own]
-    named = [layer for layer in layers if _head_part(layer)]
+    found, others = _linear_layers(family, prefix, scope)
+    layers = [layer for layer in found if layer != own]
+    named = [layer for layer in layers if _head_part(layer, prefix)]
     if wanted is None:
         others = layers if own is None else [own, *layers]
         return Head({}, others, ("taken without its classifier, as asked",))
     if own is not None and wanted in (AUTO, own, own.removeprefix(prefix)):
+        _check_linear([key for key in others if key == f"{own}.weight"], scope)
         return Head(_parts(family, own, scope), named)
     if wanted != AUTO:
-        found = [layer for layer in layers if layer == wanted or layer.endswith(f".{wanted}")]
-        if len(found) != 1:
+        named = [layer for layer in layers if layer == wanted or layer.endswith(f".{wanted}")]
+        if len(named) != 1:
             raise ConfigError(
                 f"has no single layer {wanted!r} as classifier: got {', '.join(layers) or 'none'}"
             )
-        named = found
     if len(named) != 1:
         if all(map(_SHARED.fullmatch, layers)):
+            _check_linear(others, scope)
             return Head({}, [])
         raise ConfigError(
             f"has no certain classifier: got {', '.join(named or layers)}; give its path, as "
             f'--config \'{{"head": "{(named or layers)[0]}"}}\', or null for the features'
         )
-    _check_alone(named[0], layers, scope)
+    _check_alone(named[0], layers, prefix, scope)
     others = [layer for layer in layers if layer != named[0]] if wanted else []
     return Head(_parts(family, named[0], scope), others, (f"classifier: {named[0]}",))
 
@@ -87,40 +89,67 @@ def _own_head(family: Family, prefix: str, scope: Mapping[str, Tensor]) -> str |
     return None
 
 
-def _linear_layers(family: Family, prefix: str, scope: Mapping[str, Tensor]) -> list[str]:
-    """List the paths of the linear layers beside the model whose input is a token."""
+def _linear_layers(
+    family: Family, prefix: str, scope: Mapping[str, Tensor]
+) -> tuple[list[str], list[str]]:
+    """List the paths of the linear layers beside the model whose input is a token.
+
+    Also list the weights of classifiers that are no such layer.
+    """
     own = {key: tensor for key, tensor in scope.items() if key.startswith(prefix)}
     dim = next((t.shape[-1] for key, t in own.items() if key.endswith("cls_token") and t.ndim), 0)
     qkv = next((t for key, t in own.items() if key.endswith(".attn.qkv.weight")), None)
     axis = 0 if is_transposed(qkv) else 1
-    layers = []
+    layers: list[str] = []
+    others: list[str] = []
     for key, tensor in scope.items():
         member = key.startswith(prefix) and re.fullmatch(family.members, key.removeprefix(prefix))
-        if member or not key.endswith(".weight") or _OTHER.search(key):
+        if member or not key.endswith(".weight") or _OTHER.search(_beside(key, prefix)):
             continue
         if tensor.ndim == 2 and tensor.shape[axis] == dim:
             layers.append(key.removesuffix(".weight"))
-    return layers
+        elif dim and tensor.ndim > 1 and _head_part(key.removesuffix(".weight"), prefix):
+            others.append(key)
+    return layers, others
 
 
-def _head_part(layer: str) -> str:
+def _beside(key: str, prefix: str) -> str:
+    """Return the path without the first parts that it shares with the model's path."""
+    parts, around = key.split("."), prefix.split(".")
+    shared = next((i for i, (a, b) in enumerate(zip(parts, around, strict=False)) if a != b), 0)
+    return ".".join(parts[shared:])
+
+
+def _head_part(layer: str, prefix: str) -> str:
     """Return the path up to the part that names a classifier; "" if there is none."""
-    parts = layer.split(".")
+    parts = _beside(layer, prefix).split(".")
     for length, part in enumerate(parts, 1):
         if _HEAD.fullmatch(part):
-            return ".".join(parts[:length])
+            return layer.removesuffix(".".join(parts)) + ".".join(parts[:length])
     return ""
 
 
-def _check_alone(layer: str, layers: Sequence[str], scope: Mapping[str, Tensor]) -> None:
+def _check_linear(others: list[str], scope: Mapping[str, Tensor]) -> None:
+    """Raise `ConfigError` if there is a classifier whose input is not a token."""
+    if others:
+        raise ConfigError(
+            "has a classifier that is no linear map of a token: "
+            f"{shape_of(others[0], scope[others[0]])}; export the features with "
+            "--config '{\"head\": null}'"
+        )
+
+
+def _check_alone(
+    layer: str, layers: Sequence[str], prefix: str, scope: Mapping[str, Tensor]
+) -> None:
     """Raise `ConfigError` if the classifier has more layers, which this package does not read."""
-    root, heads = _head_part(layer) + ".", {layer, *_list_of_heads(layer, layers, scope)}
+    root, heads = _head_part(layer, prefix) + ".", {layer, *_list_of_heads(layer, layers, scope)}
     more = [
         key
         for key in scope
         if key.startswith(root)
         and not (key.endswith((".weight", ".bias")) and key.rpartition(".")[0] in heads)
-        and not _OTHER.search(key)
+        and not _OTHER.search(_beside(key, prefix))
     ]
     if more:
         raise ConfigError(
