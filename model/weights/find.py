@@ -95,7 +95,7 @@ def choose(
         found: The models of a file.
         weights: The file.
         which: `plain`, `ema` or the path of a model; `None` for the plain weights, or for what
-            mmengine itself loads.
+            mmengine or Lightning itself loads.
 
     Raises:
         ConfigError: if there is no such model, or several are left.
@@ -129,15 +129,17 @@ def choose(
 
 
 def _kind(prefix: str, weights: WeightsFile) -> str:
-    averaged = bool(_EMA.search(prefix))
-    return KINDS[averaged != _is_swapped(weights)]
+    if _is_swapped(weights):
+        return KINDS[prefix.startswith("state_dict.")]
+    return KINDS[bool(_EMA.search(prefix))]
 
 
 def _is_swapped(weights: WeightsFile) -> bool:
-    """Whether mmengine wrote the file: it saves the average as `state_dict`."""
-    return "meta.mmengine_version" in weights.settings and any(
-        key.startswith("ema_state_dict.") for key in weights.state
-    )
+    """Whether the file holds the average as `state_dict`, as mmengine and Lightning save it."""
+    beside = ["averaging_state."]  # of Lightning's WeightAveraging
+    if "meta.mmengine_version" in weights.settings:
+        beside.append("ema_state_dict.")
+    return any(key.startswith(tuple(beside)) for key in weights.state)
 
 
 def _without_copies(kept: list[Candidate], weights: WeightsFile) -> list[Candidate]:
@@ -163,6 +165,10 @@ def _equal(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -
 def _explain_nothing(weights: WeightsFile, families: Mapping[str, Family], name: str | None) -> str:
     if name is not None:
         return f"is not of family {name}: {_keys(weights)}; expected {families[name].example}"
+    if any(".lora_" in key for key in weights.state):
+        return "holds an adapter without its model: give its directory, with adapter_config.json"
+    if any("_flat_param" in key for key in weights.state):
+        return "holds the part of one process of FSDP: save the model with FULL_STATE_DICT"
     examples = ", ".join(f"{family.example} of {family.name}" for family in families.values())
     return f"belongs to no known family: {_keys(weights)}; expected, for example, {examples}"
 
