@@ -49,7 +49,9 @@ from model.weights.merge import (
     config_names,
     load_state,
     merge,
+    notes_on_told,
 )
+from model.weights.restore import restore
 from model.weights.select import select
 
 FAMILIES: Mapping[str, Family] = {
@@ -152,11 +154,15 @@ def _find(
     """Find a model in a file; return its family, which is `None` for our own, and its weights."""
     if file.sidecars and name not in (None, HUGGINGFACE.name):
         raise ConfigError(f"is a directory of {HUGGINGFACE.name}, but the family is {name}")
+    file = restore(file)
     models = find_models(file, FAMILIES, name)
     chosen, notes = choose(models, file, which)
     if file.sidecars and chosen.family is not HUGGINGFACE:
         other = chosen.family.name if chosen.family else "ours"
-        raise ConfigError(f"is a directory of {HUGGINGFACE.name}, but holds weights of {other}")
+        raise ConfigError(
+            f"is a directory of {HUGGINGFACE.name}, but holds weights of {other}; give the file of "
+            "weights"
+        )
     found = select(replace(file, notes=file.notes + notes), chosen, models, head)
     return chosen.family, found if chosen.family is None else chosen.family.prepare(found)
 
@@ -204,10 +210,11 @@ def _build_published(
     config = family.model.config_class(**merge(given, told, family.free, family.needed))
     if fault := claim_fault(config, weights.state):
         raise ConfigError(fault)
+    stated = notes_on_told(told, beside, given)
     state, notes = family.adapt(weights.state, config)
     model = family.model.from_config(config)
     described, more = describe_published(family, weights, settings, given, config)
-    model.notes = notes + more
+    model.notes = stated + notes + more
     describe(model, family, given, described)
     load_state(model, state)
     return model

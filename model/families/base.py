@@ -89,6 +89,12 @@ def shape_of(key: str, tensor: Tensor) -> str:
     return f"{key} of shape {tuple(tensor.shape)}"
 
 
+def list_weights(what: str, names: Collection[str]) -> str:
+    """Say what is wrong with some weights, and name the first of them."""
+    shown = ", ".join(sorted(names)[:3])
+    return f"{what} weights: {shown}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
 def rename(given: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     """Rename the entries that `names` maps, and keep the others.
 

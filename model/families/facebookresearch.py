@@ -17,6 +17,7 @@ from model.families.base import (
     Told,
     count_blocks,
     count_classes,
+    list_weights,
     rename,
     shape_of,
 )
@@ -47,6 +48,7 @@ _BLOCK = {
     "mlp.fc1": "mlp.fn.fc1",
     "mlp.fc2": "mlp.fn.fc2",
 }
+_TOKENS = ("cls_token", "patch_embed.proj.weight", "pos_embed")
 _ARGUMENTS = {
     "num_frames": "frames",
     "in_chans": "channels",
@@ -101,6 +103,8 @@ def infer(weights: WeightsFile, given: Mapping[str, Any]) -> dict[str, Told]:
     """Infer the configuration from names and shapes; no shape depends on the number of heads."""
     del given
     state = weights.state
+    if lacking := [name for name in _TOKENS if name not in state]:
+        raise ConfigError(f"{list_weights('lacks', lacking)}, which every TimeSformer has")
     told = {
         "depth": count_blocks("blocks", state),
         "qkv_bias": Told("blocks.0.attn.qkv.bias" in state, "the bias of blocks.0.attn.qkv"),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.classifier import VideoClassifier
 from model.config import ConfigError, check_choice
-from model.families.base import Family, Told
+from model.families.base import Family, Told, list_weights
 
 _SIZES = ("frames", "channels", "height", "width", "patch_size")  # inference computes with these
 # Config entries, but not constructor arguments.
@@ -53,10 +53,10 @@ def merge(
         values["frames_first"] = True
     missing = sorted(needed - values.keys())
     if missing:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
+        options = ", ".join(dict.fromkeys(map(_option, missing)))
         raise ConfigError(
             f"does not tell {', '.join(missing)}; give the values of its training: config "
-            f"entries, or on the command line {options}, with --res for height and width"
+            f"entries, or on the command line {options}"
         )
     return values
 
@@ -75,12 +75,27 @@ def add_settings(
         if known is None or known.guess:
             merged[name] = entry
         elif known.value not in (0, entry.value) and name not in given:  # 0: it has no classifier
-            option = "--res" if name in ("height", "width") else f"--{name.replace('_', '-')}"
             raise ConfigError(
                 f"contradicts itself: {name} is {known.value!r} by {known.where}, but "
-                f"{entry.value!r} by {entry.where}; say which is right with {option}"
+                f"{entry.value!r} by {entry.where}; say which is right with {_option(name)}"
             )
     return merged
+
+
+def _option(name: str) -> str:
+    """Return the option of the command line that sets a value: --res sets height and width."""
+    return "--res" if name in ("height", "width") else f"--{name.replace('_', '-')}"
+
+
+def notes_on_told(
+    told: Mapping[str, Told], settings: Mapping[str, Told], given: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Return a note on each value that no weight tells: it is a setting of the file or a guess."""
+    return tuple(
+        f"{name} {entry.value} by {entry.where}"
+        for name, entry in told.items()
+        if name not in given and (entry.guess or entry is settings.get(name))
+    )
 
 
 def load_state(model: VideoClassifier, state: Mapping[str, Tensor]) -> None:
@@ -95,9 +110,7 @@ def load_state(model: VideoClassifier, state: Mapping[str, Tensor]) -> None:
         ("has unknown", state.keys() - wanted.keys()),
     ):
         if names:
-            shown = ", ".join(sorted(names)[:3])
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise ConfigError(f"{what} weights: {shown}{more}")
+            raise ConfigError(list_weights(what, names))
     for name, tensor in wanted.items():
         if state[name].shape != tensor.shape:
             raise ConfigError(

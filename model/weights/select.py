@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from model.config import ConfigError
-from model.families.base import Family
+from model.families.base import Family, list_weights
 from model.weights.file import WeightsFile, check_description
 from model.weights.find import Candidate
 from model.weights.head import Head, find_head
@@ -58,6 +58,8 @@ def select(
         and not _is_aside(key.removeprefix(prefix), tensor, family)
     } | classifier.keys
     state = {name: scope[key] for name, key in used.items()}
+    if family is not None:
+        _check_names(family, set(state) - classifier.keys.keys())
     _check_numbers(state)
     notes = classifier.notes
     if classifier.keys and not weights.sidecars:  # the library of the directories always has a bias
@@ -99,13 +101,28 @@ def _fill_bias(head: str, state: dict[str, Tensor]) -> tuple[str, ...]:
     return ("the classifier has no bias",)
 
 
+def _check_names(family: Family, names: Collection[str]) -> None:
+    """Raise `ConfigError` if a weight is of no module of the family."""
+    unknown = [name for name in names if not re.fullmatch(family.members, name)]
+    if unknown:
+        raise ConfigError(
+            f"{list_weights('has unknown', unknown)}, which no {family.name} model has"
+        )
+
+
 def _check_numbers(state: Mapping[str, Tensor]) -> None:
     for name, tensor in state.items():
         if tensor.ndim == 0:
             raise ConfigError(f"{name} has the wrong shape: got (), a single number")
         if tensor.dtype not in _FLOATS:
             raise ConfigError(
-                f"{name} is {tensor.dtype}, expected unquantised floating-point weights"
+                f"{name} is {tensor.dtype}, expected unquantised floating-point weights: save them "
+                "before quantisation, or after dequantize() of the library that quantised them"
+            )
+        if not tensor.numel():
+            raise ConfigError(
+                f"{name} has no numbers, as in a part of a sharded checkpoint: give the whole one, "
+                "which zero_to_fp32.py of DeepSpeed or FULL_STATE_DICT of FSDP writes"
             )
         if not torch.isfinite(tensor).all():
             raise ConfigError(f"holds NaN or infinite weights in {name}")
