@@ -15,6 +15,7 @@ from model.families.file_settings import Settings
 from model.sampling import CROPS, Sampling, Views
 
 _RATES = ("sampling_rate", "frame_interval", "frame_stride", "frame_sample_rate")
+_HIGHEST_RATE = 1000  # a higher one is that of a sound
 _FRAMES_PER_SECOND = ("target_fps",)
 _SOMETHING = ("ssv2", "something")  # datasets whose loader takes segments of the whole file
 _PAST_END = {"loop": "loop", "repeat_last": "clamp"}
@@ -93,7 +94,7 @@ def _of_loader(
         told["sampling"] = Sampling("uniform", "middles")
         notes.append(f"sampling {told['sampling']} by {dataset.where} {dataset.value}")
     rate = settings.number(_RATES)
-    if rate and "sampling" not in told:
+    if rate and rate.value <= _HIGHEST_RATE and "sampling" not in told:
         entries = {"kind": "dense", "rate": rate.value, "fps": fps.value if fps else rules.fps}
         if sampling := _valid(rules, entries):
             told["sampling"] = sampling

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from model.config import image_sides
 from model.families.base import Told
 from model.task import LOSSES, PROBLEM_TYPES, TaskName
 from model.weights.file import WeightsFile
+from model.weights.flatten import flatten
 
 # Our name -> names of the setting, without regard to case.
 _WHOLE_NUMBERS = {
@@ -27,7 +29,16 @@ _WHOLE_NUMBERS = {
 }
 _SIZES = ("img_size", "image_size", "input_size", "train_crop_size")
 _MEANS = {"mean": "std", "image_mean": "image_std", "pixel_mean": "pixel_std"}
-_LABELS = ("labels", "class_names", "classes", "label_names", "id2label", "class_to_idx")
+_LABELS = (
+    "labels", "class_names", "classes", "label_names", "id2label", "label2id", "idx2label",
+    "class_to_idx", "idx_to_class",
+)  # fmt: skip
+_NORM_EPS = ("layer_norm_eps", "norm_eps")
+_ACTIVATIONS = ("hidden_act",)
+# Parts of a file that describe another model than the one of the clip.
+_OTHER_MODEL = re.compile(
+    r"(?i)(^|[._])(mvit|text|txt|lang|language|\w*bert|audio|decoder|teacher)([._]|$)"
+)
 _TASKS = ("problem_type", "loss_func", "type", "multi_class")  # `type` of mmaction2's loss
 _TRAINING = re.compile(
     r"(?i)(^|\.)(optimizer\w*|lr_schedulers?|callbacks|loops|scheduler\w*)(\.|$)"
@@ -51,10 +62,13 @@ class Settings:
         """Return the configuration values that the settings tell."""
         told = {}
         for name, names in _WHOLE_NUMBERS.items():
-            found = [entry for entry in self._find(names) if _is_size(entry.value)]
+            found = [entry for entry in self._find_own(names) if _is_size(entry.value)]
             told |= _unless_ambiguous(name, found)
+        rates = [entry for entry in self._find_own(_NORM_EPS) if type(entry.value) is float]
+        kinds = [entry for entry in self._find_own(_ACTIVATIONS) if isinstance(entry.value, str)]
+        told |= _unless_ambiguous("norm_eps", rates) | _unless_ambiguous("hidden_act", kinds)
         sides: list[Told] = []
-        for entry in self._find(_SIZES):
+        for entry in self._find_own(_SIZES):
             height, width = image_sides(entry.value)
             if _is_size(height) and _is_size(width):
                 sides.append(Told((height, width), entry.where))
@@ -83,14 +97,24 @@ class Settings:
         ]
         return next(iter(_unless_ambiguous("labels", found).values()), None)
 
+    def other_labels(self) -> tuple[str, ...]:
+        """Return a note on each list of class names, where none of them is taken."""
+        return tuple(
+            f"class names of {entry.where} not taken: its {len(entry.value)} entries are not one "
+            "for each class, or other places differ"
+            for entry in self._find(_LABELS)
+            if isinstance(entry.value, (list, Mapping))
+        )
+
     def task(self, classes: int) -> Told | None:
         """Return what the logits mean, by the loss of the training; None for one right class."""
         found = [
             Told(task, entry.where)
             for entry in self._find(_TASKS)
-            if (task := _task_of(entry)) not in (None, "single-label")
+            if (task := _task_of(entry)) is not None
         ]
-        return next(iter(_unless_ambiguous("task", found).values()), None) if classes else None
+        told = _unless_ambiguous("task", found).get("task")
+        return told if classes and told and told.value != "single-label" else None
 
     def number(self, names: tuple[str, ...]) -> Told | None:
         """Return the whole number with one of the names, if all its places agree."""
@@ -109,15 +133,22 @@ class Settings:
         found = _unless_ambiguous(name, self._find((name,)))
         return found[name].value if found else None
 
+    def _find_own(self, names: tuple[str, ...]) -> list[Told]:
+        """Find the settings with one of the names, except those of another model."""
+        return [entry for entry in self._find(names) if not _OTHER_MODEL.search(entry.where)]
+
     def _find(self, names: tuple[str, ...]) -> list[Told]:
         """Find the settings with one of the names; entries of a mapping are collected."""
         found: dict[str, Any] = {}
         for path, value in self.values.items():
             parts = path.split(".")
-            if parts[-1].lower() in names:
+            at = next((i for i, part in enumerate(parts) if part.lower() in names), len(parts))
+            if at == len(parts) - 1:
                 found[path] = value
-            elif len(parts) > 1 and parts[-2].lower() in names:
-                found.setdefault(".".join(parts[:-1]), {})[parts[-1]] = value
+            elif at < len(parts):  # the name of an entry may contain dots
+                entries = found.setdefault(".".join(parts[: at + 1]), {})
+                if isinstance(entries, dict):
+                    entries[".".join(parts[at + 1 :])] = value
         return [Told(value, path, firm=True) for path, value in found.items()]
 
 
@@ -144,7 +175,8 @@ def _scale(mean: Told, std: Told, channels: int) -> list[Told]:
         numbers = isinstance(side, list) and len(side) == channels
         if not numbers or not all(type(value) in (int, float) for value in side):
             return []
-    unit = 255.0 if max(values[1]) > 2 else 1.0  # a deviation above 2 is one of pixels up to 255
+    # A mean or a deviation above 2 is one of pixels up to 255.
+    unit = 255.0 if max(map(abs, values[0] + values[1])) > 2 else 1.0
     scaled = {
         name: [value / unit for value in side]
         for name, side in zip(("mean", "std"), values, strict=True)
@@ -176,6 +208,11 @@ def _read_texts(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for path, value in settings.items():
         if _TRAINING.search(path):
             continue
+        if isinstance(value, str) and value.lstrip().startswith("{"):
+            with contextlib.suppress(ValueError, RecursionError):
+                for inner, entry in flatten(json.loads(value)).settings.items():
+                    yield f"{path}.{inner}", entry
+                continue
         if not isinstance(value, str) or "\n" not in value:
             yield path, value
             continue

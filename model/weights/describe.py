@@ -43,6 +43,8 @@ def describe_published(
             notes += (f"{name} by {entry.where}",)
         elif given[name] != entry.value:
             notes += (f"{name} {entry.value} by {entry.where}, replaced by {given[name]}",)
+    if config.num_classes and "labels" not in {**given, **described}:
+        notes += settings.other_labels()
     if assumed and "preprocessing" not in {**given, **described}:
         described["preprocessing"] = {"mean": assumed.mean, "std": assumed.std}
         notes += (f"preprocessing of the {loader} data loader assumed",)
@@ -50,14 +52,26 @@ def describe_published(
         notes += ("the task is not told: one output is taken as a value (--task)",)
     if config.num_classes == 0:
         notes += ("no classifier: the output is the class token after the last norm, (b, dim)",)
-    told, more = read_clip_settings(settings, config, family.rules)
-    if "sampling" not in told and assumed and assumed.sampling:
-        told |= {"sampling": assumed.sampling, "views": assumed.views, "assumed": assumed.assumed}
-        more += (f"{assumed.assumed} assumed: sampling {assumed.sampling}, views {assumed.views}",)
+    described["clip"], more = _describe_clip(family, assumed, settings, config)
+    return described, notes + more
+
+
+def _describe_clip(
+    family: Family,
+    assumed: Preprocessing | None,
+    settings: Settings,
+    config: Any,  # noqa: ANN401
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return what the settings tell of the clip, or what is assumed, and notes on it."""
+    told, notes = read_clip_settings(settings, config, family.rules)
     if assumed:
         told["antialias"] = assumed.antialias
-    described["clip"] = told
-    return described, notes + more
+        if "sampling" not in told and assumed.sampling:
+            views = {"views": assumed.views, "assumed": assumed.assumed}
+            told |= {"sampling": assumed.sampling, **views}
+            what = f"sampling {assumed.sampling}, views {assumed.views}"
+            notes += (f"{assumed.assumed} assumed: {what}",)
+    return told, notes
 
 
 def describe(
@@ -114,7 +128,8 @@ def check_described(model: VideoClassifier) -> None:
     config, means = model.config, len(model.preprocessing.mean)
     if means != config.channels:
         raise ConfigError(
-            f"preprocessing: got {means} means, expected one for each of {config.channels} channels"
+            f"preprocessing: got {means} means, expected one for each of {config.channels} "
+            "channels; give its mean and std with --config"
         )
     if model.labels is not None and len(model.labels) != config.num_classes:
         raise ConfigError(

@@ -1,8 +1,12 @@
 """Test the kinds of checkpoints that users bring: what wraps a model and what lies beside it."""
 
 import argparse
+import gzip
 import pickle
 import random
+import shlex
+import sys
+import zipfile
 from collections import OrderedDict, defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -189,6 +193,18 @@ class TestSeveralModels:
         assert "state_dict (ema) taken, by default" in model.notes[0]
         assert_weights(load(tmp_path, content, weights="plain"), published(2))
 
+    def test_lightning_saves_the_average_under_the_plain_name(self, tmp_path):
+        """Its WeightAveraging keeps the other weights beside them."""
+        content = {
+            "state_dict": prefixed("model.", published(1)),
+            "current_model_state": prefixed("model.", published(2)),
+            "averaging_state": {"n_averaged": torch.tensor(3)},
+        }
+        model = load(tmp_path, content)
+        assert_weights(model, published(1))
+        assert "state_dict.model (ema) taken, by default" in model.notes[0]
+        assert_weights(load(tmp_path, content, weights="plain"), published(2))
+
     def test_weights_that_do_not_exist_are_refused_with_those_that_do(self, tmp_path):
         message = refusal(tmp_path, self.both(), weights="best")
         assert "'best'" in message
@@ -220,6 +236,8 @@ class TestHarmlessContainers:
             np.asfortranarray(np.ones((2, 3), np.float32)),
             np.array(["a"]),
             np.random.default_rng(0).bytes(3),
+            np.random.default_rng(0),
+            np.random.RandomState(0),
             Path("/a/b"),
             defaultdict(list, {"k": [1]}),
             {1, 2},
@@ -284,6 +302,21 @@ class TestHeads:
     def test_a_head_of_two_layers_is_refused(self, tmp_path):
         state = published(head="head.0") | {"head.2.weight": torch.ones(3, 5)}
         assert "several layers" in refusal(tmp_path, state)
+
+    @pytest.mark.parametrize("weight", [torch.ones(5, 48), torch.ones(5, 16, 1, 1)], ids=str)
+    @pytest.mark.parametrize("name", ["head", "cls_conv"])
+    def test_a_head_that_is_no_linear_map_of_a_token_is_refused(self, tmp_path, name, weight):
+        """Without it the file would be exported as one without a classifier."""
+        state = prefixed("model.", published(head=None)) | {f"{name}.weight": weight}
+        assert "no linear map of a token" in refusal(tmp_path, state)
+        assert load(tmp_path, state, config={"head": None}).config.num_classes == 0
+
+    @pytest.mark.parametrize("around", ["context_model", "text_video", "classifier"])
+    def test_the_names_around_model_and_head_do_not_matter(self, tmp_path, around):
+        state = prefixed(f"{around}.backbone.", published(head=None))
+        head = {name: t for name, t in published(head="fc").items() if name.startswith("fc")}
+        model = load(tmp_path, state | prefixed(f"{around}.", head))
+        assert_weights(model, published(head="fc"), "fc")
 
     def test_a_linear_map_of_an_unknown_name_is_asked_for(self, tmp_path):
         state = prefixed("video.", published(head=None)) | {"adapter.0.weight": torch.ones(8, 16)}
@@ -435,6 +468,53 @@ class TestSettings:
         assert "--frames" in message
         assert load(tmp_path, content, config={"frames": 3}).config.frames == 3
 
+    @pytest.mark.parametrize("other", ["MVIT", "decoder", "text_encoder", "bert"])
+    def test_a_setting_of_another_model_is_not_taken(self, tmp_path, other):
+        """SlowFast writes NUM_HEADS of its MViT into every `cfg`."""
+        content = {"model": published(), "cfg": {other: {"NUM_HEADS": 1}}}
+        with pytest.raises(CheckpointError, match="does not tell heads"):
+            load_checkpoint(save(tmp_path / "m.pth", content))
+        content["cfg"]["vit"] = {"num_heads": 2}
+        model = load_checkpoint(save(tmp_path / "m.pth", content))
+        assert model.config.heads == 2
+        assert "heads 2 by cfg.vit.num_heads" in model.notes
+
+    def test_a_configuration_of_transformers_is_read(self, tmp_path):
+        transformers = pytest.importorskip("transformers")
+        config = transformers.TimesformerConfig(
+            num_attention_heads=2, num_frames=3, image_size=8, num_labels=5, layer_norm_eps=1e-5
+        )
+        path = save(tmp_path / "m.pth", {"model": published(), "config": config})
+        model = load_checkpoint(path)
+        assert (model.config.heads, model.config.norm_eps) == (2, 1e-5)
+        assert "norm_eps 1e-05 by config.layer_norm_eps" in model.notes
+
+    def test_settings_in_one_line_of_json_are_read(self, tmp_path):
+        content = {"model": published(), "config": '{"model": {"num_heads": 2}, "amp": true}'}
+        assert load_checkpoint(save(tmp_path / "m.pth", content)).config.heads == 2
+
+    @pytest.mark.parametrize("name", ["class_to_idx", "label2id"])
+    def test_labels_may_contain_dots(self, tmp_path, name):
+        labels = ("U.S. flag", "a, b", "c", "d.e", "f")
+        content = {"model": published(), name: {text: i for i, text in enumerate(labels)}}
+        assert load(tmp_path, content).labels == labels
+
+    @pytest.mark.parametrize("names", [["a", "b"], {"0": "a", "1": "b", "7": "c"}], ids=str)
+    def test_labels_that_do_not_fit_are_told(self, tmp_path, names):
+        model = load(tmp_path, {"model": published(), "classes": names})
+        assert model.labels is None
+        assert any("class names of classes not taken" in note for note in model.notes)
+
+    def test_a_mean_of_bytes_with_a_deviation_of_one_is_scaled(self, tmp_path):
+        beside = {"mean": [102.0, 127.5, 153.0], "std": [1.0, 1.0, 1.0]}
+        how = load(tmp_path, {"model": published(), "hyper_parameters": beside}).preprocessing
+        assert how.mean == pytest.approx((0.4, 0.5, 0.6))
+        assert how.std == pytest.approx((1 / 255,) * 3)
+
+    def test_the_rate_of_a_sound_is_no_sampling(self, tmp_path):
+        content = {"model": published(), "hyper_parameters": {"sampling_rate": 16000}}
+        assert load(tmp_path, content).preprocessing.sampling is None
+
     def test_given_preprocessing_replaces_that_of_the_file_and_both_are_told(self, tmp_path):
         given = {"preprocessing": {"mean": [0.0] * 3, "std": [1.0] * 3}}
         model = load(tmp_path, {"model": published(), "cfg": YAML}, config=given)
@@ -483,6 +563,11 @@ class TestPaddleVideo:
             True,
         ),
         ({"config": {"problem_type": "regression"}}, "regression", True),
+        (
+            {"meta": {"cfg": "a = dict(\n  type='CrossEntropyLoss')\nb = dict(type='mse')"}},
+            "single-label",
+            False,
+        ),
         ({}, "single-label", False),
     ],
 )
@@ -493,3 +578,66 @@ def test_the_loss_of_the_training_tells_what_logits_mean(tmp_path, settings, tas
     assert load(
         tmp_path, {"model": published(), **settings}, config={"task": "regression"}
     ).task == ("regression")
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (gzip.compress(b"weights"), "compressed"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"<!DOCTYPE html><html></html>", "web page"),
+        (b"\x93NUMPY\x01\x00v\x00", "array of NumPy"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(99), "HDF5"),
+        (b"a" + bytes(256) + b"ustar", "tar archive"),
+    ],
+    ids=["gzip", "lfs", "html", "npy", "hdf5", "tar"],
+)
+def test_another_kind_of_file_is_named_with_the_remedy(tmp_path, content, kind):
+    path = tmp_path / "m.pth"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=kind) as caught:
+        load_checkpoint(path)
+    assert "weights_only" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("m.pth", "zip archive of m.pth"), ("a.npy", "NumPy")])
+def test_an_archive_that_is_no_torch_file_is_named(tmp_path, name, kind):
+    with zipfile.ZipFile(tmp_path / "m.zip", "w") as archive:
+        archive.writestr(name, b"weights")
+    with pytest.raises(CheckpointError, match=kind):
+        load_checkpoint(tmp_path / "m.zip")
+
+
+def test_a_part_of_a_sharded_checkpoint_is_refused_with_its_converter(tmp_path):
+    empty = {name: torch.empty(0) for name in published()}
+    assert "zero_to_fp32.py" in refusal(tmp_path, {"module": empty})
+    assert "FULL_STATE_DICT" in refusal(tmp_path, {"blocks.0._flat_param": torch.ones(9)})
+
+
+def test_what_the_file_does_not_tell_names_options_that_exist(tmp_path):
+    state = published() | {"pos_embed": torch.ones(1, 4, 16)}
+    message = refusal(tmp_path, state)
+    assert message.endswith("on the command line --res")
+    assert load(tmp_path, state, config={"height": 4, "width": 12}).config.grid == (1, 3)
+
+
+def test_the_command_for_a_file_with_a_class_converts_it(tmp_path):
+    """A class has the method `state_dict` too, and settings are kept."""
+    content = {"model": published(), "args": {"num_heads": 2, "optimizer": torch.optim.AdamW}}
+    path = save(tmp_path / "m.pth", [content])
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(path)
+    python, option, code = shlex.split(str(caught.value).partition("imported: ")[2])
+    assert (python, option) == ("python", "-c")
+    exec(code.replace('"weights.pth"', repr(str(tmp_path / "weights.pth"))), {})
+    model = load_checkpoint(tmp_path / "weights.pth")
+    assert isinstance(model, TimeSformerViT)
+    assert_weights(model, published())
+    assert model.config.heads == 2
+
+
+def test_the_command_for_a_class_of_a_program_imports_it(tmp_path, monkeypatch):
+    kind = type("Config", (), {"__module__": "__main__"})
+    monkeypatch.setattr(sys.modules["__main__"], "Config", kind, raising=False)
+    message = refusal(tmp_path, {"model": published(), "args": kind()})
+    assert "'from SCRIPT import Config; import torch;" in message
