@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from exporter.errors import VideoError
+from exporter.inputs.frames import is_hidden
 from exporter.inputs.motion import LEAST_FRAMES, LEAST_SIDE, motion_clips
 from exporter.inputs.pictures import picture_inputs
 from exporter.inputs.synthetic import synthetic_inputs
@@ -153,7 +154,7 @@ def proof_clips(
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name[0] != ".")
+    files = sorted(file for file in path.rglob("*") if file.is_file() and not is_hidden(file.name))
     if not files:
         raise VideoError(f"--calibration: no clips in {path}")
     return files

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # PyAV below 17 converts by another function, which ignores the matrix and the place of the chroma.
 CONVERSION = 0x2 | 0x2000 | 0x40000 | 0x80000
 _BRIGHTEST = np.uint16(65280 + 127)  # of 16 bits, so that rounding does not overflow
+_NOT_SAID, _RESERVED = 2, 3  # matrices of ITU-T H.273; files with the reserved number exist
 _HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273
 
 
@@ -30,6 +31,7 @@ def upright_rgb(frame: VideoFrame) -> tuple[np.ndarray, bool]:
     The second value says whether rows became columns.
     """
     image = _rgb(frame)
+    _name_all_side_data()
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return image, False
@@ -41,10 +43,28 @@ def upright_rgb(frame: VideoFrame) -> tuple[np.ndarray, bool]:
     return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1], turned
 
 
+def _name_all_side_data() -> None:
+    """Let PyAV read the side data of a frame that holds a kind which it has no name for.
+
+    FFmpeg 8 gives EXIF and the views of a stereo video so. Without a name for it, PyAV raises
+    ValueError, and the display matrix beside it is out of reach.
+    """
+    from av.sidedata.sidedata import Type
+
+    def unnamed(kind: type[Type], number: object) -> Type:
+        member = object.__new__(kind)
+        member._name_, member._value_ = f"KIND_{number}", number
+        return member
+
+    Type._missing_ = classmethod(unnamed)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def _rgb(frame: VideoFrame) -> np.ndarray:
     """Return `(H, W, 3)` uint8, as the frame is stored."""
     if not _is_yuv(frame):
         return frame.reformat(format="rgb24", interpolation=CONVERSION).to_ndarray()
+    if frame.colorspace == _RESERVED:
+        frame.colorspace = _NOT_SAID
     # In 8 bits swscale takes a colour of twice the brightest for black; in 16 bits it does not.
     deep = frame.reformat(format="gbrp16le", interpolation=CONVERSION)
     image = np.empty((frame.height, frame.width, 3), np.uint8)

@@ -108,6 +108,11 @@ def _video_stream(path: str, container: InputContainer) -> VideoStream:
     return stream
 
 
+def name_of(stream: VideoStream) -> str:
+    """Return the path or the URL of the file that a stream is in."""
+    return cast("InputContainer", stream.container).name.removeprefix("file:")
+
+
 def packets(stream: VideoStream, faults: list[str]) -> Iterator[Packet[VideoStream] | None]:
     """Yield the stream's packets; the last is empty or None, which flushes the decoder."""
     try:

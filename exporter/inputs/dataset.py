@@ -12,7 +12,7 @@ from exporter.errors import UsageError
 from exporter.inputs.class_names import place_classes
 from exporter.inputs.clip_list import read_clip_list
 from exporter.inputs.clips import read_for
-from exporter.inputs.frames import find_images
+from exporter.inputs.frames import find_images, is_hidden
 from exporter.inputs.motion import MOTION_LABELS, check_sizes, motion_clips
 from exporter.inputs.video import as_input
 from model.config import ClipConfig
@@ -145,6 +145,6 @@ def _folder(
 
 def _may_be_clip(path: Path) -> bool:
     """Whether a path is a file, or a folder of frames."""
-    if path.name.startswith("."):
+    if is_hidden(path.name):
         return False
     return path.is_file() or (path.is_dir() and bool(find_images(path)))

@@ -13,7 +13,7 @@ import numpy as np
 
 from exporter.errors import VideoError
 from exporter.inputs.colour import hdr, pixel_aspect, upright_rgb
-from exporter.inputs.container import REENCODE, frames, open_video, packets_from
+from exporter.inputs.container import REENCODE, frames, name_of, open_video, packets_from
 from exporter.inputs.resize import Frame
 from exporter.inputs.survey import Survey
 
@@ -30,7 +30,8 @@ class Decoded:
     """Frames of a file, and what was seen while they were decoded.
 
     `images` maps the index of a frame to its crops `(k, 3, h, w)` float32, in levels of 255;
-    `times` maps it to its time in seconds from the start of the file.
+    `times` maps it to its time in seconds from the start of the file. `sizes` are the sizes of the
+    upright frames kept, and `source_size` is that of the last one.
     """
 
     count: int = 0
@@ -38,6 +39,7 @@ class Decoded:
     times: dict[int, float] = field(default_factory=dict)
     fps: Fraction | None = None
     source_size: tuple[int, int] = (0, 0)
+    sizes: set[tuple[int, int]] = field(default_factory=set)
     aspect: Fraction = Fraction(1)
     hdr: str = ""
     damaged: int = 0
@@ -45,9 +47,17 @@ class Decoded:
 
     def keep(self, index: int, frame: VideoFrame, stream: VideoStream, to: Frame) -> None:
         """Resize and keep one frame."""
-        image, turned = upright_rgb(frame)
+        try:
+            image, turned = upright_rgb(frame)
+        except OSError as error:
+            raise VideoError(
+                f"{name_of(stream)}: this FFmpeg cannot convert its colours to RGB",
+                got=f"{frame.format.name} with the matrix {frame.colorspace} of ITU-T H.273",
+                remedy="convert it to BT.709, for example with ffmpeg -vf zscale=m=709",
+            ) from error
         self.aspect = pixel_aspect(stream.sample_aspect_ratio, turned=turned)
         self.source_size = image.shape[0], image.shape[1]
+        self.sizes.add(self.source_size)
         self.images[index] = to.crops_of(image, self.aspect)
         self.hdr = self.hdr or hdr(frame)
         if frame.pts is not None and stream.time_base:
@@ -80,8 +90,10 @@ def decode_frames(
         if decoded.count == 0:
             reason = next(iter(decoded.faults), None)
             raise VideoError(f"{path} has no frame that decodes", got=reason, remedy=REENCODE)
-        # With several threads, FFmpeg repairs a damaged frame differently from run to run.
-        repeatable = threads == "NONE" or not (decoded.faults or decoded.damaged)
+        # With several threads, FFmpeg repairs a damaged frame differently from run to run, and PyAV
+        # loses the frames after one that is damaged near the end, without an error.
+        whole = decoded.count >= found.frames and not (decoded.faults or decoded.damaged)
+        repeatable = threads == "NONE" or whole
         if repeatable and decoded.count == guess:
             return decoded
         guess, threads = decoded.count, threads if repeatable else "NONE"

@@ -15,7 +15,8 @@ from exporter.inputs.container import frames as decode_frames
 from exporter.inputs.decode import Decoded
 from exporter.inputs.resize import Frame
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+_OF_SYSTEM = ("thumbs.db", "desktop.ini")  # hidden files of Windows, whose names have no dot first
 Pixels = Sequence[Path] | np.ndarray
 
 
@@ -24,10 +25,25 @@ def find_images(folder: Path) -> tuple[Path, ...]:
 
     Return nothing if the folder holds anything else: then it is no clip.
     """
-    files = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    if not all(path.suffix.lower() in SUFFIXES and path.is_file() for path in files):
+    files = [path for path in folder.iterdir() if not is_hidden(path.name)]
+    if not all(_is_image(path) for path in files):
         return ()
     return tuple(sorted(files, key=lambda path: _order(path.name)))
+
+
+def what_is_in(folder: Path) -> str:
+    """Say why a folder is no clip: it is empty, or holds something that is no image."""
+    others = sorted(p.name for p in folder.iterdir() if not (is_hidden(p.name) or _is_image(p)))
+    return f"a directory with {others[0]}" if others else "an empty directory"
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file is hidden by its name, on any system: it is no clip and no frame."""
+    return name.startswith(".") or name.lower() in _OF_SYSTEM
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
 def _order(name: str) -> tuple[tuple[int, str], ...]:

@@ -5,7 +5,7 @@ Axes: v views, f frames, c channels, h height, w width. H and W are the size of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -16,7 +16,7 @@ import numpy as np
 from exporter.errors import VideoError
 from exporter.inputs.container import check_file
 from exporter.inputs.decode import Decoded, decode_frames
-from exporter.inputs.frames import check_pixels, find_images, gaps, take_images
+from exporter.inputs.frames import check_pixels, find_images, gaps, take_images, what_is_in
 from exporter.inputs.resize import Frame
 from exporter.inputs.sampling import clip_indices
 from exporter.inputs.survey import Survey, survey
@@ -129,7 +129,7 @@ def _open(source: Source) -> tuple[Sequence[Path] | np.ndarray | None, Survey]:
     if not len(images):
         raise VideoError(
             f"{source} cannot be read" if isinstance(source, Path) else "a clip cannot be read",
-            got="a directory" if isinstance(source, Path) else "no image",
+            got=what_is_in(source) if isinstance(source, Path) else "no image",
             expected="a video file, or a folder with nothing but the frames as images",
         )
     return images, Survey(len(images), gaps(images), "")
@@ -198,8 +198,14 @@ def _notes(
         and f"variable frame rate ({found.uneven} between frames): sampled by frame, not by time",
         aspect != Fraction(1)
         and f"pixels have the shape {aspect.numerator}:{aspect.denominator}, {stretched}",
+        len(taken.sizes) > 1
+        and f"frames of different sizes ({_listed(taken.sizes)}), each is resized",
         taken.hdr and f"HDR ({taken.hdr}): values are taken as stored, without tone mapping",
     ]
+
+
+def _listed(sizes: Collection[tuple[int, int]]) -> str:
+    return ", ".join(f"{height}x{width}" for height, width in sorted(sizes))
 
 
 def _notes_on_time(

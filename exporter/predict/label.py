@@ -18,7 +18,7 @@ import numpy as np
 from exporter.errors import UsageError, VideoError
 from exporter.inputs.clip_list import find_clip
 from exporter.inputs.dataset import name_of
-from exporter.inputs.frames import find_images
+from exporter.inputs.frames import find_images, is_hidden
 from exporter.predict.answers import mean_of_views
 from exporter.predict.batches import in_batches
 from exporter.predict.card import Card
@@ -246,7 +246,7 @@ def _files(path: Path) -> list[str]:
             folders.clear()
             continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [str(Path(folder, name)) for name in sorted(files) if not name.startswith(".")]
+        found += [str(Path(folder, name)) for name in sorted(files) if not is_hidden(name)]
     return found
 
 

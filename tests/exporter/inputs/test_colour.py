@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from av.video.stream import VideoStream
 
+from exporter.errors import VideoError
 from exporter.inputs.colour import hdr, pixel_aspect, upright_rgb
 from exporter.inputs.video import read_clip
 from model.preprocessing import Preprocessing
@@ -137,6 +138,18 @@ def test_ten_bits_become_the_exact_rgb():
     frame.colorspace, frame.color_range = 9, LIMITED
     exact = exact_rgb(planes, 9, full=False, left=False, bits=10)
     assert np.abs(upright_rgb(frame)[0] - exact).max() <= WORST
+
+
+def test_the_reserved_matrix_is_read_as_not_said():
+    expected = upright_rgb(coloured("yuv420p", 2, LIMITED))[0]
+    np.testing.assert_array_equal(upright_rgb(coloured("yuv420p", 3, LIMITED))[0], expected)
+
+
+def test_a_matrix_that_ffmpeg_does_not_convert_is_named(tmp_path):
+    path = write(tmp_path / "clip.mkv", [coloured("yuv420p", 10, LIMITED)], matrix=10)
+    what = r"clip\.mkv: .* cannot convert its colours to RGB: got yuv420p with the matrix 10 of ITU"
+    with pytest.raises(VideoError, match=what):
+        read_clip(path, frames=1, height=48, width=64, preprocessing=Preprocessing())
 
 
 @pytest.mark.parametrize(("curve", "name"), [(16, "PQ"), (18, "HLG"), (1, ""), (2, "")])

@@ -96,6 +96,19 @@ def test_a_cut_file_with_its_index_is_read_to_its_end(tmp_path):
     assert "perhaps cut short" in clip.note
 
 
+def test_a_damaged_last_frame_does_not_cost_the_frames_that_are_shown_after_it(tmp_path):
+    """With several threads, PyAV stops at an error at the end, and does not tell it."""
+    path = moving(tmp_path / "a.mp4", 30, bf="3")
+    with av.open(str(path)) as container:
+        entry = list(container.streams.video[0].index_entries)[-1]
+    data = bytearray(path.read_bytes())
+    data[entry.pos : entry.pos + entry.size] = bytes(entry.size)
+    path.write_bytes(data)
+    found = decode.decode_frames(path, survey(path), lambda count: range(count), TO)
+    assert found.faults
+    assert sorted(found.images) == list(range(29))
+
+
 @pytest.mark.slow
 def test_eight_dense_frames_of_ten_minutes_cost_far_less_than_decoding_all(tmp_path):
     path = moving(tmp_path / "long.mp4", 18_000, g="250", preset="ultrafast", crf="35")

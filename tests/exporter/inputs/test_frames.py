@@ -1,5 +1,7 @@
 """Images and arrays are clips too: bit-equal to the video that holds the same frames."""
 
+import struct
+import zlib
 from pathlib import Path
 from typing import cast
 
@@ -101,10 +103,58 @@ def test_another_array_is_refused(array):
         read(array)
 
 
+def test_hidden_files_of_any_system_are_no_frames(tmp_path):
+    folder = folder_of(tmp_path / "frames", pictures())
+    expected = read(folder).array
+    for name in (".DS_Store", "._img_00001.png", "Thumbs.db", "desktop.ini"):
+        (folder / name).write_bytes(b"no image")
+    np.testing.assert_array_equal(read(folder).array, expected)
+
+
+def test_frames_of_different_sizes_are_noted(tmp_path):
+    folder = folder_of(tmp_path / "frames", pictures())
+    (folder / "img_00003.png").write_bytes(png(pictures()[2].swapaxes(0, 1)))
+    clip = read(folder, Preprocessing(), frames=12)
+    assert clip.note == "frames of different sizes (40x64, 64x40), each is resized"
+
+
+# By the number of an EXIF orientation: what shows the stored rows and columns upright.
+UPRIGHT = {
+    1: lambda image: image,
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.swapaxes(0, 1),
+    6: lambda image: image[::-1].swapaxes(0, 1),
+    7: lambda image: image[::-1, ::-1].swapaxes(0, 1),
+    8: lambda image: image[:, ::-1].swapaxes(0, 1),
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_an_image_of_a_camera_is_shown_upright(tmp_path, orientation):
+    """FFmpeg gives EXIF as side data that PyAV has no name for."""
+    entry = struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0)
+    exif = b"II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4)
+    chunk = b"eXIf" + exif
+    stored = png(pictures()[0])
+    header = 8 + 25  # the signature, and the first chunk
+    chunk = struct.pack(">I", len(exif)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    path = tmp_path / "image.png"
+    path.write_bytes(stored[:header] + chunk + stored[header:])
+    upright = UPRIGHT[orientation](pictures()[0])
+    found = read([path], Preprocessing(), frames=1)
+    expected = read(np.ascontiguousarray(upright)[np.newaxis], Preprocessing(), frames=1)
+    assert found.source_size == upright.shape[:2]
+    np.testing.assert_array_equal(found.array, expected.array)
+
+
 def test_a_folder_with_other_files_and_an_empty_list_are_no_clips(tmp_path):
     folder = folder_of(tmp_path / "frames", pictures())
     (folder / "labels.txt").write_text("left")
-    with pytest.raises(VideoError, match="nothing but the frames"):
+    with pytest.raises(
+        VideoError, match=r"got a directory with labels\.txt.*nothing but the frames"
+    ):
         read(folder)
     with pytest.raises(VideoError, match="got no image"):
         read([])

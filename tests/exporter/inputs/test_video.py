@@ -656,7 +656,7 @@ def test_a_missing_file_is_an_error(tmp_path):
 
 
 def test_a_directory_is_refused(tmp_path):
-    assert "got a directory, expected a video file" in error(tmp_path)
+    assert "got an empty directory, expected a video file" in error(tmp_path)
 
 
 def test_an_empty_file_is_refused(tmp_path):
