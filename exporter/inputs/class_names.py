@@ -116,6 +116,13 @@ def _refuse_unknown(
     names: Sequence[str], known: Mapping[str, int], labels: Sequence[str], option: str
 ) -> None:
     name = next(name for name in names if name not in known)
+    if name.isdecimal() and not all(other.isdecimal() for other in names):
+        other = next(other for other in names if not other.isdecimal())
+        raise UsageError(
+            f"{option}: some classes are numbers and others names",
+            got=f"{name!r} and {other!r}",
+            remedy="give numbers alone, or names alone",
+        )
     closest = nearest(name, labels)
     raise UsageError(
         f"{option}: {name!r} is no class of the model",

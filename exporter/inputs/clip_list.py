@@ -11,7 +11,9 @@ from exporter.files.text import require_regular
 from exporter.inputs.class_names import place_classes
 from model.task import TaskName
 
-_HEADS = ("path", "clip", "video", "file", "filename", "video_path", "filepath")
+# What the first line calls its columns, if it is no clip.
+_HEADS = ("path", "clip", "video", "file", "filename", "video_path", "filepath", "video_name")
+_LABEL_HEADS = ("label", "labels", "class", "class_name", "category")
 Target = tuple[float, ...]
 
 
@@ -37,7 +39,8 @@ def read_clip_list(
     for number, _, words in rows:
         if task == "single-label" and len(words) != 1:
             where = f"{option}: {path}:{number} must have one label"
-            raise UsageError(where, got=len(words), remedy="several need --task multi-label")
+            remedy = "keep the columns of path and label; several labels need --task multi-label"
+            raise UsageError(where, got=", ".join(words)[:80] or "none", remedy=remedy)
     names = list(dict.fromkeys(word for _, _, words in rows for word in words))
     places = place_classes(names, labels, outputs, option, "label")
     targets = [tuple(sorted({places[word] for word in words})) for _, _, words in rows]
@@ -85,13 +88,25 @@ def _rows(path: Path, option: str) -> Iterator[tuple[int, str, list[str]]]:
             columns = [cell.strip() for cell in next(csv.reader([line], delimiter=separator))]
         else:
             columns = _split_at_spaces(line, path.parent)
-        if number == 1 and columns[0].lower() in _HEADS:
+        if number == 1 and _is_head(columns, f"{option}: {path}"):
             continue
         words = [word.strip() for column in columns[1:] for word in column.split("|")]
         words = [word for word in words if word]
         if not columns[0] or (len(columns) < 2):
             raise UsageError(f"{option}: {path}:{number} has no label", got=repr(line[:80]))
         yield number, columns[0], words
+
+
+def _is_head(columns: Sequence[str], where: str) -> bool:
+    """Whether a line names the columns; raise `UsageError` if the first one is not the clip."""
+    names = [column.lower() for column in columns]
+    if names[0] in _HEADS:
+        return True
+    both = any(name in _HEADS for name in names) and any(name in _LABEL_HEADS for name in names)
+    if both or names[0] in _LABEL_HEADS:
+        expected = "the path of the clip first, then its label"
+        raise UsageError(f"{where}: its columns", got=", ".join(columns)[:80], expected=expected)
+    return False
 
 
 def _separator(path: Path, lines: Sequence[str]) -> str:

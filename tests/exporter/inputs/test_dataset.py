@@ -281,6 +281,19 @@ class TestLists:
         message = refused(self.write(tmp_path, "a.mp4 cat\n"), None, outputs=3)
         assert "the model has no labels: got 'cat', expected an index, 0 to 2" in message
 
+    @pytest.mark.parametrize("head", ["label,path", "id,path,label", "label,youtube_id,time_start"])
+    def test_a_first_line_that_names_other_columns_is_shown(self, tmp_path, head):
+        message = refused(self.write(tmp_path, f"{head}\na.mp4,cat\n", "list.csv"))
+        assert "the path of the clip first" in message
+
+    def test_columns_beside_path_and_label_are_shown(self, tmp_path):
+        message = refused(self.write(tmp_path, "path,label,split\na.mp4,cat,val\n", "list.csv"))
+        assert "list.csv:2 must have one label: got cat, val; keep the columns" in message
+
+    def test_numbers_beside_names_are_refused(self, tmp_path):
+        message = refused(self.write(tmp_path, "a.mp4 1\nb.mp4 cat\n"))
+        assert "some classes are numbers and others names: got '1' and 'cat'" in message
+
     def test_a_list_that_is_no_text_is_refused(self, tmp_path):
         (tmp_path / "list.bin").write_bytes(b"\xff\xfe\x00")
         assert "it is not UTF-8" in refused(tmp_path / "list.bin")
