@@ -102,13 +102,17 @@ def predict(
             for prediction in predictor.predict(clips, top, keep_going=True):
                 found.append(prediction)
                 on_progress("predict", len(found) / len(clips), prediction.clip)
-        failed = [prediction for prediction in found if prediction.error]
+        failed = [prediction.error for prediction in found if prediction.error]
         if len(failed) < len(found):
             show(_json(predictor, found) if json_ else _table(predictor, found))
-    if failed:
-        others = f" ({len(failed)} of {len(found)} clips failed)" if len(found) > 1 else ""
-        raise VideoError(f"{failed[0].error}{others}")
+    _raise_if(failed, len(found))
     return 0
+
+
+def _raise_if(failed: Sequence[str], clips: int) -> None:
+    if failed:
+        others = f" ({len(failed)} of {clips} clips failed)" if clips > 1 else ""
+        raise VideoError(f"{failed[0]}{others}")
 
 
 def _windows(window: str | None, stride: str | None) -> Windows | None:
@@ -125,16 +129,16 @@ def _show_windows(
     """Show a row for each window as soon as it is answered: the source may never end."""
     if predictor.card.preprocessing.is_assumed:
         say(f"clips: {predictor.card.preprocessing.sentences[0]}", 0)
-    failed: list[VideoError] = []
+    failed: list[str] = []
     for clip in clips:
         try:
             for row in predictor.predict_windows(clip, windows, top):
                 show(json.dumps(asdict(row), allow_nan=False) if as_json else _window_line(row))
         except VideoError as error:
-            failed.append(error)
-    if failed:
-        others = f" ({len(failed)} of {len(clips)} clips failed)" if len(clips) > 1 else ""
-        raise VideoError(f"{failed[0]}{others}") from failed[0]
+            failed.append(str(error))
+            if len(failed) > 1:  # the first one is the error of the run
+                say(str(error), 0)
+    _raise_if(failed, len(clips))
 
 
 def _window_line(row: WindowPrediction) -> str:

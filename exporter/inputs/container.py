@@ -193,7 +193,9 @@ def check_file(path: Path) -> None:
 
 
 def _not_a_file(path: str) -> str:
-    """Say what a path that names no file seems to name: a URL or a device; "" for a file."""
+    """Say what a path that names no file seems to name: a URL, a pipe or a device; else ""."""
     if _URL.match(path):
         return "a URL"
+    if path.startswith(_PIPE):
+        return "a pipe"
     return "a device that is not there" if _CAMERA.match(path) else ""

@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter.errors import UsageError, VideoError
-from exporter.inputs.container import frames, is_live, open_live, open_video
+from exporter.inputs.container import check_file, frames, is_live, name_of, open_live, open_video
 from exporter.inputs.decode import Decoded
 from exporter.inputs.resize import Frame
 from exporter.inputs.sampling import clip_indices
@@ -62,8 +63,9 @@ class Windows:
 class Window:
     """One window: its limits in seconds from the first frame, and its clip.
 
-    `lag` is the time from the end of the window at the source until the clip was read, in seconds,
-    by the clock of the frame that came fastest; None for a file, which does not run on its own.
+    `lag` is the time from the end of the window at the source, or of the source, until the clip was
+    read, in seconds, by the clock of the frame that came fastest; None for a file, which does not
+    run on its own.
     `held_mb` is the memory of the decoded frames.
     """
 
@@ -98,7 +100,8 @@ def read_windows(
         VideoError: if the source cannot be read, or a window needs too much memory.
     """
     check_channels(config.channels, preprocessing)
-    live = is_live(source)
+    if not (live := is_live(source)):
+        check_file(Path(source))
     with open_live(source) if live else open_video(source) as stream:
         # Several threads hold frames back, and with them the answers about a live source.
         stream.thread_type = "SLICE" if live else "AUTO"
@@ -133,13 +136,13 @@ class _Cut:
         """Add one frame; yield the windows that end before it."""
         at = self._time(frame)
         self.began = min(self.began, time.monotonic() - float(at))
-        while at >= self.start + self.windows.length:
-            yield from self._read()
+        while at >= (end := self.start + self.windows.length):
+            yield from self._read(end)
         if at >= self.start:
             self.held.append((at, frame))
             if (size := self._held_bytes()) > MOST_BYTES:
                 raise VideoError(
-                    "a window holds too many frames",
+                    f"a window of {name_of(self.stream)} holds too many frames",
                     got=f"{size / 1e6:.0f} MB after {float(at - self.start):.1f} s",
                     expected=f"at most {MOST_BYTES / 1e6:.0f} MB",
                     remedy="give a shorter --window, or make the frames smaller",
@@ -149,9 +152,9 @@ class _Cut:
         """Yield the windows that hold frames which no window before them held."""
         if not self.count:
             reason = self.faults[0] if self.faults else None
-            raise VideoError("the source has no frame that decodes", got=reason)
+            raise VideoError(f"{name_of(self.stream)} has no frame that decodes", got=reason)
         while self.held and self.held[-1][0] > self.shown:
-            yield from self._read()
+            yield from self._read(self.held[-1][0])
 
     def _time(self, frame: VideoFrame) -> Fraction:
         rate = self.stream.average_rate or _FALLBACK_RATE
@@ -162,8 +165,11 @@ class _Cut:
             return (self.count - 1) / Fraction(rate)
         return (frame.pts - self.first) * self.stream.time_base
 
-    def _read(self) -> Iterator[Window]:
-        """Read the oldest window, and let go what no later one needs; it may be empty."""
+    def _read(self, complete: Fraction) -> Iterator[Window]:
+        """Read the oldest window, and let go what no later one needs; it may be empty.
+
+        `complete` is the time at which the source has given all of its frames.
+        """
         start, end = self.start, self.start + self.windows.length
         inside = [(at, frame) for at, frame in self.held if at < end]
         self.number += 1
@@ -171,7 +177,7 @@ class _Cut:
         if inside:
             self.shown = inside[-1][0]
             clip = self._clip(inside)
-            lag = time.monotonic() - self.began - float(end) if self.live else None
+            lag = time.monotonic() - self.began - float(complete) if self.live else None
             yield Window(float(start), float(end), clip, lag, held / 1e6)
         while self.held and self.held[0][0] < self.start:
             self.held.popleft()

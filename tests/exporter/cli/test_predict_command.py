@@ -204,6 +204,17 @@ class TestClips:
             " ".join(line.split()[1:5]) for line in out.splitlines()
         ]
 
+    def test_a_clip_that_cannot_be_read_does_not_end_the_windows_of_others(
+        self, directory, clip, capsys
+    ):
+        code, out, err = run(capsys, directory, "a.mp4", clip, "b.mp4", "--window", "2s")
+        assert code == 3
+        assert [str(clip) in line for line in out.splitlines()] == [True, True]
+        others, first = err.splitlines()[-2:]
+        assert "b.mp4 cannot be read" in others
+        assert "a.mp4 cannot be read" in first
+        assert "(2 of 3 clips failed)" in first
+
     @pytest.mark.parametrize(
         ("arguments", "part"),
         [
