@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from exporter.errors import RuntimeFailure, UsageError
 from exporter.files.manifest import read_manifest
@@ -22,21 +22,13 @@ from exporter.predict import Card
 from exporter.results import Latency
 from exporter.run.stages import OnProgress, no_progress
 from exporter.runners.base import Arrays, Runner
+from exporter.runners.device import OnDevice
 from exporter.runners.tensorrt import TensorRtRunner
 from exporter.target.runtimes import open_runtimes
 
 MOST_RUNS = 1000
 DEFAULT_SECONDS = 10.0
 DEVICE_RUNS = 100
-
-
-@runtime_checkable
-class OnDevice(Protocol):
-    """A runner that can time a GPU alone, by events: without copies, with or without a graph."""
-
-    def device_seconds(self, inputs: Arrays, runs: int, *, graph: bool) -> list[float]:
-        """Return the times of repeated runs in seconds."""
-        ...
 
 
 @dataclass(frozen=True)

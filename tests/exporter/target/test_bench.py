@@ -12,12 +12,13 @@ from exporter import BatchProfile, ExportSpec, cli
 from exporter.errors import RuntimeFailure, UsageError
 from exporter.pipeline import export
 from exporter.results import HOST_TO_HOST, Parity
+from exporter.runners.device import OnDevice
 from exporter.runners.open import Opened
 from exporter.target import bench as bench_module
 from exporter.target.bench import bench
 
 
-class OnGpu:
+class OnGpu(OnDevice):
     """Stands in for a runner on a GPU, which can time the device alone."""
 
     name, device, precision, threads, transfers_included = "tensorrt", "cuda:0", "fp32", 1, True
