@@ -26,7 +26,6 @@ from pathlib import Path
 
 from broken_machine_faults import CANNOT_MOUNT, Fault, Place, export, faults
 
-RESULTS = Path(__file__).parent / "results" / "broken_machine.json"
 MOST_SECONDS = 180
 MARK = "TSFORMER_BROKEN_MACHINE"  # in the environment of every process of a run
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -213,8 +213,7 @@ def _engine_view(engine: EngineFacts) -> Iterator[RenderableType]:
     yield _tensors(inputs, outputs)
 
 
-def _listed(figures: Mapping[str, int], write: object) -> str:
-    assert callable(write)
+def _listed(figures: Mapping[str, int], write: Callable[[int], str]) -> str:
     return ", ".join(f"{name} {write(figure)}" for name, figure in figures.items()) or "none"
 
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 TRUTH_CLIPS = 2  # clips of a batch that have a float64 truth, which is slow to compute
 # The fixed semantics of a source; None: those of the pair.
 SOURCES = {"published": "upstream", "einsum": "paper", "plain": None, "ours": None, "uncut": None}
-# The sources that tsformer exports, and the runtime for which it rewrites the model.
-# The rewrites that are left out. Those of `uncut` suit the caches and threads of ONNX Runtime.
+# The sources that tsformer exports, and the rewrites that they leave out.
+# Those that `uncut` leaves out suit the caches and threads of ONNX Runtime.
 OURS = {"ours": (), "uncut": ("fold_norm", "bias_apart", "cut_attention", "cut_feed_forward")}
 FROZEN = {"freezing": True}  # inductor may change the layout of the weights in advance
 # The pattern matcher of inductor (torch 2.13) fails on attention over 5 axes.
