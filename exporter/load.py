@@ -15,7 +15,7 @@ from exporter.files.hub import Snapshot, fetch, parse_name
 from exporter.files.manifest import MODULE, hash_checkpoint
 from exporter.rewrite.outputs import give_outputs
 from exporter.rewrite.pixels import take_pixels
-from exporter.spec import DEFAULT_FAMILY, MODEL_ARGUMENTS, ExportSpec
+from exporter.spec import DEFAULT_FAMILY, MODEL_ARGUMENTS, ExportSpec, clip_of
 from model import load_checkpoint
 from model.checkpoint import FAMILIES
 from model.classifier import VideoClassifier
@@ -107,14 +107,9 @@ def _make_fresh(spec: ExportSpec, given: Mapping[str, Any]) -> VideoClassifier:
     with torch.random.fork_rng(devices=[]), _one_thread():
         torch.manual_seed(spec.seed)
         model = family.model.from_config(config).eval()
-    model.preprocessing = replace(model.preprocessing, rules=family.rules).changed(_clip_of(spec))
+    clip = clip_of(spec.sampling, spec.views)
+    model.preprocessing = replace(model.preprocessing, rules=family.rules).changed(clip)
     return model
-
-
-def _clip_of(spec: ExportSpec) -> dict[str, str]:
-    """Give the entries of a `clip` table that the command line sets."""
-    given = {"sampling": spec.sampling, "views": spec.views}
-    return {name: text for name, text in given.items() if text is not None}
 
 
 def _load_trained(spec: ExportSpec, given: Mapping[str, Any]) -> VideoClassifier:
@@ -128,7 +123,7 @@ def _load_trained(spec: ExportSpec, given: Mapping[str, Any]) -> VideoClassifier
     if spec.model in PRESETS:
         raise UsageError(f"--model {spec.model} names sizes, but --checkpoint has its own")
     config = {**spec.config, **given}
-    if clip := _clip_of(spec):
+    if clip := clip_of(spec.sampling, spec.views):
         config["clip"] = {**config.get("clip", {}), **clip}
     semantics = config.pop("semantics", None)
     path, snapshot = locate(spec.checkpoint)

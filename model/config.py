@@ -21,10 +21,10 @@ ActivationName = Literal[
     "tanh",
 ]  # fmt: skip
 
-MECHANISM_NAMES: tuple[str, ...] = ("regular", "performer", "fastformer")
-SCHEME_NAMES: tuple[str, ...] = ("space", "joint", "divided", "local-global", "axial")
+MECHANISM_NAMES: tuple[str, ...] = get_args(MechanismName)
+SCHEME_NAMES: tuple[str, ...] = get_args(SchemeName)
 UPSTREAM_SCHEMES: tuple[str, ...] = ("joint", "divided")  # schemes of the published package
-SEMANTICS: tuple[str, ...] = ("paper", "upstream")
+SEMANTICS: tuple[str, ...] = get_args(Semantics)
 FAMILY_NAMES: tuple[str, ...] = (
     "fast_timesformer", "timesformer_pytorch", "facebookresearch", "huggingface", "mmaction2",
     "frozen_in_time",

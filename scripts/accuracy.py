@@ -16,9 +16,10 @@ import result_rows
 
 from exporter.cli import main as tsformer
 from exporter.spec import PRECISIONS
+from model.config import MECHANISM_NAMES
 
 FOLDER = Path(__file__).resolve().parent
-ATTENTIONS = ("fastformer", "performer", "regular")
+ATTENTIONS = MECHANISM_NAMES[::-1]  # the default first
 # One export has several runtimes. A row describes this one.
 JUDGE = {"fp32": "onnxruntime", "fp16": "onnx-reference", "bf16": "onnx-reference"}
 

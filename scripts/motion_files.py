@@ -28,10 +28,11 @@ from exporter.inputs.motion import FPS, motion_clips
 from exporter.machine.environment import describe
 from model import load_checkpoint
 from model.classifier import VideoClassifier
+from model.config import MECHANISM_NAMES
 from model.preprocessing import Preprocessing
 
 FOLDER = Path(__file__).resolve().parent
-ATTENTIONS = ("fastformer", "performer", "regular")
+ATTENTIONS = MECHANISM_NAMES[::-1]  # the default first
 LENGTHS, RATES = (1, 2, 3), (15, 30, 60)
 CLIPS, SEED = 512, 3_000_000  # far from the seeds of training and of --eval motion
 REQUIRED = 0.98

@@ -97,8 +97,9 @@ def _table(advice: Advice) -> RenderableType:
 
     from exporter.report import mb, ms, sci
     from exporter.report.table import WIDTH, figures, plain, plain_line, table, texts
-    from exporter.sweep.advise import NO_ACCURACY, named
+    from exporter.sweep.advise import named
     from exporter.sweep.grid import name_of
+    from exporter.sweep.results import NO_ACCURACY
 
     measured = figures("p50 ms", "Accuracy", "Error", "Size", "Memory")
     made = table(*texts("On the Pareto front"), *measured)
@@ -114,7 +115,7 @@ def _table(advice: Advice) -> RenderableType:
         made.add_row(mark + name, *numbers, memory, style=style)
     lines: list[RenderableType] = [made] if advice.front else []
     if advice.front and advice.criterion == "error":
-        lines.append(plain_line(NO_ACCURACY))
+        lines.append(plain_line(f"{NO_ACCURACY}."))
     if advice.pick:
         lines += [plain_line(advice.reason), plain(advice.pick.cell.directory or "")]
     return Constrain(Group(*lines), width=WIDTH)

@@ -12,6 +12,7 @@ from exporter.cli.parsing import Flag, Json
 from exporter.cli.record import check_record, write_record
 from exporter.cli.terminal import progress, show
 from exporter.errors import UsageError
+from exporter.spec import ExportSpec
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -30,7 +31,7 @@ def bench(
     directory: Path,
     /,
     *,
-    seconds: float = 10.0,
+    seconds: float = ExportSpec.bench_seconds,
     batch: Annotated[tuple[int, ...], Parameter(converter=_sizes, n_tokens=1, negative="")] = (),
     record: Flag = False,
     name: str | None = None,

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from exporter.cli.parsing import Flag, Json, Output, Paths, WholeOrNone, clip_of, jobs_of
+from exporter.cli.parsing import Flag, Json, Output, Paths, WholeOrNone, jobs_of
 from exporter.cli.terminal import counting, progress, say, show
 from exporter.errors import UsageError, VideoError
+from exporter.spec import clip_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from exporter.cli.parsing import Flag, Json, Output, WholeOrNone, clip_of, jobs_of
+from exporter.cli.parsing import Flag, Json, Output, WholeOrNone, jobs_of
 from exporter.cli.terminal import counting, progress, read_stdin, show
 from exporter.errors import UsageError, VideoError
+from exporter.spec import clip_of
 
 if TYPE_CHECKING:
     from exporter.predict.label import Labelled, Labeller

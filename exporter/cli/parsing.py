@@ -78,12 +78,6 @@ def jobs_of(jobs: int | None) -> int:
     return jobs
 
 
-def clip_of(sampling: str | None, views: str | None) -> dict[str, str]:
-    """Give the entries of a `clip` table that the command line sets."""
-    given = {"sampling": sampling, "views": views}
-    return {name: text for name, text in given.items() if text is not None}
-
-
 def check_lower_precision(precision: str) -> None:
     """Raise `UsageError` unless the precision is below float32."""
     if precision not in LOWER_PRECISIONS:
@@ -92,7 +86,6 @@ def check_lower_precision(precision: str) -> None:
 
 
 Flag = Annotated[bool, Parameter(negative="")]
-Hidden = Annotated[bool, Parameter(negative="", show=False)]  # an older name of an option
 Whole = Annotated[int, Parameter(converter=_whole, n_tokens=1)]
 WholeOrNone = Annotated[int | None, Parameter(converter=_whole, n_tokens=1)]
 Json = Annotated[bool, Parameter(name="--json", negative="")]

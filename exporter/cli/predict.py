@@ -8,10 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.cli.parsing import Flag, Hidden, Json, WholeOrNone, clip_of
+from exporter.cli.parsing import Flag, Json, WholeOrNone
 from exporter.cli.terminal import progress, say, show
 from exporter.errors import UsageError, VideoError
 from exporter.report.escape import one_line
+from exporter.spec import clip_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -38,7 +39,6 @@ def predict(
     features: Path | None = None,
     device: str = "cpu",
     cache: Path | None = None,
-    engine: Hidden = False,
     threads: WholeOrNone = None,
     json_: Json = False,
     debug: Flag = False,
@@ -72,7 +72,6 @@ def predict(
         device: cpu and cuda run model.onnx in ONNX Runtime, engine runs the TensorRT engine,
             openvino runs OpenVINO on the CPU; openvino-bf16 an int8 export with bf16 for the rest.
         cache: Folder in which OpenVINO keeps the compiled model, to load it faster next time.
-        engine: The same as --device engine.
         threads: Threads on the CPU (default: one for each core).
         json_: Print JSON instead of a table.
         debug: Show the trace of an error.
@@ -82,7 +81,6 @@ def predict(
         raise UsageError("no clip is given", remedy="tsformer predict DIRECTORY CLIP...")
     from exporter.predict import Predictor
 
-    device = "engine" if engine else device
     clip = clip_of(sampling, views)
     windows = _windows(window, stride)
     with Predictor(directory, device=device, threads=threads, cache=cache, clip=clip) as predictor:

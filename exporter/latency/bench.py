@@ -14,21 +14,20 @@ from exporter.runners.base import Arrays, Runner
 
 WARMUP_RUNS = 3
 MIN_RUNS, MAX_RUNS = 10, 100
-BUDGET_SECONDS = 10.0  # after MIN_RUNS rounds, no round starts later than this
 
 
 def bench(
     runners: Sequence[Runner],
     batch: Arrays,
     *,
-    budget_seconds: float = BUDGET_SECONDS,
+    budget_seconds: float,
     most_runs: int = MAX_RUNS,
     on_round: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> list[Latency]:
     """Time every runner on the same batch of inputs, host memory to host memory.
 
     One round runs each runner once; every round starts with another runner. Between MIN_RUNS and
-    `most_runs` rounds are timed, as many as fit the budget.
+    `most_runs` rounds are timed: after MIN_RUNS, no round starts later than the budget.
     """
     peaks = [_warm_up(runner, batch) for runner in runners]
     seconds: list[list[float]] = [[] for _ in runners]

@@ -15,6 +15,7 @@ from exporter.spec.choices import (
     RUNTIMES,
     TARGETS,
 )
+from exporter.spec.clip import clip_of
 from exporter.spec.export_spec import MODEL_ARGUMENTS, OF_THE_GRAPH, OPTIONS, ExportSpec
 from exporter.spec.option import BatchProfile
 from model.config import nearest
@@ -38,5 +39,6 @@ __all__ = [
     "TARGETS",
     "BatchProfile",
     "ExportSpec",
+    "clip_of",
     "nearest",
 ]

@@ -7,8 +7,6 @@ from collections.abc import Collection
 from exporter.errors import UsageError
 from exporter.spec.choices import BF16_OPSET, OPSETS
 from exporter.spec.option import BatchProfile
-from model.config import ConfigError
-from model.sampling import Sampling, Views
 
 
 def check_batch(batch: int | None, profile: BatchProfile | None, run_batch: int) -> None:
@@ -37,14 +35,3 @@ def check_engine(engine: str, wanted: str, targets: Collection[str]) -> None:
     if "sm75" in targets:
         why = "TensorRT-RTX has no fp32 matrix product for Turing, and every graph has one"
         raise UsageError(f"--target sm75 cannot be built: {why}", remedy="leave sm75 away")
-
-
-def check_clip(sampling: str | None, views: str | None) -> None:
-    """Raise `UsageError` unless the texts describe a sampling and views."""
-    try:
-        if sampling is not None:
-            Sampling.parse(sampling)
-        if views is not None:
-            Views.parse(views)
-    except ConfigError as error:
-        raise UsageError(f"--{error}") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import UsageError
-from exporter.spec.checks import check_batch, check_clip, check_engine, check_opset
+from exporter.spec.checks import check_batch, check_engine, check_opset
 from exporter.spec.choices import (
     BF16_OPSET,
     DEFAULT_OPSET,
@@ -23,6 +23,7 @@ from exporter.spec.choices import (
     RUNTIMES,
     TARGETS,
 )
+from exporter.spec.clip import check_clip
 from exporter.spec.option import (
     BatchProfile,
     Choices,

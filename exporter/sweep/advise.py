@@ -28,11 +28,6 @@ from exporter.sweep.results import (
     read_points,
 )
 
-NO_ACCURACY = (
-    "No accuracy was measured (sweep with --eval). Cells are compared by their error: the distance "
-    "of a cell from its own model. The error does not say how accurate that model is."
-)
-
 
 @dataclass(frozen=True)
 class Limits:

@@ -19,6 +19,7 @@ from exporter.sweep.plots import (
     trade_plot,
 )
 from exporter.sweep.results import (
+    NO_ACCURACY,
     CellResult,
     Criterion,
     criterion_of,
@@ -94,10 +95,7 @@ def _notes(
 ) -> list[str]:
     lines = []
     if criterion == "error":
-        lines.append(
-            "No accuracy was measured (--eval). Cells are compared by their error: the distance of "
-            "a cell from its own model. The error does not say how accurate that model is"
-        )
+        lines.append(NO_ACCURACY)
     skipped = [c for c in cells if c.status == "done" and not _has(c.made, criterion)]
     if skipped:
         lines.append(f"Not compared, as no runtime was both timed and judged: {_names(skipped)}")

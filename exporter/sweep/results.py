@@ -12,6 +12,10 @@ from exporter.report.formats import human, size
 
 Criterion = Literal["accuracy", "error"]
 Row = Mapping[str, Any]
+NO_ACCURACY = (  # why the criterion is the error
+    "No accuracy was measured (sweep with --eval). Cells are compared by their error: the distance "
+    "of a cell from its own model. The error does not say how accurate that model is"
+)
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ from exporter.run.stages import OnProgress, no_progress
 from exporter.runners.base import Arrays, Runner
 from exporter.runners.device import OnDevice
 from exporter.runners.tensorrt import TensorRtRunner
+from exporter.spec import ExportSpec
 from exporter.target.runtimes import open_runtimes
 
 MOST_RUNS = 1000
-DEFAULT_SECONDS = 10.0
 DEVICE_RUNS = 100
 
 
@@ -59,7 +59,7 @@ def bench(
     directory: str | Path,
     *,
     batches: Sequence[int] = (),
-    seconds: float = DEFAULT_SECONDS,
+    seconds: float = ExportSpec.bench_seconds,
     on_progress: OnProgress = no_progress,
 ) -> Benched:
     """Time every runtime that can run a file of this directory here, interleaved.

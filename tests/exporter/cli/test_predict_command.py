@@ -93,7 +93,6 @@ def test_an_unproven_export_predicts_with_a_warning(verdict, directory, clip, ca
         (["{dir}", "{clip}", "--top", "x"], 2, "usage: "),
         (["{dir}", "{clip}", "--threads", "0"], 2, "usage: --threads: got 0"),
         (["{dir}", "{clip}", "--device", "engine"], 2, "usage: {dir} has no engine"),
-        (["{dir}", "{clip}", "--engine"], 2, "usage: {dir} has no engine"),
         (["{dir}", "{clip}", "--device", "gpu"], 2, "usage: --device: got gpu, expected one of"),
         (["{dir}", "nowhere.mp4"], 3, "video: nowhere.mp4 cannot be read"),
         (["{dir}", "{dir}/report.json", "x"], 3, "video: {dir}/report.json is not a video"),
