@@ -1,4 +1,4 @@
-"""FastTimeSformer: a video classifier with divided or joint attention of a chosen mechanism.
+"""FastTimeSformer: a video classifier with a chosen attention scheme and mechanism.
 
 The constructor, the parameter names and their shapes are those of the published package
 (github.com/adam-mehdi/FastTimeSformer, 0.2.2), so that its checkpoints load as they are.

@@ -43,7 +43,8 @@ def label(
     """Give each of many clips a row in a file: its classes, their scores, or why it has none.
 
     A run that was ended, even by a kill, goes on where it was: clips with a row are passed over.
-    Rows do not depend on jobs, shards or the batch.
+    Rows do not depend on --jobs or --shard. Another --batch may change the last digits: see the
+    guide.
 
     Examples:
         tsformer label build/trained archive/ -o rows.jsonl --jobs 4

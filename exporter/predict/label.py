@@ -1,6 +1,7 @@
 """Many clips -> one row each: in parallel, in their order, and resumed after a kill.
 
-A row depends on the export and on its clip, not on the number of processes, the shard or the batch.
+A row depends on the export and on its clip, not on the number of processes or the shard. Another
+batch may change the last digits: see docs/archive.md.
 """
 
 from __future__ import annotations

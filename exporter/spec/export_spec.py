@@ -108,7 +108,8 @@ class ExportSpec:
     sampling: str | None = option(
         None,
         "Frames of a clip: uniform (segments of the whole file), or dense:RATE@FPS, as\n"
-        "dense:32@30. Default: as the checkpoint tells; else uniform, which is said.",
+        "dense:32@30. Default: as the checkpoint tells; otherwise uniform, and the\n"
+        "report says so.",
     )
     views: str | None = option(
         None, "Views of a file whose answers are averaged: CLIPSxCROPS, as 1x3 (default 1x1)."
@@ -138,8 +139,8 @@ class ExportSpec:
     )
     eval: str | None = option(
         None,
-        "Measure accuracy on labelled clips: motion (the built-in task), or a folder\n"
-        "class/clip.mp4.",
+        "Measure accuracy on labelled clips: motion (the built-in task), a folder\n"
+        "class/clip.mp4, or a list with lines `path label`.",
         path=True,
         whole=True,
     )
@@ -227,7 +228,8 @@ class ExportSpec:
         check_clip(self.sampling, self.views)
         if self.eval and self.mask:
             why = "labelled clips come without masks"
-            raise UsageError(f"--eval does not go with --mask: {why}", remedy="leave one away")
+            what = f"--eval does not go with --mask: {why}"
+            raise UsageError(what, remedy="use only one of them")
         for name in ("config", "weights"):
             if getattr(self, name) and self.checkpoint is None:
                 why = f"--{name} describes a checkpoint, and none is given"
