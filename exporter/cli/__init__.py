@@ -142,7 +142,7 @@ def _fail(error: Exception, argv: Sequence[str], used: str | None = None) -> int
     if "--debug" in argv:
         show_trace(error)
     if isinstance(error, CycloptsError):
-        error = UsageError(_one_line(error), remedy="see tsformer --help")
+        error = UsageError(_one_line(error).removesuffix("."), remedy="see tsformer --help")
     if isinstance(error, ModuleNotFoundError) and not is_ours(error.name):
         error = missing_package(str(error.name), "this command")
     error = of_the_machine(error)

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from exporter.cli.parsing import Json, Targets
+from exporter.cli.parsing import Flag, Json, Targets
 from exporter.cli.terminal import show
 from exporter.errors import UsageError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from exporter.machine.environment import Finding
 
 
-def doctor(*, require: Targets = (), json_: Json = False) -> int:
+def doctor(*, require: Targets = (), json_: Json = False, debug: Flag = False) -> int:
     """Say what this machine can do, and what to install for the rest.
 
     With --require the exit code is 4 if the machine lacks an ability:
@@ -32,7 +32,9 @@ def doctor(*, require: Targets = (), json_: Json = False) -> int:
     Args:
         require: Abilities that the machine must have: gpu, engine, openvino.
         json_: Print JSON instead of a table.
+        debug: Show the trace of an error.
     """
+    del debug
     from exporter.machine.abilities import REQUIRABLE, abilities
     from exporter.machine.abilities import require as check
     from exporter.machine.environment import describe, examine

@@ -337,7 +337,7 @@ def test_the_published_performer_is_ill_conditioned(run):
         (["--engine", "rtxx"], "did you mean 'rtx'?"),
         (["--precision", "fp8"], "unknown precision"),
         (["--target", "sm86,sm90"], "'sm90'"),
-        (["--target", "sm75"], "leave sm75 away"),
+        (["--target", "sm75"], "omit sm75"),
         (["--threads", "0"], "--threads: got 0"),
         (["--bench-seconds", "inf"], "--bench-seconds: got inf"),
         (["--seed", "99999999999999999999"], "--seed"),
@@ -348,7 +348,7 @@ def test_the_published_performer_is_ill_conditioned(run):
         (["--config", "{"], "is not JSON"),
         (["--config", "[1]"], "[1]"),
         (["--checkpoint", "x.pth", "--config", '{"config": 3}'], "not a JSON object"),
-        (["--unknown", "1"], "--unknown"),
+        (["--unknown", "1"], "Unknown option: --unknown; see tsformer --help"),
         (["stray"], "stray"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -617,6 +617,12 @@ def test_help_shows_the_usage(run, command):
     code, out, err = run(*command, "--help")
     assert (code, err) == (0, "")
     assert "Usage: tsformer" in out
+
+
+def test_every_command_has_debug():
+    for name in (name for name in cli.app if not name.startswith("-")):
+        arguments = cli.app[name].assemble_argument_collection()
+        assert "--debug" in {each for argument in arguments for each in argument.names}, name
 
 
 def test_the_help_of_export_names_every_option_of_the_contract(run):
