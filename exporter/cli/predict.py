@@ -87,12 +87,13 @@ def predict(
         _warn(directory, predictor, engine=device == "engine")
         if windows is not None:
             if features is not None:
-                raise UsageError("--window does not go with --features", remedy="leave one away")
+                what = "--window does not go with --features"
+                raise UsageError(what, remedy="use only one of them")
             _show_windows(predictor, clips, windows, top, as_json=json_)
             return 0
         if features is not None:
             if top is not None:
-                raise UsageError("--top does not go with --features", remedy="leave one away")
+                raise UsageError("--top does not go with --features", remedy="use only one of them")
             _write_features(predictor, clips, features, as_json=json_)
             return 0
         found: list[Prediction] = []

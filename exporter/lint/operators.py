@@ -108,9 +108,8 @@ def unfused_attention(view: GraphView) -> Iterator[Spot]:
 
     TensorRT has fused attention for products in float16 and bfloat16, and for heads of 16 to 256
     channels in steps of 8. Any other attention writes its weights to memory and reads them again.
-    In a graph that is float32 throughout only attention of one query is fused, and the rule leaves
-    it alone.
-    What the builder did fuse stands in the report of an export.
+    In a graph that is float32 throughout only attention of one query is fused, and the rule
+    does not apply. What the builder did fuse stands in the report of an export.
     """
     kinds = {view.kind(operand(node)) for node in view.nodes if node.op_type == "MatMul"}
     lower = not kinds.isdisjoint((TensorProto.FLOAT16, TensorProto.BFLOAT16))

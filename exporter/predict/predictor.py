@@ -237,7 +237,7 @@ def check_top(card: Card, top: int | None) -> int:
     if top is None:
         return min(DEFAULT_TOP, classes)
     if card.task == "regression":
-        raise UsageError("--top ranks classes, and this model gives values: leave --top away")
+        raise UsageError("--top ranks classes, and this model gives values: omit --top")
     if not 1 <= top <= classes:
         raise UsageError("--top", got=top, expected=f"1 to {classes}, the classes of the model")
     return top

@@ -12,7 +12,7 @@ SMALL = 0.5  # of the median length of the truth: a shorter one has this length 
 def relative_error(output: np.ndarray, truth: np.ndarray, least: float = 0.0) -> float:
     """Compute `|y - t| / |t|`: 0 if both are zero, infinite if only t is, NaN if y has a NaN.
 
-    A truth that is shorter than `least` counts as so long, but for zero.
+    A truth shorter than `least` counts as if it had that length, unless it is zero.
     """
     distance = float(np.linalg.norm(output.astype(np.float64) - truth))
     norm = float(np.linalg.norm(truth.astype(np.float64)))

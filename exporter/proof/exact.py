@@ -36,7 +36,8 @@ _CASTS = {
     Tensor.type_as,
 }
 _PRODUCTS = {F.linear, F.conv2d, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm}
-# Attributes of tensors: they depend on the clip; are weights computed in float64; were made by.
+# Names of attributes that we set on tensors: it depends on the clip; it is a weight in float64; the
+# operation that made it.
 _LIVE, _RAISED, _ORIGIN = "live", "raised", "origin"
 _HALF_STEP = 0.6  # more than half: the step itself may be rounded to fp16
 

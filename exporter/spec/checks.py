@@ -31,7 +31,7 @@ def check_engine(engine: str, wanted: str, targets: Collection[str]) -> None:
         raise UsageError(f"--engine {engine} needs tensorrt in --for")
     if targets and wanted in ("none", "tensorrt"):
         what = f"--target does not go with --engine {wanted}"
-        raise UsageError(what, remedy="leave --target away, or choose --engine rtx")
+        raise UsageError(what, remedy="omit --target, or choose --engine rtx")
     if "sm75" in targets:
         why = "TensorRT-RTX has no fp32 matrix product for Turing, and every graph has one"
-        raise UsageError(f"--target sm75 cannot be built: {why}", remedy="leave sm75 away")
+        raise UsageError(f"--target sm75 cannot be built: {why}", remedy="omit sm75")

@@ -17,5 +17,5 @@ def check_for_module(spec: ExportSpec) -> None:
             raise UsageError(
                 f"the option {name} means nothing for a module of your own",
                 got=repr(getattr(spec, name)),
-                remedy=f"leave it away; the others are {', '.join(_TAKEN)}",
+                remedy=f"omit it; the options that a module takes are {', '.join(_TAKEN)}",
             )

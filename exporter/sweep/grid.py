@@ -108,7 +108,7 @@ def read_grid(path: Path) -> Grid:
         raise GridError(
             f"{path} is empty",
             expected="a table [base] of export options and a table [axes] of lists",
-            remedy="leave FILE away to export the defaults",
+            remedy="omit FILE to export the defaults",
         )
     for name, table in content.items():
         if name not in TABLES or not isinstance(table, dict):

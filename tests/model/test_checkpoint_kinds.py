@@ -285,7 +285,7 @@ class TestHeads:
             assert torch.equal(whole.head(bare(video)), whole(video))
         assert bare.config.num_classes == 0
 
-    def test_the_classifier_can_be_left_away(self, tmp_path):
+    def test_the_classifier_can_be_omitted(self, tmp_path):
         model = load(tmp_path, published(), config={"head": None})
         assert model.config.num_classes == 0
         assert "taken without its classifier, as asked" in model.notes

@@ -249,8 +249,8 @@ def test_a_trained_model_keeps_its_accuracy(trained, precision):
     ("options", "words"),
     [
         (["--precision", "bf16", "--opset", "20"], "--opset: got 20, expected 22 to 23"),
-        (["--precision", "fp16", "--target", "sm75", "--engine", "rtx"], "leave sm75 away"),
-        (["--precision", "bf16", "--target", "sm75", "--engine", "rtx"], "leave sm75 away"),
+        (["--precision", "fp16", "--target", "sm75", "--engine", "rtx"], "omit sm75"),
+        (["--precision", "bf16", "--target", "sm75", "--engine", "rtx"], "omit sm75"),
         (["--precision", "fp17"], "did you mean 'fp16'"),
         (["--precision", "half"], "unknown precision"),
         (["--keep-fp32", "blocks.0"], "--keep-fp32 does not go with --precision fp32"),

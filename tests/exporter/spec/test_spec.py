@@ -47,7 +47,7 @@ REFUSED = {
     "endless time": ({"bench_seconds": float("inf")}, "--bench-seconds: got inf"),
     "seed beyond 64 bits": ({"seed": 2**64}, "--seed"),
     "config without checkpoint": ({"config": {"frames": 5}}, "add --checkpoint PATH"),
-    "Turing in fp32": ({"targets": ("sm75",)}, "leave sm75 away"),
+    "Turing in fp32": ({"targets": ("sm75",)}, "omit sm75"),
 }
 
 
