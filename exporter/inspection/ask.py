@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from exporter.files import child
 from exporter.graph.file import read_graph
 from exporter.lint import Finding, lint
 from exporter.lint.rule import RUNTIMES
-from exporter.to_engine import child
 
 _SECONDS = 15
 _BEYOND_LOADING = {"baked-batch"}  # its error is about another batch than the file's

@@ -29,9 +29,9 @@ from typing import IO, Any
 import numpy as np
 
 from exporter.errors import RuntimeFailure, TsformerError
+from exporter.files import child
 from exporter.inputs.dataset import Source, name_of, read_source
 from exporter.runners.base import Closing
-from exporter.to_engine import child
 from model.config import ClipConfig
 from model.preprocessing import Preprocessing
 

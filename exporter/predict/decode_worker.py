@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from exporter.files import child
 from exporter.predict.decode import read_clip_or_reason
-from exporter.to_engine import child
 
 
 def main() -> None:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from exporter.files import child
+from exporter.files.child import GRACE_SECONDS
 from exporter.spec import ExportSpec
-from exporter.to_engine import child
-from exporter.to_engine.child import GRACE_SECONDS
 
 OnStage = Callable[[str, str], None]
 

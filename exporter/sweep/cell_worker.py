@@ -18,9 +18,9 @@ from typing import Any
 
 from exporter.errors import TsformerError
 from exporter.errors.machine import of_the_machine
+from exporter.files.child import die_with, end_after_grace, wait_for_end_of_input
 from exporter.files.lock import Lock
 from exporter.spec import ExportSpec
-from exporter.to_engine.child import die_with, end_after_grace, wait_for_end_of_input
 
 Tell = Callable[..., None]
 

@@ -14,8 +14,8 @@ from functools import partial
 from typing import IO, Any
 
 from exporter.errors import EngineError
-from exporter.to_engine import child
-from exporter.to_engine.child import GRACE_SECONDS
+from exporter.files import child
+from exporter.files.child import GRACE_SECONDS
 from exporter.to_engine.progress import BuildProgress, PhaseTree
 
 WORKER = "exporter.to_engine.worker"

@@ -16,7 +16,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from exporter.to_engine.child import die_with, end_after_grace, wait_for_end_of_input
+from exporter.files.child import die_with, end_after_grace, wait_for_end_of_input
 from exporter.to_engine.kernels import MARK, Layer, parse_layers
 from exporter.to_engine.native import BuildFailure, Native, load_tensorrt, make_logger
 
