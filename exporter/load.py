@@ -62,7 +62,7 @@ def _outputs(spec: ExportSpec, model: VideoClassifier) -> tuple[str, ...]:
     names = {word.replace("-", "_") for word in spec.outputs}
     names = names or {LOGITS if model.config.num_classes else FEATURES}
     if spec.eval and LOGITS not in names:
-        raise UsageError("--eval needs logits", remedy="add logits to --outputs, or leave it away")
+        raise UsageError("--eval needs logits", remedy="add logits to --outputs, or omit --eval")
     try:
         model.check_outputs(names)
     except ConfigError as error:
@@ -232,7 +232,7 @@ def check_same_checkpoint(spec: ExportSpec, recorded: Mapping[str, Any]) -> None
         raise CheckpointInputError(
             "the export was made from a seed, not from a checkpoint",
             got=spec.checkpoint,
-            remedy="leave --checkpoint away",
+            remedy="omit --checkpoint",
         )
     path, snapshot = locate(spec.checkpoint)
     if snapshot is not None and snapshot.commit == recorded.get("checkpoint_commit"):

@@ -123,7 +123,7 @@ def _refuse_strangers(given: dict[str, Path], inputs: Sequence[KeptInput]) -> No
         if digest not in known:
             raise VideoError(
                 f"{path} is not a clip of this export, so its truth is not known",
-                remedy="leave it away, or compute the truth with --checkpoint (needs torch)",
+                remedy="omit it, or compute the truth with --checkpoint (needs torch)",
             )
 
 
@@ -145,7 +145,7 @@ def _check_hash(entry: KeptInput, video: np.ndarray, mask: np.ndarray | None, pl
     if entry.clip_sha256 and not entry.stored:
         raise VideoError(
             f"{entry.name} has other pixels here than at export: another FFmpeg decodes it",
-            remedy="export again without --no-store-clips, or leave it away",
+            remedy="export again without --no-store-clips, or omit the clip",
         )
     raise ManifestError(
         f"the input {entry.name!r} has other values here than at export",

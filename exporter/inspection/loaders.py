@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from exporter.errors import RuntimeFailure
-from exporter.runners.onnxruntime import OnnxRuntimeRunner
+from exporter.runners.onnxruntime import OnnxRuntimeRunner, onnxruntime_version
 from exporter.to_engine.native import BuildFailure, Native, load_tensorrt, make_logger
 
 _TENSORRT = ("tensorrt_rtx", "tensorrt")
@@ -23,9 +23,7 @@ _MEMORY = 2**31  # beside eight times the file: what an honest loader needs
 
 def open_in_onnxruntime(path: Path) -> tuple[str, str]:
     """Open a session on the CPU; return the name of the runtime, and why it refuses, or ""."""
-    import onnxruntime
-
-    name = f"ONNX Runtime {onnxruntime.__version__} on a CPU"
+    name = f"ONNX Runtime {onnxruntime_version()} on a CPU"
     try:
         OnnxRuntimeRunner(path).close()
     except RuntimeFailure as error:
@@ -101,7 +99,7 @@ def main() -> None:
     os.dup2(2, 1)  # native libraries print to stdout
     try:
         version, refused = LOADERS[runtime](path)
-    except (BuildFailure, ImportError):
+    except (BuildFailure, RuntimeFailure, ImportError):
         return  # it is not installed: no answer
     with os.fdopen(answers, "w") as stream:
         json.dump({"version": version, "refused": " ".join(refused.split())}, stream)

@@ -206,6 +206,11 @@ def _plugin_devices() -> list[Any]:
     return devices[:1]
 
 
+def onnxruntime_version() -> str:
+    """Return the version of ONNX Runtime; packages of several names hold it."""
+    return str(_import_onnxruntime().__version__)
+
+
 def _import_onnxruntime() -> Any:  # noqa: ANN401  # a module
     try:
         import onnxruntime

@@ -109,7 +109,7 @@ def choose(
         kept = kept or [each for each in found if each.label == which]
         if not kept:
             raise ConfigError(
-                f"has no weights {which!r}: got {labels}; leave --weights away, or give one of them"
+                f"has no weights {which!r}: got {labels}; omit --weights, or give one of them"
             )
     kept = _without_copies(kept, weights)
     if len(kept) > 1:
