@@ -172,6 +172,8 @@ class TestFiles:
 
         state = {f"blocks.{block}.attn.qkv.bias": torch.ones(1) for block in range(depth)}
         state["cls_token"] = torch.ones(1, 1, dim)
+        state["pos_embed"] = torch.ones(1, 197, dim)
+        state["patch_embed.proj.weight"] = torch.ones(dim, 3, 16, 16)
         told = FROZEN_IN_TIME.infer(WeightsFile(state=state), {})
         assert told["heads"].value == heads
 
