@@ -44,9 +44,11 @@ from exporter.precision import in_precision
 from exporter.proof.exact import ExactModel
 from exporter.proof.judge import worst_error
 from exporter.proof.runtimes import judge_runtimes, references_of
+from exporter.proof.scales import wrong_scales
 from exporter.proof.structure import judge_structures, structures_of
 from exporter.results import Parity, overall_verdict
 from exporter.rewrite.choose import rewrite_for_export
+from exporter.run.job import calibrate
 from exporter.run.stages import Stage, no_progress
 from exporter.runners.open import Opened, load_onnx
 from exporter.spec import BatchProfile
@@ -64,6 +66,8 @@ MODELS: dict[str, dict[str, Any]] = {
         for precision in ("fp32", "fp16", "bf16", "int8")
     },
     "space-bf16": {"attn": "fastformer", "scheme": "space", "precision": "bf16", **FAST},
+    # Wide enough that products are rounded to 8 bits: see `int8_products.FORMS`.
+    "wide-int8": {"attn": "regular", "precision": "int8", "dim": 128, "dim_head": 64},
     "axial-int8": {"attn": "regular", "scheme": "axial", "precision": "int8", **FAST},
     "cut-fp16": {"attn": "performer", "scheme": "local-global", "precision": "fp16", **FAST},
     "joint-fp32": {"attn": "regular", "scheme": "joint", "precision": "fp32", **FAST},
@@ -110,6 +114,7 @@ class Export:
         manifest = read_manifest(self.directory)
         self.spec, model = load_exported(manifest)
         self.inputs = gather_inputs((), model.config, model.preprocessing)
+        self.calibration = calibrate(self.spec, model, self.spec.precision)
         kept = read_reference(self.directory / REFERENCE)
         places = tuple(range(len(kept.inputs)))
         self.references = references_of(kept, places, model.task)
@@ -128,6 +133,8 @@ class Export:
         onnx.save(graph, path)
         with ExactModel(self.traced, self.inputs.batch(8), graph) as exact:
             unknown = exact.unknown
+        if self.calibration is not None:
+            unknown += wrong_scales(graph, self.calibration.clips.arrays)
         found = _replace(self.structure, weights=hash_weights(graph), unknown=unknown)
         how = (self.spec.run_batch, self.spec.dynamic_batch, Stage("parity", no_progress))
         with ExitStack() as resources:
@@ -212,6 +219,8 @@ def table(outcomes: Sequence[Outcome]) -> str:
         lines.append("{:<10} {:>8} {:>8} {:>9} {:>13}".format(group or "all", len(found), *numbers))
     kinds, models = ({getattr(o, key) for o in outcomes} for key in ("kind", "model"))
     lines.append(f"{len(kinds)} kinds in {len(models)} models")
+    if missing := sorted({kind for kind, _, _ in fault_kinds.kinds()} - kinds):
+        lines.append(f"planted nowhere: {', '.join(missing)}")
     lines += [
         f"passed: {o.model} {o.kind} {o.place}: {o.effect:.1e}, floor {o.floor:.1e}"
         for o in outcomes

@@ -191,7 +191,7 @@ def _prove(
     """Judge the runtimes, and keep what they were judged by; give the floors too."""
     spec, inputs = job.spec, job.inputs
     references = make_references(spec, job.model, inputs, job.calibration, opened, stage, truth)
-    structures = make_structures(spec, job.model, inputs, job.directory, stage)
+    structures = make_structures(spec, job.model, inputs, job.calibration, job.directory, stage)
     how = (spec.run_batch, spec.dynamic_batch, stage)
     parity = judge_runtimes(references, inputs, opened, *how)
     parity += judge_structures(job.directory, structures, references, inputs, spec.precision, *how)

@@ -22,6 +22,7 @@ from exporter.proof.judge import Reference, make_reference, with_lower_floor
 from exporter.proof.ladder import climb
 from exporter.proof.rows import run_clips
 from exporter.proof.runtimes import FP32, floors_of, kept_floors, rounding_form
+from exporter.proof.scales import wrong_scales
 from exporter.proof.structure import TARGETS_OF_GRAPHS, compared_inputs
 from exporter.results import Ladder
 from exporter.rewrite import Refused, Rewritten, rewrite, rewrite_measured
@@ -117,6 +118,7 @@ def make_structures(
     spec: ExportSpec,
     model: VideoClassifier,
     inputs: Inputs,
+    calibration: Calibration | None,
     directory: Path,
     stage: Stage,
 ) -> dict[str, Structure]:
@@ -126,6 +128,7 @@ def make_structures(
         spec: The export.
         model: The model, as it was loaded.
         inputs: The inputs to compute the truth for.
+        calibration: The clips whose activations the scales of an int8 graph span.
         directory: Where the graphs are.
         stage: Told about the progress.
     """
@@ -143,7 +146,10 @@ def make_structures(
         graph = onnx.load(directory / file)
         with ExactModel(traced, inputs.batch(1), graph) as exact:
             truth = run_clips(exact, clips, 1, outputs=model.output_names)
-        structures[file] = Structure(places, truth, hash_weights(graph), exact.unknown)
+        unknown = exact.unknown
+        if calibration is not None:
+            unknown += wrong_scales(graph, calibration.clips.arrays)
+        structures[file] = Structure(places, truth, hash_weights(graph), unknown)
     return structures
 
 

@@ -141,7 +141,8 @@ def _judge(
         reason = f"{graph.name} has other weights than at export: {_some(changed)}"
     elif structure.unknown:
         names = _some(structure.unknown)
-        reason = f"{graph.name} has weights that the model does not hold: {names}"
+        what = "weights that the model does not hold, or scales that do not span its activations"
+        reason = f"{graph.name} has {what}: {names}"
     return [replace(row, verdict="fail", reason=reason) for row in rows] if reason else rows
 
 

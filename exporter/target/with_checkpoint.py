@@ -53,7 +53,7 @@ def prove_again(
         references = make_references(spec, model, inputs, calibration, opened, stage)
         how = (spec.run_batch, spec.dynamic_batch, stage)
         parity = judge_runtimes(references, inputs, opened, *how)
-        structures = make_structures(spec, model, inputs, directory, stage)
+        structures = make_structures(spec, model, inputs, calibration, directory, stage)
         kinds = structures, references, inputs, spec.precision
         parity += judge_structures(directory, *kinds, *how)
     return report_of(resolve(spec, model), manifest, opened, parity, stages)
