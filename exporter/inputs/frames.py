@@ -16,7 +16,7 @@ from exporter.inputs.decode import Decoded
 from exporter.inputs.resize import Frame
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-_OF_SYSTEM = ("thumbs.db", "desktop.ini")  # hidden files of Windows, whose names have no dot first
+_OF_SYSTEM = ("thumbs.db", "desktop.ini")  # Windows puts them into any folder of images
 Pixels = Sequence[Path] | np.ndarray
 
 
@@ -25,7 +25,7 @@ def find_images(folder: Path) -> tuple[Path, ...]:
 
     Return nothing if the folder holds anything else: then it is no clip.
     """
-    files = [path for path in folder.iterdir() if not is_hidden(path.name)]
+    files = _visible(folder)
     if not all(_is_image(path) for path in files):
         return ()
     return tuple(sorted(files, key=lambda path: _order(path.name)))
@@ -33,13 +33,19 @@ def find_images(folder: Path) -> tuple[Path, ...]:
 
 def what_is_in(folder: Path) -> str:
     """Say why a folder is no clip: it is empty, or holds something that is no image."""
-    others = sorted(p.name for p in folder.iterdir() if not (is_hidden(p.name) or _is_image(p)))
+    others = sorted(path.name for path in _visible(folder) if not _is_image(path))
     return f"a directory with {others[0]}" if others else "an empty directory"
 
 
 def is_hidden(name: str) -> bool:
     """Whether a file is hidden by its name, on any system: it is no clip and no frame."""
-    return name.startswith(".") or name.lower() in _OF_SYSTEM
+    return name.startswith(".")
+
+
+def _visible(folder: Path) -> list[Path]:
+    return [
+        p for p in folder.iterdir() if not is_hidden(p.name) and p.name.lower() not in _OF_SYSTEM
+    ]
 
 
 def _is_image(path: Path) -> bool:

@@ -132,11 +132,11 @@ class Predictor(Closing):
             self.runner = open_onnxruntime(
                 directory / GRAPH, device, threads=threads, precision=card.precision
             )
-        with ExitStack() as opened:
-            runner = opened.enter_context(self.runner)
-            _check_sizes(directory, card, runner)
-            self.batches = _batches(card, runner, device, batch)
-            opened.pop_all()
+        with ExitStack() as undo:
+            undo.callback(self.close)
+            _check_sizes(directory, card, self.runner)
+            self.batches = _batches(card, self.runner, device, batch)
+            undo.pop_all()
 
     def close(self) -> None:  # noqa: D102
         self.runner.__exit__(None, None, None)
