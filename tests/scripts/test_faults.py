@@ -105,3 +105,8 @@ def test_steps_are_inserted_after_a_value(places):
     onnx.checker.check_model(model, full_check=True)
     (found,) = ReferenceEvaluator(model).run(None, {"x": np.ones((2, 2), np.float32)})
     assert found.tolist() == [[-2.0, -2.0]] * 2
+
+
+def test_every_kind_of_fault_was_planted_somewhere(faults, kinds):
+    planted = json.loads(faults.RESULTS.read_text(encoding="utf-8"))["faults"]
+    assert {row["kind"] for row in planted} == {kind for kind, _, _ in kinds.kinds()}
