@@ -1,7 +1,8 @@
 """Whether the 8 bits of an int8 graph span the activations of the calibration clips.
 
 The tolerance of int8 has room for a scale that is half of the right one. And structure takes
-rounding away, and the scale with it. So the scales are compared with the activations themselves.
+rounding away, and the scale with it. So the scales are compared with the activations themselves. A
+scale that is too large only rounds more: that is judged by the floor.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from exporter.runners.onnxruntime import OnnxRuntimeRunner
 _CLIPS = 8  # of the calibration, evenly spaced: their activations reach nearly as far as all
 # A part of the span. Before a product, rounding moves the largest activation by a few percent.
 _BEYOND = 0.25
-_WIDEST = 2.5  # spans; rounding grows with them
 
 
 class _Span(NamedTuple):
@@ -32,7 +32,7 @@ class _Span(NamedTuple):
 
 
 def wrong_scales(graph: onnx.ModelProto, calibration: Arrays) -> tuple[str, ...]:
-    """Name the scales of activations that clip them, or that are far too large.
+    """Name the scales of activations that clip them.
 
     Args:
         graph: An int8 graph, with `QuantizeLinear` before its products.
@@ -43,15 +43,13 @@ def wrong_scales(graph: onnx.ModelProto, calibration: Arrays) -> tuple[str, ...]
         return ()
     observed = _observe(graph, spans, calibration)
     return tuple(
-        dict.fromkeys(span.scale for name, span in spans.items() if _is_wrong(span, observed[name]))
+        dict.fromkeys(span.scale for name, span in spans.items() if _clips(span, *observed[name]))
     )
 
 
-def _is_wrong(span: _Span, reach: tuple[float, float]) -> bool:
-    low, high = min(reach[0], 0.0), max(reach[1], 0.0)  # 8 bits always hold zero
+def _clips(span: _Span, low: float, high: float) -> bool:
     room = _BEYOND * (span.high - span.low)
-    clips = low < span.low - room or high > span.high + room
-    return clips or (high > low and span.high - span.low > _WIDEST * (high - low))
+    return low < span.low - room or high > span.high + room
 
 
 def _spans(graph: onnx.ModelProto) -> dict[str, _Span]:
