@@ -14,7 +14,7 @@ Axes: b batch, f h w tokens along time, height and width, d token width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Self
 
@@ -23,12 +23,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from model.block import DropPath, PreNorm
-from model.classifier import VideoClassifier
 from model.config import ClipConfig, SpaceTimeConfig
 from model.precision import RoundedConv2d, as_type_of
 from model.spacetime import SCHEMES, Grid, Step
 from model.timesformer_layer import GroupAttention
-from model.timesformer_vit import Mlp
+from model.timesformer_vit import Mlp, ViT
 
 
 class SpaceTimeBlock(nn.Module):
@@ -76,7 +75,7 @@ def _attend(attention: PreNorm, step: Step, cls: Tensor, x: Tensor) -> tuple[Ten
     return attention(x, attention.norm(cls), step, None, None, None)
 
 
-class SpaceTimeTransformer(VideoClassifier):
+class SpaceTimeTransformer(ViT):
     """Video transformer of the family of Frozen-in-Time, EgoVLP and LaViLa.
 
     Args:
@@ -125,23 +124,6 @@ class SpaceTimeTransformer(VideoClassifier):
         """Build the model that a configuration describes."""
         assert isinstance(config, SpaceTimeConfig)
         return cls(config)
-
-    def states(  # noqa: D102
-        self, video: Tensor, *more: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        del more
-        self.check_shape(video)
-        cls, x = self.embed(video)
-        yield cls, x
-        for block in self.blocks:
-            cls, x = block(cls, x, None)
-            yield cls, x
-
-    def normalise(self, tokens: Tensor) -> Tensor:  # noqa: D102
-        return self.norm(tokens)
-
-    def classify(self, cls: Tensor) -> Tensor:  # noqa: D102
-        return self.head(self.norm(cls))
 
     def embed(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Class token `(b, 1, d)` and patch tokens `(b, f h w, d)` with their positions."""

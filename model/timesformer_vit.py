@@ -7,6 +7,7 @@ are `regular` with `divided`, `joint` or `space`.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
@@ -57,7 +58,36 @@ class Mlp(Rounded):
         return self.dropout(self.fc2(self.dropout(self.activation(self.fc1(x)))))
 
 
-class TimeSformerViT(VideoClassifier):
+class ViT(VideoClassifier):
+    """What ViTs of a clip share: blocks without rotary tables, a last norm, and a classifier."""
+
+    blocks: nn.ModuleList
+    norm: nn.LayerNorm
+    head: nn.Module
+
+    @abstractmethod
+    def embed(self, video: Tensor) -> tuple[Tensor, Tensor]:
+        """Class tokens `(b, k, d)` and patch tokens `(b, f h w, d)` with their positions."""
+
+    def states(  # noqa: D102
+        self, video: Tensor, *more: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        del more
+        self.check_shape(video)
+        cls, x = self.embed(video)
+        yield cls, x
+        for block in self.blocks:
+            cls, x = block(cls, x, None)
+            yield cls, x
+
+    def normalise(self, tokens: Tensor) -> Tensor:  # noqa: D102
+        return self.norm(tokens)
+
+    def classify(self, cls: Tensor) -> Tensor:  # noqa: D102
+        return self.head(self.norm(cls))
+
+
+class TimeSformerViT(ViT):
     """Video transformer of the facebookresearch and Hugging Face family.
 
     Args:
@@ -163,23 +193,6 @@ class TimeSformerViT(VideoClassifier):
         self.class_tokens = frames if scheme == "space" else 1
         self._initialise()
 
-    def states(  # noqa: D102
-        self, video: Tensor, *more: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        del more
-        self.check_shape(video)
-        cls, x = self.embed(video)
-        yield cls, x
-        for block in self.blocks:
-            cls, x = block(cls, x, None)
-            yield cls, x
-
-    def normalise(self, tokens: Tensor) -> Tensor:  # noqa: D102
-        return self.norm(tokens)
-
-    def classify(self, cls: Tensor) -> Tensor:  # noqa: D102
-        return self.head(self.norm(cls))
-
     def join_tokens(self, cls: Tensor, x: Tensor) -> Tensor:
         """Patches are in the order `(h w f)`; `space` keeps the frames apart."""
         if self.class_tokens == 1:
@@ -194,8 +207,7 @@ class TimeSformerViT(VideoClassifier):
         order = F.pad(rearrange(patches, "(f n) -> (n f)", f=self.config.frames), (1, 0))
         return weights.index_select(-1, order).index_select(-2, order)
 
-    def embed(self, video: Tensor) -> tuple[Tensor, Tensor]:
-        """Class tokens `(b, k, d)` and patch tokens `(b, f h w, d)` with their positions."""
+    def embed(self, video: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         frames = self.config.frames
         patches = self.patch_embed(video.flatten(0, 1))  # (b f) d h w
         x = rearrange(as_type_of(self.cls_token, patches), "(b f) d h w -> b f (h w) d", f=frames)

@@ -8,6 +8,7 @@ the file. A file that does not say has BT.601 and the limited range, as in FFmpe
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import cache
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -43,6 +44,7 @@ def upright_rgb(frame: VideoFrame) -> tuple[np.ndarray, bool]:
     return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1], turned
 
 
+@cache
 def _name_all_side_data() -> None:
     """Let PyAV read the side data of a frame that holds a kind which it has no name for.
 

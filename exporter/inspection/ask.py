@@ -15,7 +15,7 @@ from pathlib import Path
 from exporter.files import child
 from exporter.graph.file import read_graph
 from exporter.lint import Finding, lint
-from exporter.lint.rule import RUNTIMES
+from exporter.lint.rule import RUNTIMES, Severity
 
 _SECONDS = 15
 _BEYOND_LOADING = {"baked-batch"}  # its error is about another batch than the file's
@@ -79,34 +79,32 @@ def judge(findings: Sequence[Finding], answers: Mapping[str, Answer]) -> tuple[F
     kept = [finding for finding in (_without(each, takes) for each in findings) if finding]
     explained = {name for each in kept if each.severity == "error" for name in each.runtimes}
     refusals = [
-        Finding(
-            rule="refused",
-            severity="error",
-            runtimes=(runtime,),
-            where="the graph",
-            what=f"is refused by {answer.version}: {answer.refused[:300]}",
-            module=None,
-            nodes=(),
-            remedy="change what it names, or run the graph elsewhere",
+        _of_the_graph(
+            "refused",
+            "error",
+            runtime,
+            f"is refused by {answer.version}: {answer.refused[:300]}",
+            "change what it names, or run the graph elsewhere",
         )
         for runtime, answer in answers.items()
         if answer.refused and runtime not in explained
     ]
     silent = [
-        Finding(
-            rule="no-answer",
-            severity="warning",
-            runtimes=(runtime,),
-            where="the graph",
-            what=f"did not load in {answer.version} within {_SECONDS} s: the rules alone judge it",
-            module=None,
-            nodes=(),
-            remedy="load it there once without a limit of time",
+        _of_the_graph(
+            "no-answer",
+            "warning",
+            runtime,
+            f"did not load in {answer.version} within {_SECONDS} s: the rules alone judge it",
+            "load it there once without a limit of time",
         )
         for runtime, answer in answers.items()
         if answer.refused is None
     ]
     return (*refusals, *kept, *silent)
+
+
+def _of_the_graph(rule: str, severity: Severity, runtime: str, what: str, remedy: str) -> Finding:
+    return Finding(rule, severity, (runtime,), "the graph", what, None, (), remedy)
 
 
 def _without(finding: Finding, takes: set[str]) -> Finding | None:

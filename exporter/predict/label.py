@@ -246,7 +246,7 @@ def _files(path: Path) -> list[str]:
             found.append(folder)
             folders.clear()
             continue
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
         found += [str(Path(folder, name)) for name in sorted(files) if not is_hidden(name)]
     return found
 
