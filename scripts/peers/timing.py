@@ -22,7 +22,6 @@ from sides import (
 from exporter.machine.contention import Contention
 
 WARMUP_RUNS, MIN_ROUNDS = 3, 5
-SETTLE_SECONDS = 0.005  # after a run the threads of a runtime still spin and slow the other one
 RESAMPLES = 2000
 
 
@@ -112,14 +111,18 @@ def relative_error(logits: np.ndarray, truth: np.ndarray) -> float:
 
 
 def time_pair(runs: Sequence[Run], rounds: int, seconds: float) -> list[list[float]]:
-    """Time both sides once in each round; the side that runs first alternates."""
+    """Time both sides once in each round; the side that runs first alternates.
+
+    Each timed run follows a run of the same side: after a run of the other side, threads still spin
+    and caches hold other values.
+    """
     taken: list[list[float]] = [[], []]
     started = time.perf_counter()
     for done in range(max(rounds, MIN_ROUNDS)):
         if done >= MIN_ROUNDS and time.perf_counter() - started > seconds:
             break
         for index in (0, 1) if done % 2 else (1, 0):
-            time.sleep(SETTLE_SECONDS)
+            runs[index]()
             before = time.perf_counter()
             runs[index]()
             taken[index].append(time.perf_counter() - before)

@@ -33,7 +33,8 @@ class Sleeper:
 
     device, precision, transfers_included = "cpu", "fp32", True
 
-    def __init__(self, clock, name, seconds, log=None, threads=2):
+    def __init__(self, clock, name, seconds, log=None, threads=2, warm=50.0):
+        self.warm = warm
         self.clock, self.name, self.threads = clock, name, threads
         self.seconds = cycle(np.atleast_1d(seconds))
         self.log = [] if log is None else log
@@ -44,7 +45,7 @@ class Sleeper:
         self.runs += 1
         self.log.append(self.name)
         # The warm-up runs are slow. No figure may contain their time.
-        self.clock.now += 50.0 if self.runs <= WARMUP_RUNS else float(next(self.seconds))
+        self.clock.now += self.warm if self.runs <= WARMUP_RUNS else float(next(self.seconds))
         return {"logits": np.zeros((4, 2))}
 
 
@@ -136,6 +137,16 @@ def test_the_first_runner_of_a_round_rotates(clock):
     rounds = [timed[i : i + 3] for i in range(0, len(timed), 3)]
     turns = [["eager", "b", "c"], ["b", "c", "eager"], ["c", "eager", "b"]]
     assert rounds == [turns[i % 3] for i in range(MIN_RUNS)]
+
+
+def test_a_short_run_is_timed_after_a_run_of_the_same_runner(clock):
+    log = []
+    short = Sleeper(clock, "short", [3.0, 1.0], log, warm=0.01)
+    long = Sleeper(clock, "long", 2.0, log, warm=0.03)
+    rows = bench([short, long], BATCH, budget_seconds=0)
+    timed = log[2 * WARMUP_RUNS :]
+    assert timed[:6] == ["short", "short", "long", "long", "short", "short"]
+    assert [row.mean_ms for row in rows] == pytest.approx([1000, 2000])
 
 
 def test_times_are_assigned_to_their_own_runner(clock):

@@ -249,6 +249,9 @@ class Plugin:
             def add_provider_for_devices(_self, devices, settings):  # noqa: N805
                 self.chosen.append((devices, settings))
 
+            def add_session_config_entry(_self, name, value):  # noqa: N805
+                pass
+
         return Options()
 
     def open(self, source, options):

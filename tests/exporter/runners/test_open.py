@@ -1,13 +1,16 @@
+import time
 from contextlib import ExitStack
 
+import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from exporter.errors import RuntimeFailure
 from exporter.results import Parity
 from exporter.runners import open as opening
 from exporter.runners.cuda import Gpu, GpuStatus
+from exporter.runners.onnxruntime import OnnxRuntimeRunner
 from exporter.runners.open import FOR_PROOF_ONLY, Opened, load_engine, load_graphs, load_onnx
 
 
@@ -123,3 +126,23 @@ def test_float32_is_not_asked_of_the_plugin(tmp_path, monkeypatch):
     (row,) = opened.absences
     assert (row.runtime, row.device) == ("onnxruntime", "tensorrt_rtx")
     assert "TF32" in row.reason
+
+
+def test_threads_of_onnx_runtime_sleep_between_runs(tmp_path):
+    """Else they spin for 50 ms, and take a core from a decoder or from the next runtime."""
+    values = helper.make_tensor_value_info("video", TensorProto.FLOAT, (1, 256, 256))
+    made = helper.make_tensor_value_info("logits", TensorProto.FLOAT, (1, 256, 256))
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["video", "video"], ["logits"])], "g", [values], [made]
+    )
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 18)])
+    video = {"video": np.ones((1, 256, 256), np.float32)}
+    with OnnxRuntimeRunner(model, threads=2) as runner:
+
+        def cpu_seconds_after_a_run():
+            runner.run(video)
+            before = time.process_time()
+            time.sleep(0.1)
+            return time.process_time() - before
+
+        assert min(cpu_seconds_after_a_run() for _ in range(5)) < 0.02
