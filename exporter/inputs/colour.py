@@ -7,14 +7,19 @@ the file. A file that does not say has BT.601 and the limited range, as in FFmpe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from functools import cache
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from exporter.inputs.container import THREAD_TYPE
+
 if TYPE_CHECKING:
     from av import VideoFrame
+
+Convert = Callable[..., Any]  # as `VideoReformatter.reformat`: a frame and keywords -> a frame
 
 # swscale's BILINEAR | FULL_CHR_H_INT | ACCURATE_RND | BITEXACT. Without FULL_CHR_H_INT, two pixels
 # beside each other share their colour. Without the last two flags, the colours of a pixel depend on
@@ -26,12 +31,13 @@ _NOT_SAID, _RESERVED = 2, 3  # matrices of ITU-T H.273; files with the reserved 
 _HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273
 
 
-def upright_rgb(frame: VideoFrame) -> tuple[np.ndarray, bool]:
+def upright_rgb(frame: VideoFrame, convert: Convert | None = None) -> tuple[np.ndarray, bool]:
     """Return `(H, W, 3)` uint8, rotated and mirrored by the clip's display matrix (phones).
 
-    The second value says whether rows became columns.
+    The second value says whether rows became columns. `convert` is that of a `VideoReformatter`,
+    which prepares a conversion once for all frames alike; the default prepares it for each frame.
     """
-    image = _rgb(frame)
+    image = _rgb(frame, convert or type(frame).reformat)
     _name_all_side_data()
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
@@ -61,14 +67,15 @@ def _name_all_side_data() -> None:
     Type._missing_ = classmethod(unnamed)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _rgb(frame: VideoFrame) -> np.ndarray:
+def _rgb(frame: VideoFrame, convert: Convert) -> np.ndarray:
     """Return `(H, W, 3)` uint8, as the frame is stored."""
+    how = {"interpolation": CONVERSION, "threads": 1 if THREAD_TYPE.get() == "NONE" else 0}
     if not _is_yuv(frame):
-        return frame.reformat(format="rgb24", interpolation=CONVERSION).to_ndarray()
+        return convert(frame, format="rgb24", **how).to_ndarray()
     if frame.colorspace == _RESERVED:
         frame.colorspace = _NOT_SAID
     # In 8 bits swscale takes a colour of twice the brightest for black; in 16 bits it does not.
-    deep = frame.reformat(format="gbrp16le", interpolation=CONVERSION)
+    deep = convert(frame, format="gbrp16le", **how)
     image = np.empty((frame.height, frame.width, 3), np.uint8)
     for plane, channel in zip(deep.planes, (1, 2, 0), strict=True):
         # A plane is a buffer, which PyAV's types do not say.

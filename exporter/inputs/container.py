@@ -6,8 +6,9 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from exporter.errors import VideoError
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
+# How FFmpeg's threads share the work on a file. Where a process for each core decodes, threads cost
+# more than they save: for short clips a fifth of the time.
+THREAD_TYPE: ContextVar[Literal["AUTO", "NONE"]] = ContextVar("THREAD_TYPE", default="AUTO")
 MAX_PIXELS = 2**26  # of a frame: 8192 x 8192, twice 8K; one frame then takes 200 MB as RGB
 _PIPE = "pipe:"  # FFmpeg's name of a file descriptor
 _NETWORK_TIMEOUT = 10_000_000  # microseconds that a URL may stay silent

@@ -6,14 +6,22 @@ from bisect import bisect_right, insort
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from exporter.errors import VideoError
-from exporter.inputs.colour import hdr, pixel_aspect, upright_rgb
-from exporter.inputs.container import REENCODE, frames, name_of, open_video, packets_from
+from exporter.inputs.colour import Convert, hdr, pixel_aspect, upright_rgb
+from exporter.inputs.container import (
+    REENCODE,
+    THREAD_TYPE,
+    frames,
+    name_of,
+    open_video,
+    packets_from,
+)
 from exporter.inputs.resize import Frame
 from exporter.inputs.survey import Survey
 
@@ -45,10 +53,16 @@ class Decoded:
     damaged: int = 0
     faults: list[str] = field(default_factory=list)
 
+    @cached_property
+    def _convert(self) -> Convert:
+        from av.video.reformatter import VideoReformatter
+
+        return VideoReformatter().reformat
+
     def keep(self, index: int, frame: VideoFrame, stream: VideoStream, to: Frame) -> None:
         """Resize and keep one frame."""
         try:
-            image, turned = upright_rgb(frame)
+            image, turned = upright_rgb(frame, self._convert)
         except OSError as error:
             raise VideoError(
                 f"{name_of(stream)}: this FFmpeg cannot convert its colours to RGB",
@@ -83,7 +97,7 @@ def decode_frames(
         decoded := _decode_from_keys(path, found, sorted(set(choose(found.frames))), to)
     ) is not None:
         return decoded
-    guess, threads = found.frames, "AUTO"
+    guess, threads = found.frames, THREAD_TYPE.get()
     for _ in range(3):
         wanted = set(choose(guess)) if guess else set()
         decoded = _decode_all(path, wanted, to, threads)
@@ -126,7 +140,7 @@ def _decode_from_keys(path: Path, found: Survey, wanted: list[int], to: Frame) -
         return None
     decoded = Decoded(count=found.frames)
     with open_video(path) as stream:
-        stream.thread_type = "AUTO"
+        stream.thread_type = THREAD_TYPE.get()
         decoded.fps = stream.average_rate
         for key, run in runs:
             left = set(run)

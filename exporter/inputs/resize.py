@@ -1,12 +1,17 @@
 """Resize and crop one frame (numpy only).
 
 Axes: k crops, c channels, h height, w width. H and W are the size of the source frame.
+
+The result has the same bits on every machine: each value is a sum in a fixed order, of products in
+float32. A matrix product of BLAS would depend on the processor.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +19,7 @@ from model.preprocessing import Preprocessing
 
 _SQUARE = Fraction(1)
 _CENTRE = 1  # of the crops 0, 1 and 2
+_BLOCK = 2**16  # values of a block of rows: its sums stay in the cache of a core
 _CUBIC = {True: -0.5, False: -0.75}  # by antialias: the sharpness that torch and PIL take
 
 
@@ -65,13 +71,54 @@ def fit(
         shown = frame.height, frame.width
     height, width = _resized(*shown, frame.height, frame.width, frame.short_side)
     places = (crop, _CENTRE) if height > width else (_CENTRE, crop)
-    vertical = _weights(rows, height, frame.height, places[0], frame)  # (h, H)
-    horizontal = _weights(columns, width, frame.width, places[1], frame)  # (w, W)
-    # One channel at a time: a float32 copy of a whole 8K frame would be 400 MB.
-    channels = (image[..., c].astype(np.float32) for c in range(image.shape[2]))
-    resized = np.stack([vertical @ channel @ horizontal.T for channel in channels])
+    down = _window(rows, height, frame.height, places[0], frame)
+    along = _window(columns, width, frame.width, places[1], frame)
+    seen = np.ascontiguousarray(image[:, along.first : along.end])
+    resized = _resize_rows(down, seen)  # (h, W, c)
+    resized = _resize_rows(along.from_first(), np.ascontiguousarray(resized.transpose(1, 2, 0)))
+    resized = np.ascontiguousarray(resized.transpose(1, 2, 0))  # from (w, c, h)
     # A cubic curve overshoots at edges, and pixels do not.
     return resized if frame.interpolation == "bilinear" else resized.clip(0, 255)
+
+
+class _Window(NamedTuple):
+    """What each of o outputs along an axis takes: n source pixels from a start on.
+
+    `starts` is `(o,)`, and `weights` is `(o, n)`.
+    """
+
+    starts: np.ndarray
+    weights: np.ndarray
+
+    @property
+    def first(self) -> int:
+        """The first source pixel that any output takes."""
+        return int(self.starts.min())
+
+    @property
+    def end(self) -> int:
+        """The source pixel after the last one that any output takes."""
+        return int(self.starts.max()) + self.weights.shape[1]
+
+    def from_first(self) -> _Window:
+        """Count the source pixels from the first one that is taken."""
+        return self._replace(starts=self.starts - self.first)
+
+
+def _resize_rows(window: _Window, image: np.ndarray) -> np.ndarray:
+    """Resize the first axis of `(H, ...)` pixels: `(h, ...)` float32."""
+    rows = image.reshape(len(image), -1)
+    made = np.empty((len(window.starts), rows.shape[1]), np.float32)
+    step = max(1, _BLOCK // rows.shape[1])
+    for start in range(0, len(made), step):
+        block = slice(start, start + step)
+        starts, weights, sums = window.starts[block], window.weights[block], made[block]
+        np.multiply(rows[starts], weights[:, :1], out=sums)
+        term = np.empty_like(sums)
+        for place in range(1, weights.shape[1]):
+            np.multiply(rows[starts + place], weights[:, place, np.newaxis], out=term)
+            sums += term
+    return made.reshape(len(made), *image.shape[1:])
 
 
 def _resized(
@@ -87,6 +134,17 @@ def _resized(
     if height * columns >= width * rows:  # the height sets the scale; the width is cropped
         return height, (2 * columns * height + rows) // (2 * rows)
     return (2 * rows * width + columns) // (2 * columns), width
+
+
+@lru_cache(maxsize=16)
+def _window(source: int, resized: int, cropped: int, place: int, frame: Frame) -> _Window:
+    """Return the source pixels of each output, and their weights: those that are not zero."""
+    weights = _weights(source, resized, cropped, place, frame)
+    taken = weights != 0
+    first, last = taken.argmax(axis=1), source - 1 - taken[:, ::-1].argmax(axis=1)
+    count = int((last - first).max()) + 1
+    starts = np.minimum(first, source - count)
+    return _Window(starts, np.take_along_axis(weights, starts[:, np.newaxis] + range(count), 1))
 
 
 def _weights(source: int, resized: int, cropped: int, place: int, frame: Frame) -> np.ndarray:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from exporter.files import child
+from exporter.inputs.container import THREAD_TYPE
 from exporter.predict.decode import read_clip_or_reason
 
 
@@ -22,6 +23,7 @@ def main() -> None:
     """Read the clips that stdin names, until it ends."""
     parent, config, preprocessing = pickle.loads(bytes.fromhex(sys.stdin.readline()))
     child.die_with(parent)
+    THREAD_TYPE.set("NONE")  # there is a process for each core
     with os.fdopen(os.dup(1), "wb", buffering=2**20) as out:
         os.dup2(2, 1)  # what a library prints must not stand among the answers
         out.write(b"ready\n")

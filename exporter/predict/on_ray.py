@@ -15,6 +15,7 @@ from typing import Any
 
 from exporter.errors import RuntimeFailure, TsformerError
 from exporter.errors.install import missing_package
+from exporter.inputs.container import THREAD_TYPE
 from exporter.predict.decode import read_clip_or_reason
 from exporter.predict.label import Labeller, Labelling, Row, rows_of
 
@@ -84,6 +85,7 @@ class _Worker:
 
     def __call__(self, block: dict[str, Any]) -> dict[str, list[Any]]:
         """Label the clips of one block."""
+        THREAD_TYPE.set("NONE")  # there is an actor for each core
         card, size = self.predictor.card, self.predictor.batches.most
         rows: list[Row] = []
         paths = [Path(str(path)) for path in block["path"]]

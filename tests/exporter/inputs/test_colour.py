@@ -1,5 +1,6 @@
 """The colours of a clip against the exact conversion, computed here in float64 from the planes."""
 
+from contextvars import ContextVar
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -7,9 +8,11 @@ from typing import cast
 import av
 import numpy as np
 import pytest
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from exporter.errors import VideoError
+from exporter.inputs import colour
 from exporter.inputs.colour import hdr, pixel_aspect, upright_rgb
 from exporter.inputs.video import read_clip
 from model.preprocessing import Preprocessing
@@ -186,3 +189,14 @@ def write(path: Path, frames, *, matrix=2, range_=LIMITED, curve=2) -> Path:
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+@pytest.mark.parametrize("threads", ["AUTO", "NONE"])
+def test_one_reformatter_converts_frames_of_every_kind_in_turn(monkeypatch, threads):
+    monkeypatch.setattr(colour, "THREAD_TYPE", ContextVar("type", default=threads))
+    kinds = [(name, matrix, range_) for name in SHARED for matrix in MATRICES for range_ in (1, 2)]
+    frames = [coloured(*kind, *size) for kind in kinds for size in ((48, 64), (30, 46))]
+    expected = [upright_rgb(frame)[0] for frame in frames]
+    convert = VideoReformatter().reformat
+    for frame, image in [*zip(frames, expected, strict=True)][::-1]:
+        np.testing.assert_array_equal(upright_rgb(frame, convert)[0], image)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from exporter.inputs import resize
 from exporter.inputs.resize import Frame, fit
 
 
@@ -40,3 +41,22 @@ def test_crops_of_a_tall_frame_are_its_top_centre_and_bottom():
     crops = [fit(image, Frame(32, 32), crop=place) for place in range(3)]
     for place, found in zip((0, 32, 64), crops, strict=True):
         np.testing.assert_array_equal(found, image[place : place + 32].transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("source", [(40, 60), (9, 300)])
+def test_a_resize_is_a_sum_in_one_order_whatever_the_processor(source):
+    """A matrix product of BLAS has other bits on another processor."""
+    image, frame = noise(*source), Frame(16, 24, stretch=True)
+    expected = image.transpose(2, 0, 1)
+    for axis, size, cropped in ((1, source[0], 16), (2, source[1], 24)):
+        weights = resize._weights(size, cropped, cropped, 1, frame)
+        expected = np.stack([in_order(expected, row, axis) for row in weights], axis)
+    np.testing.assert_array_equal(fit(image, frame), expected)
+
+
+def in_order(values: np.ndarray, weights: np.ndarray, axis: int) -> np.ndarray:
+    """Add the products one after another in float32."""
+    total = np.float32(0)
+    for place in np.flatnonzero(weights):
+        total = total + values.take(place, axis) * weights[place]
+    return total
