@@ -1,8 +1,9 @@
-"""Test that a second trace does not parse the functions of onnxscript again."""
+"""Test that a second trace does not parse and register the functions of onnxscript again."""
 
 import pytest
 from onnxscript import values
 from onnxscript._framework_apis.torch_2_5 import get_torchlib_ops
+from torch.onnx._internal.exporter import _registration
 
 from exporter.to_onnx.registry import read_functions_once
 
@@ -41,3 +42,28 @@ def test_the_class_is_that_of_the_functions_that_torch_asks_for():
     traced = [one for one in functions if isinstance(one, values.TracedOnnxFunction)]
     assert len(traced) > 300
     assert traced[0].function_ir is traced[0].function_ir
+
+
+def test_a_registry_is_filled_once_for_each_opset(monkeypatch):
+    read_functions_once()
+    fill = _registration.ONNXRegistry.from_torchlib
+    first, other = fill(opset_version=18), fill(opset_version=20)
+    asked = []
+    apis = vars(_registration)["onnxscript_apis"]
+    monkeypatch.setattr(apis, "get_torchlib_ops", lambda: asked.append(1))
+    again = fill(opset_version=18)
+    assert not asked
+    assert again.opset_version == 18
+    assert again.functions == first.functions
+    assert other.opset_version == 20
+
+
+def test_a_changed_registry_changes_no_other_one():
+    read_functions_once()
+    first = _registration.ONNXRegistry.from_torchlib()
+    target = next(iter(first.functions))
+    first.functions[target].clear()
+    del first.functions[next(reversed(first.functions))]
+    again = _registration.ONNXRegistry.from_torchlib()
+    assert again.functions[target]
+    assert len(again.functions) == len(first.functions) + 1
