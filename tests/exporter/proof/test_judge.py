@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from exporter.proof.decide import ILL_CONDITIONED
-from exporter.proof.distance import relative_spread, worst_error
+from exporter.proof.distance import cosine, relative_spread, worst_error
 from exporter.proof.judge import (
     FLOOR_FACTOR,
     PAIRED,
@@ -104,6 +104,14 @@ def test_one_wrong_run_fails(place):
 
 def test_swapped_clips_fail():
     assert judged(reference(), truth()[::-1]).verdict == "fail"
+
+
+@pytest.mark.parametrize(
+    ("output", "truth", "expected"),
+    [([0, 0], [0, 0], 1.0), ([0, 0], [3, 4], 0.0), ([3, 4], [0, 0], 0.0), ([6, 8], [3, 4], 1.0)],
+)
+def test_a_row_of_zeros_is_at_a_right_angle_to_every_other_row(output, truth, expected):
+    assert cosine(np.float32(output), np.float64(truth)) == pytest.approx(expected)
 
 
 def test_a_parity_contains_the_worst_value_of_every_figure():
