@@ -1,0 +1,146 @@
+"""Test that every row of exit codes and messages on the page "Edge box" is what happens."""
+
+import json
+import re
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+
+from exporter import cli
+from exporter.files.manifest import sha256
+from exporter.files.reference import REFERENCE, read_reference, write_reference
+from exporter.runners.open import Opened
+from exporter.target import bench as bench_module
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "edge.md"
+
+
+def rows():
+    """Read the table: command, exit code, first words of the message."""
+    table = PAGE.read_text(encoding="utf-8").partition("## Exit codes and messages")[2]
+    lines = table.partition("\n## ")[0].splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "|" in line]
+    return [(command, int(code), words.strip("`")) for command, code, words, _ in cells[2:]]
+
+
+@pytest.fixture
+def directory(exported, tmp_path):
+    return shutil.copytree(exported().directory, tmp_path / "export")
+
+
+def mend(directory, name):
+    """Give the manifest the hash that a file has now."""
+    path = directory / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"][name]["sha256"] = sha256(directory / name)
+    path.write_text(json.dumps(manifest))
+
+
+def no_export(directory, _):
+    (directory / "manifest.json").unlink()
+    return ["verify", directory]
+
+
+def changed(directory, _):
+    with (directory / "model.onnx").open("ab") as file:
+        file.write(b"more")
+    return ["verify", directory]
+
+
+def lacking(directory, _):
+    (directory / "model.onnx").unlink()
+    return ["predict", directory, "clip.mp4"]
+
+
+def no_reference(directory, _):
+    (directory / REFERENCE).unlink()
+    return ["verify", directory]
+
+
+def other_reference(directory, _):
+    kept = read_reference(directory / REFERENCE)
+    write_reference(directory / REFERENCE, replace(kept, truth=1.001 * kept.truth))
+    mend(directory, REFERENCE)
+    return ["verify", directory]
+
+
+def wrong_graph(directory, _):
+    graph = onnx.load(directory / "model.onnx")
+    for weight in graph.graph.initializer:
+        if weight.data_type == onnx.TensorProto.FLOAT:
+            values = 1.5 * onnx.numpy_helper.to_array(weight)
+            weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    onnx.save(graph, directory / "model.onnx")
+    mend(directory, "model.onnx")
+    return ["verify", directory]
+
+
+def no_graph(directory, _):
+    (directory / "model.onnx").unlink()
+    return ["verify", directory]
+
+
+def strange_clip(directory, _):
+    path = directory.parent / "strange.mp4"
+    path.write_bytes(b"a clip that the export did not have")
+    return ["verify", directory, "--video", path]
+
+
+def other_batch(directory, _):
+    return ["bench", directory, "--batch", "3"]
+
+
+def nothing_runs(directory, monkeypatch):
+    monkeypatch.setattr(bench_module, "open_runtimes", lambda *_, **__: Opened(()))
+    return ["bench", directory]
+
+
+def without(package, *command):
+    def prepare(directory, monkeypatch):
+        monkeypatch.setitem(sys.modules, package, None)
+        return [str(directory / "model.onnx") if one == "GRAPH" else one for one in command]
+
+    return prepare
+
+
+SITUATIONS = {
+    "is not an export": [no_export],
+    "was changed since it was exported": [changed],
+    "lacks": [lacking],
+    "has no reference.npz": [no_reference],
+    "is not the reference of this export": [other_reference],
+    "parity: fail": [wrong_graph],
+    "parity: not-run": [no_graph],
+    "is not a clip of this export": [strange_clip],
+    "is not taken": [other_batch],
+    "can be run here": [nothing_runs],
+    "this command needs onnx": [
+        without("onnx", "lint", "GRAPH"),
+        without("onnx", "inspect", "GRAPH"),
+    ],
+    "this command needs torch": [without("torch", "export")],
+}
+# An engine of another GPU, and a builder: `test_build.py` plays these with stand-ins.
+ELSEWHERE = {"build it for this GPU", "is there already", "no engine can be built here"}
+
+
+def test_every_row_has_a_situation():
+    endings = {words.rpartition("… ")[2] for _, _, words in rows()}
+    known = {*SITUATIONS, *ELSEWHERE}
+    assert {
+        next((one for one in known if ending.endswith(one)), ending) for ending in endings
+    } == known
+
+
+@pytest.mark.parametrize("ending", SITUATIONS)
+def test_a_row_says_what_happens(ending, directory, monkeypatch, capsys):
+    ((_, code, words),) = [row for row in rows() if row[2].endswith(ending)]
+    for prepare in SITUATIONS[ending]:
+        command = prepare(directory, monkeypatch)
+        assert cli.main([*map(str, command)]) == code
+        said = capsys.readouterr().err
+        assert re.search(".*".join(map(re.escape, words.split("…"))), said), said
