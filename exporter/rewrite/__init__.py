@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from exporter.rewrite.measure import measure
+from exporter.rewrite.measure import Known, measure
 from exporter.rewrite.rule import Rewrite
 from exporter.rewrite.rules.bias_apart import bias_apart
 from exporter.rewrite.rules.class_token import class_token
@@ -118,13 +118,14 @@ def rewrite_measured(
     fired: list[Fired] = []
     refused: list[Refused] = []
     rules = list(_rules_without(skip))
-    cost = measure(model) if rules else None
+    known: dict[Any, Known] = {}
+    cost = measure(model, known) if rules else None
     for rule in rules:
         refusals = list(rule.visit(model, clips))
         reasons = Counter(refusal.reason for refusal in refusals if refusal)
         refused += [Refused(rule.name, places, reason) for reason, places in reasons.items()]
         if cost and (places := len(refusals) - reasons.total()):
-            before, cost = cost, measure(model)
+            before, cost = cost, measure(model, known)
             fired.append(Fired(rule.name, places, *(before - cost)))
     return Rewritten(model, tuple(fired), tuple(refused))
 

@@ -36,7 +36,7 @@ class _Call(NamedTuple):
     cost: Cost
 
 
-class _Known(NamedTuple):
+class Known(NamedTuple):
     """What a call gives for arguments of some shapes: the layouts of its outputs, and its cost."""
 
     layouts: list[tuple[Any, ...]]
@@ -51,11 +51,11 @@ class _Recorder(TorchDispatchMode):
     are made without PyTorch's formulas for shapes, which are slow.
     """
 
-    def __init__(self, clip: Tensor) -> None:
+    def __init__(self, clip: Tensor, known: dict[Any, Known]) -> None:
         super().__init__()
         self.live = {id(clip): clip}  # keeps the tensors alive, so that no id is used twice
         self.calls: list[_Call] = []
-        self._known: dict[Any, _Known] = {}
+        self._known = known
 
     def __torch_dispatch__(
         self,
@@ -74,7 +74,7 @@ class _Recorder(TorchDispatchMode):
             cost = _cost(func, args, kwargs, read, output, made)
             if not any(tensor is other for tensor in made for other in read):  # not in place
                 alone = isinstance(output, Tensor)
-                self._known[key] = _Known([_layout(tensor) for tensor in made], alone, cost)
+                self._known[key] = Known([_layout(tensor) for tensor in made], alone, cost)
         else:
             cost = known.cost
             made = [
@@ -120,8 +120,12 @@ def _cost(
     return Cost(1, flops, sum(tensor.nbytes for tensor in chain(read, made)))
 
 
-def measure(model: VideoClassifier) -> Cost:
-    """Measure the cost of one clip; ignore unused results and results of weights alone."""
+def measure(model: VideoClassifier, known: dict[Any, Known] | None = None) -> Cost:
+    """Measure the cost of one clip; ignore unused results and results of weights alone.
+
+    `known` keeps what the calls give: models that have calls in common are measured faster with
+    the same one.
+    """
     config = model.config
     tensors = dict(chain(model.named_parameters(), model.named_buffers()))
     on_meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
@@ -131,7 +135,7 @@ def measure(model: VideoClassifier) -> Cost:
     clip = torch.empty(1, *leading, config.height, config.width, device="meta")
     if model.preprocessing.embedded:
         clip = clip.permute(0, 1, 3, 4, 2).to(torch.uint8)
-    with torch.no_grad(), _Recorder(clip) as recorder:
+    with torch.no_grad(), _Recorder(clip, {} if known is None else known) as recorder:
         made = functional_call(model, on_meta, (clip,))
     needed, total = {id(output) for output in tree_leaves(made)}, Cost(0, 0, 0)
     for call in reversed(recorder.calls):
