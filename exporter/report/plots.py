@@ -93,7 +93,9 @@ def parity_plot(name: str, row: Parity) -> Markup:
             canvas.axes.axvspan(low, limit, **band)
         # One line with gaps: matplotlib takes long for many. A narrow plot has its words above it.
         ends = [end for place in places for end in (place - 14, place + 14, math.nan)]
-        canvas.axes.plot([limit or math.nan] * len(ends), ends, color=tone_of("pass"), linewidth=2.5)
+        canvas.axes.plot(
+            [limit or math.nan] * len(ends), ends, color=tone_of("pass"), linewidth=2.5
+        )
         _rings_and_dots(canvas, places, [max(f, low) for f in floors], errors, rows, low)
 
     told = (

@@ -28,6 +28,9 @@ class FoldNormRewrite(Rewrite[PreNorm]):
     instead of its shift, and the matrix turns that constant into the bias. So the biases of the
     widest activations cost no pass over them. On a CPU they do: for a product with a bias ONNX
     Runtime first fills the whole output with the bias, on one thread.
+
+    Where there is no bias at all, the normalisation adds nothing. An x that is much smaller than 1,
+    since the tokens vary less than epsilon, would lose digits beside the constant for no use.
     """
 
     name = "fold_norm"
@@ -40,8 +43,12 @@ class FoldNormRewrite(Rewrite[PreNorm]):
     def fits(self, place: PreNorm) -> Refusal | None:  # noqa: D102
         if isinstance(place.norm, MeanOne):
             return Refusal("it is applied already")
-        if _reader(place.fn) is None:
+        projection = _reader(place.fn)
+        if projection is None:
             return Refusal("no linear map reads the normalised tokens directly")
+        plain = bool((place.norm.weight == 1).all()) and not place.norm.bias.any()
+        if plain and projection.bias is None and not _adds_bias(place.fn):
+            return Refusal("there is no scale, shift or bias")
         return None
 
     @torch.no_grad()
@@ -53,12 +60,16 @@ class FoldNormRewrite(Rewrite[PreNorm]):
         if projection.bias is not None:
             bias = bias + projection.bias.double()
         weight = weight * norm.weight.double()
-        folded = with_bias(weight - weight.mean(1, keepdim=True), bias)
-        projection.weight.copy_(round_rows(folded, projection.weight.dtype))
+        if bias.any() or _adds_bias(place.fn):
+            folded = with_bias(weight - weight.mean(1, keepdim=True), bias)
+            projection.weight.copy_(round_rows(folded, projection.weight.dtype))
+            become(norm, MeanOne)
+            norm.bias.fill_(1.0)
+        else:
+            projection.weight.copy_(weight)
+            norm.bias.zero_()
         projection.register_parameter("bias", None)
-        become(norm, MeanOne)
         norm.weight.fill_(1.0)
-        norm.bias.fill_(1.0)
 
 
 def with_bias(weight: Tensor, bias: Tensor) -> Tensor:
@@ -81,6 +92,12 @@ def round_rows(weight: Tensor, dtype: torch.dtype) -> Tensor:
         rounded[:, i] = wanted
         lost = wanted - rounded[:, i]
     return rounded
+
+
+def _adds_bias(fn: nn.Module) -> bool:
+    """Whether an attention adds a bias to its output, which `frame_weights` folds too."""
+    out = fn.to_out if isinstance(fn, HeadProjections) else None
+    return isinstance(out, nn.Linear) and out.bias is not None and bool(out.bias.any())
 
 
 def _reader(fn: nn.Module) -> nn.Linear | None:

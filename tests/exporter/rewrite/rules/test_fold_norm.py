@@ -60,6 +60,26 @@ def test_the_float32_error_does_not_grow_for_large_norms(make, clips, rel_l2, at
     assert rel_l2(model(clips), truth) <= max(3 * before, 1e-6)
 
 
+def test_the_float32_error_does_not_grow_for_tokens_that_vary_less_than_epsilon(rel_l2):
+    """Beside the constant 1, what is left of such tokens would lose digits."""
+    model = TimeSformerViT(3, 16, 24, dim=12, depth=1, heads=1, patch_size=8).eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim > 1:
+                deep = "mlp" in name or "head" in name
+                weight.copy_((0.02 if deep else 2e-5) * torch.randn(weight.shape))
+            elif "norm" not in name:
+                weight.zero_()
+    clips = torch.randn(4, 3, 3, 16, 24)
+    truth = copy.deepcopy(model).double()(clips.double())
+    before = rel_l2(model(clips), truth)
+    assert fold_norm(model) == 3
+    assert rel_l2(model(clips), truth) <= max(3 * before, 3e-7)
+    assert not any(isinstance(module, MeanOne) for module in model.modules())
+    assert fold_norm(model) == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("semantics", ["paper", "upstream"])
 def test_the_output_bias_of_additive_attention_moves_to_the_residual(make, semantics):
