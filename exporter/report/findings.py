@@ -9,7 +9,8 @@ from rich.constrain import Constrain
 from rich.padding import Padding
 from rich.text import Text
 
-from exporter.lint import RULES, Finding
+from exporter.lint import Finding
+from exporter.lint.rule import RUNTIME_NAMES
 from exporter.report.table import WIDTH, plain
 
 _SHOWN = 5  # findings of one rule; --json shows all
@@ -32,9 +33,11 @@ def count_line(findings: Sequence[Finding]) -> str:
 
 
 def _rule_view(found: Sequence[Finding]) -> RenderableType:
-    first, rule = found[0], RULES[found[0].rule]
+    first = found[0]
+    runtimes = {runtime for finding in found for runtime in finding.runtimes}
+    where = " and ".join(name for runtime, name in RUNTIME_NAMES.items() if runtime in runtimes)
     heading = Text(first.severity, _STYLES[first.severity])
-    heading.append(f" {first.rule}", "bold").append(f" ({len(found)}), on {rule.where}")
+    heading.append(f" {first.rule}", "bold").append(f" ({len(found)}), on {where}")
     lines: list[RenderableType] = [heading]
     for finding in found[:_SHOWN]:
         place = {None: "", "": " in the model itself"}.get(
@@ -43,5 +46,5 @@ def _rule_view(found: Sequence[Finding]) -> RenderableType:
         lines.append(Padding(plain(f"{finding.where} {finding.what}{place}"), (0, 0, 0, 2)))
     if len(found) > _SHOWN:
         lines.append(Text(f"  and {len(found) - _SHOWN} more; --json lists them all"))
-    lines.append(Padding(Text(f"-> {rule.remedy}", "dim"), (0, 0, 1, 2)))
+    lines.append(Padding(Text(f"-> {first.remedy}", "dim"), (0, 0, 1, 2)))
     return Group(*lines)

@@ -79,6 +79,21 @@ def test_a_scalar_output_is_no_baked_batch(tmp_path):
     assert "baked-batch" not in {finding.rule for finding in lint(read_graph(path))}
 
 
+def test_a_refusal_is_shown_for_the_runtime_that_refuses_alone(tmp_path, monkeypatch, capsys):
+    answers = {"onnxruntime": TAKES, "tensorrt": REFUSES}
+    monkeypatch.setattr(asking, "ask", lambda _: answers)
+    assert main(["lint", str(add(tmp_path / "g.onnx", 8, 17))]) == 4
+    shown = capsys.readouterr().out
+    assert "error refused (1), on TensorRT\n" in shown
+    assert "the graph is refused by the runtime 1.0: no kernel for it" in shown
+    unknown = save(
+        tmp_path / "u.onnx", [helper.make_node("Foo", ["x"], ["y"])], [value("x", [1])], []
+    )
+    monkeypatch.setattr(asking, "ask", lambda _: {"onnxruntime": TAKES})
+    assert main(["lint", str(unknown)]) == 4
+    assert "error not-valid (1), on TensorRT\n" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_branches_of_different_rank_are_an_error_where_a_runtime_refuses_them(tmp_path, capsys):
     axes = helper.make_node("Constant", [], ["ax"], value=numpy_helper.from_array(np.array([0])))
