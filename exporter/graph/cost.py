@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 
 from exporter.errors import OnnxError
+from exporter.graph.inference import infer
 from exporter.graph.view import without_weights
 
 # These rename memory or read a shape alone: they cost neither operations nor traffic.
@@ -188,7 +189,7 @@ def _infer_values(model: onnx.ModelProto, batch: int) -> _Values:
     """Type and shape of every value, weights included, by name."""
     bound = _bind(model, batch)
     try:
-        graph = onnx.shape_inference.infer_shapes(bound, strict_mode=True, data_prop=True).graph
+        graph = infer(bound, strict=True).graph
     except Exception as error:  # the C++ inference raises several unrelated classes
         raise OnnxError(f"no shapes can be found at batch {batch}: {error}") from error
     values = _Values({w.name: _Value(w.data_type, tuple(w.dims)) for w in model.graph.initializer})

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from exporter.graph.inference import infer, refusal, with_shapes
 from exporter.graph.modules import innermost_module, modules_of_values
 
 Shape = tuple[int | str | None, ...]  # a number, the name of a free axis, or unknown
@@ -140,10 +141,10 @@ class GraphView:
         """The error of ONNX's checker, or of its inference of types and shapes; empty if none."""
         light = without_weights(self.model)
         try:
-            onnx.checker.check_model(_with_output_shapes(light))
+            onnx.checker.check_model(with_shapes(light))
         except Exception as error:  # the C++ checker raises several unrelated classes
             return str(error)
-        return _refusal(light)
+        return refusal(light)
 
     @cached_property
     def batch(self) -> Shape | None:
@@ -159,7 +160,7 @@ class GraphView:
     @cached_property
     def contradiction_at_probe(self) -> str:
         """The error of the inference of shapes at a batch of `PROBE_BATCH`; empty if none."""
-        return _refusal(self._at_probe())
+        return refusal(self._at_probe())
 
     def kind(self, name: str) -> int:
         """The element type of a value, 0 where it is unknown."""
@@ -243,26 +244,8 @@ def dtype_name(kind: object) -> str:
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto | None:
     """Types and shapes as far as they can be inferred."""
     with contextlib.suppress(Exception):  # a graph that is not valid has no inferred shapes
-        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+        return infer(model)
     return None
-
-
-def _with_output_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose outputs have a shape, also an empty one: the checker alone requires it."""
-    shaped = onnx.ModelProto()
-    shaped.CopyFrom(model)
-    for value in shaped.graph.output:
-        if value.type.HasField("tensor_type"):
-            value.type.tensor_type.shape.SetInParent()
-    return shaped
-
-
-def _refusal(model: onnx.ModelProto) -> str:
-    try:
-        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-    except Exception as error:  # several unrelated classes, as of the checker
-        return str(error)
-    return ""
 
 
 def _values(model: onnx.ModelProto) -> dict[str, Value]:

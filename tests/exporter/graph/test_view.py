@@ -127,6 +127,15 @@ def test_a_node_without_notes_has_the_module_of_the_next_node_with_notes():
     assert [view.module(n) for n in view.nodes] == ["m", "m", "m"]
 
 
+def test_the_content_of_a_long_list_is_not_followed():
+    long = ("s", np.array([2**27]))  # ONNX would hold each number of the sum as an object
+    sum_of_lists = node("Add", ["z", "z"], "y")
+    view = view_of(node("ConstantOfShape", ["s"], "z"), sum_of_lists, weights=[long])
+    assert view.values["y"].shape == (2**27,)
+    assert view.values_at_probe["y"].shape == (2**27,)
+    assert view.contradiction == view.contradiction_at_probe == ""
+
+
 def test_without_a_later_note_a_node_has_the_module_of_an_earlier_node():
     view = view_of(node("Exp", ["x"], "h", scopes="['', 'm', 'exp']"), node("Neg", ["h"], "y"))
     assert [view.module(n) for n in view.nodes] == ["m", "m"]
