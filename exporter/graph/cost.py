@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ import onnx
 
 from exporter.errors import OnnxError
 from exporter.graph.inference import infer
-from exporter.graph.view import without_weights
+from exporter.graph.view import dtype_name, without_weights
 
 # These rename memory or read a shape alone: they cost neither operations nor traffic.
 _VIEWS = {"Constant", "Flatten", "Identity", "Reshape", "Shape", "Size", "Squeeze", "Unsqueeze"}
@@ -46,6 +46,7 @@ _WINDOWS = {"AveragePool", "MaxPool"}  # one operation for each element of a win
 # Matrix products, and the position of their right-hand side.
 _MATMULS = {"MatMul": 1, "MatMulInteger": 1, "QLinearMatMul": 3}
 _CONVOLUTIONS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
+_IN_A_BYTE = {"int4": 2, "uint4": 2, "float4e2m1": 2, "int2": 4, "uint2": 4}
 
 
 class MatmulShape(NamedTuple):
@@ -84,12 +85,22 @@ class _Value(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        return math.prod(self.shape) * onnx.helper.tensor_dtype_to_np_dtype(self.kind).itemsize
+        return content_bytes(self.kind, self.shape)
 
 
 class _Values(dict[str, _Value]):
     def __missing__(self, name: str) -> _Value:
         raise OnnxError(f"the shape of {name!r} cannot be found")
+
+
+def content_bytes(kind: int, shape: Iterable[int]) -> int:
+    """The bytes of a tensor's content; types of less than 8 bits are packed.
+
+    Raises:
+        KeyError: if this version of onnx does not know the type.
+    """
+    one = onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize
+    return -(-math.prod(shape) * one // _IN_A_BYTE.get(dtype_name(kind), 1))
 
 
 def count_cost(model: onnx.ModelProto, batch: int) -> GraphCost:
@@ -204,7 +215,8 @@ def _infer_values(model: onnx.ModelProto, batch: int) -> _Values:
 def _bind(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
     """The model at this batch, without the weights that shape inference does not read."""
     bound = without_weights(model)
-    _bind_inputs(bound.graph.input, batch)
+    weights = {weight.name for weight in model.graph.initializer}
+    _bind_inputs([value for value in bound.graph.input if value.name not in weights], batch)
     for value in bound.graph.output:  # the file declares them for another batch
         value.type.tensor_type.ClearField("shape")
     return bound
@@ -219,5 +231,6 @@ def _bind_inputs(inputs: Sequence[onnx.ValueInfoProto], batch: int) -> None:
         raise OnnxError("only the batch may be free", got=[name or "unnamed" for name in names])
     for dim in free:
         dim.dim_value = batch
-    if not free and shapes and shapes[0][0].dim_value != batch:
-        raise OnnxError(f"the graph is fixed at batch {shapes[0][0].dim_value}", expected=batch)
+    fixed = next((dim.dim_value for shape in shapes[:1] for dim in shape[:1]), batch)
+    if not free and fixed != batch:
+        raise OnnxError(f"the graph is fixed at batch {fixed}", expected=batch)

@@ -32,7 +32,7 @@ def read_graph(path: Path) -> GraphView:
     except Exception as error:  # of protobuf, whose exceptions depend on its implementation
         raise GraphInputError(f"{path} is not an ONNX file: {error}") from error
     # An empty file, and many a file that is not ONNX, is a valid message of protobuf.
-    if not (model.ir_version and model.graph.output):
+    if not (model.ir_version and (model.graph.output or model.graph.node)):
         raise GraphInputError(f"{path} is not an ONNX file: there is no graph in it")
     if not _is_text(model):
         raise GraphInputError(f"{path} is damaged: a name in it is not text")

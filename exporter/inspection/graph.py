@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 
 from exporter.errors import OnnxError, RuntimeFailure
-from exporter.graph.cost import count_cost
+from exporter.graph.cost import content_bytes, count_cost
 from exporter.graph.view import (
     STANDARD,
     GraphTensor,
@@ -192,13 +192,14 @@ def _owner(view: GraphView, weight: str) -> str | None:
 
 def _size(weight: onnx.TensorProto) -> int:
     try:
-        one = onnx.helper.tensor_dtype_to_np_dtype(weight.data_type).itemsize
+        return content_bytes(weight.data_type, weight.dims)
     except KeyError:  # this version of onnx does not know the type
         return 0
-    return math.prod(weight.dims) * one
 
 
 def _cost(view: GraphView, batch: int) -> dict[str, Any]:
+    if view.contradiction:
+        return {"reason": f"it is not valid ONNX: {' '.join(view.contradiction.split())[:300]}"}
     try:
         return asdict(count_cost(view.model, batch))
     except OnnxError as error:

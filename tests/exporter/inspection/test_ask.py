@@ -73,6 +73,19 @@ def test_a_graph_of_ir_3_whose_weights_are_inputs_has_no_finding(tmp_path):
     assert lint(read_graph(path)) == ()
 
 
+def test_an_input_without_a_shape_has_no_finding(tmp_path):
+    node = helper.make_node("Relu", ["x"], ["y"])
+    path = save(tmp_path / "g.onnx", [node], [value("x", None)], [value("y", None)])
+    assert lint(read_graph(path)) == ()
+
+
+def test_a_graph_without_outputs_is_a_graph(tmp_path):
+    node = helper.make_node("Relu", ["x"], ["y"])
+    path = save(tmp_path / "g.onnx", [node], [value("x", [1, 2])], [])
+    assert LOADERS["onnxruntime"](path)[1] == ""
+    assert lint(read_graph(path)) == ()
+
+
 def test_a_scalar_output_is_no_baked_batch(tmp_path):
     node = helper.make_node("ReduceSum", ["x"], ["y"], keepdims=0)
     path = save(tmp_path / "g.onnx", [node], [value("x", ["b", 2])], [value("y", [])])

@@ -122,6 +122,52 @@ def test_operations_that_cannot_be_counted_have_a_reason(tmp_path):
     assert "the cost of operator Det" in inspect(path).graph.cost["reason"]
 
 
+@pytest.mark.parametrize(
+    ("shape", "reason"), [((), ""), (None, "the shape of 'x' cannot be found")]
+)
+def test_an_input_may_be_a_scalar_or_have_no_shape(tmp_path, shape, reason):
+    graph = inspect(save(tmp_path / "model.onnx", node("Exp", ["x"], "y"), shape=shape)).graph
+    assert graph.cost.get("reason", "") == reason
+    assert graph.fusion.nodes == 1
+
+
+def test_an_input_that_is_no_tensor_has_no_operations(tmp_path):
+    path = save(tmp_path / "model.onnx", node("SequenceAt", ["x", "i"], "y"), weights=[("i", 0)])
+    model = onnx.load(path)
+    listed = helper.make_tensor_sequence_value_info("x", FLOAT, None)
+    model.graph.input[0].CopyFrom(listed)
+    onnx.save(model, path)
+    assert "cannot be found" in inspect(path).graph.cost["reason"]
+
+
+def test_a_graph_that_is_not_valid_has_no_operations(tmp_path):
+    path = save(tmp_path / "model.onnx", node("MatMul", ["x"], "y"))
+    assert "it is not valid ONNX: Node(node_y)" in inspect(path).graph.cost["reason"]
+
+
+def test_the_batch_is_that_of_an_input_and_not_of_a_weight(tmp_path):
+    path = save(
+        tmp_path / "model.onnx", node("Exp", ["w"], "y"), weights=[("w", np.ones((40, 40), "f4"))]
+    )
+    model = onnx.load(path)
+    del model.graph.input[:]
+    onnx.save(model, path)
+    assert inspect(path).graph.cost["flops"] == 1600
+
+
+def test_types_of_less_than_8_bits_are_packed(tmp_path):
+    path = save(
+        tmp_path / "model.onnx",
+        node("DequantizeLinear", ["w", "s"], "y"),
+        weights=[("s", np.float32(1))],
+    )
+    model = onnx.load(path)
+    model.opset_import[0].version = 21
+    model.graph.initializer.append(helper.make_tensor("w", TensorProto.INT4, [3, 5], range(-7, 8)))
+    onnx.save(model, path)
+    assert inspect(path).graph.weights == {"int4": 8, "float32": 4}
+
+
 def test_what_a_runtime_fuses_is_reported_with_its_module(foreign):
     fusion = inspect(foreign).graph.fusion
     (fused,) = [f for f in fusion.fused if f.op == "com.microsoft.FusedMatMul"]
