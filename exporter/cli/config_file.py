@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,9 +49,11 @@ def use_options(app: App, argv: Sequence[str]) -> tuple[list[str], str | None]:
         The arguments of the call, and a line that names the file; no line with --quiet.
 
     Raises:
-        UsageError: if the file cannot be read, or contains an unknown command or option.
+        UsageError: if an argument is empty, or the file cannot be read or contains an unknown
+            command or option.
     """
     argv, path = take_option(argv)
+    _refuse_empty(argv)
     app.config = ()
     commands = [name for name in app if not name.startswith("-")]
     if not argv or argv[0] not in commands or {"--help", "-h"} & {*argv}:
@@ -70,7 +73,18 @@ def use_options(app: App, argv: Sequence[str]) -> tuple[list[str], str | None]:
     others = {n: v for n, v in table.items() if n not in named and f"--{n}" not in given}
     quiet = "--quiet" in argv or table.get("quiet") is True
     line = f"options of [{argv[0]}] in {path} are used"
-    return [*argv, *words(others)], None if quiet else line
+    traced = ["--debug"] if table.get("debug") is True else []  # `main` looks for it here
+    return [argv[0], *traced, *argv[1:], *words(others)], None if quiet else line
+
+
+def _refuse_empty(argv: Sequence[str]) -> None:
+    """Raise `UsageError` if an argument is empty: an empty path would be the current directory."""
+    for before, word in itertools.pairwise(["", *argv]):
+        name, equals, value = word.partition("=")
+        if word and not (name.startswith("--") and equals and not value):
+            continue
+        what = name or (f"the argument after {before}" if before else "the first argument")
+        raise UsageError(f"{what} is empty", remedy="give a value, or omit it")
 
 
 def _read(app: App, commands: Sequence[str], path: Path) -> dict[str, dict[str, Any]]:
@@ -90,6 +104,8 @@ def _check(where: str, table: Mapping[str, Any], command: App) -> dict[str, Any]
         name = key.replace("_", "-")
         if name not in names and not takes_any:
             raise _unknown(f"{where} {key}", "an option of this command", name, names)
+        if value == "":
+            raise UsageError(f"{where} {key} is empty", remedy="give a value, or omit it")
         checked[name] = json.dumps(value) if isinstance(value, Mapping) else value
     return checked
 

@@ -46,8 +46,11 @@ def _read_config(text: str) -> dict[str, Any]:
 
 
 def _targets(_type: Any, tokens: Sequence[Any]) -> tuple[str, ...]:  # noqa: ANN401
-    names = [name.strip().lower() for token in tokens for name in token.value.split(",")]
-    return tuple(name for name in names if name)
+    text = ",".join(token.value for token in tokens)
+    names = tuple(name for each in text.split(",") if (name := each.strip().lower()))
+    if not names:
+        raise ValueError(f"got {text!r}, expected names, separated by commas")
+    return names
 
 
 def _profile(_type: Any, tokens: Sequence[Any]) -> BatchProfile:  # noqa: ANN401

@@ -174,3 +174,32 @@ def test_completion_can_be_installed_and_completes_in_bash(tmp_path):
         )
         out = subprocess.run(["bash", "-c", bash], capture_output=True, text=True, check=True)
         assert {"sw": "sweep", "--prec": "--precision"}[words[-1]] in out.stdout, (line, out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["export", "-o", ""], "the argument after -o is empty"),
+        (["export", "--checkpoint="], "--checkpoint is empty"),
+        (["label", "made", "", "-o", "rows.jsonl"], "the argument after made is empty"),
+        (["export", "--outputs", ","], "--outputs: got ',', expected names"),
+        (["doctor", "--require", ","], "--require: got ',', expected names"),
+    ],
+)
+def test_an_empty_argument_is_not_the_current_directory_or_the_default(run, arguments, said):
+    code, err, *_ = run(None, *arguments)
+    assert (code, err.count("\n")) == (2, 1)
+    assert said in err
+
+
+def test_an_empty_value_of_a_file_is_refused(run):
+    code, err, *_ = run('[export]\noutput = ""', "export")
+    assert (code, err) == (
+        2,
+        "tsformer: usage: tsformer.toml: [export] output is empty; give a value, or omit it\n",
+    )
+
+
+def test_a_file_can_ask_for_the_trace(run):
+    _, err, *_ = run("[export]\ndebug = true", "export")
+    assert "Traceback" in err
