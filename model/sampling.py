@@ -95,7 +95,10 @@ class Sampling:
                 known = ", ".join(itertools.chain(*options.values()))
                 raise ConfigError(f"sampling: got {word!r} in {text!r}, expected one of {known}")
             made[name] = word
-        return cls(**made)
+        try:
+            return cls(**made)
+        except ConfigError as error:
+            raise ConfigError(f"sampling: {error}") from error
 
     def spacing(self, frames: int) -> float | None:
         """Return the seconds between neighbouring frames, or None if it depends on the file."""
@@ -161,7 +164,10 @@ class Views:
         if match is None:
             raise ConfigError(f"views: got {text!r}, expected {_VIEWS}")
         average = match[3] or (base.average if base else AVERAGES[0])
-        return cls(int(match[1]), int(match[2]), average)
+        try:
+            return cls(int(match[1]), int(match[2]), average)
+        except ConfigError as error:
+            raise ConfigError(f"views: {error}") from error
 
     def __str__(self) -> str:
         """The text that `parse` reads."""

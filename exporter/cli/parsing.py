@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from exporter.errors import UsageError
 from exporter.files.text import parse_nested, parse_text
 from exporter.spec import LOWER_PRECISIONS, OPTIONS, BatchProfile, ExportSpec
+from exporter.spec.checks import check_count
 
 T = TypeVar("T")
 
@@ -70,15 +71,12 @@ def jobs_of(jobs: int | None) -> int:
     """Give the number of processes that read clips: as wanted, or one for each core.
 
     Raises:
-        UsageError: if it is less than 1.
+        UsageError: if it is less than 1, or more than can be started.
     """
     from exporter.machine.cores import usable_cores
 
-    if jobs is None:
-        return usable_cores() or 1
-    if jobs < 1:
-        raise UsageError("--jobs", got=jobs, expected="at least 1")
-    return jobs
+    check_count("--jobs", jobs)
+    return jobs or usable_cores() or 1
 
 
 def check_lower_precision(precision: str) -> None:

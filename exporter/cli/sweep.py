@@ -13,6 +13,7 @@ from exporter.cli.parsing import Flag, Json, Output, Whole
 from exporter.cli.terminal import show, sweep_progress
 from exporter.errors import ParityError, SweepError, UsageError
 from exporter.spec import OPTIONS, ExportSpec, nearest
+from exporter.spec.checks import check_count
 from exporter.sweep.grid import RECIPE, Grid, name_of, read_grid, words
 
 if TYPE_CHECKING:
@@ -66,8 +67,7 @@ def sweep(
         options: Any option of tsformer export.
     """
     del debug
-    if jobs < 1:
-        raise UsageError("--jobs", got=jobs, expected="at least 1")
+    check_count("--jobs", jobs)
     grid = (read_grid(file) if file else Grid()).with_flags(options)
     cells = _cells(grid)
     directory = output or Path("build", file.stem if file else "sweep")

@@ -262,7 +262,7 @@ def in_shard(clips: Iterable[str], shard: str) -> list[str]:
         raise UsageError("--shard", got=repr(shard), expected="i/n, as in 1/8")
     number, count = map(int, parts)
     if not 1 <= number <= count:
-        raise UsageError("--shard", got=shard, expected=f"1/{count} to {count}/{count}")
+        raise UsageError("--shard", got=shard, expected="i/n with i from 1 to n")
     return [clip for clip in clips if _shard_of(clip, count) == number]
 
 

@@ -30,6 +30,7 @@ from exporter.runners.base import Closing, Runner
 from exporter.runners.onnxruntime_cuda import open_onnxruntime
 from exporter.runners.openvino import WITH_BF16, OpenVinoRunner
 from exporter.runners.tensorrt import TensorRtRunner
+from exporter.spec.checks import check_count
 from exporter.to_engine.flavours import FLAVOUR_OF_MODULE
 
 OPENVINO = (OpenVinoRunner.name, WITH_BF16)
@@ -94,7 +95,7 @@ class Predictor(Closing):
         NoExportError: if the directory is not an export.
         ManifestError: if a file was changed, or the file to run is missing.
         RuntimeFailure: if the runtime does not load the model, or needs a GPU and there is none.
-        UsageError: if the device is unknown, `threads` is less than 1, or the model does not take
+        UsageError: if the device is unknown, `threads` is not 1 to 512, or the model does not take
             the batch.
     """
 
@@ -108,8 +109,7 @@ class Predictor(Closing):
         cache: str | Path | None = None,
         clip: Mapping[str, Any] | None = None,
     ) -> None:
-        if threads is not None and threads < 1:
-            raise UsageError("--threads", got=threads, expected="at least 1")
+        check_count("--threads", threads)
         if device not in DEVICES:
             raise UsageError("--device", got=device, expected=f"one of {', '.join(DEVICES)}")
         if cache is not None and device not in OPENVINO:

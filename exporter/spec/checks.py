@@ -8,6 +8,8 @@ from exporter.errors import UsageError
 from exporter.spec.choices import BF16_OPSET, OPSETS
 from exporter.spec.option import BatchProfile
 
+_MOST = 512  # threads or processes: runtimes need a minute to start a thousand, and crash at more
+
 
 def check_batch(batch: int | None, profile: BatchProfile | None, run_batch: int) -> None:
     """Raise `UsageError` unless the batch is one that the graph takes."""
@@ -16,6 +18,12 @@ def check_batch(batch: int | None, profile: BatchProfile | None, run_batch: int)
     if profile and not profile.min <= run_batch <= profile.max:
         accepted = f"{profile.min} to {profile.max}"
         raise UsageError("--batch beside --dynamic-batch", got=batch, expected=accepted)
+
+
+def check_count(option: str, given: int | None) -> None:
+    """Raise `UsageError` unless so many threads or processes can be started."""
+    if given is not None and not 1 <= given <= _MOST:
+        raise UsageError(option, got=given, expected=f"1 to {_MOST}")
 
 
 def check_opset(opset: int | None, precision: str) -> None:

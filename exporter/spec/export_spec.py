@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import UsageError
-from exporter.spec.checks import check_batch, check_engine, check_opset
+from exporter.spec.checks import check_batch, check_count, check_engine, check_opset
 from exporter.spec.choices import (
     BF16_OPSET,
     DEFAULT_OPSET,
@@ -218,8 +218,7 @@ class ExportSpec:
         check_precision(self, OPTIONS, self.precision)
         check_opset(self.opset, self.precision)
         check_batch(self.batch, self.dynamic_batch, self.run_batch)
-        if self.threads is not None and self.threads < 1:
-            raise UsageError("--threads", got=self.threads, expected="at least 1")
+        check_count("--threads", self.threads)
         if not 0 <= self.bench_seconds < math.inf:  # refuses NaN too
             raise UsageError("--bench-seconds", got=self.bench_seconds, expected="at least 0")
         if not -(2**63) <= self.seed < 2**64:

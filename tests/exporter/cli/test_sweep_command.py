@@ -104,7 +104,7 @@ def test_options_of_lower_precision_are_not_given_to_fp32_cells(ran):
         (["--depth", "x"], 2, "got 'x', expected a whole number"),
         (["--res", "32,32"], 2, "res has a value twice"),
         (["--checkpoint", "{attn}.pth"], 2, "{attn} stands for no option given"),
-        (["--jobs", "0"], 2, "--jobs: got 0, expected at least 1"),
+        (["--jobs", "0"], 2, "--jobs: got 0, expected 1 to 512"),
         (["none.toml"], 3, "cannot read none.toml"),
         (["--attn"], 2, "requires an argument"),
     ],

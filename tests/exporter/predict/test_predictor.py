@@ -211,7 +211,7 @@ class TestWrongInputs:
         with Predictor(fresh[1]) as predictor, pytest.raises(UsageError, match="1 to 11"):
             predictor.predict(clips, top)
 
-    @pytest.mark.parametrize("threads", [0, -1])
+    @pytest.mark.parametrize("threads", [0, -1, 10**8])
     def test_zero_threads_are_refused(self, fresh, threads):
         with pytest.raises(UsageError, match="--threads"):
             Predictor(fresh[1], threads=threads)
