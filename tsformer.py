@@ -10,15 +10,20 @@ import sys
 from pathlib import Path
 
 _INSTALL_EXIT = 4  # `exporter.errors.MissingPackageError`, which cannot be imported here
+_INTERRUPTED_EXIT = 130
 
 
 def main() -> int:
     """Run the command `tsformer`, and return its exit code."""
     if hidden_by := _find_shadow():
         return _refuse(hidden_by)
-    from exporter.cli import main as run
+    try:
+        from exporter.cli import main as run
 
-    return run()
+        return run()
+    except KeyboardInterrupt:  # during the imports: a command itself returns its exit code
+        print("tsformer: interrupted: nothing was left behind", file=sys.stderr)
+        return _INTERRUPTED_EXIT
 
 
 def export() -> int:

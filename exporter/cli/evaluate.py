@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from exporter.cli.parsing import Flag, Json, Output, Paths, WholeOrNone, jobs_of
-from exporter.cli.terminal import counting, progress, say, show
+from exporter.cli.terminal import counting, kept_in, progress, say, show
 from exporter.errors import UsageError, VideoError
 from exporter.spec import clip_of
 
@@ -76,7 +76,11 @@ def evaluate(
 
     jobs = jobs_of(jobs)
     how: dict[str, Any] = {"threads": threads, "batch": batch, "clip": clip_of(sampling, views)}
-    with ExitStack() as resources, progress(shown=not (quiet or json_)) as on_progress:
+    with (
+        kept_in(output),
+        ExitStack() as resources,
+        progress(shown=not (quiet or json_)) as on_progress,
+    ):
         opened = [
             (str(place), resources.enter_context(Predictor(place, device=each, **how)))
             for place in (directory, *(against or ()))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from exporter.cli.parsing import Flag, Json, Output, WholeOrNone, jobs_of
-from exporter.cli.terminal import counting, progress, read_stdin, show
+from exporter.cli.terminal import counting, kept_in, progress, read_stdin, show
 from exporter.errors import UsageError, VideoError
 from exporter.spec import clip_of
 
@@ -80,6 +80,7 @@ def label(
         raise UsageError("-o is missing", expected="a file that ends in .jsonl or .parquet")
     from exporter.predict.label import Labelling, find_clips, in_shard
     from exporter.predict.label import label as label_clips
+    from exporter.predict.rows import log_path
 
     jobs = jobs_of(jobs)
     found = find_clips(clips, *_read_list(list_))
@@ -87,7 +88,7 @@ def label(
     clip = clip_of(sampling, views)
     how = Labelling(directory, device, threads, batch, top, jobs, clip, features)
     labeller = _on_ray(ray) if ray else None
-    with progress(shown=not (quiet or json_)) as on_progress:
+    with kept_in(log_path(output)), progress(shown=not (quiet or json_)) as on_progress:
         counted = counting("label", on_progress)
         labelled = label_clips(how, found, output, labeller=labeller, on_progress=counted)
     if json_:

@@ -10,7 +10,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from exporter.cli.export import export
 from exporter.cli.parsing import Flag, Json, Output, Whole
-from exporter.cli.terminal import show, sweep_progress
+from exporter.cli.terminal import kept_in, show, sweep_progress
 from exporter.errors import ParityError, SweepError, UsageError
 from exporter.spec import OPTIONS, ExportSpec, nearest
 from exporter.spec.checks import check_count
@@ -73,13 +73,8 @@ def sweep(
     directory = output or Path("build", file.stem if file else "sweep")
     from exporter.sweep.run import sweep as run
 
-    try:
-        with sweep_progress(shown=not (quiet or json_)) as on_progress:
-            found = run(grid, cells, directory, jobs=jobs, on_progress=on_progress)
-    except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(
-            f"what is finished is kept in {directory}; the same command goes on from there"
-        ) from error
+    with kept_in(directory), sweep_progress(shown=not (quiet or json_)) as on_progress:
+        found = run(grid, cells, directory, jobs=jobs, on_progress=on_progress)
     if json_:
         show((directory / "sweep.json").read_text(encoding="utf-8").rstrip())
     elif not quiet:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from io import TextIOWrapper
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -80,6 +81,19 @@ def time_left(started: float, fraction: float) -> str:
         return "time left unknown"
     seconds = (time.monotonic() - started) * (1 - fraction) / fraction
     return f"about {timedelta(seconds=round(seconds))} left"
+
+
+@contextmanager
+def kept_in(place: Path | None) -> Iterator[None]:
+    """Let an interrupt say that the work done is kept in a file or directory, if it is there."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if place is None or not place.exists():
+            raise
+        raise KeyboardInterrupt(
+            f"what is finished is kept in {place}; the same command goes on from there"
+        ) from error
 
 
 def read_stdin() -> str:

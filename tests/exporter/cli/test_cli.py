@@ -17,9 +17,11 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+import tsformer
 from exporter import cli, pipeline
 from exporter.files.manifest import read_manifest
 from exporter.latency import timing
+from exporter.predict.rows import log_path
 from exporter.runners.cuda import gpu_name
 from exporter.to_engine.flavours import FLAVOURS, probe
 from exporter.to_onnx import graphs
@@ -750,6 +752,28 @@ def test_an_interrupted_export_leaves_nothing(start, ended, tmp_path, tiny_flags
     assert process.end(number) == (code, f"tsformer: {said}: nothing was left behind\n")
     assert listing(tmp_path) == []
     assert all(ended(child) for child in children)
+
+
+@pytest.mark.parametrize("out", ["rows.jsonl", "rows.parquet"])
+def test_an_interrupted_label_says_that_its_rows_are_kept(run, monkeypatch, out):
+    def interrupted(_how, _clips, _out, **_):
+        log_path(Path(out)).write_text("a row\n")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("exporter.predict.label.label", interrupted)
+    Path("clip.mp4").touch()
+    code, _, err = run("label", "made", "clip.mp4", "-o", out)
+    told = f"what is finished is kept in {log_path(Path(out))}; the same command goes on from there"
+    assert (code, err) == (130, f"tsformer: interrupted: {told}\n")
+
+
+def test_ctrl_c_before_the_command_line_is_imported_is_one_line(monkeypatch, capfd):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "main", interrupted)
+    assert tsformer.main() == 130
+    assert capfd.readouterr().err == "tsformer: interrupted: nothing was left behind\n"
 
 
 @pytest.mark.parametrize(
