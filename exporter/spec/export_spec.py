@@ -33,6 +33,7 @@ from exporter.spec.option import (
     option,
     options_of,
 )
+from exporter.spec.types import as_declared, types_of
 from model.config import MECHANISM_NAMES, SCHEME_NAMES, SEMANTICS
 from model.task import TASK_NAMES
 
@@ -47,7 +48,7 @@ class ExportSpec:
     `res` is `(height, width)`, `config` is a mapping, and several values are a tuple.
 
     Raises:
-        UsageError: if a value is not valid, or two values do not go together.
+        UsageError: if a value has another type or is not valid, or two values do not go together.
     """
 
     model: str | None = option(
@@ -213,7 +214,8 @@ class ExportSpec:
     seed: int = option(0, "Seed of a fresh model.", graph=24)
 
     def __post_init__(self) -> None:
-        self._accept_plain_paths()
+        for name, declared in types_of(ExportSpec).items():
+            object.__setattr__(self, name, as_declared(name, getattr(self, name), declared))
         check_choices(self, OPTIONS)
         check_precision(self, OPTIONS, self.precision)
         check_opset(self.opset, self.precision)
@@ -233,20 +235,6 @@ class ExportSpec:
             if getattr(self, name) and self.checkpoint is None:
                 why = f"--{name} describes a checkpoint, and none is given"
                 raise UsageError(why, remedy="add --checkpoint PATH")
-
-    def _accept_plain_paths(self) -> None:
-        """Accept strings as paths, and one value for several: users write specs by hand."""
-        if self.checkpoint is not None:
-            object.__setattr__(self, "checkpoint", Path(self.checkpoint))
-        for name in ("video", "calibration"):
-            paths = getattr(self, name)
-            paths = (paths,) if isinstance(paths, (str, Path)) else paths
-            object.__setattr__(self, name, tuple(map(Path, paths)))
-        for name in ("targets", "runtimes", "no_rewrite", "keep_fp32", "outputs"):
-            words = getattr(self, name)
-            object.__setattr__(self, name, (words,) if isinstance(words, str) else tuple(words))
-        if self.res is not None and not (isinstance(self.res, tuple) and len(self.res) == 2):
-            raise UsageError("res", got=repr(self.res), expected="(height, width)")
 
     @property
     def graph_opset(self) -> int:

@@ -202,3 +202,32 @@ def test_the_rewrite_names_are_those_of_the_table():
 )
 def test_an_engine_is_wanted_where_tensorrt_is_a_runtime(runtimes, engine, wanted):
     assert ExportSpec(runtimes=runtimes, engine=engine).wanted_engine == wanted
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"frames": "4"}, "frames: got '4', expected a whole number or None"),
+        ({"frames": True}, "frames: got True, expected a whole number or None"),
+        ({"seed": 1.5}, "seed: got 1.5, expected a whole number"),
+        ({"res": (32.5, 32)}, "res: got (32.5, 32), expected (height, width) or None"),
+        ({"res": (32, 32, 32)}, "res: got (32, 32, 32), expected (height, width) or None"),
+        ({"bench_seconds": "1"}, "bench_seconds: got '1', expected a number"),
+        ({"mask": "yes"}, "mask: got 'yes', expected True or False"),
+        ({"checkpoint": b"x"}, "checkpoint: got b'x', expected a path or None"),
+        ({"video": 1}, "video: got 1, expected a tuple of paths"),
+        ({"outputs": [1]}, "outputs: got [1], expected a tuple of texts"),
+        ({"dynamic_batch": "1:2:4"}, "dynamic_batch: got '1:2:4', expected a BatchProfile or None"),
+        ({"views": (1, 3)}, "views: got (1, 3), expected a text or None"),
+        ({"config": "{}"}, "config: got '{}', expected a mapping"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_where_it_is_given(values, said):
+    with pytest.raises(UsageError) as refused:
+        ExportSpec(**values)
+    assert str(refused.value) == said
+
+
+def test_a_whole_number_is_also_a_number_and_a_path_also_a_text():
+    spec = ExportSpec(bench_seconds=1, eval=Path("clips"), checkpoint="a.pth")
+    assert (spec.bench_seconds, spec.eval, spec.checkpoint) == (1, "clips", Path("a.pth"))
