@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from exporter.errors import UsageError
@@ -137,3 +137,8 @@ def _values(words: Sequence[str], outputs: int, where: str, option: str) -> Targ
         expected = f"{outputs} number{'s' if outputs > 1 else ''}"
         raise UsageError(f"{option}: {where}", got=" ".join(words)[:80], expected=expected)
     return values
+
+
+def one_or_more(given: str | Path | Iterable[str | Path]) -> Iterable[str | Path]:
+    """Take one path for a list of one: as an iterable, a text would be a path for each letter."""
+    return (given,) if isinstance(given, (str, Path)) else given

@@ -61,7 +61,7 @@ class Clip:
 
 
 def read_clip(
-    source: Source,
+    source: Source | str,
     *,
     frames: int,
     height: int,
@@ -82,6 +82,7 @@ def read_clip(
     """
     check_channels(channels, preprocessing)
     to, how = Frame.of(preprocessing, height, width), preprocessing
+    source = Path(source) if isinstance(source, str) else source
     images, found = _open(source)
 
     def choose(count: int) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from exporter.errors import UsageError, VideoError
-from exporter.inputs.clip_list import find_clip
+from exporter.inputs.clip_list import find_clip, one_or_more
 from exporter.inputs.dataset import name_of
 from exporter.inputs.frames import find_images, is_hidden
 from exporter.predict.answers import mean_of_views
@@ -112,7 +112,7 @@ Labeller = Callable[[Labelling, Sequence[str]], Iterator[list[Row]]]
 
 def label(
     how: Labelling,
-    clips: Iterable[str],
+    clips: str | Path | Iterable[str | Path],
     out: str | Path,
     *,
     labeller: Labeller | None = None,
@@ -122,7 +122,7 @@ def label(
 
     Args:
         how: The export, and how it runs.
-        clips: The paths of the clips; one that comes twice has one row.
+        clips: The paths of the clips, or one; a clip that comes twice has one row.
         out: The file: `.jsonl` or `.parquet`.
         labeller: What labels the clips (default: this process).
         on_progress: Called with the clips done, all clips, and the last clip.
@@ -141,7 +141,7 @@ def label(
     card = Card.read(Path(how.directory))
     with RowLog(log_path(out), _made_by(how, card)) as log:
         known = {row["clip"]: bool(row["error"]) for row in log.rows()}
-        wanted = list(dict.fromkeys(clips))
+        wanted = list(dict.fromkeys(map(str, one_or_more(clips))))
         todo = [clip for clip in wanted if as_text(clip) not in known]
         before = len(wanted) - len(todo)
         for rows in (labeller or label_here)(how, todo):
@@ -211,12 +211,12 @@ def _size_of_features(how: Labelling, card: Card) -> int | None:
 
 
 def find_clips(
-    given: Sequence[str | Path], listed: str | None = None, folder: Path | None = None
+    given: str | Path | Sequence[str | Path], listed: str | None = None, folder: Path | None = None
 ) -> list[str]:
     """List the clips of arguments, of folders (with all below them), and of a list.
 
     Args:
-        given: Files and folders.
+        given: Files and folders, or one.
         listed: A text with a path on each line.
         folder: The folder of the list, where relative paths start.
 
@@ -225,6 +225,7 @@ def find_clips(
         VideoError: if one of `given` does not exist. A clip of the list that does not exist gets a
             row that says so.
     """
+    given = list(one_or_more(given))
     if missing := [str(path) for path in given if not Path(path).exists()]:
         raise VideoError(f"there is no file and no folder {missing[0]}", remedy="check the path")
     clips = [clip for path in given for clip in _files(Path(path))]

@@ -20,6 +20,7 @@ import numpy as np
 
 from exporter.errors import ManifestError, RuntimeFailure, TsformerError, UsageError
 from exporter.files.manifest import ENGINE, GRAPH, require_file
+from exporter.inputs.clip_list import one_or_more
 from exporter.inputs.clips import read_for
 from exporter.inputs.windows import Windows, read_windows
 from exporter.machine.cores import usable_cores
@@ -142,12 +143,16 @@ class Predictor(Closing):
         self.runner.__exit__(None, None, None)
 
     def predict(
-        self, clips: Iterable[str | Path], top: int | None = None, *, keep_going: bool = False
+        self,
+        clips: str | Path | Iterable[str | Path],
+        top: int | None = None,
+        *,
+        keep_going: bool = False,
     ) -> Iterator[Prediction]:
         """Classify clips, as many at a time as the model takes.
 
         Args:
-            clips: Video files.
+            clips: Video files, or one.
             top: How many classes to give, best first (default 5, or all if there are fewer). A
                 regression gives all its values, in their order.
             keep_going: Give a prediction with an `error` for a clip that cannot be read.
@@ -157,7 +162,8 @@ class Predictor(Closing):
             VideoError: if a clip cannot be read, unless `keep_going`.
             RuntimeFailure: if the runtime fails, or a logit is not finite.
         """
-        return self._predict(iter(clips), check_top(self.card, top), keep_going=keep_going)
+        given = iter(one_or_more(clips))
+        return self._predict(given, check_top(self.card, top), keep_going=keep_going)
 
     def _predict(
         self, clips: Iterator[str | Path], top: int, *, keep_going: bool

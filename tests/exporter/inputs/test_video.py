@@ -161,6 +161,10 @@ def test_the_frames_taken_are_the_ones_in_indices(mp4, frames):
     assert clip.note == ""
 
 
+def test_a_path_may_be_a_text(mp4):
+    assert (read(str(mp4)).array == read(mp4).array).all()
+
+
 @pytest.mark.parametrize(("count", "indices"), [(1, [0] * 5), (2, [0, 0, 1, 1, 1])])
 def test_a_short_clip_repeats_frames_and_notes_it(tmp_path, count, indices):
     clip = read(encode(tmp_path / "short.mkv", counted(count)), frames=5)

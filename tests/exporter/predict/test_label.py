@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -54,6 +55,20 @@ class TestRows:
         assert set(bad) == {"notes.txt", "empty.mkv"}
         assert "notes.txt is not a video" in bad["notes.txt"]["error"]
         assert bad["notes.txt"]["classes"] == bad["notes.txt"]["scores"] == []
+
+    @pytest.mark.parametrize("kind", [str, Path])
+    def test_one_path_is_one_clip_and_not_a_clip_for_each_letter(
+        self, expected, flexible, tmp_path, kind
+    ):
+        row = next(row for row in expected if row["error"] is None)
+        clip = kind(row["clip"])
+        assert find_clips(clip) == [row["clip"]]
+        with Predictor(flexible) as predictor:
+            assert [found.clip for found in predictor.predict(clip)] == [row["clip"]]
+        for given in (clip, [clip]):
+            out = tmp_path / f"{type(given).__name__}.jsonl"
+            label(Labelling(flexible, batch=1, jobs=0), given, out)
+            assert without_times(read(out)) == without_times([row])
 
     @pytest.mark.slow
     @pytest.mark.parametrize(("jobs", "batch"), [(1, None), (2, 3)])
