@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from exporter.errors import CheckpointInputError, HubError, TsformerError
+from exporter.errors import CheckpointInputError, HubError, TsformerError, UsageError
 from exporter.errors.install import missing_package
 
 _ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w.-][\w./-]*))?", re.ASCII)
@@ -94,11 +94,12 @@ def push(
 
     Raises:
         MissingPackageError: if `huggingface_hub` is not installed.
+        UsageError: if the repository has no such name.
         HubError: if the hub refuses, or cannot be reached.
     """
     match = _ID.fullmatch(repository)
     if match is None or match[2]:
-        raise HubError("the repository", got=repr(repository), expected="organisation/name")
+        raise UsageError("REPOSITORY", got=repr(repository), expected="organisation/name")
     hub = _import_hub("tsformer push")
     name = HubName(repository, revision)
     with _explaining(name, HubError):

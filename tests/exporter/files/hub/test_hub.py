@@ -179,7 +179,7 @@ class TestUpload:
         assert line.startswith("hub: ")
         assert "HF_TOKEN" in line
         (line,) = run(UPLOAD, environment, str(tmp_path), "gestures", "")
-        assert "expected organisation/name" in line
+        assert line == "usage: REPOSITORY: got 'gestures', expected organisation/name"
 
 
 def test_the_command_uploads_an_unchanged_export_and_shows_its_address(
