@@ -138,6 +138,25 @@ def test_a_changed_weight_is_named():
     assert changed_weights(one, hash_weights(one)) == []
 
 
+def test_a_value_that_is_rounded_by_the_scale_of_another_is_named():
+    scales = {"a": np.float32(0.1), "b": np.float32(0.2), "z": np.int8(0)}
+    nodes = [
+        ("QuantizeLinear", ["x", "a", "z"], ["q"], {}),
+        ("DequantizeLinear", ["q", "a", "z"], ["d"], {}),
+        ("QuantizeLinear", ["d", "b", "z"], ["r"], {}),
+        ("DequantizeLinear", ["r", "b", "z"], ["y"], {}),
+    ]
+    one, other = graph(nodes, scales), graph(nodes, scales)
+    for node in other.graph.node[:2]:
+        node.input[1] = "b"
+    assert changed_weights(one, hash_weights(one)) == []
+    assert changed_weights(other, hash_weights(one)) == ["q"]
+    without = graph([("Identity", ["x"], ["y"], {})], scales)
+    assert changed_weights(without, hash_weights(one)) == ["q", "r"]
+    of_an_older_version = {name: hash_weights(one)[name] for name in scales}
+    assert changed_weights(one, of_an_older_version) == []
+
+
 @pytest.mark.parametrize(
     ("count", "sizes", "expected"),
     [(3, [1], [[0], [1], [2]]), (3, [1, 2, 4], [[0], [1, 2], [0, 1, 2, 0]])],
