@@ -70,7 +70,8 @@ class ClipConfig:
 
     patch_size: int = field(default=16, kw_only=True)
 
-    def _check_sizes(self, *more: str, headless: bool = False) -> None:
+    def check_sizes(self, *more: str, headless: bool = False) -> None:
+        """Raise `ConfigError` unless the sizes, and those named in `more`, are in their limits."""
         sizes = ("frames", "channels", "height", "width", "num_classes", "patch_size")
         for name in sizes + more:
             value, least = getattr(self, name), 0 if headless and name == "num_classes" else 1
@@ -134,7 +135,7 @@ class FastTimeSformerConfig(ClipConfig):
         check_choice("semantics", self.semantics, SEMANTICS)
         if self.semantics == "upstream":
             check_choice("attention scheme (upstream)", self.attn_type, UPSTREAM_SCHEMES)
-        self._check_sizes("dim", "depth", "dim_head")
+        self.check_sizes("dim", "depth", "dim_head")
         self._check_rates("drop_path", "attn_dropout", "proj_dropout")
         self._check_heads()
 
@@ -203,7 +204,7 @@ class ViTConfig(ClipConfig):
         check_choice("attention scheme", self.scheme, SCHEME_NAMES)
         check_choice("activation", self.hidden_act, ACTIVATION_NAMES)
         sizes = ("dim", "depth", "heads", *(("mlp_dim",) if self.mlp_dim else ()))
-        self._check_sizes(*sizes, headless=True)
+        self.check_sizes(*sizes, headless=True)
         rates = ("attn_dropout", "proj_dropout")  # training may drop the last block of all clips
         self._check_rates(*rates, *(() if self.drop_path == 1 else ("drop_path",)))
         if self.dim % self.heads:
@@ -252,7 +253,7 @@ class TimeSformerConfig(ClipConfig):
     shift_tokens: bool = False
 
     def __post_init__(self) -> None:
-        self._check_sizes("dim", "depth", "heads", "dim_head")
+        self.check_sizes("dim", "depth", "heads", "dim_head")
         self._check_rates("attn_dropout", "ff_dropout")
         if self.rotary_emb and self.dim_head % 2:
             raise ConfigError(f"rotary embedding needs an even dim_head: got {self.dim_head}")

@@ -11,7 +11,7 @@ from typing import Any
 
 from exporter.errors import ManifestError, NoExportError
 from exporter.files.staging import MANIFEST
-from exporter.files.text import parse_nested
+from exporter.files.text import parse_nested, require_regular
 from exporter.results import Report, overall_verdict
 from model.preprocessing import Preprocessing
 
@@ -97,10 +97,13 @@ def read_manifest(
     """
     path = directory / MANIFEST
     try:
+        require_regular(path)
         manifest = parse_nested(path.read_text(encoding="utf-8"), json.loads)
         files = {name: entry["sha256"] for name, entry in manifest["files"].items()}
+        "".join(files.values())  # hashes are texts
         for part in ("spec", "model", "engine"):
             manifest[part].keys()
+        manifest.get("floors", {}).keys()  # older exports do not have them
     except OSError as error:
         raise NoExportError(
             f"{directory} is not an export of tsformer: cannot read {MANIFEST}: {error.strerror}"

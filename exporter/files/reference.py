@@ -80,7 +80,7 @@ class Structure:
         places: The inputs that are compared, by their places.
         truth: Their rows `(k, values)` in float64 of the exported model, with the weights that the
             graph holds.
-        weights: The hash of each initializer of the graph.
+        weights: The hash of each initializer of the graph, and of the scales of rounded values.
         unknown: The initializers whose values no weight of the model has.
     """
 
@@ -221,6 +221,9 @@ def _unpack(card: dict[str, Any], packed: Mapping[str, np.ndarray]) -> dict[str,
 
 def _kept(card: dict[str, Any], arrays: dict[str, np.ndarray]) -> KeptReference:
     entries = tuple(KeptInput(**entry) for entry in card["inputs"])
+    for entry in entries:
+        texts = (entry.name, entry.note, *dict(entry.sha256).values(), entry.clip_sha256 or "")
+        _check(all(isinstance(text, str) for text in texts), "its inputs")
     truth, n = arrays["truth"], len(entries)
     _check(truth.ndim == 2 and truth.dtype == np.float64 and len(truth) == n, "its truth")
     forms = [name.partition(".")[2] for name in arrays if name.startswith("floor.")]
@@ -245,7 +248,9 @@ def _kept(card: dict[str, Any], arrays: dict[str, np.ndarray]) -> KeptReference:
         expected = (len(one.places), truth.shape[1])
         fits = one.truth.shape == expected and one.truth.dtype == np.float64
         fits = fits and set(one.places) <= set(range(n))
-        _check(fits and isinstance(one.weights, dict), f"its structure of {file}")
+        texts = (*dict(one.weights).values(), *one.unknown)
+        fits = fits and all(isinstance(text, str) for text in texts)
+        _check(fits, f"its structure of {file}")
     names = [name for name in arrays if name.startswith("given.")]
     given = {name.partition(".")[2]: arrays[name] for name in names}
     _check(all(len(array) == n for array in given.values()), "its inputs")

@@ -102,6 +102,10 @@ def regain_inputs(
             missing.append(entry.name)
             continue
         _check_hash(entry, found[place], kept.mask, place)
+    if not found:
+        raise VideoError(
+            f"none of the {len(missing)} inputs is at hand", remedy="give the clips with --video"
+        )
     places = tuple(found)
     arrays = {"video": np.stack([found[place] for place in places])}
     if kept.mask is not None:

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from exporter.predict.decode import ReadClip
-from exporter.runners.base import Runner
+from exporter.runners.base import Runner, check_outputs
 from model.outputs import LOGITS
 
 T = TypeVar("T")
@@ -41,13 +41,14 @@ class Batches:
         """Compute some outputs of clips `(v, ...)` of one or more views: `(v, ...)` by its name.
 
         Raises:
-            RuntimeFailure: if the runtime fails.
+            RuntimeFailure: if the runtime fails, or does not give one of the outputs.
         """
         if not clips:
             return []
         video, parts = _joined(clips), {name: [] for name in names}
         for at in range(0, len(video), self.most):
             made = self.run(video[at : at + self.most])
+            check_outputs(self.runner, made, names)
             for name in names:  # the others may be large, and are not kept
                 parts[name].append(made[name])
         ends = np.cumsum([len(clip) for clip in clips])[:-1]

@@ -16,6 +16,8 @@ from model.outputs import LOGITS
 from model.preprocessing import Preprocessing
 from model.task import TaskName, assume_task, check_task
 
+_MOST_CLIPS = 2**20  # of a batch: more fit into no memory
+
 
 @dataclass(frozen=True)
 class Card:
@@ -78,6 +80,9 @@ class Card:
         if not takes_clips:
             known = {field.name: 0 for field in fields(ClipConfig)}
         config = ClipConfig(**{field.name: int(known[field.name]) for field in fields(ClipConfig)})
+        if takes_clips:
+            config.check_sizes(headless=True)
+        _check_run(manifest["spec"])
         classes = config.num_classes
         labels = tuple(manifest["labels"] or map(str, range(classes)))
         if len(labels) != classes or not all(isinstance(label, str) for label in labels):
@@ -137,3 +142,14 @@ class Card:
         if judged or self.engine_status == "built and executed":
             return ""
         return "the engine was never proven"
+
+
+def _check_run(spec: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` unless the entries that decide a run are of their kind."""
+    sizes = {"batch": spec["batch"]} | dict(spec["dynamic_batch"] or {})
+    for name, size in sizes.items():
+        if not isinstance(size, int) or not 1 <= size <= _MOST_CLIPS:
+            raise ConfigError(f"{name}: got {size!r}, expected 1 to {_MOST_CLIPS:,}")
+    for name in ("runtimes", "keep_fp32"):  # exports before OpenVINO do not have the first
+        if not isinstance(spec.get(name, []), list | tuple):
+            raise ConfigError(f"{name}: got {spec[name]!r}, expected a list")

@@ -17,7 +17,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from exporter.runners.base import Arrays, Runner
+from exporter.runners.base import Arrays, Runner, check_outputs
 from model.outputs import LOGITS
 
 MOST_VALUES = 2**15
@@ -62,11 +62,15 @@ def run_batches(
     Returns:
         Rows of all clips `(n, values)`, as often as a clip was in a batch. A clip that was in fewer
         batches than another has the same row in several of them.
+
+    Raises:
+        RuntimeFailure: if the runtime fails, or does not give one of the outputs.
     """
     rows: dict[int, list[np.ndarray]] = {}
     for chosen in batches:
         places = list(chosen)
         made = runner.run({name: array[places] for name, array in clips.items()})
+        check_outputs(runner, made, outputs)
         for clip, row in zip(places, join_outputs(made, outputs), strict=True):
             rows.setdefault(clip, []).append(row)
     times = max(map(len, rows.values()))

@@ -6,7 +6,7 @@ with OnnxRuntimeRunner(path) as runner:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -70,6 +70,12 @@ class Closing:
     def close(self) -> None:
         """Release the model and its memory."""
         raise NotImplementedError
+
+
+def check_outputs(runner: Runner, outputs: Arrays, names: Iterable[str]) -> None:
+    """Raise `RuntimeFailure` unless a run gave all outputs of these names."""
+    if missing := [name for name in names if name not in outputs]:
+        raise RuntimeFailure(f"{runner.name} gives no {missing[0]!r}", got=sorted(outputs))
 
 
 def check_inputs(runner: Runner, inputs: Arrays, dtypes: Mapping[str, str] | None = None) -> None:

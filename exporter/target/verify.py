@@ -53,7 +53,7 @@ def verify(
         kept = read_reference(directory / REFERENCE)
         _check_floors(directory, manifest, kept)
     with stages.run("inputs") as stage:
-        if kept.given:
+        if kept.given or not card.takes_clips:
             found = regain_given(kept)
         else:
             found = regain_inputs(

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import shutil
 
 import pytest
@@ -115,11 +116,21 @@ def test_a_directory_without_a_manifest_is_not_an_export(tmp_path):
         '{"files": 3}',
         '{"files": {"a": 3}}',
         '{"files": {"a": {}}}',
+        '{"files": {"a": {"sha256": null}}, "spec": {}, "model": {}, "engine": {}}',
+        '{"files": {"model.onnx": {"sha256": ""}}, "spec": {}, "model": {}, "engine": {}, '
+        '"floors": null}',
     ],
 )
 def test_a_damaged_manifest_is_refused(directory, content):
     (directory / MANIFEST).write_text(content)
     assert "damaged" in damaged(directory)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes")
+def test_a_pipe_in_its_place_is_not_waited_for(directory):
+    (directory / MANIFEST).unlink()
+    os.mkfifo(directory / MANIFEST)
+    assert "it is a pipe or a device" in damaged(directory, NoExportError, 3)
 
 
 def test_a_manifest_that_is_not_text_is_refused(directory):

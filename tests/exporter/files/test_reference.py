@@ -186,6 +186,9 @@ def test_a_file_of_the_first_version_holds_every_array_as_it_is(path, kept):
         lambda card, arrays: card.pop("inputs"),
         lambda card, arrays: card["inputs"].pop(),
         lambda card, arrays: card["inputs"][0].update(strange=1),
+        lambda card, arrays: card["inputs"][0].update(name=3),
+        lambda card, arrays: card["inputs"][0].update(sha256=None),
+        lambda card, arrays: card["inputs"][0].update(sha256={"video": 3}),
         lambda card, arrays: card["inputs"][1].update(stored=True),
         lambda card, arrays: card["inputs"][0].update(stored=False),
         lambda card, arrays: arrays.update(more=np.zeros(1)),
@@ -196,6 +199,8 @@ def test_a_file_of_the_first_version_holds_every_array_as_it_is(path, kept):
         lambda card, arrays: card["arrays"].update({"floor.fp32": ["float32", 2, 3]}),
         lambda card, arrays: card["arrays"].update(mask=["bool", 2, 3]),
         lambda card, arrays: card["weights"].update({"model.onnx": [[0, -1], {}, []]}),
+        lambda card, arrays: card["weights"]["model.onnx"][1].update(w=3),
+        lambda card, arrays: card["weights"]["model.onnx"][2].append(3),
     ],
 )
 def test_an_entry_that_does_not_fit_is_refused(path, change):

@@ -31,6 +31,8 @@ from exporter.predict import predictor as predicting
 CHECKPOINTS = Path(__file__).parents[3] / "scripts" / "checkpoints"
 CLASSES = 11
 SIZES = ("frames", "channels", "height", "width", "num_classes", "patch_size")
+CONFIG = dict.fromkeys(SIZES, 16) | {"num_classes": CLASSES}
+RUN = {"precision": "fp32", "batch": 1, "dynamic_batch": None, "keep_fp32": []}
 NUMBERS = [str(i) for i in range(CLASSES)]
 # The packages that `Predictor` may import. An edge image needs no others.
 RUNTIME = {"exporter", "model", "numpy", "onnxruntime", "av"}
@@ -198,6 +200,13 @@ class TestWrongInputs:
             {"spec": {"dynamic_batch": None}},
             {"spec": {"precision": "fp32", "dynamic_batch": {"min": 3, "opt": 2, "max": 1}}},
             {"spec": {"precision": "fp32", "dynamic_batch": {"min": "1", "opt": 2, "max": 3}}},
+            {"model": {"config": CONFIG | {"frames": 0}}},
+            {"model": {"config": CONFIG | {"height": 2**20}}},
+            {"spec": RUN | {"batch": 0}},
+            {"spec": RUN | {"batch": "1"}},
+            {"spec": RUN | {"batch": 10**9}},
+            {"spec": RUN | {"runtimes": 3}},
+            {"spec": RUN | {"keep_fp32": "a"}},
             {"engine": {}},
         ],
     )

@@ -154,6 +154,26 @@ def test_a_changed_graph_with_its_hash_fails_the_proof(directory):
     assert structure.reason == "model.onnx has other weights than at export: to_out.fn.bias"
 
 
+def test_a_graph_with_another_output_is_refused(directory):
+    graph = onnx.load(directory / "model.onnx")
+    (output,) = graph.graph.output
+    for node in graph.graph.node:
+        node.output[:] = ["scores" if name == output.name else name for name in node.output]
+    output.name = "scores"
+    onnx.save(graph, directory / "model.onnx")
+    mend(directory, "model.onnx")
+    with pytest.raises(RuntimeFailure, match=r"onnxruntime gives no 'logits': got \['scores'\]"):
+        verify(directory)
+
+
+def test_an_export_of_clips_alone_needs_one_of_them(directory):
+    entries = read_reference(directory / REFERENCE).inputs
+    unknown = tuple(replace(entry, clip_sha256="0", stored=False) for entry in entries)
+    change_reference(directory, inputs=unknown, clips={})
+    with pytest.raises(VideoError, match="none of the 17 inputs is at hand; give the clips"):
+        verify(directory)
+
+
 def test_changed_weights_fail_even_where_rounding_decides_the_logits(directory, monkeypatch):
     graph = onnx.load(directory / "model.onnx")
     (weight,) = (w for w in graph.graph.initializer if w.name == "to_out.fn.bias")
