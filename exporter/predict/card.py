@@ -10,6 +10,7 @@ from typing import Any
 from exporter.errors import ManifestError, UsageError
 from exporter.files.machines import Machines, read_machines
 from exporter.files.manifest import ENGINE, GRAPH, MODULE, openvino_graph, read_manifest
+from exporter.predict.answers import DEFAULT_TOP
 from exporter.spec import BatchProfile
 from model.config import ClipConfig, ConfigError
 from model.outputs import LOGITS
@@ -153,3 +154,24 @@ def _check_run(spec: Mapping[str, Any]) -> None:
     for name in ("runtimes", "keep_fp32"):  # exports before OpenVINO do not have the first
         if not isinstance(spec.get(name, []), list | tuple):
             raise ConfigError(f"{name}: got {spec[name]!r}, expected a list")
+
+
+def check_top(card: Card, top: int | None) -> int:
+    """Return how many classes to give: the wanted number, or the default.
+
+    Raises:
+        UsageError: if the model has fewer classes, gives values, or no logits.
+    """
+    if not card.has_logits:
+        raise UsageError(
+            f"the export gives no classes, but {', '.join(card.outputs)}",
+            remedy="write them to a file: tsformer predict or label with --features",
+        )
+    classes = len(card.labels)
+    if top is None:
+        return min(DEFAULT_TOP, classes)
+    if card.task == "regression":
+        raise UsageError("--top ranks classes, and this model gives values: omit --top")
+    if not 1 <= top <= classes:
+        raise UsageError("--top", got=top, expected=f"1 to {classes}, the classes of the model")
+    return top

@@ -18,11 +18,10 @@ import numpy as np
 from exporter.inputs.dataset import Dataset, name_of, open_dataset
 from exporter.predict.answers import order_of, scores_of
 from exporter.predict.batches import Batches, in_batches
-from exporter.predict.card import Card
+from exporter.predict.card import Card, check_top
 from exporter.predict.decode import ReadClip, Readers
 from exporter.predict.label import as_text
 from exporter.predict.metrics import NO_CLASS, RANKED, Metrics, agreement, measure
-from exporter.predict.predictor import check_top
 from exporter.predict.rows import RowLog
 from model.config import ClipConfig
 from model.preprocessing import Preprocessing

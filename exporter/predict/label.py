@@ -22,9 +22,9 @@ from exporter.inputs.dataset import name_of
 from exporter.inputs.frames import find_images, is_hidden
 from exporter.predict.answers import mean_of_views
 from exporter.predict.batches import in_batches
-from exporter.predict.card import Card
+from exporter.predict.card import Card, check_top
 from exporter.predict.decode import ReadClip, Readers
-from exporter.predict.predictor import Predictor, check_top
+from exporter.predict.predictor import Predictor
 from exporter.predict.rows import PARQUET, RowLog, log_path, require_parquet, write_parquet
 from model.outputs import FEATURES, LOGITS
 

@@ -24,9 +24,9 @@ from exporter.inputs.clip_list import one_or_more
 from exporter.inputs.clips import read_for
 from exporter.inputs.windows import Windows, read_windows
 from exporter.machine.cores import usable_cores
-from exporter.predict.answers import DEFAULT_TOP, order_of, scores_of
+from exporter.predict.answers import order_of, scores_of
 from exporter.predict.batches import Batches, in_groups
-from exporter.predict.card import Card
+from exporter.predict.card import Card, check_top
 from exporter.runners.base import Closing, Runner
 from exporter.runners.onnxruntime_cuda import open_onnxruntime
 from exporter.runners.openvino import WITH_BF16, OpenVinoRunner
@@ -226,27 +226,6 @@ class Predictor(Closing):
             ClassScore(int(place), self.card.labels[place], float(scores[place]))
             for place in order_of(scores, self.card.task, top)
         )
-
-
-def check_top(card: Card, top: int | None) -> int:
-    """Return how many classes to give: the wanted number, or the default.
-
-    Raises:
-        UsageError: if the model has fewer classes, gives values, or no logits.
-    """
-    if not card.has_logits:
-        raise UsageError(
-            f"the export gives no classes, but {', '.join(card.outputs)}",
-            remedy="write them to a file: tsformer predict or label with --features",
-        )
-    classes = len(card.labels)
-    if top is None:
-        return min(DEFAULT_TOP, classes)
-    if card.task == "regression":
-        raise UsageError("--top ranks classes, and this model gives values: omit --top")
-    if not 1 <= top <= classes:
-        raise UsageError("--top", got=top, expected=f"1 to {classes}, the classes of the model")
-    return top
 
 
 def _batches(card: Card, runner: Runner, device: str, wanted: int | None) -> Batches:
