@@ -6,15 +6,15 @@ from collections.abc import Collection
 
 from exporter.errors import UsageError
 from exporter.spec.choices import BF16_OPSET, OPSETS
-from exporter.spec.option import BatchProfile
+from exporter.spec.option import MOST_CLIPS, BatchProfile
 
 _MOST = 512  # threads or processes: runtimes need a minute to start a thousand, and crash at more
 
 
 def check_batch(batch: int | None, profile: BatchProfile | None, run_batch: int) -> None:
     """Raise `UsageError` unless the batch is one that the graph takes."""
-    if batch is not None and batch < 1:
-        raise UsageError("--batch", got=batch, expected="at least 1")
+    if batch is not None and not 1 <= batch <= MOST_CLIPS:
+        raise UsageError("--batch", got=batch, expected=f"1 to {MOST_CLIPS:,}")
     if profile and not profile.min <= run_batch <= profile.max:
         accepted = f"{profile.min} to {profile.max}"
         raise UsageError("--batch beside --dynamic-batch", got=batch, expected=accepted)

@@ -20,6 +20,9 @@ T = TypeVar("T")
 _KEY = "option"
 
 
+MOST_CLIPS = 4096  # of a batch: an export runs the largest
+
+
 @dataclass(frozen=True)
 class BatchProfile:
     """The batch sizes that an engine accepts, `min` to `max`; it is tuned for `opt`."""
@@ -29,11 +32,11 @@ class BatchProfile:
     max: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min <= self.opt <= self.max:
+        if not 1 <= self.min <= self.opt <= self.max <= MOST_CLIPS:
             raise UsageError(
-                "the dynamic batch is not in order",
+                "--dynamic-batch",
                 got=f"{self.min}:{self.opt}:{self.max}",
-                expected="1 <= MIN <= OPT <= MAX",
+                expected=f"1 <= MIN <= OPT <= MAX <= {MOST_CLIPS:,}",
             )
 
     @classmethod

@@ -15,7 +15,7 @@ REFUSED = {
     "unknown precision": ({"precision": "fp8"}, "fp32"),
     "unknown engine": ({"engine": "trt"}, "auto, rtx, tensorrt, none"),
     "unknown target": ({"targets": ("sm86", "sm90")}, "'sm90'"),
-    "no clips": ({"batch": 0}, "--batch: got 0, expected at least 1"),
+    "no clips": ({"batch": 0}, "--batch: got 0, expected 1 to 4,096"),
     "batch above the profile": (
         {"batch": 9, "dynamic_batch": BatchProfile(1, 4, 8)},
         "got 9, expected 1 to 8",

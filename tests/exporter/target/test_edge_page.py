@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -99,14 +100,6 @@ def nothing_runs(directory, monkeypatch):
     return ["bench", directory]
 
 
-def without(package, *command):
-    def prepare(directory, monkeypatch):
-        monkeypatch.setitem(sys.modules, package, None)
-        return [str(directory / "model.onnx") if one == "GRAPH" else one for one in command]
-
-    return prepare
-
-
 SITUATIONS = {
     "is not an export": [no_export],
     "was changed since it was exported": [changed],
@@ -118,19 +111,24 @@ SITUATIONS = {
     "is not a clip of this export": [strange_clip],
     "is not taken": [other_batch],
     "can be run here": [nothing_runs],
-    "this command needs onnx": [
-        without("onnx", "lint", "GRAPH"),
-        without("onnx", "inspect", "GRAPH"),
-    ],
-    "this command needs torch": [without("torch", "export")],
 }
 # An engine of another GPU, and a builder: `test_build.py` plays these with stand-ins.
 ELSEWHERE = {"build it for this GPU", "is there already", "no engine can be built here"}
+NEEDS = {
+    "this command needs onnx": ("onnx", [["lint", "model.onnx"], ["inspect", "model.onnx"]]),
+    "this command needs torch": ("torch", [["export"], ["verify", ".", "--checkpoint"]]),
+}
+WITHOUT = """
+import sys
+sys.modules[sys.argv[1]] = None
+from exporter.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
 
 
 def test_every_row_has_a_situation():
     endings = {words.rpartition("… ")[2] for _, _, words in rows()}
-    known = {*SITUATIONS, *ELSEWHERE}
+    known = {*SITUATIONS, *ELSEWHERE, *NEEDS}
     assert {
         next((one for one in known if ending.endswith(one)), ending) for ending in endings
     } == known
@@ -142,5 +140,21 @@ def test_a_row_says_what_happens(ending, directory, monkeypatch, capsys):
     for prepare in SITUATIONS[ending]:
         command = prepare(directory, monkeypatch)
         assert cli.main([*map(str, command)]) == code
-        said = capsys.readouterr().err
-        assert re.search(".*".join(map(re.escape, words.split("…"))), said), said
+        assert says(capsys.readouterr().err, words)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", NEEDS)
+def test_a_row_names_the_package_that_is_missing(ending, directory):
+    ((_, code, words),) = [row for row in rows() if row[2].endswith(ending)]
+    package, commands = NEEDS[ending]
+    for command in commands:
+        run = [sys.executable, "-c", WITHOUT, package, *command]
+        done = subprocess.run(run, cwd=directory, capture_output=True, text=True, check=False)
+        assert done.returncode == code
+        assert says(done.stderr, words)
+
+
+def says(text, words):
+    """Whether a text has the words, with anything in place of an ellipsis."""
+    return re.search(".*".join(map(re.escape, words.split("…"))), text) is not None
