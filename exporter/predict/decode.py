@@ -35,8 +35,6 @@ from exporter.runners.base import Closing
 from model.config import ClipConfig
 from model.preprocessing import Preprocessing
 
-_PIPE_BYTES = 2**20  # the most that a user may have
-
 
 @dataclass(frozen=True, eq=False)
 class ReadClip:
@@ -156,7 +154,6 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=self._noise,
             env=environment,
-            pipesize=_PIPE_BYTES,  # of Linux; a process need not wait until its clip is taken
             start_new_session=True,  # Ctrl-C in a terminal reaches the parent alone
         )
         self._to, self._from = _pipes(self._process)
