@@ -49,14 +49,9 @@ def bench(
         on_round(done + 1, most_runs)
     eager = _find(runners, "eager", "fp32")
     fp32 = _find(runners, "onnxruntime", "fp32")
+    size = len(next(iter(batch.values())))
     rows = [
-        summarize(
-            runner,
-            len(next(iter(batch.values()))),
-            seconds[i],
-            warm[i].peak_mb,
-            _ratio(seconds, eager, i),
-        )
+        summarize(runner, size, seconds[i], warm[i].peak_mb, _ratio(seconds, eager, i))
         for i, runner in enumerate(runners)
     ]
     return [

@@ -12,12 +12,11 @@ from exporter.files.machines import Machines, read_machines
 from exporter.files.manifest import ENGINE, GRAPH, MODULE, openvino_graph, read_manifest
 from exporter.predict.answers import DEFAULT_TOP
 from exporter.spec import BatchProfile
+from exporter.spec.option import MOST_CLIPS
 from model.config import ClipConfig, ConfigError
 from model.outputs import LOGITS
 from model.preprocessing import Preprocessing
 from model.task import TaskName, assume_task, check_task
-
-_MOST_CLIPS = 2**20  # of a batch: more fit into no memory
 
 
 @dataclass(frozen=True)
@@ -149,8 +148,8 @@ def _check_run(spec: Mapping[str, Any]) -> None:
     """Raise `ConfigError` unless the entries that decide a run are of their kind."""
     sizes = {"batch": spec["batch"]} | dict(spec["dynamic_batch"] or {})
     for name, size in sizes.items():
-        if not isinstance(size, int) or not 1 <= size <= _MOST_CLIPS:
-            raise ConfigError(f"{name}: got {size!r}, expected 1 to {_MOST_CLIPS:,}")
+        if not isinstance(size, int) or not 1 <= size <= MOST_CLIPS:
+            raise ConfigError(f"{name}: got {size!r}, expected 1 to {MOST_CLIPS:,}")
     for name in ("runtimes", "keep_fp32"):  # exports before OpenVINO do not have the first
         if not isinstance(spec.get(name, []), list | tuple):
             raise ConfigError(f"{name}: got {spec[name]!r}, expected a list")
