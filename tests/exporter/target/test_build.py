@@ -33,11 +33,6 @@ GPU = GpuStatus(Gpu("a GPU", 1, "8.6", 8.0, None, "13.0", "13.0"), seen=True)
 
 
 @pytest.fixture
-def directory(exported, tmp_path):
-    return shutil.copytree(exported().directory, tmp_path / "export")
-
-
-@pytest.fixture
 def builder(monkeypatch):
     """Build in place of TensorRT; give the arguments of every build."""
     calls = []

@@ -1,19 +1,15 @@
 """Test that every row of exit codes and messages on the page "Edge box" is what happens."""
 
-import json
 import re
-import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import pytest
 
 from exporter import cli
-from exporter.files.manifest import sha256
-from exporter.files.reference import REFERENCE, read_reference, write_reference
+from exporter.files.reference import REFERENCE, read_reference
 from exporter.runners.open import Opened
 from exporter.target import bench as bench_module
 
@@ -26,19 +22,6 @@ def rows():
     lines = table.partition("\n## ")[0].splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "|" in line]
     return [(command, int(code), words.strip("`")) for command, code, words, _ in cells[2:]]
-
-
-@pytest.fixture
-def directory(exported, tmp_path):
-    return shutil.copytree(exported().directory, tmp_path / "export")
-
-
-def mend(directory, name):
-    """Give the manifest the hash that a file has now."""
-    path = directory / "manifest.json"
-    manifest = json.loads(path.read_text())
-    manifest["files"][name]["sha256"] = sha256(directory / name)
-    path.write_text(json.dumps(manifest))
 
 
 def no_export(directory, _):
@@ -62,21 +45,20 @@ def no_reference(directory, _):
     return ["verify", directory]
 
 
-def other_reference(directory, _):
-    kept = read_reference(directory / REFERENCE)
-    write_reference(directory / REFERENCE, replace(kept, truth=1.001 * kept.truth))
-    mend(directory, REFERENCE)
+def other_reference(directory, fixture):
+    truth = 1.001 * read_reference(directory / REFERENCE).truth
+    fixture("change_reference")(directory, truth=truth)
     return ["verify", directory]
 
 
-def wrong_graph(directory, _):
+def wrong_graph(directory, fixture):
     graph = onnx.load(directory / "model.onnx")
     for weight in graph.graph.initializer:
         if weight.data_type == onnx.TensorProto.FLOAT:
             values = 1.5 * onnx.numpy_helper.to_array(weight)
             weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
     onnx.save(graph, directory / "model.onnx")
-    mend(directory, "model.onnx")
+    fixture("mend")(directory, "model.onnx")
     return ["verify", directory]
 
 
@@ -95,22 +77,22 @@ def other_batch(directory, _):
     return ["bench", directory, "--batch", "3"]
 
 
-def nothing_runs(directory, monkeypatch):
-    monkeypatch.setattr(bench_module, "open_runtimes", lambda *_, **__: Opened(()))
+def nothing_runs(directory, fixture):
+    fixture("monkeypatch").setattr(bench_module, "open_runtimes", lambda *_, **__: Opened(()))
     return ["bench", directory]
 
 
 SITUATIONS = {
-    "is not an export": [no_export],
-    "was changed since it was exported": [changed],
-    "lacks": [lacking],
-    "has no reference.npz": [no_reference],
-    "is not the reference of this export": [other_reference],
-    "parity: fail": [wrong_graph],
-    "parity: not-run": [no_graph],
-    "is not a clip of this export": [strange_clip],
-    "is not taken": [other_batch],
-    "can be run here": [nothing_runs],
+    "is not an export": no_export,
+    "was changed since it was exported": changed,
+    "lacks": lacking,
+    "has no reference.npz": no_reference,
+    "is not the reference of this export": other_reference,
+    "parity: fail": wrong_graph,
+    "parity: not-run": no_graph,
+    "is not a clip of this export": strange_clip,
+    "is not taken": other_batch,
+    "can be run here": nothing_runs,
 }
 # An engine of another GPU, and a builder: `test_build.py` plays these with stand-ins.
 ELSEWHERE = {"build it for this GPU", "is there already", "no engine can be built here"}
@@ -135,12 +117,11 @@ def test_every_row_has_a_situation():
 
 
 @pytest.mark.parametrize("ending", SITUATIONS)
-def test_a_row_says_what_happens(ending, directory, monkeypatch, capsys):
+def test_a_row_says_what_happens(ending, directory, request, capsys):
     ((_, code, words),) = [row for row in rows() if row[2].endswith(ending)]
-    for prepare in SITUATIONS[ending]:
-        command = prepare(directory, monkeypatch)
-        assert cli.main([*map(str, command)]) == code
-        assert says(capsys.readouterr().err, words)
+    command = SITUATIONS[ending](directory, request.getfixturevalue)
+    assert cli.main([*map(str, command)]) == code
+    assert says(capsys.readouterr().err, words)
 
 
 @pytest.mark.slow

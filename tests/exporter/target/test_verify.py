@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from exporter import ExportSpec
 from exporter.errors import ManifestError, RuntimeFailure, VideoError
-from exporter.files.manifest import read_manifest, sha256
+from exporter.files.manifest import read_manifest
 from exporter.files.reference import REFERENCE, Floor, read_reference, write_reference
 from exporter.inputs import kept as kept_module
 from exporter.pipeline import export
@@ -29,19 +29,6 @@ for name in ("torch", "onnx", "onnxscript", "einops", "safetensors"):
 from exporter.cli import main
 sys.exit(main(sys.argv[1:]))
 """
-
-
-@pytest.fixture
-def directory(exported, tmp_path):
-    return shutil.copytree(exported().directory, tmp_path / "export")
-
-
-def mend(directory, name):
-    """Give the manifest the hash that a file has now."""
-    path = directory / "manifest.json"
-    manifest = json.loads(path.read_text())
-    manifest["files"][name]["sha256"] = sha256(directory / name)
-    path.write_text(json.dumps(manifest))
 
 
 @pytest.mark.slow
@@ -92,19 +79,13 @@ def test_a_changed_reference_is_refused(directory):
         verify(directory)
 
 
-def change_reference(directory, **changes):
-    kept = read_reference(directory / REFERENCE)
-    write_reference(directory / REFERENCE, replace(kept, **changes))
-    mend(directory, REFERENCE)
-
-
-def test_another_truth_with_its_hash_is_refused_by_its_floor(directory):
+def test_another_truth_with_its_hash_is_refused_by_its_floor(directory, change_reference):
     change_reference(directory, truth=read_reference(directory / REFERENCE).truth * 1.001)
     with pytest.raises(ManifestError, match="is not the reference of this export: its floor of"):
         verify(directory)
 
 
-def test_another_truth_with_its_floors_fails_the_proof(directory):
+def test_another_truth_with_its_floors_fails_the_proof(directory, change_reference):
     kept, two = read_reference(directory / REFERENCE), np.float32(2)
     floors = {
         form: replace(floor, alone=floor.alone * two, batched=floor.batched * two)
@@ -116,7 +97,7 @@ def test_another_truth_with_its_floors_fails_the_proof(directory):
     assert row.rel_l2 == pytest.approx(0.5, rel=1e-3)
 
 
-def test_a_wider_floor_that_would_allow_more_is_refused(directory):
+def test_a_wider_floor_that_would_allow_more_is_refused(directory, change_reference):
     kept = read_reference(directory / REFERENCE)
     scaled = kept.truth.astype(np.float32) * np.float32(1.0009)
     wide = replace(kept.floors["fp32"], alone=scaled)
@@ -125,7 +106,7 @@ def test_a_wider_floor_that_would_allow_more_is_refused(directory):
         verify(directory)
 
 
-def test_other_pixels_of_a_stored_clip_are_refused(directory):
+def test_other_pixels_of_a_stored_clip_are_refused(directory, change_reference):
     kept = read_reference(directory / REFERENCE)
     change_reference(directory, clips={0: kept.clips[0] + np.float32(1e-3)})
     with pytest.raises(ManifestError, match=r"the input 'bikes\.mp4' has other values here"):
@@ -143,7 +124,7 @@ def test_other_synthetic_inputs_are_refused(directory, monkeypatch):
         verify(directory)
 
 
-def test_a_changed_graph_with_its_hash_fails_the_proof(directory):
+def test_a_changed_graph_with_its_hash_fails_the_proof(directory, mend):
     graph = onnx.load(directory / "model.onnx")
     (weight,) = (w for w in graph.graph.initializer if w.name == "to_out.fn.bias")
     weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) + 0.01, weight.name))
@@ -154,7 +135,7 @@ def test_a_changed_graph_with_its_hash_fails_the_proof(directory):
     assert structure.reason == "model.onnx has other weights than at export: to_out.fn.bias"
 
 
-def test_a_graph_with_another_output_is_refused(directory):
+def test_a_graph_with_another_output_is_refused(directory, mend):
     graph = onnx.load(directory / "model.onnx")
     (output,) = graph.graph.output
     for node in graph.graph.node:
@@ -166,7 +147,7 @@ def test_a_graph_with_another_output_is_refused(directory):
         verify(directory)
 
 
-def test_an_export_of_clips_alone_needs_one_of_them(directory):
+def test_an_export_of_clips_alone_needs_one_of_them(directory, change_reference):
     entries = read_reference(directory / REFERENCE).inputs
     unknown = tuple(replace(entry, clip_sha256="0", stored=False) for entry in entries)
     change_reference(directory, inputs=unknown, clips={})
@@ -174,7 +155,7 @@ def test_an_export_of_clips_alone_needs_one_of_them(directory):
         verify(directory)
 
 
-def test_changed_weights_fail_even_where_rounding_decides_the_logits(directory, monkeypatch):
+def test_changed_weights_fail_even_where_rounding_decides_the_logits(directory, monkeypatch, mend):
     graph = onnx.load(directory / "model.onnx")
     (weight,) = (w for w in graph.graph.initializer if w.name == "to_out.fn.bias")
     weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) + 0.01, weight.name))
@@ -185,7 +166,7 @@ def test_changed_weights_fail_even_where_rounding_decides_the_logits(directory, 
     assert structure.verdict == "fail"
 
 
-def test_an_export_whose_reference_has_no_structure_still_verifies(directory):
+def test_an_export_whose_reference_has_no_structure_still_verifies(directory, change_reference):
     change_reference(directory, structures={})
     report = verify(directory)
     row, structure = report.parity
@@ -271,7 +252,7 @@ class TestWithoutClips:
         with pytest.raises(VideoError, match=r"bikes\.mp4 has other pixels here"):
             verify(made, video=(real_clips["bikes"],))
 
-    def test_a_form_without_a_floor_is_not_run(self, made, tmp_path):
+    def test_a_form_without_a_floor_is_not_run(self, made, tmp_path, change_reference):
         copy = shutil.copytree(made, tmp_path / "copy")
         kept = read_reference(copy / REFERENCE)
         assert set(kept.floors) == {"fp32", "int8-onnxruntime"}  # no engine was asked for
