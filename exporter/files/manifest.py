@@ -12,9 +12,11 @@ from typing import Any
 from exporter.errors import ManifestError, NoExportError
 from exporter.files.staging import MANIFEST
 from exporter.files.text import parse_nested, require_regular
+from exporter.files.version import require_version
 from exporter.results import Report, overall_verdict
 from model.preprocessing import Preprocessing
 
+VERSION = 1  # of the manifest; a newer one may hold what this tsformer does not understand
 MODULE = "module"  # the family of a module that is not of this package
 GRAPH = "model.onnx"
 ENGINE_GRAPH = "model.tensorrt.onnx"
@@ -48,7 +50,7 @@ def write_manifest(
     """
     files = sorted(path for path in directory.iterdir() if path.name != MANIFEST)
     manifest = {
-        "manifest_version": 1,
+        "manifest_version": VERSION,
         "verdict": overall_verdict(report.parity),
         "spec": report.spec,
         "model": model,
@@ -92,13 +94,14 @@ def read_manifest(
         needs: Files that must be there.
 
     Raises:
-        NoExportError: if the manifest is missing or cannot be read.
+        NoExportError: if the manifest is missing, cannot be read, or is of a newer tsformer.
         ManifestError: if the manifest is damaged, a needed file is missing, or a file was changed.
     """
     path = directory / MANIFEST
     try:
         require_regular(path)
         manifest = parse_nested(path.read_text(encoding="utf-8"), json.loads)
+        require_version(path, manifest["manifest_version"], VERSION)
         files = {name: entry["sha256"] for name, entry in manifest["files"].items()}
         "".join(files.values())  # hashes are texts
         for part in ("spec", "model", "engine"):

@@ -26,11 +26,11 @@ import numpy as np
 
 from exporter.errors import ManifestError, UsageError
 from exporter.files.packing import from_differences, from_planes, to_differences, to_planes
+from exporter.files.version import require_version
 from model.outputs import LOGITS
 
 REFERENCE = "reference.npz"
-_VERSION = 3
-_VERSIONS = (1, 2, 3)  # the first holds every array as it is, the second all inputs in batches
+_VERSION = 3  # 1 holds every array as it is, 2 all inputs in batches
 _CARD = "card"  # the entry that describes the others, as JSON
 _MOST_BYTES = 2**31  # unpacked: a damaged file must not fill the memory
 _FOR_OUTPUTS = 2**28
@@ -178,6 +178,7 @@ def read_reference(path: Path) -> KeptReference:
 
     Raises:
         ManifestError: if it is missing or damaged.
+        NoExportError: if it is of a newer tsformer.
     """
     if not path.is_file():
         raise ManifestError(
@@ -189,7 +190,7 @@ def read_reference(path: Path) -> KeptReference:
             _check(sum(entry.file_size for entry in packed.infolist()) < _MOST_BYTES, "its size")
         with np.load(path, allow_pickle=False) as packed:
             card = json.loads(packed[_CARD].tobytes())
-            _check(card["version"] in _VERSIONS, f"its version {card['version']!r}")
+            require_version(path, card["version"], _VERSION)
             _check(set(packed.files) == {_CARD, *card["arrays"]}, "its entries")
             return _kept(card, _unpack(card, packed))
     except (

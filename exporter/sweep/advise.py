@@ -13,10 +13,13 @@ from typing import Any
 
 from exporter.errors import NoExportError, UsageError
 from exporter.files.machines import Machine, present_rows, read_machines
+from exporter.files.manifest import VERSION
 from exporter.files.staging import MANIFEST
+from exporter.files.version import require_version
 from exporter.results import HOST_TO_HOST
 from exporter.sweep.grid import name_of
 from exporter.sweep.results import (
+    SWEEP_VERSION,
     CellResult,
     Criterion,
     Point,
@@ -210,13 +213,16 @@ def read_rows(directory: Path, machine: str | None = None) -> list[dict[str, Any
         machine: Take only the row that this machine recorded.
 
     Raises:
-        NoExportError: if the directory is neither a sweep nor an export, or its JSON is damaged.
+        NoExportError: if the directory is neither a sweep nor an export, or its JSON is damaged
+            or of a newer tsformer.
         UsageError: if the machine recorded nothing.
     """
     sweep = directory / "sweep.json"
     try:
         if sweep.exists():
-            rows = json.loads(sweep.read_text(encoding="utf-8"))["rows"]
+            content = json.loads(sweep.read_text(encoding="utf-8"))
+            require_version(sweep, content.get("sweep_version", SWEEP_VERSION), SWEEP_VERSION)
+            rows = content["rows"]
         else:
             rows = _rows_of_export(directory)
         read_cells(rows)
@@ -239,6 +245,7 @@ def read_rows(directory: Path, machine: str | None = None) -> list[dict[str, Any
 
 def _rows_of_export(directory: Path) -> list[dict[str, Any]]:
     manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    require_version(directory / MANIFEST, manifest["manifest_version"], VERSION)
     machines = read_machines(directory, manifest)
     rows = [_as_row(directory, manifest, m.name, _report_of(m, manifest)) for m in machines.found]
     report = directory / "report.json"

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from exporter.report.formats import human, size
 
 Criterion = Literal["accuracy", "error"]
+SWEEP_VERSION = 1  # of sweep.json
 Row = Mapping[str, Any]
 NO_ACCURACY = (  # why the criterion is the error
     "No accuracy was measured (sweep with --eval). Cells are compared by their error: the distance "

@@ -22,6 +22,7 @@ from exporter.sweep.cell_key import Keys
 from exporter.sweep.cell_process import CellProcesses, Order
 from exporter.sweep.grid import Grid, name_of
 from exporter.sweep.page import write_sweep_report
+from exporter.sweep.results import SWEEP_VERSION
 from exporter.sweep.table import CELLS, KEY_DIGITS, Progress, Row, Table, new_row
 
 
@@ -82,7 +83,12 @@ def sweep(
 
 def _describe(grid: Grid, facts: dict[str, Any]) -> dict[str, Any]:
     axes = {name: list(values) for name, values in grid.axes.items()}
-    return {"sweep_version": 1, "axes": axes, "base": dict(grid.base), "environment": facts}
+    return {
+        "sweep_version": SWEEP_VERSION,
+        "axes": axes,
+        "base": dict(grid.base),
+        "environment": facts,
+    }
 
 
 def _rows(cells: Sequence[Cell], keys: Keys, threads: int) -> list[Row]:

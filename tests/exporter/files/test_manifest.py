@@ -133,6 +133,23 @@ def test_a_pipe_in_its_place_is_not_waited_for(directory):
     assert "it is a pipe or a device" in damaged(directory, NoExportError, 3)
 
 
+@pytest.mark.parametrize("version", [2, 99])
+def test_a_manifest_of_a_newer_version_is_refused_whatever_it_holds(directory, version):
+    rewrite(directory, lambda content: content | {"manifest_version": version, "files": []})
+    said = damaged(directory, NoExportError, 3)
+    assert f"got version {version} of its format, expected at most 1; use the tsformer" in said
+
+
+@pytest.mark.parametrize("version", [0, -1, "1", None, 1.5])
+def test_a_manifest_of_no_version_is_damaged(directory, version):
+    rewrite(directory, lambda content: content | {"manifest_version": version})
+    assert "damaged" in damaged(directory)
+    rewrite(
+        directory, lambda content: {k: v for k, v in content.items() if k != "manifest_version"}
+    )
+    assert "damaged" in damaged(directory)
+
+
 def test_a_manifest_that_is_not_text_is_refused(directory):
     (directory / MANIFEST).write_bytes(b"\xff\xfe\x00")
     assert "damaged" in damaged(directory)

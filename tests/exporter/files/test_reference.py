@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from exporter.errors import ManifestError, UsageError
+from exporter.errors import ManifestError, NoExportError, UsageError
 from exporter.files.packing import to_planes
 from exporter.files.reference import (
     REFERENCE,
@@ -182,7 +182,7 @@ def test_a_file_of_the_first_version_holds_every_array_as_it_is(path, kept):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda card, arrays: card.update(version=4),
+        lambda card, arrays: card.update(version=0),
         lambda card, arrays: card.pop("inputs"),
         lambda card, arrays: card["inputs"].pop(),
         lambda card, arrays: card["inputs"][0].update(strange=1),
@@ -206,6 +206,12 @@ def test_a_file_of_the_first_version_holds_every_array_as_it_is(path, kept):
 def test_an_entry_that_does_not_fit_is_refused(path, change):
     rewrite(path, change)
     assert "is damaged" in refused(path)
+
+
+def test_a_file_of_a_newer_version_is_refused_by_that_reason(path):
+    rewrite(path, lambda card, arrays: card.update(version=4))
+    with pytest.raises(NoExportError, match="got version 4 of its format, expected at most 3"):
+        read_reference(path)
 
 
 def test_a_file_that_unfolds_to_more_than_the_limit_is_refused(path, monkeypatch):

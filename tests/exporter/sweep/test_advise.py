@@ -239,6 +239,17 @@ class TestReading:
         with pytest.raises(NoExportError, match="damaged"):
             read_rows(tmp_path)
 
+    def test_a_file_of_a_newer_tsformer_is_refused_by_that_reason(self, tmp_path, exported):
+        (tmp_path / "sweep.json").write_text('{"sweep_version": 2, "rows": []}')
+        with pytest.raises(NoExportError, match="got version 2 of its format, expected at most 1"):
+            read_rows(tmp_path)
+        (tmp_path / "sweep.json").unlink()
+        manifest = json.loads((exported().directory / "manifest.json").read_text())
+        newer = json.dumps(manifest | {"manifest_version": 2})
+        (tmp_path / "manifest.json").write_text(newer)
+        with pytest.raises(NoExportError, match="got version 2 of its format, expected at most 1"):
+            read_rows(tmp_path)
+
     def test_a_directory_that_is_neither_sweep_nor_export_is_an_error(self, tmp_path):
         with pytest.raises(NoExportError, match="neither a sweep nor an export"):
             read_rows(tmp_path)
