@@ -1,4 +1,4 @@
-"""Write frames into a video file: what the scripts measure on is made by them."""
+"""Write frames into a video file: the clips of the scripts and of the tests."""
 
 from __future__ import annotations
 

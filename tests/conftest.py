@@ -6,6 +6,7 @@ import functools
 import gc
 import importlib
 import os
+import runpy
 import signal
 import sys
 from collections import Counter
@@ -13,13 +14,12 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     import numpy as np
-    from av.video.stream import VideoStream
 
 # A command that a shell starts in the background ignores Ctrl-C, and so do its child processes.
 # The tests of Ctrl-C must not depend on the way in which they were started.
@@ -66,18 +66,14 @@ def real_clips() -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def write_clip():
     """`write_clip(path, images)`: write RGB images `(h, w, 3)` uint8 as a clip without loss."""
-    import av  # late, because other tests need a process without av
-    import numpy as np
+    import numpy as np  # late, as av in the script: other tests need a process without them
+
+    script = Path(__file__).resolve().parent.parent / "scripts" / "clip_file.py"
+    write_file = runpy.run_path(str(script))["write_clip"]
 
     def write(path: Path, images: Sequence[np.ndarray]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with av.open(str(path), "w") as container:
-            stream = cast("VideoStream", container.add_stream("ffv1", rate=25))
-            stream.height, stream.width = images[0].shape[:2]
-            stream.pix_fmt = "bgr0"
-            for image in map(np.ascontiguousarray, images):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-            container.mux(stream.encode())
+        write_file(path, np.stack(images), codec="ffv1", pixel_format="bgr0", rate=25)
         return path
 
     return write
