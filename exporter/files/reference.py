@@ -102,7 +102,7 @@ class KeptReference:
         clips: Place of an input -> its stored values, `(f, c, h, w)` or `(f, h, w, c)`.
         given: Name of an input -> its values `(n, ...)`, where the caller gave the inputs.
         outputs: The outputs in a row, each with its number of values (default: the logits).
-        structures: File of a graph -> its structure. Older exports have none.
+        structures: File of a graph -> its structure; exports of the first version have none.
     """
 
     inputs: tuple[KeptInput, ...]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
 from exporter.files.manifest import read_manifest
+from exporter.inputs.clip_list import one_or_more
 from exporter.inputs.clips import gather_inputs
 from exporter.load import load_exported, resolve
 from exporter.proof.prove import make_references, make_structures
@@ -15,14 +17,14 @@ from exporter.results import Report
 from exporter.run.job import calibrate
 from exporter.run.stages import OnProgress, Stages, no_progress
 from exporter.target.runtimes import open_runtimes
-from exporter.target.verify import report_of
+from exporter.target.verify import report_of, unproven
 
 
 def prove_again(
     directory: str | Path,
     *,
-    checkpoint: Path | None = None,
-    video: tuple[Path, ...] = (),
+    checkpoint: str | Path | None = None,
+    video: str | Path | Iterable[str | Path] = (),
     on_progress: OnProgress = no_progress,
 ) -> Report:
     """Compute the truth of an export again from its checkpoint, and judge by it; write nothing.
@@ -32,23 +34,25 @@ def prove_again(
     Args:
         directory: A directory that `export` made.
         checkpoint: The path of its checkpoint, if that was moved.
-        video: Clips beside the synthetic inputs.
+        video: Clips, or one, beside the synthetic inputs.
         on_progress: Called while the stages run.
 
     Raises:
         NoExportError: if the directory is not an export.
         ManifestError: if a file is missing or was changed.
         CheckpointInputError: if the checkpoint is not the one that was exported.
-        RuntimeFailure: if this machine has a GPU and cannot execute the engine.
+        ParityError: if a runtime of this machine does not load or run a graph or an engine.
+        RuntimeFailure: if ONNX Runtime is not installed, and nothing else runs the export.
     """
     directory, stages = Path(directory), Stages(on_progress)
+    clips = tuple(map(Path, one_or_more(video)))
     manifest = read_manifest(directory)
     with stages.run("load"):
-        spec, model = load_exported(manifest, checkpoint, video)
+        spec, model = load_exported(manifest, Path(checkpoint) if checkpoint else None, clips)
     with stages.run("inputs"):
-        inputs = gather_inputs(video, model.config, model.preprocessing, mask=spec.mask)
+        inputs = gather_inputs(clips, model.config, model.preprocessing, mask=spec.mask)
         calibration = calibrate(spec, model, spec.precision)
-    with ExitStack() as resources, stages.run("parity") as stage:
+    with ExitStack() as resources, stages.run("parity") as stage, unproven():
         opened = open_runtimes(directory, manifest, resources, for_proof=True)
         references = make_references(spec, model, inputs, calibration, opened, stage)
         how = (spec.run_batch, spec.dynamic_batch, stage)

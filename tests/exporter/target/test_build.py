@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from exporter import cli
-from exporter.errors import EngineError, ManifestError, OutputError, RuntimeFailure, UsageError
+from exporter.errors import EngineError, ManifestError, OutputError, ParityError, UsageError
 from exporter.files.lock import Lock
 from exporter.files.machines import read_machines
 from exporter.files.manifest import read_manifest
@@ -225,7 +225,7 @@ class TestOnAGpu:
 
         build(directory)
         monkeypatch.setattr(runtimes, "look_for_gpu", lambda: GPU)
-        with pytest.raises(RuntimeFailure, match="build it for this GPU: tsformer build"):
+        with pytest.raises(ParityError, match="build it for this GPU: tsformer build"):
             verify(directory)
 
 

@@ -62,6 +62,17 @@ def wrong_graph(directory, fixture):
     return ["verify", directory]
 
 
+def damaged_graph(directory, fixture):
+    (directory / "model.onnx").write_bytes(b"not a graph")
+    fixture("mend")(directory, "model.onnx")
+    return ["verify", directory]
+
+
+def no_structure(directory, fixture):
+    fixture("change_reference")(directory, structures={})
+    return ["verify", directory]
+
+
 def no_graph(directory, _):
     (directory / "model.onnx").unlink()
     return ["verify", directory]
@@ -90,6 +101,8 @@ SITUATIONS = {
     "is not the reference of this export": other_reference,
     "parity: fail": wrong_graph,
     "parity: not-run": no_graph,
+    "does not load": damaged_graph,
+    "has no truth of the structure": no_structure,
     "is not a clip of this export": strange_clip,
     "is not taken": other_batch,
     "can be run here": nothing_runs,

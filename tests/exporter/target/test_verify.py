@@ -11,14 +11,16 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from exporter import ExportSpec
-from exporter.errors import ManifestError, RuntimeFailure, VideoError
+from exporter import ExportSpec, cli
+from exporter.errors import ManifestError, ParityError, RuntimeFailure, VideoError
 from exporter.files.manifest import read_manifest
 from exporter.files.reference import REFERENCE, Floor, read_reference, write_reference
 from exporter.inputs import kept as kept_module
 from exporter.pipeline import export
 from exporter.results import overall_verdict
+from exporter.runners.open import Opened
 from exporter.target import runtimes
+from exporter.target import verify as verify_module
 from exporter.target.verify import verify
 from exporter.target.with_checkpoint import prove_again
 
@@ -143,7 +145,7 @@ def test_a_graph_with_another_output_is_refused(directory, mend):
     output.name = "scores"
     onnx.save(graph, directory / "model.onnx")
     mend(directory, "model.onnx")
-    with pytest.raises(RuntimeFailure, match=r"onnxruntime gives no 'logits': got \['scores'\]"):
+    with pytest.raises(ParityError, match=r"onnxruntime gives no 'logits': got \['scores'\]"):
         verify(directory)
 
 
@@ -166,13 +168,34 @@ def test_changed_weights_fail_even_where_rounding_decides_the_logits(directory, 
     assert structure.verdict == "fail"
 
 
-def test_an_export_whose_reference_has_no_structure_still_verifies(directory, change_reference):
+def test_a_reference_without_the_structure_proves_nothing(directory, change_reference):
     change_reference(directory, structures={})
-    report = verify(directory)
-    row, structure = report.parity
-    assert overall_verdict(report.parity) == row.verdict == "pass"
-    assert (structure.judged, structure.verdict) == ("structure", "not-run")
-    assert structure.reason == "the reference has no truth of the structure: export again"
+    said = r"has no truth of the structure of model\.onnx; export it again, or .* --checkpoint"
+    with pytest.raises(ManifestError, match=said):
+        verify(directory)
+    assert cli.main(["verify", str(directory)]) == 5
+    verdicts = [row.verdict for row in prove_again(directory).parity]  # makes it again
+    assert verdicts == ["pass", "pass"]
+
+
+@pytest.mark.parametrize("content", [b"", b"not a graph at all"])
+def test_a_graph_that_does_not_load_is_not_proven(directory, mend, monkeypatch, capsys, content):
+    (directory / "model.onnx").write_bytes(content)
+    mend(directory, "model.onnx")
+    for prove in (verify, prove_again):
+        with pytest.raises(ParityError, match="not proven here: ONNX Runtime does not load model"):
+            prove(directory)
+    assert cli.main(["verify", str(directory)]) == 5
+    assert capsys.readouterr().err.startswith("tsformer: parity: not proven here: ONNX Runtime")
+    monkeypatch.setattr(verify_module, "open_runtimes", lambda *_, **__: Opened())
+    with pytest.raises(ParityError, match=r"not proven here: .*"):  # in a precision that none runs
+        verify(directory)
+
+
+def test_a_package_that_is_missing_is_no_verdict(directory, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert cli.main(["verify", str(directory)]) == 4
+    assert capsys.readouterr().err.startswith("tsformer: runtime: ONNX Runtime cannot be imported")
 
 
 def test_a_clip_of_another_export_has_no_truth(directory, real_clips):
@@ -199,7 +222,7 @@ def test_an_engine_that_is_not_there_is_a_row(directory):
 
 def test_an_engine_is_judged_where_onnx_runtime_is_missing(directory, monkeypatch):
     def missing():
-        raise RuntimeFailure("no ONNX Runtime here")
+        raise RuntimeFailure("no ONNX Runtime here") from ImportError()
 
     monkeypatch.setattr(runtimes, "available_devices", missing)
     with pytest.raises(RuntimeFailure, match="no ONNX Runtime here"):
