@@ -11,7 +11,6 @@ from cyclopts import Parameter
 from exporter.cli.parsing import Flag, Json
 from exporter.cli.record import check_record, write_record
 from exporter.cli.terminal import progress, show
-from exporter.errors import UsageError
 from exporter.spec import ExportSpec
 
 if TYPE_CHECKING:
@@ -59,8 +58,6 @@ def bench(
     """
     del debug
     check_record(name, record=record)
-    if not 0 <= seconds < float("inf"):
-        raise UsageError("--seconds", got=seconds, expected="at least 0")
     from exporter.report import strict_json
     from exporter.target.bench import bench as time_directory
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 from exporter.cli.parsing import Flag, Json, Output, Paths, check_lower_precision
@@ -42,8 +41,8 @@ def tune_precision(
     del debug
     if precision is not None:
         check_lower_precision(precision)
-    if not 0 < budget < math.inf:
-        raise UsageError("--budget", got=budget, expected="above 0")
+    if not 0 < budget <= 1:
+        raise UsageError("--budget", got=budget, expected="above 0, at most 1")
     from exporter.proof.diagnose import tune_precision as tune
     from exporter.proof.tune import write_recipe
     from exporter.report import recipe_table

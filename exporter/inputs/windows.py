@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 MOST_BYTES = 2**30  # of the decoded frames of a window
+_LEAST_SECONDS = Fraction(1, 1000)  # of a stride: less would make windows without end
+_MOST_SECONDS = 86_400  # a day
 _FALLBACK_RATE = 25  # frames per second where the source tells neither times nor a rate
 
 
@@ -41,7 +43,7 @@ class Windows:
     """How a source is cut: the length of a window, and from one window to the next, in seconds.
 
     Raises:
-        UsageError: if one of them is not positive.
+        UsageError: if one of them is no time between a millisecond and a day.
     """
 
     length: Fraction
@@ -49,8 +51,9 @@ class Windows:
 
     def __post_init__(self) -> None:
         for name, value in (("--window", self.length), ("--stride", self.stride)):
-            if value <= 0:
-                raise UsageError(name, got=f"{float(value):g} s", expected="more than 0 s")
+            if not _LEAST_SECONDS <= value <= _MOST_SECONDS:
+                expected = f"1 ms to {_MOST_SECONDS:,} s"
+                raise UsageError(name, got=f"{float(value):g} s", expected=expected)
 
     @classmethod
     def parse(cls, length: str, stride: str | None = None) -> Windows:

@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from numbers import Integral, Real
 
 from exporter.errors import UsageError
 from exporter.spec.choices import BF16_OPSET, OPSETS
 from exporter.spec.option import MOST_CLIPS, BatchProfile
 
+MOST_SECONDS = 86_400.0  # of a measurement: a day
 _MOST = 512  # threads or processes: runtimes need a minute to start a thousand, and crash at more
 
 
 def check_batch(batch: int | None, profile: BatchProfile | None, run_batch: int) -> None:
     """Raise `UsageError` unless the batch is one that the graph takes."""
-    if batch is not None and not 1 <= batch <= MOST_CLIPS:
-        raise UsageError("--batch", got=batch, expected=f"1 to {MOST_CLIPS:,}")
+    check_count("--batch", batch, most=MOST_CLIPS)
     if profile and not profile.min <= run_batch <= profile.max:
         accepted = f"{profile.min} to {profile.max}"
         raise UsageError("--batch beside --dynamic-batch", got=batch, expected=accepted)
 
 
-def check_count(option: str, given: int | None) -> None:
-    """Raise `UsageError` unless so many threads or processes can be started."""
-    if given is not None and not 1 <= given <= _MOST:
-        raise UsageError(option, got=given, expected=f"1 to {_MOST}")
+def check_count(option: str, given: int | None, *, least: int = 1, most: int = _MOST) -> None:
+    """Raise `UsageError` unless a number of threads, processes or clips is whole and in limits."""
+    if given is None:
+        return
+    whole = isinstance(given, Integral) and not isinstance(given, bool)
+    if not whole or not least <= given <= most:
+        raise UsageError(option, got=repr(given), expected=f"{least} to {most:,}")
+
+
+def check_seconds(option: str, given: float) -> None:
+    """Raise `UsageError` unless a measurement can take so long."""
+    number = isinstance(given, Real) and not isinstance(given, bool)
+    if not number or not 0 <= given <= MOST_SECONDS:  # refuses NaN too
+        raise UsageError(option, got=repr(given), expected=f"0 to {MOST_SECONDS:,.0f} seconds")
 
 
 def check_opset(opset: int | None, precision: str) -> None:

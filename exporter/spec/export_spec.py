@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from exporter.errors import UsageError
-from exporter.spec.checks import check_batch, check_count, check_engine, check_opset
+from exporter.spec.checks import check_batch, check_count, check_engine, check_opset, check_seconds
 from exporter.spec.choices import (
     BF16_OPSET,
     DEFAULT_OPSET,
@@ -221,8 +220,7 @@ class ExportSpec:
         check_opset(self.opset, self.precision)
         check_batch(self.batch, self.dynamic_batch, self.run_batch)
         check_count("--threads", self.threads)
-        if not 0 <= self.bench_seconds < math.inf:  # refuses NaN too
-            raise UsageError("--bench-seconds", got=self.bench_seconds, expected="at least 0")
+        check_seconds("--bench-seconds", self.bench_seconds)
         if not -(2**63) <= self.seed < 2**64:
             raise UsageError("--seed", got=self.seed, expected="a number of 64 bits")
         check_engine(self.engine, self.wanted_engine, self.targets)

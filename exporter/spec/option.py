@@ -32,7 +32,8 @@ class BatchProfile:
     max: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min <= self.opt <= self.max <= MOST_CLIPS:
+        whole = all(type(size) is int for size in (self.min, self.opt, self.max))
+        if not whole or not 1 <= self.min <= self.opt <= self.max <= MOST_CLIPS:
             raise UsageError(
                 "--dynamic-batch",
                 got=f"{self.min}:{self.opt}:{self.max}",

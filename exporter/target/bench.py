@@ -25,6 +25,7 @@ from exporter.runners.base import Arrays, Runner
 from exporter.runners.device import OnDevice
 from exporter.runners.tensorrt import TensorRtRunner
 from exporter.spec import ExportSpec
+from exporter.spec.checks import check_seconds
 from exporter.target.runtimes import open_runtimes
 
 MOST_RUNS = 1000
@@ -73,9 +74,10 @@ def bench(
     Raises:
         NoExportError: if the directory is not an export.
         ManifestError: if a file was changed.
-        UsageError: if no runtime takes a batch that was asked for.
+        UsageError: if no runtime takes a batch that was asked for, or `seconds` is not 0 to a day.
         RuntimeFailure: if nothing can be run here.
     """
+    check_seconds("--seconds", seconds)
     directory = Path(directory)
     manifest = read_manifest(directory)
     card = Card.of(directory, manifest)

@@ -145,7 +145,11 @@ def test_a_window_of_too_many_frames_is_refused(long, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("length", "stride"), [("0s", None), ("2s", "0"), ("two", None), ("-1s", None), ("2h", None)]
+    ("length", "stride"),
+    [
+        *(("0s", None), ("2s", "0"), ("two", None), ("-1s", None), ("2h", None)),
+        *(("2s", "0.0000001s"), ("99999999999s", None), ("2s", "1441m")),
+    ],
 )
 def test_a_wrong_time_is_a_usage_error(length, stride):
     with pytest.raises(UsageError, match=r"--window|--stride"):

@@ -49,6 +49,10 @@ REFUSED = {
     "negative time": ({"bench_seconds": -1.0}, "--bench-seconds: got -1.0"),
     "time that is no number": ({"bench_seconds": float("nan")}, "--bench-seconds: got nan"),
     "endless time": ({"bench_seconds": float("inf")}, "--bench-seconds: got inf"),
+    "more than a day": (
+        {"bench_seconds": 1e99},
+        "--bench-seconds: got 1e+99, expected 0 to 86,400",
+    ),
     "seed beyond 64 bits": ({"seed": 2**64}, "--seed"),
     "config without checkpoint": ({"config": {"frames": 5}}, "add --checkpoint PATH"),
     "Turing in fp32": ({"targets": ("sm75",)}, "omit sm75"),
@@ -69,8 +73,10 @@ def test_turing_is_refused_among_other_targets():
         ExportSpec(targets=("sm86", "sm75", "sm89"))
 
 
-@pytest.mark.parametrize("profile", [(0, 1, 1), (2, 1, 3), (1, 4, 3), (-1, 0, 1)])
-def test_a_profile_must_be_in_order(profile):
+@pytest.mark.parametrize(
+    "profile", [(0, 1, 1), (2, 1, 3), (1, 4, 3), (-1, 0, 1), ("1", 2, 3), (1, 1.5, 2)]
+)
+def test_a_profile_must_be_whole_and_in_order(profile):
     with pytest.raises(UsageError, match="1 <= MIN <= OPT <= MAX"):
         BatchProfile(*profile)
 

@@ -152,6 +152,7 @@ class TestRecord:
             (["bench", "--record", "--name", "../x"], "--name: got '../x'"),
             (["bench", "--batch", "1,x"], "expected whole numbers above 0"),
             (["bench", "--seconds", "-1"], "--seconds: got -1.0"),
+            (["bench", "--seconds", "1e99"], "--seconds: got 1e+99, expected 0 to 86,400 seconds"),
             (["bench", "--batch", "3"], "--batch 3 is not taken"),
         ],
     )
