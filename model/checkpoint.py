@@ -100,6 +100,8 @@ def load_checkpoint(
             `config`, or leaves a value unknown. Also if reading the file would run code from it.
     """
     path = Path(path)
+    if not isinstance(config or {}, Mapping):
+        raise CheckpointError(f"config: got {config!r}, expected a mapping")
     given = dict(config or {})
     head, base = given.pop("head", AUTO), given.pop("base_model", None)
     try:

@@ -46,6 +46,14 @@ def check_choice(what: str, name: object, options: Iterable[str]) -> None:
     raise ConfigError(f"unknown {what}: got {name!r}, expected one of {', '.join(options)}{hint}")
 
 
+def check_size(name: str, value: object, least: int = 1) -> None:
+    """Raise `ConfigError` unless a size is a whole number in its limits."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{name} must be a whole number of at least {least}: got {value!r}")
+    if fault := size_fault(name, value):
+        raise ConfigError(fault)
+
+
 def nearest(name: str, options: Iterable[str]) -> str | None:
     """Return the option most similar to a misspelt name, or `None` if no option is similar."""
     found = difflib.get_close_matches(name, list(options), n=1, cutoff=0.5)
@@ -74,12 +82,7 @@ class ClipConfig:
         """Raise `ConfigError` unless the sizes, and those named in `more`, are in their limits."""
         sizes = ("frames", "channels", "height", "width", "num_classes", "patch_size")
         for name in sizes + more:
-            value, least = getattr(self, name), 0 if headless and name == "num_classes" else 1
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                whole = f"a whole number of at least {least}"
-                raise ConfigError(f"{name} must be {whole}: got {value!r}")
-            if fault := size_fault(name, value):
-                raise ConfigError(fault)
+            check_size(name, getattr(self, name), 0 if headless and name == "num_classes" else 1)
         if fault := clip_fault(self.frames, self.channels, self.height, self.width):
             raise ConfigError(fault)
         for name in ("height", "width"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
+from types import NoneType
 from typing import Any
 
 from model.config import ConfigError, check_choice
@@ -147,16 +148,11 @@ class Preprocessing:
         return self.spacing or self.sampled.spacing(frames)
 
     def __post_init__(self) -> None:
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if not all(map(_is_number, values)):
-                raise ConfigError(f"preprocessing {name} must be numbers: got {values!r}")
-        if len(self.mean) != len(self.std):
-            raise ConfigError(
-                f"preprocessing mean and std differ in length: got {len(self.mean)} and "
-                f"{len(self.std)}"
-            )
-        if not all(value > 0 for value in self.std):
-            raise ConfigError(f"preprocessing std must be positive: got {self.std}")
+        _check_scale(self.mean, self.std)
+        if not isinstance(self.sampling, (Sampling, NoneType)):
+            raise ConfigError(f"preprocessing sampling: got {self.sampling!r}, expected a Sampling")
+        if not isinstance(self.views, Views):
+            raise ConfigError(f"preprocessing views: got {self.views!r}, expected Views")
         side = self.short_side
         if side is not None and (type(side) is not int or side < 1):
             raise ConfigError(
@@ -171,6 +167,18 @@ class Preprocessing:
                 raise ConfigError(
                     f"preprocessing {name}: got {getattr(self, name)!r}, expected true or false"
                 )
+
+
+def _check_scale(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    for name, values in (("mean", mean), ("std", std)):
+        if not isinstance(values, (tuple, list)) or not all(map(_is_number, values)):
+            raise ConfigError(f"preprocessing {name} must be numbers: got {values!r}")
+    if len(mean) != len(std):
+        raise ConfigError(
+            f"preprocessing mean and std differ in length: got {len(mean)} and {len(std)}"
+        )
+    if not all(value > 0 for value in std):
+        raise ConfigError(f"preprocessing std must be positive: got {std}")
 
 
 def _is_number(value: object) -> bool:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.config import ConfigError
+from model.config import ConfigError, check_size
 from model.precision import Rounded, as_type_of, at_least_float32
 from model.rotary import Rotation, rotate
 
@@ -57,7 +57,7 @@ class HeadProjections(Rounded):
         proj_drop: Dropout rate of the output in training.
 
     Raises:
-        ConfigError: if the sizes do not fit together.
+        ConfigError: if a size is not a whole number in its limits, or they do not fit together.
     """
 
     def __init__(
@@ -72,6 +72,9 @@ class HeadProjections(Rounded):
         proj_drop: float = 0.0,
     ) -> None:
         super().__init__()
+        for name, size in (("dim", dim), ("dim_head", dim_head), ("heads", heads)):
+            if size is not None or name != "heads":
+                check_size(name, size)
         if heads is None and dim % dim_head:
             raise ConfigError(f"dim must be a multiple of dim_head {dim_head}: got {dim}")
         self.heads = heads or dim // dim_head

@@ -140,5 +140,13 @@ def _values(words: Sequence[str], outputs: int, where: str, option: str) -> Targ
 
 
 def one_or_more(given: str | Path | Iterable[str | Path]) -> Iterable[str | Path]:
-    """Take one path for a list of one: as an iterable, a text would be a path for each letter."""
-    return (given,) if isinstance(given, (str, Path)) else given
+    """Take one path for a list of one: as an iterable, a text would be a path for each letter.
+
+    Raises:
+        UsageError: if it is neither a path nor an iterable.
+    """
+    if isinstance(given, (str, Path)):
+        return (given,)
+    if isinstance(given, bytes) or not isinstance(given, Iterable):
+        raise UsageError("clips", got=repr(given), expected="a path, or several")
+    return given

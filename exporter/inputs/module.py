@@ -72,11 +72,23 @@ def adapt(
         UsageError: if there are too few samples, the module does not run on them in float32 and
             float64, or an output does not have the batch as its first axis.
     """
+    if not isinstance(module, nn.Module):
+        raise UsageError("module", got=repr(module)[:200], expected="a torch.nn.Module")
+    if not isinstance(inputs, Mapping):
+        got = type(inputs).__name__
+        raise UsageError("inputs of export_module", got=got, expected="names with arrays")
+    if strange := [name for name in inputs if not isinstance(name, str)]:
+        raise UsageError("a name of an input of export_module", got=strange[0], expected="a text")
+    outputs = (outputs,) if isinstance(outputs, str) else outputs
     arrays = {name: _as_array(value) for name, value in inputs.items()}
     counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
     if len({*counts.values()}) != 1 or min(counts.values()) < _LEAST_SAMPLES:
         expected = f"arrays of the same number of samples, at least {_LEAST_SAMPLES}"
         raise UsageError("inputs of export_module", got=counts or "none", expected=expected)
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf":
+            what = f"the input {name!r} of export_module"
+            raise UsageError(what, got=array.dtype, expected="numbers or booleans")
     count = next(iter(counts.values()))
     names = tuple(f"sample-{place}" for place in range(count))
     samples = Inputs(names, ("given",) * count, arrays, given=True)

@@ -13,13 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from exporter.errors import VideoError
+from exporter.errors import UsageError, VideoError
+from exporter.inputs.clip_list import one_or_more
 from exporter.inputs.container import check_file
 from exporter.inputs.decode import Decoded, decode_frames
 from exporter.inputs.frames import check_pixels, find_images, gaps, take_images, what_is_in
 from exporter.inputs.resize import Frame
 from exporter.inputs.sampling import clip_indices
 from exporter.inputs.survey import Survey, survey
+from model.config import ClipConfig, ConfigError
 from model.preprocessing import Preprocessing
 
 BT601_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -78,8 +80,10 @@ def read_clip(
     Memory grows with the frames taken, not with the length of the clip.
 
     Raises:
+        UsageError: if a size is not whole or not in its limits.
         VideoError: if the source is not a clip, no frame decodes, or the channels do not fit.
     """
+    _check_sizes(frames, channels, height, width, preprocessing)
     check_channels(channels, preprocessing)
     to, how = Frame.of(preprocessing, height, width), preprocessing
     source = Path(source) if isinstance(source, str) else source
@@ -121,7 +125,7 @@ def _open(source: Source) -> tuple[Sequence[Path] | np.ndarray | None, Survey]:
         check_pixels(source)
         images = source
     elif not isinstance(source, Path):
-        images = tuple(map(Path, source))
+        images = tuple(map(Path, one_or_more(source)))
     elif source.is_dir():
         images = find_images(source)
     else:
@@ -172,6 +176,18 @@ def normalise(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     mean = np.asarray(preprocessing.mean, np.float32)[:, np.newaxis, np.newaxis]
     std = np.asarray(preprocessing.std, np.float32)[:, np.newaxis, np.newaxis]
     return (pixels - mean) / std
+
+
+def _check_sizes(
+    frames: int, channels: int, height: int, width: int, preprocessing: Preprocessing
+) -> None:
+    """Raise `UsageError` unless some model takes clips of these sizes."""
+    if not isinstance(preprocessing, Preprocessing):
+        raise UsageError("preprocessing", got=repr(preprocessing), expected="a Preprocessing")
+    try:
+        ClipConfig(frames, channels, height, width, 1, patch_size=1).check_sizes()
+    except ConfigError as error:
+        raise UsageError(str(error)) from error
 
 
 def check_channels(channels: int, preprocessing: Preprocessing) -> None:

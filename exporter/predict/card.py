@@ -12,6 +12,7 @@ from exporter.files.machines import Machines, read_machines
 from exporter.files.manifest import ENGINE, GRAPH, MODULE, openvino_graph, read_manifest
 from exporter.predict.answers import DEFAULT_TOP
 from exporter.spec import BatchProfile
+from exporter.spec.checks import check_count
 from exporter.spec.option import MOST_CLIPS
 from model.config import ClipConfig, ConfigError
 from model.outputs import LOGITS
@@ -122,6 +123,8 @@ class Card:
         Raises:
             UsageError: if an entry is unknown or not valid.
         """
+        if not isinstance(clip, Mapping):
+            raise UsageError("clip", got=repr(clip), expected='a table, as {"sampling": "uniform"}')
         try:
             return replace(self, preprocessing=self.preprocessing.changed(clip))
         except ConfigError as error:
@@ -171,6 +174,5 @@ def check_top(card: Card, top: int | None) -> int:
         return min(DEFAULT_TOP, classes)
     if card.task == "regression":
         raise UsageError("--top ranks classes, and this model gives values: omit --top")
-    if not 1 <= top <= classes:
-        raise UsageError("--top", got=top, expected=f"1 to {classes}, the classes of the model")
+    check_count("--top", top, most=classes)
     return top

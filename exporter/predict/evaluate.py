@@ -23,6 +23,7 @@ from exporter.predict.decode import ReadClip, Readers
 from exporter.predict.label import as_text
 from exporter.predict.metrics import NO_CLASS, RANKED, Metrics, agreement, measure
 from exporter.predict.rows import RowLog
+from exporter.spec.checks import check_count
 from model.config import ClipConfig
 from model.preprocessing import Preprocessing
 from model.task import TaskName
@@ -141,9 +142,11 @@ def evaluate(
         on_clip: Called with the clips done, all clips, and the last clip.
 
     Raises:
+        UsageError: if `jobs` is not 0 to 512.
         RuntimeFailure: if a runtime fails.
         OutputError: if the file cannot be used, or has answers of something else.
     """
+    check_count("--jobs", jobs, least=0)
     started, count = time.perf_counter(), len(dataset.clips)
     found: dict[int, dict[str, Any]] = {}
     log = None if kept is None else RowLog(kept, {**(made_by or {}), "clips": _digest(dataset)})

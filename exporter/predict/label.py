@@ -26,6 +26,8 @@ from exporter.predict.card import Card, check_top
 from exporter.predict.decode import ReadClip, Readers
 from exporter.predict.predictor import Predictor
 from exporter.predict.rows import PARQUET, RowLog, log_path, require_parquet, write_parquet
+from exporter.spec.checks import check_count
+from exporter.spec.option import MOST_CLIPS
 from model.outputs import FEATURES, LOGITS
 
 _DIGITS = 6  # of a score
@@ -61,6 +63,9 @@ class Labelling:
         jobs: Processes that read clips beside the run; 0 reads in the process that runs.
         clip: As for a `Predictor`.
         features: Add the features of the clip to its row; of several views their mean.
+
+    Raises:
+        UsageError: if a number is not whole or not in its limits.
     """
 
     directory: str | Path
@@ -71,6 +76,11 @@ class Labelling:
     jobs: int = 1
     clip: Mapping[str, Any] = field(default_factory=dict)
     features: bool = False
+
+    def __post_init__(self) -> None:
+        check_count("--threads", self.threads)
+        check_count("--batch", self.batch, most=MOST_CLIPS)
+        check_count("--jobs", self.jobs, least=0)
 
     def open(self) -> Predictor:
         """Open the export; the caller closes it. Every batch has the same size, also the last."""

@@ -32,6 +32,7 @@ from exporter.runners.onnxruntime_cuda import open_onnxruntime
 from exporter.runners.openvino import WITH_BF16, OpenVinoRunner
 from exporter.runners.tensorrt import TensorRtRunner
 from exporter.spec.checks import check_count
+from exporter.spec.option import MOST_CLIPS
 from exporter.to_engine.flavours import FLAVOUR_OF_MODULE
 
 OPENVINO = (OpenVinoRunner.name, WITH_BF16)
@@ -234,6 +235,7 @@ def _batches(card: Card, runner: Runner, device: str, wanted: int | None) -> Bat
     least = most = fixed or 1
     if profile and not fixed:
         least, most = profile.min if device == "engine" else 1, profile.max
+    check_count("--batch", wanted, most=MOST_CLIPS)
     if wanted is not None and not least <= wanted <= most:
         expected = f"{least} to {most}" if least < most else f"{least}, the batch of the export"
         raise UsageError("--batch", got=wanted, expected=expected)

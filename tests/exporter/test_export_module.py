@@ -236,6 +236,10 @@ class Summed(nn.Module):
         (Summed(), {"x": torch.ones(8, 4)}, {}, UsageError, "the batch as its first axis"),
         (Coupled(), {"x": torch.ones(7, 4)}, {}, UsageError, "at least 8"),
         (Coupled(), {}, {}, UsageError, "at least 8"),
+        ("a path", {"x": torch.ones(8, 4)}, {}, UsageError, "module: got 'a path'"),
+        (Coupled(), [torch.ones(8, 4)], {}, UsageError, "got list, expected names with arrays"),
+        (Coupled(), {"x": ["a"] * 8}, {}, UsageError, "expected numbers or booleans"),
+        (Coupled(), {1: torch.ones(8, 4)}, {}, UsageError, "got 1, expected a text"),
         (Coupled(), {"x": torch.ones(8, 4)}, {"outputs": ["a", "b"]}, UsageError, "not give"),
         (
             Coupled(),
@@ -245,7 +249,10 @@ class Summed(nn.Module):
             "option attn means nothing",
         ),
     ],
-    ids=["branch", "float32 only", "shape", "scalar", "seven", "none", "outputs", "option"],
+    ids=[
+        *("branch", "float32 only", "shape", "scalar", "seven", "none"),
+        *("no module", "list", "texts", "name", "outputs", "option"),
+    ],
 )
 def test_a_module_that_cannot_be_exported_is_refused_with_the_reason(
     tmp_path, module, inputs, options, error, said

@@ -384,3 +384,20 @@ class TestFavor:
     def test_unknown_ortho_scaling_is_refused(self):
         with pytest.raises(ConfigError, match=r"0 or 1: got 2"):
             Performer(32, 16, ortho_scaling=2)
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"dim": 0}, "dim must be a whole number of at least 1: got 0"),
+        ({"dim": "32"}, "dim must be a whole number of at least 1: got '32'"),
+        ({"dim": 10**12}, "dim must be at most 16,384"),
+        ({"dim_head": 0}, "dim_head must be a whole number"),
+        ({"dim_head": -1}, "dim_head must be a whole number"),
+        ({"heads": 1.5}, "heads must be a whole number"),
+    ],
+)
+def test_a_wrong_size_of_a_layer_is_refused(name, wrong, said):
+    with pytest.raises(ConfigError, match=said):
+        MECHANISMS[name](**{"dim": 32, "dim_head": 16, **wrong})

@@ -238,3 +238,17 @@ class TestDescription:
         told = Preprocessing(sampling=Sampling.parse("dense:32@30"))
         assert "dense:32@30" in told.sentences[0]
         assert "assumed" not in " ".join(told.sentences)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"mean": 0.5}, "mean must be numbers: got 0.5"),
+        ({"std": None}, "std must be numbers: got None"),
+        ({"sampling": "uniform"}, "sampling: got 'uniform', expected a Sampling"),
+        ({"views": (1, 3)}, r"views: got \(1, 3\), expected Views"),
+    ],
+)
+def test_a_preprocessing_of_other_types_is_refused(wrong, said):
+    with pytest.raises(ConfigError, match=said):
+        Preprocessing(**wrong)

@@ -19,7 +19,7 @@ from av.logging import FATAL, get_level, set_level
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from exporter.errors import VideoError
+from exporter.errors import UsageError, VideoError
 from exporter.inputs.resize import Frame, fit
 from exporter.inputs.sampling import segment_centres
 from exporter.inputs.survey import Survey
@@ -850,3 +850,23 @@ def test_one_frame_too_few_is_noted(tmp_path):
     path = encode(tmp_path / "clip.mkv", counted(3))
     assert "shorter than asked (3 of 4 frames)" in read(path, frames=4).note
     assert read(path, frames=3).note == ""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"frames": 0}, "frames must be a whole number of at least 1: got 0"),
+        ({"frames": "2"}, "frames must be a whole number of at least 1: got '2'"),
+        ({"frames": 10**12}, "frames must be at most 1,024"),
+        ({"height": -1}, "height must be a whole number"),
+        ({"width": 1.5}, "width must be a whole number"),
+        ({"channels": None}, "channels must be a whole number"),
+        ({"preprocessing": None}, "preprocessing: got None, expected a Preprocessing"),
+        ({"source": 3}, "clips: got 3, expected a path"),
+    ],
+)
+def test_a_wrong_argument_is_refused(wrong, said):
+    right = {"frames": 2, "height": 8, "width": 8, "preprocessing": PLAIN}
+    source = {"source": np.zeros((4, 8, 8, 3), np.uint8)}
+    with pytest.raises(UsageError, match=said):
+        read_clip(**{**source, **right, **wrong})

@@ -30,6 +30,21 @@ def without_times(found):
     return sorted(json.dumps({**row, "seconds": 0}, sort_keys=True) for row in found)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"jobs": -1}, "--jobs: got -1, expected 0 to 512"),
+        ({"jobs": 10**6}, "--jobs: got 1000000, expected 0 to 512"),
+        ({"jobs": "2"}, "--jobs: got '2'"),
+        ({"threads": 0}, "--threads: got 0"),
+        ({"batch": 1.5}, "--batch: got 1.5"),
+    ],
+)
+def test_a_wrong_number_is_refused_where_it_is_given(wrong, said):
+    with pytest.raises(UsageError, match=said):
+        Labelling("made", **wrong)
+
+
 @pytest.fixture(scope="module")
 def expected(flexible, archive, tmp_path_factory):
     """Label the archive clip by clip in this process."""

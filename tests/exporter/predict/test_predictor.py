@@ -215,15 +215,28 @@ class TestWrongInputs:
         with pytest.raises(ManifestError, match="damaged"):
             Predictor(copy)
 
-    @pytest.mark.parametrize("top", [0, -1, CLASSES + 1])
+    @pytest.mark.parametrize("top", [0, -1, CLASSES + 1, "3", 1.5, True])
     def test_a_wrong_number_of_classes_is_refused(self, fresh, clips, top):
         with Predictor(fresh[1]) as predictor, pytest.raises(UsageError, match="1 to 11"):
             predictor.predict(clips, top)
 
-    @pytest.mark.parametrize("threads", [0, -1, 10**8])
-    def test_zero_threads_are_refused(self, fresh, threads):
+    @pytest.mark.parametrize("threads", [0, -1, 10**8, "2", 1.5, True])
+    def test_a_wrong_number_of_threads_is_refused(self, fresh, threads):
         with pytest.raises(UsageError, match="--threads"):
             Predictor(fresh[1], threads=threads)
+
+    @pytest.mark.parametrize(
+        ("wrong", "said"),
+        [({"batch": "1"}, "--batch: got '1'"), ({"clip": "uniform"}, "clip: got 'uniform'")],
+    )
+    def test_a_value_of_another_type_is_refused(self, fresh, wrong, said):
+        with pytest.raises(UsageError, match=said):
+            Predictor(fresh[1], **wrong)
+
+    @pytest.mark.parametrize("clips", [None, 3, b"clip.mp4"])
+    def test_what_is_no_clip_is_refused(self, fresh, clips):
+        with Predictor(fresh[1]) as predictor, pytest.raises(UsageError, match="clips: got"):
+            predictor.predict(clips)
 
     def test_a_missing_clip_is_refused(self, fresh):
         with pytest.raises(VideoError, match=r"nowhere\.mp4"):
