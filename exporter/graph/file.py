@@ -22,7 +22,8 @@ def read_graph(path: Path) -> GraphView:
     """Read an ONNX file of any origin, with the weights that can be read.
 
     Raises:
-        GraphInputError: if the file cannot be read, or has no graph in it.
+        GraphInputError: if the file cannot be read, has no graph in it, or has weights in what is
+            no file.
     """
     try:
         require_regular(path)
@@ -36,9 +37,8 @@ def read_graph(path: Path) -> GraphView:
         raise GraphInputError(f"{path} is not an ONNX file: there is no graph in it")
     if not _is_text(model):
         raise GraphInputError(f"{path} is damaged: a name in it is not text")
+    _check_outside(path, model)
     with contextlib.suppress(Exception):  # `GraphView.missing` names what was not read
-        for name in _outside(model):
-            require_regular(path.parent / name)
         onnx.load_external_data_for_model(model, str(path.parent))
     _check_depth(path, model)
     if model.functions:
@@ -48,11 +48,22 @@ def read_graph(path: Path) -> GraphView:
     return GraphView(model)
 
 
-def _outside(model: onnx.ModelProto) -> set[str]:
-    """The files in which the weights lie that are not in the graph's own."""
+def _check_outside(path: Path, model: onnx.ModelProto) -> None:
+    """Refuse pipes and devices in place of files with weights: every reader waits for them.
+
+    Raises:
+        GraphInputError: if a place where weights lie is there, and is no file.
+    """
     weights = (weight for graph in nested_graphs(model.graph) for weight in graph.initializer)
     entries = (entry for weight in weights for entry in weight.external_data)
-    return {entry.value for entry in entries if entry.key == "location"}
+    for name in sorted({entry.value for entry in entries if entry.key == "location"}):
+        place = path.parent / name
+        try:
+            require_regular(place)
+        except (OSError, ValueError) as error:  # ValueError: of a null character
+            if isinstance(error, OSError) and place.exists():
+                what = f"{path} has its weights in {name}"
+                raise GraphInputError(what, got=error.strerror, expected="a file") from error
 
 
 def _check_depth(path: Path, model: onnx.ModelProto) -> None:

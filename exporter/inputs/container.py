@@ -184,8 +184,9 @@ def check_file(path: Path) -> None:
             path.open("rb").close()
     except (OSError, ValueError) as error:  # ValueError: of a path with a null character
         if (kind := _not_a_file(str(path))) and not isinstance(error, PermissionError):
+            shown = re.sub(r"^([\w+.-]{2,}:)/(?!/)", r"\1//", str(path))  # `Path` took one slash
             raise VideoError(
-                f"{path} cannot be read: clips are files",
+                f"{shown} cannot be read: clips are files",
                 got=kind,
                 remedy="save it to a file first, as with ffmpeg -i, or predict with --window 2s",
             ) from error

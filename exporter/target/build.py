@@ -69,7 +69,7 @@ def build(
 
     Raises:
         NoExportError: if the directory is not an export.
-        ManifestError: if the graph is missing or was changed.
+        ManifestError: if the graph is missing or was changed, or a pipe is among the files.
         UsageError: if the options do not go together.
         OutputError: if a whole engine is there, or the directory cannot be written.
         EngineError: if no TensorRT works here, or the build fails.
@@ -121,6 +121,10 @@ def _graph(directory: Path, manifest: Mapping[str, Any]) -> Path:
     name = ENGINE_GRAPH if ENGINE_GRAPH in manifest["files"] else GRAPH
     require_file(directory, name)
     check_hash(directory / name, manifest["files"][name]["sha256"])
+    others = (path for path in directory.rglob("*") if path.exists() and not path.is_dir())
+    if strange := next((path for path in others if not path.is_file()), None):
+        # TensorRT waits without end where a graph has its weights in a pipe.
+        raise ManifestError(f"{strange} is a pipe or a device, not a file", remedy="remove it")
     return directory / name
 
 

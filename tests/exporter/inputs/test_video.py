@@ -616,8 +616,10 @@ def test_pixels_that_are_not_square_are_stretched_and_said(tmp_path, sar):
 )
 def test_a_url_or_a_device_is_called_what_it_is(tmp_path, monkeypatch, name, kind):
     monkeypatch.chdir(tmp_path)
-    message = error(Path(name))
-    assert f"clips are files: got {kind}" in message
+    with pytest.raises(VideoError) as caught:
+        read(Path(name))
+    message = str(caught.value)
+    assert f"{name} cannot be read: clips are files: got {kind}" in message
     assert "No such file" not in message
 
 

@@ -1,6 +1,8 @@
 """Lint agrees with the runtimes that are installed."""
 
 import json
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -154,3 +156,26 @@ def asking_python() -> str:
     import sys
 
     return sys.executable
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes")
+def test_weights_in_a_pipe_are_refused_at_once(tmp_path, capsys):
+    outside = helper.make_tensor("w", TensorProto.FLOAT, [1, 2], bytes(8), raw=True)
+    path = save(
+        tmp_path / "m.onnx",
+        [helper.make_node("Add", ["x", "w"], ["y"])],
+        [value("x", [1, 2])],
+        [value("y", [1, 2])],
+        [outside],
+    )
+    model = onnx.load(path)
+    onnx.save(model, path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    (tmp_path / "w.bin").unlink()
+    os.mkfifo(tmp_path / "w.bin")
+    started = time.monotonic()
+    for command in ("lint", "inspect"):
+        assert main([command, str(path)]) == 3
+        assert "has its weights in w.bin: got it is a pipe or a device" in capsys.readouterr().err
+    assert time.monotonic() - started < 10
+    (tmp_path / "w.bin").unlink()  # a file that is missing is a finding
+    assert "missing-weights" in {finding.rule for finding in lint(read_graph(path))}

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -219,6 +220,13 @@ class TestOnAGpu:
         assert cli.main(["build", str(directory)]) == 5
         assert capsys.readouterr().err.startswith("tsformer: parity: fail")
         assert "the engine failed its proof on" in Card.read(directory).doubt
+
+    @pytest.mark.skipif(os.name != "posix", reason="needs pipes")
+    def test_a_pipe_beside_the_graph_is_refused_before_the_build(self, directory, builder):
+        os.mkfifo(directory / "weights")
+        with pytest.raises(ManifestError, match="weights is a pipe or a device, not a file"):
+            build(directory)
+        assert not builder
 
     def test_an_engine_that_cannot_be_executed_is_an_error(self, directory, builder, monkeypatch):
         from exporter.target import runtimes
