@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # an edge image runs files, and has no onnx
 
     Graph = Path | onnx.ModelProto | bytes
 
+_LEAST_FOLDED = 2**26  # bytes of one constant
 PLUGIN = "tensorrt_rtx"  # the device name of NVIDIA's plug-in provider
 _PLUGIN_PACKAGE = "onnxruntime_ep_nv_tensorrt_rtx"
 _PROVIDERS = {
@@ -104,6 +105,7 @@ class OnnxRuntimeRunner(Closing):
         # Without this the threads spin for 50 ms after each run: they take a core from what comes
         # next, which is a clip to decode, or another runtime in a comparison of speeds.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        _limit_folding(options, self._graph)
         if not self._integer_kernels:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         return _open_session(self._graph, self.device, self._settings(), options)
@@ -133,6 +135,7 @@ def write_optimised(graph: Path, out: Path) -> None:
     onnxruntime = _import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # silences the warning that the result fits this machine only
+    _limit_folding(options, graph)
     options.optimized_model_filepath = str(out)
     aside = "session.optimized_model_external_initializers_file_name"
     options.add_session_config_entry(aside, "weights")
@@ -172,6 +175,16 @@ def _open_session(graph: Graph, device: str, settings: dict[str, str], options: 
             remedy="see tsformer doctor for what is missing",
         )
     return session
+
+
+def _limit_folding(options: Any, graph: Graph) -> None:  # noqa: ANN401  # SessionOptions
+    """Leave constants to the run that are much larger than the graph: a few nodes claim any size.
+
+    What is folded of weights is no larger than eight times the file: integers of 4 bits as float32.
+    """
+    size = graph.stat().st_size if isinstance(graph, Path) and graph.is_file() else 0
+    name = "optimization.constant_folding_max_output_size_in_bytes"
+    options.add_session_config_entry(name, str(max(_LEAST_FOLDED, 8 * size)))
 
 
 def _source(graph: Graph) -> str | bytes:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -179,3 +181,32 @@ def test_weights_in_a_pipe_are_refused_at_once(tmp_path, capsys):
     assert time.monotonic() - started < 10
     (tmp_path / "w.bin").unlink()  # a file that is missing is a finding
     assert "missing-weights" in {finding.rule for finding in lint(read_graph(path))}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs the peak of memory in kB")
+def test_a_constant_that_a_few_nodes_claim_is_not_made(tmp_path):
+    """The graph has 300 bytes, and a constant of 1 GB if its nodes are folded."""
+    side = numpy_helper.from_array(np.array([16_000], np.int64), "side")
+    path = save(
+        tmp_path / "m.onnx",
+        [
+            helper.make_node("Mul", ["side", "side"], ["size"]),
+            helper.make_node("ConstantOfShape", ["size"], ["zeros"]),
+            helper.make_node("ReduceSum", ["zeros"], ["sum"]),
+            helper.make_node("Add", ["x", "sum"], ["y"]),
+        ],
+        [value("x", [1])],
+        [value("y", [1])],
+        [side],
+    )
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from exporter.runners.onnxruntime import OnnxRuntimeRunner, write_optimised\n"
+        "OnnxRuntimeRunner(Path(sys.argv[1])).close()\n"
+        "write_optimised(Path(sys.argv[1]), Path(sys.argv[1] + '.optimised'))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    run = [sys.executable, "-c", code, str(path)]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 500_000
