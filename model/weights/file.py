@@ -244,10 +244,11 @@ def _explain_torch_failure(path: Path, head: bytes, error: Exception) -> str:
             f"{path} holds Python objects ({refused[1]}), and loading them could run code: nothing "
             f"was run; if you trust it, convert it to a state_dict {where}: {command}"
         )
-    reason = text.rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0][:120]
+    reason = "it begins as one, but the rest is damaged or missing"
     return (
-        f"{path} is not a whole PyTorch file of weights: {type(error).__name__}: {reason}; copy or "
-        "download it again, or give a file that torch.save or safetensors wrote"
+        f"{path} is not a whole PyTorch file of weights: "
+        f"{reason if may_be_pickle else 'it does not begin as one'}; copy or download it again, or "
+        "give a file that torch.save or safetensors wrote"
     )
 
 

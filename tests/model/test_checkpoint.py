@@ -397,6 +397,15 @@ class TestBadFiles:
         (tmp_path / name).write_text(text, encoding="utf-8")
         assert "not a whole" in refusal(tmp_path / name)
 
+    @pytest.mark.parametrize("form", ["m.pth", "old.pth"])
+    def test_the_reason_of_a_truncated_file_is_a_plain_sentence(self, tmp_path, form):
+        path = save(tmp_path / form, published(), _use_new_zipfile_serialization=form == "m.pth")
+        path.write_bytes(path.read_bytes()[:-200])
+        said = f"{path} is not a whole PyTorch file of weights: it begins as one, but the rest is"
+        assert refusal(path).startswith(f"{said} damaged or missing; copy or download it again")
+        path.write_bytes(b"hello")
+        assert "weights: it does not begin as one; copy" in refusal(path)
+
     @pytest.mark.slow
     @pytest.mark.parametrize("cut", [1, 9, 100, 0.2, 0.5, 0.9, -100, -1])
     @pytest.mark.parametrize("form", ["m.pth", "old.pth", "m.safetensors"])
