@@ -50,6 +50,13 @@ class InertDict(Inert):
         return OrderedDict(first)
 
 
+class InertList(Inert):
+    """A class that is a list: the object is a plain `list`."""
+
+    def __new__(cls, *args: Any) -> list[Any]:  # noqa: ANN401, D102  # see `Inert`
+        return list(args[0]) if args and isinstance(args[0], (list, tuple)) else []
+
+
 class InertBytes(Inert):
     """`_codecs.encode`, by which old pickles hold bytes."""
 
@@ -109,10 +116,11 @@ _DICTS = """
     pytorch_lightning.utilities.parsing:AttributeDict
     lightning.pytorch.utilities.parsing:AttributeDict
 """
+_LISTS = "collections:deque"
 
 
 def _list_globals() -> Iterator[_Global]:
-    for text, base in ((_OBJECTS, Inert), (_DICTS, InertDict)):
+    for text, base in ((_OBJECTS, Inert), (_DICTS, InertDict), (_LISTS, InertList)):
         for line in text.split("\n"):
             module, _, names = line.strip().partition(":")
             for name in names.split():

@@ -8,9 +8,10 @@ import pickletools
 import struct
 import sys
 import types
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -74,6 +75,15 @@ class TestAllowList:
             "builtins.__import__",
         }
         assert not [name for name in names if name.startswith(("os.", "posix.", "subprocess."))]
+
+    @pytest.mark.parametrize("form", ["zip", "old", "pickle"])
+    @pytest.mark.parametrize("longest", [None, 2])
+    def test_a_deque_opens_to_a_list(self, tmp_path, form, longest):
+        losses = deque([1.0, 2.0, 3.0], maxlen=longest)
+        weight = np.zeros(2, "f") if form == "pickle" else torch.zeros(2)
+        found = read_weights(save(tmp_path / "m.pth", {"weight": weight, "losses": losses}, form))
+        assert found.state["weight"].shape == (2,)
+        assert found.settings["losses"] == list(losses)
 
     def test_the_configuration_of_omegaconf_opens_to_plain_values(self, module):
         """As omegaconf pickles it: nodes with a state, in a container with a content."""
