@@ -183,7 +183,8 @@ class ViTConfig(ClipConfig):
     """Complete configuration of a `TimeSformerViT`.
 
     `heads` must divide `dim`. `mlp_dim` is the width of the feed-forward layer; its default is
-    4 x `dim`. `num_classes` is 0 without a classifier.
+    4 x `dim`. `num_classes` is 0 without a classifier. `last_norm_eps` is that of the norm after
+    the last block, if it differs from `norm_eps`.
 
     Raises:
         ConfigError: if a value is out of range or two values do not fit together.
@@ -201,6 +202,7 @@ class ViTConfig(ClipConfig):
     proj_dropout: float = 0.0
     scheme: SchemeName = "divided"
     attn: MechanismName = "regular"
+    last_norm_eps: float | None = None
 
     def __post_init__(self) -> None:
         check_choice("attention mechanism", self.attn, MECHANISM_NAMES)
@@ -212,8 +214,10 @@ class ViTConfig(ClipConfig):
         self._check_rates(*rates, *(() if self.drop_path == 1 else ("drop_path",)))
         if self.dim % self.heads:
             raise ConfigError(f"dim must be a multiple of heads {self.heads}: got {self.dim}")
-        if not isinstance(self.norm_eps, (int, float)) or self.norm_eps < 0:
-            raise ConfigError(f"norm_eps must not be negative: got {self.norm_eps!r}")
+        last = {} if self.last_norm_eps is None else {"last_norm_eps": self.last_norm_eps}
+        for name, eps in {"norm_eps": self.norm_eps, **last}.items():
+            if not isinstance(eps, (int, float)) or eps < 0:
+                raise ConfigError(f"{name} must not be negative: got {eps!r}")
 
 
 @dataclass(frozen=True)
@@ -231,7 +235,8 @@ class SpaceTimeConfig(ViTConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, only in (("scheme", "divided"), ("attn", "regular"), ("attn_dropout", 0)):
+        only_ones = {"scheme": "divided", "attn": "regular", "attn_dropout": 0}
+        for name, only in (*only_ones.items(), ("last_norm_eps", None)):
             if (value := getattr(self, name)) != only:
                 raise ConfigError(f"frozen_in_time has only {name} {only!r}: got {value!r}")
 

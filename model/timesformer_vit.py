@@ -111,6 +111,7 @@ class TimeSformerViT(ViT):
             first.
         attn_dropout: Dropout rate of attention weights in training.
         proj_dropout: Dropout rate of embeddings and projections in training.
+        last_norm_eps: That of the norm after the last block; `norm_eps` unless given.
 
     Raises:
         ConfigError: if the sizes do not fit together or a name is unknown.
@@ -141,6 +142,7 @@ class TimeSformerViT(ViT):
         drop_path: float = 0.0,
         attn_dropout: float = 0.0,
         proj_dropout: float = 0.0,
+        last_norm_eps: float | None = None,
     ) -> None:
         config = ViTConfig(
             frames=frames,
@@ -161,6 +163,7 @@ class TimeSformerViT(ViT):
             drop_path=drop_path,
             attn_dropout=attn_dropout,
             proj_dropout=proj_dropout,
+            last_norm_eps=last_norm_eps,
         )
         super().__init__(config)
         grid = Grid(frames, *config.grid)
@@ -188,7 +191,7 @@ class TimeSformerViT(ViT):
             Block(dim, steps, attention, mlp, drop_path=rate, norm_eps=norm_eps)
             for rate in torch.linspace(0, drop_path, depth, device="cpu").tolist()
         )
-        self.norm = nn.LayerNorm(dim, eps=norm_eps)
+        self.norm = nn.LayerNorm(dim, eps=norm_eps if last_norm_eps is None else last_norm_eps)
         self.head = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
         self.class_tokens = frames if scheme == "space" else 1
         self._initialise()

@@ -34,6 +34,8 @@ _LABELS = (
     "class_to_idx", "idx_to_class",
 )  # fmt: skip
 _NORM_EPS = ("layer_norm_eps", "norm_eps")
+# mmaction2 makes the norm after its last block by this, and the others with 1e-6 whatever it says.
+_LAST_NORM = re.compile(r"(^|\.)backbone\.norm_cfg$")
 _ACTIVATIONS = ("hidden_act",)
 # Parts of a file that describe another model than the one of the clip.
 _OTHER_MODEL = re.compile(
@@ -66,6 +68,8 @@ class Settings:
             told |= _unless_ambiguous(name, found)
         rates = [entry for entry in self._find_own(_NORM_EPS) if type(entry.value) is float]
         kinds = [entry for entry in self._find_own(_ACTIVATIONS) if isinstance(entry.value, str)]
+        last = [entry for entry in self._find(("eps",)) if _is_of_last_norm(entry)]
+        told |= _unless_ambiguous("last_norm_eps", last)
         told |= _unless_ambiguous("norm_eps", rates) | _unless_ambiguous("hidden_act", kinds)
         sides: list[Told] = []
         for entry in self._find_own(_SIZES):
@@ -165,6 +169,11 @@ def _task_of(entry: Told) -> TaskName | None:
     return PROBLEM_TYPES.get(name) or LOSSES.get(name.lower())
 
 
+def _is_of_last_norm(entry: Told) -> bool:
+    own = _LAST_NORM.search(entry.where.rpartition(".")[0])
+    return bool(own) and type(entry.value) is float
+
+
 def _is_size(value: object) -> bool:
     return type(value) is int and value > 0
 
@@ -226,7 +235,10 @@ def _read_python(path: str, text: str) -> list[tuple[str, Any]]:
     except _NO_LITERAL:
         return []
     found = []
+    inside: dict[int, str] = {}  # the names around an expression
     for number, node in enumerate(nodes):
+        around = inside.get(id(node), "")
+        where = f"{path}.{number}{around if _LAST_NORM.search(around) else ''}"
         pairs: list[tuple[object, ast.expr | None]] = []
         if isinstance(node, ast.Call):
             pairs = [(keyword.arg, keyword.value) for keyword in node.keywords]
@@ -236,10 +248,11 @@ def _read_python(path: str, text: str) -> list[tuple[str, Any]]:
             keys = (key.value if isinstance(key, ast.Constant) else None for key in node.keys)
             pairs = list(zip(keys, node.values, strict=True))
         for name, expression in pairs:
+            inside[id(expression)] = f"{around}.{name}"
             with contextlib.suppress(*_NO_LITERAL):
                 value = ast.literal_eval(expression) if name and expression else None
                 value = list(value) if isinstance(value, tuple) else value
-                found.append((f"{path}.{number}.{name}", value))
+                found.append((f"{where}.{name}", value))
     return found
 
 

@@ -14,9 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from model import CheckpointError, Preprocessing, TimeSformerViT, load_checkpoint
+from model import (
+    CheckpointError,
+    Preprocessing,
+    TimeSformerViT,
+    load_checkpoint,
+    save_checkpoint,
+)
 from model.sampling import Sampling, Views
 
 SIZES = {"dim": 16, "depth": 2, "patch_size": 4, "channels": 3}
@@ -378,6 +384,16 @@ model = dict(test_cfg=dict(average_clips='score'))
 
 
 class TestSettings:
+    def test_the_last_norm_of_mmaction2_has_the_eps_of_norm_cfg(self, tmp_path):
+        """Its other norms have 1e-6 whatever norm_cfg says."""
+        told = PYTHON.replace("num_heads=2", "num_heads=2, norm_cfg=dict(type='LN', eps=1e-5)")
+        model = load(tmp_path, {"model": published(), "meta": {"cfg": told}})
+        assert (model.config.norm_eps, model.config.last_norm_eps) == (1e-6, 1e-5)
+        assert model.norm.eps == 1e-5
+        assert {m.eps for m in model.blocks.modules() if isinstance(m, nn.LayerNorm)} == {1e-6}
+        save_checkpoint(model, tmp_path / "own.safetensors")
+        assert load_checkpoint(tmp_path / "own.safetensors").norm.eps == 1e-5
+
     @pytest.mark.parametrize(
         ("beside", "sampling"),
         [
