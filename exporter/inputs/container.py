@@ -197,6 +197,14 @@ def check_file(path: Path) -> None:
         raise VideoError(f"{path} cannot be read", got=got, expected="a video file")
 
 
+def is_animated_webp(path: Path) -> bool:
+    """Whether a file is a WebP of several pictures, which FFmpeg may not decode."""
+    with path.open("rb") as file:
+        head = file.read(21)
+    extended = len(head) == 21 and head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X"
+    return extended and bool(head[20] & 2)
+
+
 def _not_a_file(path: str) -> str:
     """Say what a path that names no file seems to name: a URL, a pipe or a device; else ""."""
     if _URL.match(path):

@@ -18,6 +18,7 @@ from exporter.inputs.container import (
     REENCODE,
     THREAD_TYPE,
     frames,
+    is_animated_webp,
     name_of,
     open_video,
     packets_from,
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 _SEEK_COST = 16  # frames that could be decoded in the time of one seek
+_ANIMATED = "an animated WebP, which this FFmpeg does not decode"
+_TO_GIF = "save it as GIF or MP4, or its pictures into a folder, as magick CLIP.webp CLIP.gif does"
 _WORTH_SEEKING = 4  # seek if that many times fewer frames are decoded
 
 
@@ -103,7 +106,8 @@ def decode_frames(
         decoded = _decode_all(path, wanted, to, threads)
         if decoded.count == 0:
             reason = next(iter(decoded.faults), None)
-            raise VideoError(f"{path} has no frame that decodes", got=reason, remedy=REENCODE)
+            reason, remedy = (_ANIMATED, _TO_GIF) if is_animated_webp(path) else (reason, REENCODE)
+            raise VideoError(f"{path} has no frame that decodes", got=reason, remedy=remedy)
         # With several threads, FFmpeg repairs a damaged frame differently from run to run, and PyAV
         # loses the frames after one that is damaged near the end, without an error.
         whole = decoded.count >= found.frames and not (decoded.faults or decoded.damaged)

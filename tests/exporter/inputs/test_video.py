@@ -623,6 +623,16 @@ def test_a_url_or_a_device_is_called_what_it_is(tmp_path, monkeypatch, name, kin
     assert "No such file" not in message
 
 
+def test_an_animated_webp_says_what_to_do(tmp_path):
+    """Its header alone: flags with the bit of an animation, and a canvas of 8 x 8 pixels."""
+    chunks = b"WEBPVP8X" + (10).to_bytes(4, "little") + bytes([2, 0, 0, 0, 7, 0, 0, 7, 0, 0])
+    chunks += b"ANIM" + (6).to_bytes(4, "little") + bytes(6)
+    path = tmp_path / "moving.webp"
+    path.write_bytes(b"RIFF" + len(chunks).to_bytes(4, "little") + chunks)
+    message = error(path)
+    assert "an animated WebP, which this FFmpeg does not decode; save it as GIF or MP4" in message
+
+
 def test_a_frame_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path):
     """A picture of one colour claims 30000 x 30000 pixels in 130 kB."""
     rows = zlib.compress(bytes((30_000 // 8 + 1) * 30_000), 9)
