@@ -1,6 +1,6 @@
 """One decoded frame -> upright RGB pixels, and what is to say about its colours (PyAV's swscale).
 
-The conversion is exact to one level of 255 for 8 bits: chroma is interpolated at the place where
+The conversion is exact to one level of 255: chroma is interpolated at the place where
 the file says that it was taken, and the matrix (BT.601, BT.709, BT.2020) and the range are those of
 the file. A file that does not say has BT.601 and the limited range, as in FFmpeg.
 """
@@ -70,6 +70,8 @@ def _name_all_side_data() -> None:
 def _rgb(frame: VideoFrame, convert: Convert) -> np.ndarray:
     """Return `(H, W, 3)` uint8, as the frame is stored."""
     how = {"interpolation": CONVERSION, "threads": 1 if THREAD_TYPE.get() == "NONE" else 0}
+    if _is_deep(frame):
+        return _rgb_of_deep(frame, convert, how)
     if not _is_yuv(frame):
         return convert(frame, format="rgb24", **how).to_ndarray()
     if frame.colorspace == _RESERVED:
@@ -84,6 +86,30 @@ def _rgb(frame: VideoFrame, convert: Convert) -> np.ndarray:
         # 255 is 65280 there. Round to the nearest level.
         image[..., channel] = (np.minimum(rows, _BRIGHTEST) + np.uint16(128)) >> 8
     return image
+
+
+def _is_deep(frame: VideoFrame) -> bool:
+    """Whether a frame of RGB or gray has whole numbers of more than 8 bits."""
+    stored, bits = frame.format, frame.format.components[0].bits
+    floats = stored.name.rpartition("f")[2][:2] in ("16", "32")
+    return not _is_yuv(frame) and 8 < bits <= 16 and not floats
+
+
+def _rgb_of_deep(frame: VideoFrame, convert: Convert, how: dict[str, Any]) -> np.ndarray:
+    """Round to the nearest level: swscale cuts the bits off, which is up to 1.5 levels wrong."""
+    size, name = (frame.height, frame.width), frame.format.name
+    if name.startswith(("gbr", "gray")):  # a plane for each channel, and one of alpha
+        planes = [frame.planes[i] for i in ((2, 0, 1) if name.startswith("gbr") else (0, 0, 0))]
+        kind = ">u2" if frame.format.is_big_endian else "<u2"
+        deep = [np.frombuffer(cast("bytes", plane), kind).reshape(size[0], -1) for plane in planes]
+        values = np.stack([rows[:, : size[1]] for rows in deep], axis=-1).astype(np.uint32)
+        most = 2 ** frame.format.components[0].bits - 1
+    else:
+        packed = convert(frame, format="rgb48le", **how).planes[0]
+        rows = np.frombuffer(cast("bytes", packed), "<u2").reshape(size[0], -1)
+        values = rows[:, : 3 * size[1]].reshape(*size, 3).astype(np.uint32)
+        most = 2**16 - 1
+    return ((510 * values + most) // (2 * most)).astype(np.uint8)
 
 
 def _is_yuv(frame: VideoFrame) -> bool:

@@ -200,3 +200,37 @@ def test_one_reformatter_converts_frames_of_every_kind_in_turn(monkeypatch, thre
     convert = VideoReformatter().reformat
     for frame, image in [*zip(frames, expected, strict=True)][::-1]:
         np.testing.assert_array_equal(upright_rgb(frame, convert)[0], image)
+
+
+DEEP = ["gbrp9le", "gbrp10le", "gbrp12be", "gbrp14le", "gbrp16le", "gbrap12le", "gbrap16le"]
+DEEP += ["rgb48le", "rgb48be", "bgr48le", "rgba64le", "bgra64be", "x2rgb10le"]
+DEEP += ["gray9le", "gray10be", "gray12le", "gray16le", "ya16le"]
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_rgb_and_gray_of_many_bits_are_rounded_to_the_nearest_level(name):
+    height, width = 6, 10  # narrower than a line of the planes
+    frame = av.VideoFrame(width, height, name)
+    bits, drawn = frame.format.components[0].bits, np.random.default_rng(0)
+    levels = drawn.integers(0, 2**bits, (height, width, 4))
+    levels[0, :2] = [[0], [2**bits - 1]]
+    red, green, blue, alpha = np.moveaxis(levels, -1, 0)
+    kind = ">u2" if name.endswith("be") else "<u2"
+    if name.startswith(("gray", "ya")):
+        levels[..., 1:3] = levels[..., :1]
+        orders = [[red, alpha]] if name.startswith("ya") else [[red]]
+    elif name.startswith("gbr"):
+        orders = [[green], [blue], [red], [alpha]]
+    elif name.startswith("x2"):
+        kind, orders = "<u4", [[(red << 20) | (green << 10) | blue]]
+    else:
+        channels = [blue, green, red] if name.startswith("bgr") else [red, green, blue]
+        orders = [channels + [alpha] * ("a" in name)]
+    for plane, order in zip(frame.planes, orders, strict=False):
+        packed = np.stack(order, -1).reshape(height, -1)
+        rows = np.zeros((height, plane.line_size // np.dtype(kind).itemsize), kind)
+        rows[:, : packed.shape[1]] = packed
+        plane.update(rows.tobytes())
+    image, _ = upright_rgb(frame)
+    exact = 255 * levels[..., :3] / (2**bits - 1)
+    assert np.abs(image - exact).max() <= 0.505  # x2rgb10 is spread over 16 bits first
