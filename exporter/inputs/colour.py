@@ -89,27 +89,34 @@ def _rgb(frame: VideoFrame, convert: Convert) -> np.ndarray:
 
 
 def _is_deep(frame: VideoFrame) -> bool:
-    """Whether a frame of RGB or gray has whole numbers of more than 8 bits."""
-    stored, bits = frame.format, frame.format.components[0].bits
-    floats = stored.name.rpartition("f")[2][:2] in ("16", "32")
-    return not _is_yuv(frame) and 8 < bits <= 16 and not floats
+    """Whether a frame of RGB or gray has more than 8 bits: whole numbers, or planes of float32."""
+    name, bits = frame.format.name, frame.format.components[0].bits
+    in_planes = name.startswith(("gbr", "gray"))
+    known = in_planes if bits == 32 else 8 < bits <= 16 and "f16" not in name
+    return known and not _is_yuv(frame)
 
 
 def _rgb_of_deep(frame: VideoFrame, convert: Convert, how: dict[str, Any]) -> np.ndarray:
     """Round to the nearest level: swscale cuts the bits off, which is up to 1.5 levels wrong."""
     size, name = (frame.height, frame.width), frame.format.name
-    if name.startswith(("gbr", "gray")):  # a plane for each channel, and one of alpha
-        planes = [frame.planes[i] for i in ((2, 0, 1) if name.startswith("gbr") else (0, 0, 0))]
-        kind = ">u2" if frame.format.is_big_endian else "<u2"
-        deep = [np.frombuffer(cast("bytes", plane), kind).reshape(size[0], -1) for plane in planes]
-        values = np.stack([rows[:, : size[1]] for rows in deep], axis=-1).astype(np.uint32)
-        most = 2 ** frame.format.components[0].bits - 1
-    else:
+    if not name.startswith(("gbr", "gray")):
         packed = convert(frame, format="rgb48le", **how).planes[0]
         rows = np.frombuffer(cast("bytes", packed), "<u2").reshape(size[0], -1)
-        values = rows[:, : 3 * size[1]].reshape(*size, 3).astype(np.uint32)
-        most = 2**16 - 1
-    return ((510 * values + most) // (2 * most)).astype(np.uint8)
+        return _to_levels(rows[:, : 3 * size[1]].reshape(*size, 3), 2**16 - 1)
+    # There is a plane for each channel, and one of alpha.
+    planes = [frame.planes[i] for i in ((2, 0, 1) if name.startswith("gbr") else (0, 0, 0))]
+    bits = frame.format.components[0].bits
+    kind = f"{'>' if frame.format.is_big_endian else '<'}{'f4' if bits == 32 else 'u2'}"
+    deep = [np.frombuffer(cast("bytes", plane), kind).reshape(size[0], -1) for plane in planes]
+    values = np.stack([rows[:, : size[1]] for rows in deep], axis=-1)
+    if bits == 32:
+        return np.rint(255 * np.nan_to_num(values).clip(0, 1)).astype(np.uint8)
+    return _to_levels(values, 2**bits - 1)
+
+
+def _to_levels(values: np.ndarray, most: int) -> np.ndarray:
+    """Round whole numbers from 0 to `most` to levels from 0 to 255."""
+    return ((510 * values.astype(np.uint32) + most) // (2 * most)).astype(np.uint8)
 
 
 def _is_yuv(frame: VideoFrame) -> bool:

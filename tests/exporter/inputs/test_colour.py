@@ -234,3 +234,18 @@ def test_rgb_and_gray_of_many_bits_are_rounded_to_the_nearest_level(name):
     image, _ = upright_rgb(frame)
     exact = 255 * levels[..., :3] / (2**bits - 1)
     assert np.abs(image - exact).max() <= 0.505  # x2rgb10 is spread over 16 bits first
+
+
+@pytest.mark.parametrize("name", ["gbrpf32le", "gbrapf32be", "grayf32le"])
+def test_floats_are_rounded_to_the_nearest_level(name):
+    height, width = 6, 10
+    frame = av.VideoFrame(width, height, name)
+    values = np.random.default_rng(0).uniform(-0.1, 1.1, (4, height, width))
+    for plane, channel in zip(frame.planes, values, strict=False):
+        rows = np.zeros((height, plane.line_size // 4), ">f4" if name.endswith("be") else "<f4")
+        rows[:, :width] = channel
+        plane.update(rows.tobytes())
+    image, _ = upright_rgb(frame)
+    green, blue, red, _alpha = values if name.startswith("gbr") else values[[0, 0, 0, 0]]
+    exact = 255 * np.stack([red, green, blue], -1).clip(0, 1)
+    assert np.abs(image - exact).max() <= 0.501
