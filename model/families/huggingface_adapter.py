@@ -65,10 +65,15 @@ class Adapter:
 
     def _pattern(self, kind: str, name: str, default: Any) -> Any:  # noqa: ANN401  # parsed
         """Return the entry of the first pattern that matches the end of a module's name."""
-        for pattern, value in (self.config.get(kind) or {}).items():
-            if re.fullmatch(rf"(.*\.)?({pattern})", name):
-                return value
-        return default
+        patterns = self.config.get(kind) or {}
+        try:
+            found = (v for p, v in patterns.items() if re.fullmatch(rf"(.*\.)?({p})", name))
+            return next(found, default)
+        except (AttributeError, re.error) as error:
+            raise ConfigError(
+                f"{ADAPTER}: {kind} must hold numbers by regular expressions: got "
+                f"{str(patterns)[:80]}"
+            ) from error
 
 
 def read_adapter(path: Path) -> Adapter:
@@ -125,10 +130,13 @@ def _add(
     if not {"lora_A.weight", "lora_B.weight"} <= sides.keys():
         raise ConfigError(f"lacks lora_A or lora_B of {module}")
     down, up = sides["lora_A.weight"].float(), sides["lora_B.weight"].float()
+    # Of a convolution `up` has one pixel. PEFT ignores `fan_in_fan_out` for both kinds of layers.
+    if min(down.ndim, up.ndim) < 2 or not down.numel() or up.flatten(1).shape[1] != len(down):
+        shapes = f"{tuple(down.shape)} and {tuple(up.shape)}"
+        raise ConfigError(f"lora_A and lora_B of {module} have no product: got shapes {shapes}")
     scale = adapter.scale(module, len(down))
     name = _find(f"{module}.weight", merged)
     weight = merged[name]
-    # Of a convolution `up` has one pixel. PEFT ignores `fan_in_fan_out` for both kinds of layers.
     delta = torch.einsum("or,r...->o...", up.flatten(1), down)
     if delta.shape != weight.shape:
         raise ConfigError(
@@ -137,8 +145,13 @@ def _add(
         )
     merged[name] = weight.float() + scale * delta
     if "lora_B.bias" in sides:
-        bias = _find(f"{module}.bias", merged)
-        merged[bias] = merged[bias].float() + scale * sides["lora_B.bias"].float()
+        bias, added = _find(f"{module}.bias", merged), sides["lora_B.bias"]
+        if added.shape != merged[bias].shape:
+            raise ConfigError(
+                f"does not fit its base model: lora_B.bias of {module} has shape "
+                f"{tuple(added.shape)}, but the base model has {tuple(merged[bias].shape)}"
+            )
+        merged[bias] = merged[bias].float() + scale * added.float()
 
 
 def _find(name: str, state: Mapping[str, Tensor]) -> str:

@@ -36,6 +36,11 @@ def lora(module: str = LAYER, rank: int = 2) -> dict[str, Tensor]:
     }
 
 
+def sides(*shapes: tuple[int, ...]) -> dict[str, Tensor]:
+    names = ("lora_A.weight", "lora_B.weight", "lora_B.bias")
+    return {f"{LAYER}.{name}": torch.ones(s) for name, s in zip(names, shapes, strict=False)}
+
+
 def write(path: Path, state: dict[str, Tensor], **config: object) -> Path:
     entries = {**CONFIG, **config}
     (path / "adapter_config.json").write_text(json.dumps(entries))
@@ -101,6 +106,13 @@ def test_names_of_a_bare_base_are_found():
         (lora(), {"init_lora_weights": "pissa"}, ["changes the base model", "merge_and_unload"]),
         (lora(), {"target_parameters": ["a"]}, ["target_parameters", "merge_and_unload"]),
         (lora(), {"peft_type": "IA3"}, ["peft_type 'IA3'", "merge_and_unload"]),
+        (lora(), {"rank_pattern": ["qkv"]}, ["rank_pattern", "regular expressions", "['qkv']"]),
+        (lora(), {"alpha_pattern": {"(": 4}}, ["alpha_pattern", "regular expressions", "{'(': 4}"]),
+        (sides((3, 4), (12, 2)), {}, ["no product", LAYER, "(3, 4) and (12, 2)"]),
+        (sides((), (12, 2)), {}, ["no product", "() and (12, 2)"]),
+        (sides((2, 4), (12,)), {}, ["no product", "(2, 4) and (12,)"]),
+        (sides((0, 4), (12, 0)), {"r": 0}, ["no product", "(0, 4) and (12, 0)"]),
+        (sides((2, 4), (12, 2), (5,)), {}, ["lora_B.bias", "(5,)", "(12,)"]),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(tmp_path, state, config, parts):
