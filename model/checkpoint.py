@@ -192,7 +192,8 @@ def _build_own(
     if fault := claim_fault(config, weights.state):
         raise ConfigError(fault)
     model = reader.model.from_config(config)
-    describe(model, reader, given, weights.description)
+    told_of = ("preprocessing", "labels", "task")
+    describe(model, reader, given, {name: weights.description.get(name) for name in told_of})
     load_state(model, weights.state)
     return model
 

@@ -152,23 +152,23 @@ def read_task(config: Mapping[str, Any], classes: int) -> TaskName | None:
 
 def read_labels(config: Mapping[str, Any], classes: int) -> list[str]:
     """Return the labels of id2label in order, or the library's default names without id2label."""
-    names = config.get("id2label")
-    numbers = config.get("label2id")
-    if names is None and isinstance(numbers, Mapping):
-        names = {number: name for name, number in numbers.items()}
-    if names is None:
+    names, numbers = config.get("id2label"), config.get("label2id")
+    if names is None and not isinstance(numbers, Mapping):
         return [f"LABEL_{number}" for number in range(classes)]
+    given: Any = numbers if names is None else names
     try:
-        by_number = {int(number): str(name) for number, name in names.items()}
-    except (AttributeError, ValueError) as error:
+        pairs = ((n, name) for name, n in given.items()) if names is None else given.items()
+        named = [(int(number), str(name)) for number, name in pairs]
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise ConfigError(
-            f"{CONFIG}: id2label must hold names by number: got {str(names)[:80]}; {_GIVE_LABELS}"
+            f"{CONFIG}: id2label must hold names by number: got {str(given)[:80]}; {_GIVE_LABELS}"
         ) from error
-    if len(names) != classes:
+    if len(named) != classes:
         raise ConfigError(
-            f"{CONFIG}: id2label has {len(names)} labels, expected {classes}: one for each row of "
+            f"{CONFIG}: id2label has {len(named)} labels, expected {classes}: one for each row of "
             f"classifier.weight; {_GIVE_LABELS}"
         )
+    by_number = dict(named)
     if sorted(by_number) != list(range(classes)):
         raise ConfigError(
             f"{CONFIG}: id2label does not number its labels 0 to {classes - 1}; {_GIVE_LABELS}"

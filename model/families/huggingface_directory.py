@@ -104,7 +104,8 @@ def _read_adapted(path: Path, given: str | Path | None) -> WeightsFile:
     config = dict(read_json(path / CONFIG) if (path / CONFIG).is_file() else whole.sidecars[CONFIG])
     classes = next((len(t) for key, t in state.items() if key.endswith("classifier.weight")), 0)
     notes = (f"LoRA adapter merged into {base}",)
-    if len(config.get("id2label") or ()) not in (0, classes):
+    labels = config.get("id2label")
+    if isinstance(labels, Mapping) and len(labels) not in (0, classes):
         config |= {"id2label": None, "label2id": None}
         notes += (f"the classifier of the adapter has {classes} classes without names",)
     sidecars = {**whole.sidecars, **_read_processors(path), CONFIG: config}

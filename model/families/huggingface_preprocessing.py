@@ -70,14 +70,15 @@ class Processor:
         if self.type and not self.type.startswith(("VideoMAE", "Timesformer")):
             notes.append(f"{self.name}: {self.type} read as VideoMAEImageProcessor")
         kind = self.entries["resample"]
-        if self.resized is not None and kind not in _INTERPOLATIONS:
+        interpolation = _INTERPOLATIONS.get(kind) if isinstance(kind, int) else None
+        if self.resized is not None and interpolation is None:
             notes.append(f"{self.name}: frames are resized bilinearly, not by resample {kind}")
         described = {
             "mean": mean,
             "std": std,
             "short_side": short_side,
             "stretch": stretch,
-            "interpolation": _INTERPOLATIONS.get(kind, "bilinear"),
+            "interpolation": interpolation or "bilinear",
         }
         return described | self._sampling(config), tuple(notes)
 

@@ -162,6 +162,15 @@ class TestOwnFiles:
         save_file(published(), path, metadata={"tsformer": description})
         assert refusal(path)
 
+    @pytest.mark.parametrize("entry", [5, {"sampling": "uniform"}], ids=str)
+    def test_an_entry_that_we_do_not_write_is_ignored(self, tmp_path, entry):
+        save_checkpoint(make(), tmp_path / "m.safetensors")
+        with safe_open(tmp_path / "m.safetensors", framework="pt") as file:
+            description = json.loads(file.metadata()["tsformer"])
+        metadata = {"tsformer": json.dumps({**description, "clip": entry})}
+        save_file(make().state_dict(), tmp_path / "other.safetensors", metadata=metadata)
+        assert load_checkpoint(tmp_path / "other.safetensors").preprocessing == Preprocessing()
+
 
 class TestOwnStateDicts:
     """A file of `torch.save(model.state_dict())` must load as our model, not as a published one."""

@@ -377,6 +377,9 @@ class TestJson:
             ({"id2label": {"0": "a", "00": "b", "1": "c", "2": "d"}}, ["id2label", "0 to 3"]),
             ({"id2label": {"first": "a"}}, ["id2label", "by number"]),
             ({"id2label": ["a", "b", "c", "d"]}, ["id2label", "by number"]),
+            ({"id2label": ..., "label2id": {"a": None, "b": 1}}, ["by number", "'a': None"]),
+            ({"id2label": ..., "label2id": {"a": [0], "b": 1}}, ["by number", "'a': [0]"]),
+            ({"id2label": ..., "label2id": {"a": float("inf")}}, ["by number", "'a': inf"]),
         ],
         ids=str,
     )
@@ -596,6 +599,7 @@ class TestPreprocessing:
             ({"do_resize": False, "do_center_crop": False}, None, ["resizes no frames"]),
             ({"resample": 3}, 16, []),
             ({"resample": 0}, 16, ["resample 0"]),
+            ({"resample": [2]}, 16, ["resample [2]"]),
             ({"image_processor_type": "VivitImageProcessor"}, 16, ["VivitImageProcessor read as"]),
             ({"image_processor_type": ..., "feature_extractor_type": "VideoMAEX"}, 16, []),
         ],
