@@ -139,8 +139,11 @@ class _Cut:
         """Add one frame; yield the windows that end before it."""
         at = self._time(frame)
         self.began = min(self.began, time.monotonic() - float(at))
-        while at >= (end := self.start + self.windows.length):
+        while self.held and at >= (end := self.start + self.windows.length):
             yield from self._read(end)
+        if not self.held:  # pass over empty windows: a camera that sets its clock leaves many
+            ended = (at - self.windows.length) // self.windows.stride + 1
+            self.number = max(self.number, ended)
         if at >= self.start:
             self.held.append((at, frame))
             if (size := self._held_bytes()) > MOST_BYTES:

@@ -137,6 +137,24 @@ def test_a_url_is_a_live_source(long):
         np.testing.assert_array_equal(served.clip.array, kept.clip.array)
 
 
+def test_the_empty_windows_of_a_gap_take_no_time(tmp_path, monkeypatch):
+    gap, read, reads = 1000, windows_module._Cut._read, []  # seconds
+    with av.open(str(tmp_path / "gap.mkv"), "w") as container:
+        stream = cast("VideoStream", container.add_stream("ffv1", rate=RATE))
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "bgr0"
+        for index, image in enumerate(pictures(4)):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            frame.time_base, frame.pts = Fraction(1, RATE), index + (index > 1) * gap * RATE
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    monkeypatch.setattr(
+        windows_module._Cut, "_read", lambda *given: reads.append(given) or read(*given)
+    )
+    found = cut(tmp_path / "gap.mkv", "10ms")
+    assert [window.start for window in found] == [0, 0.04, 1000.08, 1000.12]
+    assert len(reads) < 20
+
+
 def test_a_window_of_too_many_frames_is_refused(long, monkeypatch):
     monkeypatch.setattr(windows_module, "MOST_BYTES", 20 * 64 * 48 * 4)
     with pytest.raises(VideoError, match=r"holds too many frames.*shorter --window"):
