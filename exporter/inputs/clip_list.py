@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def read_clip_list(
     Raises:
         UsageError: if the list cannot be read, a line is not complete, or a label is no class.
     """
-    rows = [(number, clip, words) for number, clip, words in _rows(path, option)]
+    rows = list(_rows(path, option))
     if not rows:
         raise UsageError(f"{option}: no clips in {path}", expected="lines `path label`")
     clips = [find_clip(clip, path.parent, option) for _, clip, _ in rows]
@@ -76,7 +77,7 @@ def _rows(path: Path, option: str) -> Iterator[tuple[int, str, list[str]]]:
     """Yield the number of a line, its clip, and its labels."""
     try:
         require_regular(path)
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines() cuts names too
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise UsageError(f"{option}: {path} cannot be read: {reason}") from error
@@ -92,7 +93,7 @@ def _rows(path: Path, option: str) -> Iterator[tuple[int, str, list[str]]]:
             continue
         words = [word.strip() for column in columns[1:] for word in column.split("|")]
         words = [word for word in words if word]
-        if not columns[0] or (len(columns) < 2):
+        if not columns[0] or len(columns) < 2:
             raise UsageError(f"{option}: {path}:{number} has no label", got=repr(line[:80]))
         yield number, columns[0], words
 
@@ -133,7 +134,7 @@ def _values(words: Sequence[str], outputs: int, where: str, option: str) -> Targ
         values = tuple(map(float, words))
     except ValueError:
         values = ()
-    if len(values) != outputs:
+    if len(values) != outputs or not all(map(math.isfinite, values)):
         expected = f"{outputs} number{'s' if outputs > 1 else ''}"
         raise UsageError(f"{option}: {where}", got=" ".join(words)[:80], expected=expected)
     return values

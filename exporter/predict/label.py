@@ -239,7 +239,8 @@ def find_clips(
     if missing := [str(path) for path in given if not Path(path).exists()]:
         raise VideoError(f"there is no file and no folder {missing[0]}", remedy="check the path")
     clips = [clip for path in given for clip in _files(Path(path))]
-    lines = [line.strip() for line in (listed or "").splitlines() if line.strip()]
+    # Names may hold what else splitlines() takes for the end of a line.
+    lines = [line.strip() for line in (listed or "").split("\n") if line.strip()]
     clips += [str(find_clip(line, folder, "--list")) if folder else line for line in lines]
     if not clips:
         remedy = "tsformer label DIRECTORY CLIP... -o out.jsonl"

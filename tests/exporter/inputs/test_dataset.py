@@ -273,6 +273,16 @@ class TestLists:
         message = refused(self.write(tmp_path, "a.mp4 fast 1\n"), ("x", "y"), "regression")
         assert "expected 2 numbers" in message
 
+    @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])
+    def test_a_value_is_finite(self, tmp_path, value):
+        message = refused(self.write(tmp_path, f"a.mp4 1 {value}\n"), ("x", "y"), "regression")
+        assert f"got 1 {value}, expected 2 numbers" in message
+
+    @pytest.mark.parametrize("separator", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028"])
+    def test_a_line_ends_at_a_line_end_alone(self, tmp_path, separator):
+        dataset = open_(self.write(tmp_path, f"a{separator}b.mp4,cat\n", "list.csv"))
+        assert [clip.source.name for clip in dataset.clips] == [f"a{separator}b.mp4"]
+
     def test_wrong_lines_are_named(self, tmp_path):
         assert "list.txt:2 has no label" in refused(self.write(tmp_path, "a.mp4 cat\nb.mp4\n"))
         assert "must have one label" in refused(self.write(tmp_path, "a.mp4 cat dog\n"))

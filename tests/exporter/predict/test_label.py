@@ -237,6 +237,10 @@ class TestTheCommand:
         assert capsys.readouterr().err.startswith(message)
         assert not (tmp_path / "rows.jsonl").exists()
 
+    @pytest.mark.parametrize("separator", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028"])
+    def test_a_line_of_a_list_ends_at_a_line_end_alone(self, separator):
+        assert find_clips([], f"a{separator}b.mp4\r\nc.mp4") == [f"a{separator}b.mp4", "c.mp4"]
+
     def test_a_list_comes_from_standard_input(self, flexible, archive, tmp_path):
         given = ["--list", "-", "-o", str(tmp_path / "rows.jsonl"), "--jobs", "1"]
         done = subprocess.run(
