@@ -27,7 +27,7 @@ from exporter.graph.modules import read_module_outputs
 from exporter.inputs.clips import Inputs
 from exporter.precision import Int8, in_precision
 from exporter.proof.decide import FLOOR_FACTOR, TINY
-from exporter.proof.distance import cosine, relative_error
+from exporter.proof.distance import cosine, nan_is_worst, relative_error
 from exporter.results import Ladder, Rung
 from exporter.runners.base import Arrays, Runner
 from exporter.runners.cuda import require_gpu
@@ -240,8 +240,8 @@ def _compare(
 
 
 def _worse(one: Rung, other: Rung) -> Rung:
-    """Combine two rungs: the larger error, and the larger floor."""
-    worse = one if one.rel_l2 >= other.rel_l2 or not one.finite else other
+    """Combine two rungs: the larger error, NaN being the largest, and the larger floor."""
+    worse = max(one, other, key=lambda rung: nan_is_worst(rung.rel_l2))
     floor = float(np.fmax(one.floor_rel_l2, other.floor_rel_l2))
     return replace(worse, floor_rel_l2=floor, finite=one.finite and other.finite)
 

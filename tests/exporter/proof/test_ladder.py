@@ -235,6 +235,8 @@ def test_the_larger_error_of_two_clips_counts(order):
     worst = _worse(*(clips[i] for i in order))
     assert math.isnan(worst.rel_l2)
     assert not worst.finite
+    clips[0] = rung("a", math.nan, 0.3)  # finite, but the truth is not
+    assert math.isnan(_worse(*(clips[i] for i in order)).rel_l2)
 
 
 def test_outputs_are_matched_by_size_from_the_last():
