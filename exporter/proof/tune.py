@@ -1,9 +1,9 @@
 """Which modules to keep in float32, so that a model of lower precision meets an error budget.
 
-The error of a choice is the largest error of eager PyTorch over the inputs, against the float64
-truth. The share of a module is the error with that module alone in lower precision. Rounding errors
-add up in squares, so the modules with the largest shares are kept first. Bisection finds how many
-of them the budget needs.
+The error of a choice is that of parity: the largest error of eager PyTorch over the inputs, against
+the float64 truth. The share of a module is the error with that module alone in lower precision.
+Rounding errors add up in squares, so the modules with the largest shares are kept first. Bisection
+finds how many of them the budget needs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from exporter.errors import TuneError, UsageError
 from exporter.files.text import parse_text
 from exporter.inputs.clips import Inputs
 from exporter.precision import Int8
-from exporter.proof.distance import relative_error
+from exporter.proof.distance import nan_is_worst, worst_error
 from exporter.proof.rows import run_clips
 from exporter.results import Recipe
 from exporter.runners.eager import EagerRunner
@@ -62,8 +62,7 @@ def tune(
         patterns = tuple(map(re.escape, kept))
         with EagerRunner(model, inputs.shapes, precision, patterns, int8) as runner:
             logits = run_clips(runner, inputs.arrays, 1, outputs=model.output_names)
-        errors = [relative_error(y, t) for y, t in zip(logits, truth, strict=True)]
-        return max(math.inf if math.isnan(e) else e for e in errors)
+        return nan_is_worst(worst_error(logits, truth))
 
     without = error([], "all modules")
     if without <= budget:
