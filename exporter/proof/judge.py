@@ -220,8 +220,16 @@ def judge(
     pairs += zip(reference.batched, reference.floor[list(reference.beside)], strict=True)
     invariance = largest(relative_error(again, first, least) for again, first in pairs)
     fp32 = reference.floor if reference.fp32 is None else reference.fp32
-    errors = (fp32_floor := worst_error(fp32, reference.truth), floor, tolerance, invariance)
-    verdict, reason = decide(per_input, *errors, min_inputs, output)
+    fp32_floor = worst_error(fp32, reference.truth)
+    verdict, reason = decide(
+        per_input,
+        fp32_floor=fp32_floor,
+        floor=floor,
+        tolerance=tolerance,
+        invariance=invariance,
+        min_inputs=min_inputs,
+        output=output,
+    )
     if verdict == "pass":
         verdict, reason = look_at_spread(reference.truth, fp32_floor, tolerance, output)
     if not per_input:
