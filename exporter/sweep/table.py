@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from exporter.errors import ManifestError, NoExportError, OutputError
+from exporter.errors import ManifestError, NoExportError
 from exporter.files.manifest import GRAPH, read_manifest
+from exporter.files.staging import write_whole
 from exporter.report import strict_json
 from exporter.sweep.grid import name_of
 
@@ -111,13 +112,7 @@ class Table:
 
     def save(self) -> None:
         """Write `sweep.json`; it is whole at any moment."""
-        partial = self.directory / f".{SWEEP}.partial"
-        text = strict_json(self.sweep) + "\n"
-        try:
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(self.directory / SWEEP)
-        except OSError as error:
-            raise OutputError(f"cannot write {self.directory / SWEEP}: {error.strerror}") from error
+        write_whole(self.directory / SWEEP, f"{strict_json(self.sweep)}\n".encode())
         self.tell()
 
     def log(self, event: str, row: Row, **more: object) -> None:
