@@ -43,6 +43,7 @@ from exporter.errors import TsformerError, UsageError
 from exporter.errors.install import is_ours, missing_package
 from exporter.errors.machine import of_the_machine
 from exporter.machine.cores import limit_threads
+from exporter.report.escape import one_line
 
 INTERNAL_EXIT = 4
 ENDINGS = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}
@@ -142,7 +143,7 @@ def _fail(error: Exception, argv: Sequence[str], used: str | None = None) -> int
     if "--debug" in argv:
         show_trace(error)
     if isinstance(error, CycloptsError):
-        error = UsageError(_one_line(error).removesuffix("."), remedy="see tsformer --help")
+        error = UsageError(one_line(error).removesuffix("."), remedy="see tsformer --help")
     if isinstance(error, ModuleNotFoundError) and not is_ours(error.name):
         error = missing_package(str(error.name), "this command")
     error = of_the_machine(error)
@@ -153,9 +154,5 @@ def _fail(error: Exception, argv: Sequence[str], used: str | None = None) -> int
         hint = f" ({used})" if used and wrong else ""
         return say(f"{error.stage}: {error}{hint}", error.exit_code)
     # This is a defect of tsformer.
-    what = f"internal: {type(error).__name__}: {_one_line(error)[:300]}"
+    what = f"internal: {type(error).__name__}: {one_line(error)[:300]}"
     return say(f"{what}; run with --debug for the trace", INTERNAL_EXIT)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -191,9 +191,8 @@ def _json(predictor: Predictor, found: list[Prediction]) -> str:
         "clip": predictor.card.preprocessing.sentences,
         "predictions": [asdict(prediction) for prediction in found],
     }
-    return json.dumps(
-        facts, indent=2, allow_nan=False
-    )  # ASCII: a path may hold bytes that are not text
+    # ASCII: a path may hold bytes that are not text.
+    return json.dumps(facts, indent=2, allow_nan=False)
 
 
 def _table(predictor: Predictor, found: list[Prediction]) -> RenderableType:

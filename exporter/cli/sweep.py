@@ -12,6 +12,7 @@ from exporter.cli.export import export
 from exporter.cli.parsing import Flag, Json, Output, Whole
 from exporter.cli.terminal import kept_in, show, sweep_progress
 from exporter.errors import ParityError, SweepError, UsageError
+from exporter.report.escape import one_line
 from exporter.spec import OPTIONS, ExportSpec, nearest
 from exporter.spec.checks import check_count
 from exporter.sweep.grid import RECIPE, Grid, name_of, read_grid, words
@@ -105,7 +106,7 @@ def _cells(grid: Grid) -> list[Cell]:
         try:
             cells.append(Cell(values, _spec(parser, grid.options(values))))
         except (UsageError, CycloptsError) as error:
-            cells.append(Cell(values, None, " ".join(str(error).split())))
+            cells.append(Cell(values, None, one_line(error)))
     _refuse_mistakes(grid, cells)
     return cells
 

@@ -128,7 +128,8 @@ def _folder(
     if task == "regression":
         what = f"{option}: a folder of classes has no values, and the model gives values"
         raise UsageError(what, got=str(folder), remedy="give a list with lines `path value`")
-    classes = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+    inside = sorted(path for path in folder.iterdir() if not is_hidden(path.name))
+    classes = [path for path in inside if path.is_dir()]
     found = [
         (clip, path.name)
         for path in classes

@@ -217,11 +217,8 @@ def _by_variable(view: GraphView, node: onnx.NodeProto) -> dict[str, list[int]]:
     domain = "" if node.domain in STANDARD else node.domain
     try:
         schema = onnx.defs.get_schema(node.op_type, view.opsets.get(domain, 1), domain)
-    except (
-        onnx.defs.SchemaError,
-        TypeError,
-    ):  # of another domain, newer than the onnx package, or without a version
-        return {}
+    except (onnx.defs.SchemaError, TypeError):
+        return {}  # of another domain, newer than the onnx package, or without a version
     variables = {constraint.type_param_str for constraint in schema.type_constraints}
     found: dict[str, list[int]] = {}
     for position, name in enumerate(node.input):

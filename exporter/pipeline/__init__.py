@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from exporter.files.manifest import write_manifest
+from exporter.files.manifest import ENGINE, write_manifest
 from exporter.files.names import default_directory
 from exporter.files.reference import require_room
 from exporter.files.staging import StagedDirectory
@@ -138,7 +138,7 @@ def _produce(job: Job, resources: ExitStack) -> tuple[Report, dict[str, float | 
     choice = choose_flavour(spec.wanted_engine, gpu=look_for_gpu().gpu is not None)
     targets = other_targets(spec, choice)
     truth = TruthRunner(job.model, job.inputs.shapes)
-    building, path = None, job.directory / "model.engine"
+    building, path = None, job.directory / ENGINE
     with stages.run("rewrite") as stage:
         rewritten = rewrite_proven(job, stage, targets, truth)
     with stages.run("onnx") as stage:

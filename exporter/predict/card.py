@@ -113,9 +113,9 @@ class Card:
 
     def file_of(self, device: str) -> str:
         """Return the file that a device runs; see `Predictor`."""
-        if device == "engine":
-            return ENGINE
-        return GRAPH if not device.startswith("openvino") else self.openvino_graph or GRAPH
+        if device.startswith("openvino"):
+            return self.openvino_graph or GRAPH
+        return ENGINE if device == "engine" else GRAPH
 
     def reading(self, clip: Mapping[str, Any]) -> Card:
         """Return the card with other entries of its `clip` table: sampling, views and so on.

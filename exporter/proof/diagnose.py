@@ -15,7 +15,7 @@ from exporter.proof.tune import tune
 from exporter.results import Ladder, Recipe
 from exporter.rewrite.choose import rewrite_for_export
 from exporter.run.job import calibrate
-from exporter.run.stages import OnProgress
+from exporter.run.stages import OnProgress, no_progress
 from exporter.spec import ExportSpec
 from model.classifier import VideoClassifier
 
@@ -26,7 +26,7 @@ def ladder(
     checkpoint: Path | None = None,
     video: tuple[Path, ...] = (),
     engine: bool = False,
-    on_progress: OnProgress = lambda _stage, _fraction, _what: None,
+    on_progress: OnProgress = no_progress,
 ) -> Ladder:
     """Compare the graph of an export with its model, module by module.
 
@@ -71,7 +71,7 @@ def tune_precision(
     precision: str | None = None,
     checkpoint: Path | None = None,
     video: tuple[Path, ...] = (),
-    on_progress: OnProgress = lambda _stage, _fraction, _what: None,
+    on_progress: OnProgress = no_progress,
 ) -> Recipe:
     """Find the modules to keep in float32 so that the error of a model meets a budget.
 

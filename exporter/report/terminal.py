@@ -64,9 +64,9 @@ def recipe_table(recipe: Recipe) -> RenderableType:
         f"{recipe.precision}: error {sci(recipe.error)} within {recipe.budget:g} with "
         f"{len(recipe.keep_fp32)} modules in fp32 ({sci(recipe.error_without)} with none)"
     )
-    made = table(*texts("Module"), *figures("Adds alone"), *marks("Kept in fp32"))
+    made = table(*texts("Kept in fp32"), *figures("Adds alone"))
     kept = {re.sub(r"\\(.)", r"\1", pattern) for pattern in recipe.keep_fp32}
     for path, error in recipe.alone.items():
         if path in kept:
-            made.add_row(path, sci(error), "yes")
+            made.add_row(path, sci(error))
     return Group(plain_line(line), made) if kept else plain_line(line)

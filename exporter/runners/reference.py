@@ -77,9 +77,7 @@ class ReferenceRunner(Closing):
         check_inputs(self, inputs)
         settings: dict[str, Any] = {"intermediate": True} if self._every_value else {}
         try:
-            with np.errstate(
-                all="ignore"
-            ):  # overflow is a result, not an error: the caller looks for it
+            with np.errstate(all="ignore"):  # an overflow is a result: the judge looks for it
                 values = self._evaluator.run(None, dict(inputs), **settings)
         except Exception as error:  # it raises unrelated classes
             raise RuntimeFailure(f"the ONNX reference evaluator failed: {error}") from error

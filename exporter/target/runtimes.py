@@ -15,7 +15,7 @@ from exporter.files.manifest import (
     OPENVINO_GRAPH,
     openvino_graph,
 )
-from exporter.machine.environment import usable_cores
+from exporter.machine.cores import usable_cores
 from exporter.predict import Card
 from exporter.proof.structure import TARGETS_OF_GRAPHS, row_name
 from exporter.results import Latency, Parity
