@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,17 +83,14 @@ def predict(
 
     clip = clip_of(sampling, views)
     windows = _windows(window, stride)
+    if features is not None:
+        _check_features(features, {"--window": window, "--top": top})
     with Predictor(directory, device=device, threads=threads, cache=cache, clip=clip) as predictor:
         _warn(directory, predictor, engine=device == "engine")
         if windows is not None:
-            if features is not None:
-                what = "--window does not go with --features"
-                raise UsageError(what, remedy="use only one of them")
             _show_windows(predictor, clips, windows, top, as_json=json_)
             return 0
         if features is not None:
-            if top is not None:
-                raise UsageError("--top does not go with --features", remedy="use only one of them")
             _write_features(predictor, clips, features, as_json=json_)
             return 0
         found: list[Prediction] = []
@@ -120,6 +117,17 @@ def _windows(window: str | None, stride: str | None) -> Windows | None:
     if window is None and stride is not None:
         raise UsageError("--stride needs --window", remedy="add --window, as --window 2s")
     return None if window is None else Windows.parse(window, stride)
+
+
+def _check_features(path: Path, others: Mapping[str, object]) -> None:
+    """Raise `UsageError` now, not after the clips, if nothing could be written."""
+    from exporter.predict.features import require_npz
+
+    require_npz(path)
+    for option, given in others.items():
+        if given is not None:
+            what = f"{option} does not go with --features"
+            raise UsageError(what, remedy="use only one of them")
 
 
 def _show_windows(

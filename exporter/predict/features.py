@@ -69,6 +69,12 @@ def _outputs(
     return [{name: mean_of_views(values) for name, values in one.items()} for one in found]
 
 
+def require_npz(path: Path) -> None:
+    """Raise `UsageError` unless a path ends in .npz."""
+    if path.suffix != ".npz":
+        raise UsageError("--features", got=str(path), expected="a path that ends in .npz")
+
+
 def write_features(path: Path, described: Sequence[Described]) -> dict[str, tuple[int, ...]]:
     """Write outputs `(n, ...)` and the names of the n clips into an .npz file.
 
@@ -79,8 +85,7 @@ def write_features(path: Path, described: Sequence[Described]) -> dict[str, tupl
         UsageError: if no clip is given, or the path does not end in .npz.
         OutputError: if the file cannot be written.
     """
-    if path.suffix != ".npz":
-        raise UsageError("--features", got=str(path), expected="a path that ends in .npz")
+    require_npz(path)
     if not described:
         raise UsageError("--features needs a clip")
     arrays: dict[str, Any] = {

@@ -219,7 +219,8 @@ class TestClips:
         [
             (("--stride", "1s"), "--stride needs --window"),
             (("--window", "soon"), "expected a time, as 2s"),
-            (("--window", "2s", "--features", "x.npz"), "does not go with --features"),
+            (("--window", "2s", "--features", "x.npz"), "--window does not go with --features"),
+            (("--top", "1", "--features", "x.npz"), "--top does not go with --features"),
             (("--sampling", "dense"), "expected uniform, dense:RATE"),
             (("--views", "2"), "expected CLIPSxCROPS"),
         ],
