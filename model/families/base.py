@@ -119,6 +119,17 @@ def is_transposed(qkv: Tensor | None) -> bool:
     return qkv is not None and qkv.ndim == 2 and qkv.shape[1] == 3 * qkv.shape[0]
 
 
+def square_side(positions: Tensor | None) -> int | None:
+    """Return the side of the square that learned positions `(1, 1 + side**2, d)` fill.
+
+    The first one is that of the class token. None if they fill no square.
+    """
+    if positions is None or positions.ndim != 3:
+        return None
+    side = math.isqrt(max(positions.shape[1] - 1, 0))
+    return side if side and side**2 == positions.shape[1] - 1 else None
+
+
 def count_blocks(name: str, state: Mapping[str, Tensor]) -> Told:
     """Infer the depth N from the keys `name.0.` to `name.N-1.`."""
     prefix = f"{name}."

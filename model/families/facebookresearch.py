@@ -20,6 +20,7 @@ from model.families.base import (
     list_weights,
     rename,
     shape_of,
+    square_side,
 )
 from model.families.paddlevideo import from_paddle
 from model.preprocessing import Preprocessing
@@ -136,13 +137,10 @@ def infer(weights: WeightsFile, given: Mapping[str, Any]) -> dict[str, Told]:
 
 def _infer_resolution(state: Mapping[str, Tensor], told: Mapping[str, Told]) -> dict[str, Told]:
     """Infer height and width from the learned positions, if they fill a square."""
-    positions, patch = state.get("pos_embed"), told.get("patch_size")
-    if positions is None or positions.ndim != 3 or patch is None:
+    side, patch = square_side(state.get("pos_embed")), told.get("patch_size")
+    if side is None or patch is None:
         return {}
-    side = math.isqrt(max(positions.shape[1] - 1, 0))
-    if side == 0 or side**2 != positions.shape[1] - 1:
-        return {}
-    entry = Told(side * patch.value, shape_of("pos_embed", positions))
+    entry = Told(side * patch.value, shape_of("pos_embed", state["pos_embed"]))
     return {"height": entry, "width": entry}
 
 
@@ -166,8 +164,7 @@ def resize_positions(
     resized, notes = dict(state), []
     places, wanted = state.get("pos_embed"), config.grid
     if places is not None and places.ndim == 3 and places.shape[1] - 1 != math.prod(wanted):
-        side = math.isqrt(max(places.shape[1] - 1, 0))
-        if side == 0 or side**2 != places.shape[1] - 1:
+        if (side := square_side(places)) is None:
             raise ConfigError(
                 f"positions for {places.shape[1] - 1} places do not fill a square, so they "
                 f"cannot be resized to {wanted[0]} x {wanted[1]}"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from model.config import ACTIVATION_NAMES, ConfigError, check_choice, image_sides
-from model.families.base import Told, count_blocks, shape_of
+from model.families.base import Told, count_blocks, shape_of, square_side
 from model.families.facebookresearch import ATTENTION_TYPES
 from model.families.huggingface_directory import CONFIG
 from model.task import PROBLEM_TYPES, TaskName, check_task
@@ -32,6 +31,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "attention_type": "divided_space_time",
     "drop_path_rate": 0.0,
 }
+_PLACES = "embeddings.position_embeddings"
 _GIVE_LABELS = "give the labels with --config '{\"labels\": [...]}'"
 # Entry of config.json -> name of a weight and the axis whose size must equal the entry.
 _SHOWN = {
@@ -67,11 +67,7 @@ def read_entries(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_weights(entries: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
     """Raise `ConfigError` if the weights contradict an entry of config.json."""
-    shown = {
-        name: Told(state[key].shape[axis], shape_of(key, state[key]))
-        for name, (key, axis) in _SHOWN.items()
-        if key in state and state[key].ndim > max(axis, 0)
-    }
+    shown = _infer_sizes(state)
     kind = entries["attention_type"]
     times = "embeddings.time_embeddings"
     temporal = next((key for key in state if ".temporal_attention." in key), None)
@@ -84,9 +80,6 @@ def check_weights(entries: Mapping[str, Any], state: Mapping[str, Tensor]) -> No
     elif (kind == "space_only") == (times in state):
         other = "space_only" if kind == "joint_space_time" else "joint_space_time"
         shown["attention_type"] = Told(other, _presence(times, state))
-    shown["num_hidden_layers"] = count_blocks("encoder.layer", state)
-    bias = "encoder.layer.0.attention.attention.qkv.bias"
-    shown["qkv_bias"] = Told(bias in state, _presence(bias, state))
     for name, entry in shown.items():
         if entries[name] != entry.value:
             raise ConfigError(
@@ -103,7 +96,7 @@ def _presence(key: str, state: Mapping[str, Tensor]) -> str:
 
 def _check_places(entries: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
     """Raise `ConfigError` if the number of learned positions contradicts `image_size`."""
-    places = state.get("embeddings.position_embeddings")
+    places = state.get(_PLACES)
     if places is None or places.ndim != 3:
         return
     size, patch = entries["image_size"], entries["patch_size"]
@@ -112,12 +105,27 @@ def _check_places(entries: Mapping[str, Any], state: Mapping[str, Tensor]) -> No
     if places.shape[1] != wanted:
         raise ConfigError(
             f"contradicts the weights: image_size {size} in patches of {patch} has {wanted} "
-            f"positions, but the weights have {shape_of('embeddings.position_embeddings', places)}"
+            f"positions, but the weights have {shape_of(_PLACES, places)}"
         )
 
 
 def infer_entries(state: Mapping[str, Tensor]) -> dict[str, Told]:
     """Infer the entries that names and shapes tell, for weights without a config.json."""
+    told = _infer_sizes(state)
+    temporal = next((key for key in state if ".temporal_attention." in key), None)
+    times = "embeddings.time_embeddings"
+    kind = "joint_space_time" if times in state else "space_only"
+    told["attention_type"] = (
+        Told("divided_space_time", temporal) if temporal else Told(kind, _presence(times, state))
+    )
+    side, patch = square_side(state.get(_PLACES)), told.get("patch_size")
+    if side is not None and patch is not None:
+        told["image_size"] = Told(side * patch.value, shape_of(_PLACES, state[_PLACES]))
+    return told
+
+
+def _infer_sizes(state: Mapping[str, Tensor]) -> dict[str, Told]:
+    """Infer the entries of which a weight has the size, the depth, and whether there are biases."""
     told = {
         name: Told(state[key].shape[axis], shape_of(key, state[key]))
         for name, (key, axis) in _SHOWN.items()
@@ -126,18 +134,6 @@ def infer_entries(state: Mapping[str, Tensor]) -> dict[str, Told]:
     told["num_hidden_layers"] = count_blocks("encoder.layer", state)
     bias = "encoder.layer.0.attention.attention.qkv.bias"
     told["qkv_bias"] = Told(bias in state, _presence(bias, state))
-    temporal = next((key for key in state if ".temporal_attention." in key), None)
-    times = "embeddings.time_embeddings"
-    kind = "joint_space_time" if times in state else "space_only"
-    told["attention_type"] = (
-        Told("divided_space_time", temporal) if temporal else Told(kind, _presence(times, state))
-    )
-    places, patch = state.get("embeddings.position_embeddings"), told.get("patch_size")
-    if places is not None and places.ndim == 3 and patch is not None:
-        side = math.isqrt(max(places.shape[1] - 1, 0))
-        if side and side**2 == places.shape[1] - 1:
-            where = shape_of("embeddings.position_embeddings", places)
-            told["image_size"] = Told(side * patch.value, where)
     return told
 
 
