@@ -5,6 +5,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 
+def first_line(text: object) -> str:
+    """Take the first line of a foreign message; of a long one, the first 200 characters."""
+    return str(text).strip().partition("\n")[0][:200]
+
+
 class TsformerError(Exception):
     """The base of all errors that a user can cause or fix.
 

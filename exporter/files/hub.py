@@ -14,7 +14,13 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from exporter.errors import CheckpointInputError, HubError, TsformerError, UsageError
+from exporter.errors import (
+    CheckpointInputError,
+    HubError,
+    TsformerError,
+    UsageError,
+    first_line,
+)
 from exporter.errors.install import missing_package
 
 _ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w.-][\w./-]*))?", re.ASCII)
@@ -156,11 +162,11 @@ def _explain(name: HubName, error: Exception) -> tuple[str, str]:
         case errors.RevisionNotFoundError():
             return f"{id} has no revision {name.revision!r}", "give a branch, a tag or a commit"
         case errors.HFValidationError():
-            return f"{id} is no name of the hub: {_first_line(error)}", "see the names on the hub"
+            return f"{id} is no name of the hub: {first_line(error)}", "see the names on the hub"
         case errors.HfHubHTTPError():
             denied = getattr(error.response, "status_code", 0) in (401, 403)
             return (
-                f"{endpoint} refused {id}: {_first_line(error)}",
+                f"{endpoint} refused {id}: {first_line(error)}",
                 log_in if denied else "try later",
             )
         case errors.LocalEntryNotFoundError() | ConnectionError():
@@ -173,8 +179,4 @@ def _explain(name: HubName, error: Exception) -> tuple[str, str]:
                 f"{here}, and {id} is neither a path here nor in the cache of the hub",
                 "go online, or give the directory of the model",
             )
-    return f"{endpoint}, {id}: {type(error).__name__}: {_first_line(error)}", "see --debug"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:200]
+    return f"{endpoint}, {id}: {type(error).__name__}: {first_line(error)}", "see --debug"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from exporter.errors import UsageError
+from exporter.errors import UsageError, first_line
 from exporter.files.manifest import MODULE
 from exporter.inputs.clips import Inputs
 
@@ -125,9 +125,8 @@ def _run(module: nn.Module, batch: Mapping[str, np.ndarray], dtype: torch.dtype)
     try:
         return copy.deepcopy(module).to(dtype)(*cast)
     except Exception as error:  # whatever the module raises
-        reason = str(error).strip().partition("\n")[0][:200]
         raise UsageError(
-            f"the module does not run in {kind}: {type(error).__name__}: {reason}",
+            f"the module does not run in {kind}: {type(error).__name__}: {first_line(error)}",
             remedy="take types and devices in its forward from its weights and inputs"
             if dtype == torch.float64
             else "check the order, the shapes and the types of the inputs",

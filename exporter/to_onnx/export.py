@@ -32,7 +32,7 @@ from onnxscript.rewriter import RewritePass
 from onnxscript.rewriter.rules import common as rules
 from torch import Tensor, nn
 
-from exporter.errors import OnnxError
+from exporter.errors import OnnxError, first_line
 from exporter.graph.modules import write_module_outputs
 from exporter.graph.view import GraphTensor, GraphView, graph_tensor
 from exporter.lint import lint
@@ -205,7 +205,7 @@ def _trace(
         if any(isinstance(cause, KeyboardInterrupt) for cause in _causes(error)):
             raise KeyboardInterrupt from error
         first = error.__cause__ or error  # the outer error of torch is a page of advice
-        reason = _COLOUR.sub("", str(first)).strip().partition("\n")[0][:200]
+        reason = first_line(_COLOUR.sub("", str(first)))
         raise OnnxError(
             f"torch could not export the model: {type(first).__name__}: {reason}",
             remedy="run with --debug for the whole trace",
