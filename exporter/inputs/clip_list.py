@@ -62,7 +62,7 @@ def find_clip(written: str, folder: Path, option: str) -> Path:
     path = Path(written)
     if path.is_absolute():
         return path
-    found = [place for place in (folder / path, path) if place.exists()]
+    found = [place for place in (folder / path, path) if _is_there(place)]
     if len(found) == 2 and not found[0].samefile(found[1]):
         raise UsageError(
             f"{option}: the clip {written} can be read in two ways",
@@ -86,7 +86,7 @@ def _rows(path: Path, option: str) -> Iterator[tuple[int, str, list[str]]]:
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         if separator:
-            columns = [cell.strip() for cell in next(csv.reader([line], delimiter=separator))]
+            columns = _split_cells(line, separator, f"{option}: {path}:{number}")
         else:
             columns = _split_at_spaces(line, path.parent)
         if number == 1 and _is_head(columns, f"{option}: {path}"):
@@ -119,14 +119,29 @@ def _separator(path: Path, lines: Sequence[str]) -> str:
     return "," if path.suffix.lower() == ".csv" else ""
 
 
+def _split_cells(line: str, separator: str, where: str) -> list[str]:
+    try:
+        return [cell.strip() for cell in next(csv.reader([line], delimiter=separator))]
+    except csv.Error as error:  # a cell of more than 131,072 characters
+        raise UsageError(where, got=repr(line[:80]), expected="a line of CSV") from error
+
+
 def _split_at_spaces(line: str, folder: Path) -> list[str]:
     """Split `path label label`; a path may hold spaces, so the longest one that exists is taken."""
     words = line.split()
     for count in range(len(words) - 1, 0, -1):
         clip = " ".join(words[:count])
-        if count > 1 and ((folder / clip).exists() or Path(clip).exists()):
+        if count > 1 and (_is_there(folder / clip) or _is_there(Path(clip))):
             return [clip, *words[count:]]
     return words
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a path exists; words of a line can be longer than a path can be."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _values(words: Sequence[str], outputs: int, where: str, option: str) -> Target:

@@ -283,7 +283,16 @@ class TestLists:
         dataset = open_(self.write(tmp_path, f"a{separator}b.mp4,cat\n", "list.csv"))
         assert [clip.source.name for clip in dataset.clips] == [f"a{separator}b.mp4"]
 
+    def test_a_line_may_be_longer_than_a_name(self, tmp_path):
+        values = " ".join(["0.12345678"] * 40)
+        path = self.write(tmp_path, f"a.mp4 {values}\n")
+        (clip,) = open_(path, tuple(map(str, range(40))), "regression").clips
+        assert (clip.source.name, clip.target) == ("a.mp4", (0.12345678,) * 40)
+
     def test_wrong_lines_are_named(self, tmp_path):
+        assert "list.csv:1: got 'aaa" in refused(
+            self.write(tmp_path, f"{'a' * 140_000},cat\n", "list.csv")
+        )
         assert "list.txt:2 has no label" in refused(self.write(tmp_path, "a.mp4 cat\nb.mp4\n"))
         assert "must have one label" in refused(self.write(tmp_path, "a.mp4 cat dog\n"))
         assert "'dgo' is no class" in refused(self.write(tmp_path, "a.mp4 dgo\n"))
