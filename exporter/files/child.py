@@ -34,6 +34,16 @@ def command(module: str) -> tuple[list[str], dict[str, str]]:
     return [sys.executable, "-P", "-m", module], {**os.environ, "PYTHONPATH": path}
 
 
+def describe_end(code: int) -> str:
+    """Say how a child ended that owed an answer; `code` is that of `subprocess`."""
+    if code >= 0:
+        return f"ended without an answer (exit code {code})"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:  # real-time signals have no names
+        return f"was killed by signal {-code}"
+
+
 def wait_for_end_of_input() -> None:
     """Return when the parent closes the standard input of this process, or dies."""
     while os.read(0, 64):

@@ -15,7 +15,6 @@ import json
 import os
 import pickle
 import queue
-import signal
 import subprocess
 import tempfile
 import threading
@@ -193,10 +192,7 @@ class _Worker:
         code = self._process.wait()
         self._noise.seek(0)
         said = " ".join(self._noise.read().decode(errors="replace").split())[-200:]
-        if code < 0:
-            how = f"was ended by {signal.Signals(-code).name}"
-        else:
-            how = f"ended with exit code {code}"
+        how = child.describe_end(code)
         return f"{how}: {said}" if said else how
 
     def _send(self, line: str) -> None:

@@ -136,7 +136,4 @@ def _describe_death(code: int, noise: IO[bytes]) -> str:
     last_output = " ".join(printed)[-300:] or "nothing"
     if code == -signal.SIGKILL:
         return "its process was killed; the system does this when memory runs out"
-    if code < 0:
-        name = signal.Signals(-code).name
-        return f"its process was killed by {name}; its last output: {last_output}"
-    return f"its process ended without an answer (exit code {code}); its last output: {last_output}"
+    return f"its process {child.describe_end(code)}; its last output: {last_output}"

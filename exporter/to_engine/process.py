@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import tempfile
 from collections import deque
@@ -135,11 +134,8 @@ def _close(pipe: IO[bytes] | None) -> None:
 
 
 def _describe_death(returncode: int, logged: deque[str], noise: IO[bytes]) -> str:
-    if returncode < 0:
-        how = f"was killed by {signal.Signals(-returncode).name}"
-    else:
-        how = f"ended without an answer (exit code {returncode})"
     noise.seek(0)
     printed = noise.read().decode(errors="replace").splitlines()[-SHOWN_LINES:]
     last_output = " | ".join([*logged, *printed]) or "nothing"
+    how = child.describe_end(returncode)
     return f"the process of TensorRT {how}; its last output: {last_output}"

@@ -17,5 +17,6 @@ def test_a_reader_that_died_is_released(monkeypatch, tmp_path):
         clips = list(readers.read([tmp_path / f"{i}.mp4" for i in range(3)], ahead=1))
         assert readers._workers == []
     assert {clip.error for clip in clips} == {
-        f"{tmp_path}/{i}.mp4: the process that read it ended with exit code 9" for i in range(3)
+        f"{tmp_path}/{i}.mp4: the process that read it ended without an answer (exit code 9)"
+        for i in range(3)
     }
