@@ -17,6 +17,9 @@ from exporter.files.lock import Lock, have_locks
 
 MANIFEST = "manifest.json"
 ENTRY_MARK = "tsformer.json"  # differs from MANIFEST, so that an entry is not taken for an export
+# A manifest of ours begins with these. Web pages and add-ons of browsers have a manifest.json too.
+_BEGIN, _BEGIN_BYTES = (b'"manifest_version"', b'"verdict"'), 200
+_BESIDE = ("model.onnx", "report.json")  # tell an export whose manifest is damaged
 
 
 class StagedDirectory:
@@ -120,7 +123,7 @@ class StagedDirectory:
             raise OutputError(
                 f"{self.out} exists", remedy="replace it with --force, or give another -o"
             )
-        if any(self.out.iterdir()) and not (self.out / MANIFEST).exists():
+        if any(self.out.iterdir()) and not _is_export(self.out):
             raise OutputError(
                 f"{self.out} is not an export of tsformer and will not be replaced",
                 remedy=self.elsewhere,
@@ -231,6 +234,18 @@ class StagedEntries(StagedDirectory):
                     f"{entry} was not made by tsformer and will not be replaced",
                     remedy="give another --name",
                 )
+
+
+def _is_export(directory: Path) -> bool:
+    """Whether tsformer made a directory; its manifest may be damaged since."""
+    if not os.path.lexists(directory / MANIFEST):
+        return False
+    if all((directory / name).exists() for name in _BESIDE):
+        return True
+    with contextlib.suppress(OSError), (directory / MANIFEST).open("rb") as file:
+        start = file.read(_BEGIN_BYTES)
+        return all(word in start for word in _BEGIN)
+    return False
 
 
 def write_whole(path: Path, content: bytes) -> None:

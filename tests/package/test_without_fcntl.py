@@ -107,9 +107,10 @@ def test_without_locks_no_staging_directory_is_removed(tmp_path):
 
 @pytest.mark.usefixtures("no_fcntl")
 def test_without_locks_an_export_is_replaced_as_a_whole(tmp_path):
+    ours = '{"manifest_version": 1, "verdict": "%s"}'
     for content in ("old", "new"):
         with StagedDirectory(tmp_path / "x", force=True) as staged:
-            (staged.path / "manifest.json").write_text(content)
+            (staged.path / "manifest.json").write_text(ours % content)
             staged.publish()
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
-    assert (tmp_path / "x" / "manifest.json").read_text() == "new"
+    assert (tmp_path / "x" / "manifest.json").read_text() == ours % "new"

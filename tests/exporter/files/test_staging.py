@@ -16,11 +16,12 @@ from exporter.errors import OutputError
 from exporter.files.staging import ENTRY_MARK, MANIFEST, StagedDirectory, StagedEntries
 
 NOBODY = 65534
+OURS = '{\n  "manifest_version": 1,\n  "verdict": "pass",\n'
 
 
 def fill(out, content="new", **options):
     with StagedDirectory(out, **options) as staged:
-        (staged.path / MANIFEST).write_text(content)
+        (staged.path / MANIFEST).write_text(OURS + content)
         (staged.path / "model.onnx").write_text(content)
         staged.publish()
     return out
@@ -137,7 +138,7 @@ def test_an_exception_after_publish_keeps_what_was_published(tmp_path):
 def test_an_existing_output_is_refused_and_unchanged(tmp_path):
     out = fill(tmp_path / "x", "old")
     assert "replace it with --force" in refused(out)
-    assert (out / MANIFEST).read_text() == "old"
+    assert (out / MANIFEST).read_text() == f"{OURS}old"
     assert tree(tmp_path) == ["x", f"x/{MANIFEST}", "x/model.onnx"]
 
 
@@ -180,6 +181,42 @@ def test_force_does_not_replace_a_directory_that_is_not_an_export(tmp_path):
     (out / "holiday.jpg").touch()
     assert "is not an export of tsformer" in refused(out, force=True)
     assert tree(tmp_path) == ["photos", "photos/holiday.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("manifest", "others"),
+    [
+        ('{"name": "A page", "icons": []}', ["index.html"]),
+        ('{"manifest_version": 3, "name": "An add-on of a browser"}', ["background.js"]),
+        ('{"name": "A page that runs a graph"}', ["model.onnx"]),
+        ("", ["report.json"]),
+    ],
+)
+def test_force_does_not_replace_what_has_a_manifest_of_others(tmp_path, manifest, others):
+    out = tmp_path / "page"
+    out.mkdir()
+    (out / MANIFEST).write_text(manifest)
+    for name in others:
+        (out / name).write_text("mine")
+    assert "is not an export of tsformer" in refused(out, force=True)
+    assert tree(out) == sorted([MANIFEST, *others])
+    assert all((out / name).read_text() == "mine" for name in others)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "directory", "link"])
+def test_force_replaces_an_export_whose_manifest_is_damaged(tmp_path, damage):
+    out = fill(tmp_path / "x", "old")
+    if damage != "cut":
+        (out / MANIFEST).unlink()
+        (out / "report.json").touch()
+    if damage == "empty":
+        (out / MANIFEST).touch()
+    elif damage == "directory":
+        (out / MANIFEST).mkdir()
+    elif damage == "link":
+        (out / MANIFEST).symlink_to("nowhere")
+    fill(out, "new", force=True)
+    assert tree(tmp_path) == ["x", f"x/{MANIFEST}", "x/model.onnx"]
 
 
 def test_force_replaces_an_empty_directory(tmp_path):
@@ -325,11 +362,11 @@ def test_of_two_runs_the_first_to_publish_wins(tmp_path):
 def test_of_two_runs_with_force_the_last_to_publish_wins(tmp_path):
     out = tmp_path / "x"
     with StagedDirectory(out, force=True) as first, StagedDirectory(out, force=True) as second:
-        (first.path / MANIFEST).write_text("first")
-        (second.path / MANIFEST).write_text("second")
+        (first.path / MANIFEST).write_text(f"{OURS}first")
+        (second.path / MANIFEST).write_text(f"{OURS}second")
         second.publish()
         first.publish()
-    assert (out / MANIFEST).read_text() == "first"
+    assert (out / MANIFEST).read_text() == f"{OURS}first"
     assert tree(tmp_path) == ["x", f"x/{MANIFEST}"]
 
 
