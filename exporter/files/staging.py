@@ -29,6 +29,11 @@ class StagedDirectory:
     while it lives, so the next run finds and removes the unlocked directory of a killed run. On a
     system without locks no run can tell a killed run from a live one, and the directory stays.
 
+    Args:
+        out: The directory to make.
+        force: Replace an earlier export there, with all that its directory holds.
+        reads: Files and directories that the run reads, which must not be replaced.
+
     Raises:
         OutputError: if `out` exists and must not be replaced, or cannot be written.
     """
@@ -36,9 +41,10 @@ class StagedDirectory:
     path: Path
     elsewhere: ClassVar[str] = "give another place with -o"
 
-    def __init__(self, out: Path, *, force: bool = False) -> None:
+    def __init__(self, out: Path, *, force: bool = False, reads: Sequence[Path] = ()) -> None:
         self.out = out.absolute()
         self._force = force
+        self._reads = reads
         self._published = False
         self._made_parents: list[Path] = []
 
@@ -128,6 +134,15 @@ class StagedDirectory:
                 f"{self.out} is not an export of tsformer and will not be replaced",
                 remedy=self.elsewhere,
             )
+        wanted = {path: str(path) for path in self._reads}
+        with contextlib.suppress(OSError):  # it was removed
+            wanted[Path.cwd()] = "the current directory"
+        for path, name in wanted.items():
+            if path.resolve().is_relative_to(self.out.resolve()):
+                raise OutputError(
+                    f"{name} lies in {self.out}, which --force would remove",
+                    remedy=self.elsewhere,
+                )
 
     def _remove_stale(self) -> None:
         if not have_locks():

@@ -18,6 +18,7 @@ from exporter.files.manifest import ENGINE, write_manifest
 from exporter.files.names import default_directory
 from exporter.files.reference import require_room
 from exporter.files.staging import StagedDirectory
+from exporter.inputs.dataset import MOTION
 from exporter.latency.timing import Timed, measure_latency
 from exporter.load import load_model, resolve
 from exporter.machine import environment
@@ -73,7 +74,7 @@ def export(
     Args:
         spec: What to export.
         out: The directory to make (default: named after the spec, under `build/`).
-        force: Replace an earlier export in that directory.
+        force: Replace an earlier export there, with all that its directory holds.
         on_progress: Called while the stages run.
         measuring: A context that is entered while latency is measured, to keep the machine free.
             It may change PyTorch's number of threads; the runtimes then use the same number.
@@ -88,7 +89,7 @@ def export(
     stages = Stages(on_progress)
     use_threads(spec.threads)
     out = Path(out or default_directory(spec))
-    with StagedDirectory(out, force=force) as staged:
+    with StagedDirectory(out, force=force, reads=_reads(spec)) as staged:
         with stages.run("load") as stage:
             model = load_model(spec)
             resolved = resolve(spec, model)  # hashes the checkpoint as it was read
@@ -97,6 +98,13 @@ def export(
         with stages.run("inputs") as stage:
             job = gather(spec, resolved, model, staged.path, stages, stage, measuring)
         return publish(job, out, staged)
+
+
+def _reads(spec: ExportSpec) -> list[Path]:
+    """Return the files and directories that an export reads."""
+    labelled = [Path(spec.eval)] if spec.eval and spec.eval != MOTION else []
+    trained = [spec.checkpoint] if spec.checkpoint else []
+    return [*trained, *spec.video, *spec.calibration, *labelled]
 
 
 def use_threads(wanted: int | None) -> None:

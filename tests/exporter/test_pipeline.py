@@ -5,6 +5,8 @@ import onnx
 import pytest
 
 from exporter import ExportSpec, pipeline
+from exporter.errors import OutputError
+from model import FastTimeSformer, save_checkpoint
 
 
 @pytest.mark.slow
@@ -92,3 +94,16 @@ def test_a_failure_to_measure_accuracy_never_costs_the_export(tmp_path):
     page = (tmp_path / "made" / "report.html").read_text()
     assert "accuracy: not measured: no clip of" in page
     assert json.loads((tmp_path / "made" / "manifest.json").read_text())["verdict"] == "pass"
+
+
+@pytest.mark.slow
+def test_force_keeps_a_checkpoint_in_the_directory_that_it_would_replace(tmp_path):
+    model = FastTimeSformer(2, 3, 16, 16, num_classes=2, dim=16, depth=1, dim_head=8)
+    out = tmp_path / "made"
+    out.mkdir()
+    save_checkpoint(model, out / "trained.safetensors")
+    (out / "manifest.json").write_text('{"manifest_version": 1, "verdict": "pass"}')
+    spec = ExportSpec(checkpoint=out / "trained.safetensors", engine="none", bench_seconds=0)
+    with pytest.raises(OutputError, match=r"trained\.safetensors lies in .* would remove"):
+        pipeline.export(spec, out, force=True)
+    assert (out / "trained.safetensors").exists()

@@ -219,6 +219,24 @@ def test_force_replaces_an_export_whose_manifest_is_damaged(tmp_path, damage):
     assert tree(tmp_path) == ["x", f"x/{MANIFEST}", "x/model.onnx"]
 
 
+@pytest.mark.parametrize("read", ["trained.pth", "clips/a.mp4", "."])
+@pytest.mark.parametrize("through", ["x", "link"])
+def test_force_does_not_remove_what_the_run_reads(tmp_path, read, through):
+    out = fill(tmp_path / "x", "old")
+    (tmp_path / "link").symlink_to(out)
+    (out / "clips").mkdir()
+    message = refused(out, force=True, reads=[tmp_path / "beside", tmp_path / through / read])
+    assert f"{tmp_path / through / read} lies in {out}, which --force would remove" in message
+    assert (out / "model.onnx").read_text() == "old"
+
+
+def test_force_does_not_remove_the_current_directory(tmp_path, monkeypatch):
+    out = fill(tmp_path / "x", "old")
+    monkeypatch.chdir(out)
+    assert "the current directory lies in" in refused(Path(), force=True)
+    assert (out / "model.onnx").read_text() == "old"
+
+
 def test_force_replaces_an_empty_directory(tmp_path):
     (tmp_path / "x").mkdir()
     refused(tmp_path / "x")
