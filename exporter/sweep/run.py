@@ -65,14 +65,15 @@ def sweep(
             got=jobs,
             expected="1: else a cell would be timed while others work",
         )
+    import torch  # imported here, because the import is slow and only this function needs it
+
+    from exporter.machine import environment
+
+    facts, threads = environment.describe(), torch.get_num_threads()
+    rows = _rows(cells, Keys(facts), threads)  # first: a grid that is refused leaves nothing
     with _hold(directory):
-        import torch  # imported here, because the import is slow and only this function needs it
-
-        from exporter.machine import environment
-
-        facts, threads = environment.describe(), torch.get_num_threads()
         table = Table(directory, _describe(grid, facts), on_progress)
-        table.rows = _rows(cells, Keys(facts), threads)
+        table.rows = rows
         todo = _find_unmade(table, cells)
         table.save()
         if todo:

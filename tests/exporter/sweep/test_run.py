@@ -127,6 +127,7 @@ class TestRows:
         cells = [Cell({"res": res}, ExportSpec(res=(32, 32))) for res in (32, "32x32")]
         with pytest.raises(UsageError, match="the same export: got 32 and 32x32"):
             sweep(Grid(), cells, tmp_path / "s")
+        assert not (tmp_path / "s").exists()
 
 
 class TestDirectory:
