@@ -9,6 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -149,8 +150,8 @@ def evaluate(
     check_count("--jobs", jobs, least=0)
     started, count = time.perf_counter(), len(dataset.clips)
     found: dict[int, dict[str, Any]] = {}
-    log = None if kept is None else RowLog(kept, {**(made_by or {}), "clips": _digest(dataset)})
-    try:
+    answers = {**(made_by or {}), "clips": _digest(dataset)}
+    with nullcontext() if kept is None else RowLog(kept, answers) as log:
         if log is not None:
             found = {row["at"]: row for row in log.rows()}
         todo = [place for place in range(count) if place not in found]
@@ -160,9 +161,6 @@ def evaluate(
             if log is not None:
                 log.append(rows)
             on_clip(len(found), count, rows[-1]["clip"])
-    finally:
-        if log is not None:
-            log.close()
     made = _measure(models, subject, dataset, [found[place] for place in range(count)])
     seconds = time.perf_counter() - started
     return replace(made, seconds=seconds, clips_read=count - before)

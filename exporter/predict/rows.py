@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from exporter.errors import OutputError
@@ -29,7 +30,8 @@ class RowLog(Closing):
     """A file of JSON lines that one process appends to.
 
     Args:
-        path: The file; one that exists is continued, without a last line that is torn.
+        path: The file; one that exists is continued, without a last line that is torn. Where an
+            error ends the work before the first row, no file is left.
         made_by: What decides the rows; values that JSON can hold.
 
     Raises:
@@ -74,6 +76,17 @@ class RowLog(Closing):
         while left:
             left = left[os.write(self._file.fileno(), left) :]
 
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None and not self.path.stat().st_size:
+            _job_of(self.path).unlink(missing_ok=True)
+            self.path.unlink()
+        super().__exit__(kind, error, trace)
+
     def close(self) -> None:
         """Bring the rows to the disk, and let other processes append."""
         os.fsync(self._file.fileno())
@@ -88,11 +101,16 @@ def _lock_alone(lock: Lock, path: Path) -> None:
         raise OutputError(f"another process appends to {path}", remedy="wait for it") from error
 
 
+def _job_of(path: Path) -> Path:
+    """Return the file that says what makes the rows."""
+    return path.with_name(f"{path.name}.job.json")
+
+
 def _check_job(path: Path, made_by: Mapping[str, Any]) -> None:
     """Write what makes the rows, or compare it with what made the rows that are there."""
-    job = path.with_name(f"{path.name}.job.json")
-    if not job.exists():
-        if path.exists() and path.stat().st_size:
+    job, has_rows = _job_of(path), path.stat().st_size > 0
+    if not (job.exists() and has_rows):
+        if has_rows:
             raise OutputError(f"{path} has no rows of tsformer", remedy="name another file with -o")
         write_whole(job, json.dumps(made_by, indent=2).encode() + b"\n")
         return

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from exporter.cli import main
-from exporter.errors import OutputError
+from exporter.errors import OutputError, RuntimeFailure
 from exporter.files.manifest import MANIFEST
 from exporter.inputs.dataset import Dataset, Labelled
 from exporter.predict import Predictor
@@ -124,6 +124,15 @@ class TestGoingOn:
         assert again.batches == [[3]]
         assert second.judged == first.judged
         assert second.bad == first.bad
+
+    def test_a_runtime_that_fails_at_once_leaves_no_file(self, counted, tmp_path):
+        class Failing(Fake):
+            def run(self, inputs):
+                raise RuntimeFailure("no kernel")
+
+        with pytest.raises(RuntimeFailure, match="no kernel"):
+            run([Failing()], counted([0, 1], [0, 1]), kept=tmp_path / "answers.jsonl")
+        assert list(tmp_path.iterdir()) == []
 
     def test_answers_of_other_clips_are_refused(self, counted, tmp_path):
         run([Fake()], counted([0, 1], [0, 1]), kept=tmp_path / "answers.jsonl")

@@ -188,6 +188,27 @@ class TestGoingOn:
         with pytest.raises(OutputError, match="made with another classes of a row"):
             label(Labelling(flexible, jobs=0, top=2), clips, out)
 
+    def test_a_file_without_rows_is_continued_with_any_model(self, tmp_path):
+        for made_by in ({"model": "a"}, {"model": "b"}):
+            with RowLog(tmp_path / "rows.jsonl", made_by) as log:
+                assert list(log.rows()) == []
+        with RowLog(tmp_path / "rows.jsonl", {"model": "c"}) as log:
+            log.append([{"clip": "a"}])
+        with pytest.raises(OutputError, match=r"another model: got d, expected c"):
+            RowLog(tmp_path / "rows.jsonl", {"model": "d"})
+
+    def test_an_error_before_the_first_row_leaves_no_file(self, tmp_path):
+        with pytest.raises(ValueError, match="early"), RowLog(tmp_path / "rows.jsonl", {}):
+            raise ValueError("early")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_an_error_keeps_the_rows_before_it(self, tmp_path):
+        with pytest.raises(ValueError, match="late"), RowLog(tmp_path / "rows.jsonl", {}) as log:
+            log.append([{"clip": "a"}])
+            raise ValueError("late")
+        assert read(tmp_path / "rows.jsonl") == [{"clip": "a"}]
+        assert (tmp_path / "rows.jsonl.job.json").exists()
+
     def test_a_file_of_something_else_is_left_alone(self, flexible, archive, tmp_path):
         out = tmp_path / "notes.jsonl"
         out.write_text("mine\n")
@@ -267,6 +288,7 @@ class TestTheCommand:
                 ["{archive}", "-o", "{out}.jsonl", "--top", "13"],
                 "usage: --top: got 13, expected 1 to 12",
             ),
+            (["{archive}", "-o", "{out}.jsonl", "--device", "gpu"], "usage: --device: got gpu"),
         ],
     )
     def test_a_wrong_argument_is_one_line(
@@ -277,6 +299,7 @@ class TestTheCommand:
         err = capsys.readouterr().err
         assert err.startswith(f"tsformer: {said}")
         assert err.count("\n") == 1
+        assert list(tmp_path.iterdir()) == []
 
     def test_parquet_without_pyarrow_names_the_extra(self, flexible, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
