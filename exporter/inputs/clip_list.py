@@ -111,12 +111,15 @@ def _is_head(columns: Sequence[str], where: str) -> bool:
 
 
 def _separator(path: Path, lines: Sequence[str]) -> str:
-    """Find what separates columns: the first of tab, semicolon, comma in every line, or spaces."""
+    """Find what separates columns: the first of tab, semicolon, comma in every line, or spaces.
+
+    SlowFast and TimeSformer name their lists `test.csv`, and separate the columns by a space.
+    """
     used = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
     for separator in "\t;,":
         if used and all(separator in line for line in used):
             return separator
-    return "," if path.suffix.lower() == ".csv" else ""
+    return "," if path.suffix.lower() == ".csv" and any("," in line for line in used) else ""
 
 
 def _split_cells(line: str, separator: str, where: str) -> list[str]:

@@ -216,6 +216,18 @@ class TestLists:
             ("here.mp4", (1,)),
         ]
 
+    def test_a_csv_without_a_comma_has_spaces(self, tmp_path):
+        """As test.csv of SlowFast and TimeSformer."""
+        dataset = open_(self.write(tmp_path, "/clips/a.mp4 0\n/clips/b.mp4 2\n", "test.csv"))
+        assert [(clip.name, clip.target) for clip in dataset.clips] == [
+            ("/clips/a.mp4", (0,)),
+            ("/clips/b.mp4", (2,)),
+        ]
+
+    def test_a_csv_with_a_comma_in_some_lines_has_commas(self, tmp_path):
+        message = refused(self.write(tmp_path, "a b.mp4,0\nc d.mp4 2\n", "list.csv"))
+        assert "list.csv:2 has no label: got 'c d.mp4 2'" in message
+
     def test_a_path_with_two_files_is_refused_with_both(self, tmp_path, monkeypatch):
         (tmp_path / "beside").mkdir()
         for place in ("beside/a.mp4", "a.mp4"):
