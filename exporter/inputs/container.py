@@ -84,7 +84,11 @@ def _open(
         with container:
             yield _video_stream(name, cast("InputContainer", container))
     except _av_errors() as error:  # also where FFmpeg cannot convert the pixel format to RGB
-        raise VideoError(f"{name} is not a video", got=reason(error), remedy=REENCODE) from error
+        if _URL.match(name):
+            what, remedy = f"{name} cannot be read", "check the address and the network"
+        else:
+            what, remedy = f"{name} is not a video", REENCODE
+        raise VideoError(what, got=reason(error), remedy=remedy) from error
 
 
 def _video_stream(path: str, container: InputContainer) -> VideoStream:
@@ -172,8 +176,12 @@ def reason(error: Exception) -> str:
     return f"{text} ({log[2].strip()})" if log else text
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Path, *, windows: bool = False) -> None:
     """Check that the path is a file that can be read.
+
+    Args:
+        path: The path.
+        windows: It is read in windows, so a URL, a pipe or a device could be read too.
 
     Raises:
         VideoError: if it is a URL, a device, a pipe, a folder, or an empty or missing file.
@@ -186,9 +194,11 @@ def check_file(path: Path) -> None:
         if (kind := _not_a_file(str(path))) and not isinstance(error, PermissionError):
             shown = re.sub(r"^([\w+.-]{2,}:)/(?!/)", r"\1//", str(path))  # `Path` took one slash
             raise VideoError(
-                f"{shown} cannot be read: clips are files",
+                f"{shown} cannot be read{'' if windows else ': clips are files'}",
                 got=kind,
-                remedy="save it to a file first, as with ffmpeg -i, or predict with --window 2s",
+                remedy=CHECK_PATH
+                if windows
+                else "save it to a file first, as with ffmpeg -i, or predict with --window 2s",
             ) from error
         got = error.strerror if isinstance(error, OSError) else str(error)
         raise VideoError(f"{path} cannot be read", got=got, remedy=CHECK_PATH) from error

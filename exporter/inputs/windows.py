@@ -104,7 +104,7 @@ def read_windows(
     """
     check_channels(config.channels, preprocessing)
     if not (live := is_live(source)):
-        check_file(Path(source))
+        check_file(Path(source), windows=True)
     with open_live(source) if live else open_video(source) as stream:
         # Several threads hold frames back, and with them the answers about a live source.
         stream.thread_type = "SLICE" if live else "AUTO"

@@ -190,3 +190,20 @@ def test_what_is_no_file_is_named(tmp_path):
         cut(tmp_path / "absent.mp4", "1s")
     with pytest.raises(VideoError, match="got a directory, expected a video file"):
         cut(tmp_path, "1s")
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("/dev/video99", "got a device that is not there; check the path and its permissions"),
+        ("http://127.0.0.1:9/a.mp4", "Connection refused"),
+        ("http://127.0.0.1:9/a.mp4", "; check the address and the network"),
+    ],
+)
+def test_a_live_source_that_is_not_there_says_so_and_asks_for_no_window(source, said):
+    with pytest.raises(VideoError) as caught:
+        cut(source, "1s")
+    assert str(caught.value).startswith(f"{source} cannot be read: got ")
+    assert said in str(caught.value)
+    assert "--window" not in str(caught.value)
+    assert "re-encode" not in str(caught.value)
