@@ -88,6 +88,8 @@ def advise(
     show(strict_json(advice.to_dict()) if json_ else _table(advice))
     if advice.pick is None:
         raise AdviceError(advice.reason)
+    if not json_:
+        show(str(directory / (advice.pick.cell.directory or "")))
     return 0
 
 
@@ -96,7 +98,7 @@ def _table(advice: Advice) -> RenderableType:
     from rich.constrain import Constrain
 
     from exporter.report import mb, ms, sci
-    from exporter.report.table import WIDTH, figures, plain, plain_line, table, texts
+    from exporter.report.table import WIDTH, figures, plain_line, table, texts
     from exporter.sweep.advise import named
     from exporter.sweep.grid import name_of
     from exporter.sweep.results import NO_ACCURACY
@@ -117,5 +119,5 @@ def _table(advice: Advice) -> RenderableType:
     if advice.front and advice.criterion == "error":
         lines.append(plain_line(f"{NO_ACCURACY}."))
     if advice.pick:
-        lines += [plain_line(advice.reason), plain(advice.pick.cell.directory or "")]
+        lines.append(plain_line(advice.reason))
     return Constrain(Group(*lines), width=WIDTH)

@@ -258,11 +258,13 @@ class TestReading:
 class TestCommand:
     @pytest.fixture
     def run(self, tmp_path, monkeypatch, capfd):
-        (tmp_path / "sweep.json").write_text(json.dumps({"rows": [*TestThePick.ROWS, FAILED]}))
+        (tmp_path / "grid").mkdir()
+        rows = [*TestThePick.ROWS, FAILED]
+        (tmp_path / "grid" / "sweep.json").write_text(json.dumps({"rows": rows}))
         monkeypatch.chdir(tmp_path)
 
         def call(*arguments):
-            code = cli.main(["advise", ".", *arguments])
+            code = cli.main(["advise", "grid", *arguments])
             return code, *capfd.readouterr()
 
         return call
@@ -274,7 +276,7 @@ class TestCommand:
         assert (code, err) == (0, "")
         assert "→ middle " in out
         assert "middle in onnxruntime is the fastest" in out
-        assert "cells/middle" in out
+        assert out.splitlines()[-1] == "grid/cells/middle"  # from the current directory
         assert max(map(len, out.splitlines())) <= 80
 
     @pytest.mark.parametrize(
