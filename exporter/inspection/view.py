@@ -40,8 +40,9 @@ def inspection_view(found: Inspection) -> RenderableType:
 def _export_view(path: str, export: ExportFacts) -> Iterator[RenderableType]:
     spec = export.spec
     yield plain(f"{path}: {export.model.get('family')}, {spec.get('precision')}", "bold")
-    said = (f"{name} {human(spec[name])}" for name in _OF_A_SPEC if spec.get(name) is not None)
-    yield plain(f"{', '.join(said)}; verdict at export: {export.verdict}")
+    said = [f"{name} {human(spec[name])}" for name in _OF_A_SPEC if spec.get(name) is not None]
+    what = f"{', '.join(said)}; " if said else ""  # of a module of the user nothing is known
+    yield plain(f"{what}verdict at export: {export.verdict}")
     missing = [name for name, state in export.files.items() if state == "missing"]
     changed = [name for name, state in export.files.items() if state.startswith("changed")]
     for name in changed:

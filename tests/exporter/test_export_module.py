@@ -145,6 +145,11 @@ def test_commands_for_clips_refuse_a_module(exported_cnn, tmp_path, capsys):
     assert main(["triton", directory, str(tmp_path / "m"), "--name", "cnn", "--ensemble"]) == 2
 
 
+def test_a_module_is_inspected_without_facts_of_a_model_of_ours(exported_cnn, capsys):
+    assert main(["inspect", str(exported_cnn[1].directory)]) == 0
+    assert "verdict at export: pass" in capsys.readouterr().out.splitlines()
+
+
 @pytest.mark.slow
 def test_a_videomae_is_proven_with_hidden_states_left_aside(tmp_path):
     transformers = pytest.importorskip("transformers")
