@@ -49,9 +49,10 @@ def lint(
         raise UsageError("--runtime", got=runtime, expected=f"one of all, {', '.join(RUNTIMES)}")
     path = graph / GRAPH if graph.is_dir() else graph
     judged = lint_file(path, rules_only=rules_only)
-    found = [f for f in judged if runtime == "all" or runtime in f.runtimes]
+    runtimes = RUNTIMES if runtime == "all" else (runtime,)
+    found = [f for f in judged if set(runtimes) & set(f.runtimes)]
     facts = {"graph": str(path), "findings": [asdict(finding) for finding in found]}
-    show(strict_json(facts) if json_ else lint_view(found))
+    show(strict_json(facts) if json_ else lint_view(found, runtimes))
     if any(finding.severity == "error" for finding in found):
         raise LintFailure(f"{path}: {count_line(found)}", remedy="see the remedies above")
     return 0

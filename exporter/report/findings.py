@@ -17,10 +17,11 @@ _SHOWN = 5  # findings of one rule; --json shows all
 _STYLES = {"error": "bold red", "warning": "yellow"}
 
 
-def lint_view(findings: Sequence[Finding]) -> RenderableType:
-    """Show what was found and what to do about it."""
+def lint_view(findings: Sequence[Finding], runtimes: Sequence[str]) -> RenderableType:
+    """Show what was found on these runtimes, and what to do about it."""
     if not findings:
-        return Text("Nothing that would hurt on TensorRT or ONNX Runtime.")
+        judged = " or ".join(RUNTIME_NAMES[runtime] for runtime in runtimes)
+        return Text(f"Nothing that would hurt on {judged}.")
     rules = dict.fromkeys(finding.rule for finding in findings)
     parts = [_rule_view([f for f in findings if f.rule == rule]) for rule in rules]
     return Constrain(Group(*parts, Text(count_line(findings))), width=WIDTH)

@@ -803,11 +803,17 @@ def test_warnings_are_no_failure(run):
     assert "0 errors, 1 warning" in out
 
 
-def test_the_command_says_that_a_graph_is_clean(run):
-    assert run(graph(("Exp", ["x"], ["y"])))[:2] == (
-        0,
-        "Nothing that would hurt on TensorRT or ONNX Runtime.\n",
-    )
+@pytest.mark.parametrize(
+    ("options", "judged"),
+    [
+        ((), "ONNX Runtime or TensorRT"),
+        (("--runtime", "onnxruntime"), "ONNX Runtime"),
+        (("--runtime", "tensorrt"), "TensorRT"),
+    ],
+)
+def test_the_command_says_on_which_runtimes_a_graph_is_clean(run, options, judged):
+    found = run(graph(("Exp", ["x"], ["y"])), *options)[:2]
+    assert found == (0, f"Nothing that would hurt on {judged}.\n")
 
 
 @pytest.mark.slow
