@@ -39,12 +39,14 @@ def explain(
     if picture.suffix != ".png":
         raise UsageError("--output", got=str(picture), expected="a path that ends in .png")
     from exporter.files.manifest import read_manifest
+    from exporter.files.place import require_place
     from exporter.predict import Predictor
     from exporter.predict.features import describe
     from exporter.predict.rollout import roll_out
     from exporter.report.attention import Explanation, write_explanation
     from exporter.run.sheets import as_shown
 
+    require_place(picture)
     with Predictor(directory, device=device) as predictor:
         card = predictor.card
         if "attentions" not in card.outputs:

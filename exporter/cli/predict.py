@@ -121,9 +121,9 @@ def _windows(window: str | None, stride: str | None) -> Windows | None:
 
 def _check_features(path: Path, others: Mapping[str, object]) -> None:
     """Raise `UsageError` now, not after the clips, if nothing could be written."""
-    from exporter.predict.features import require_npz
+    from exporter.predict.features import require_features_file
 
-    require_npz(path)
+    require_features_file(path)
     for option, given in others.items():
         if given is not None:
             what = f"{option} does not go with --features"

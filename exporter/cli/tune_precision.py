@@ -43,11 +43,13 @@ def tune_precision(
         check_lower_precision(precision)
     if not 0 < budget <= 1:
         raise UsageError("--budget", got=budget, expected="above 0, at most 1")
+    from exporter.files.place import require_place
     from exporter.proof.diagnose import tune_precision as tune
     from exporter.proof.tune import write_recipe
     from exporter.report import recipe_table
 
     place = output or directory.absolute().with_name(f"{directory.absolute().name}.recipe.json")
+    require_place(place)
     with progress(shown=not json_) as on_progress:
         recipe = tune(
             directory,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.errors import OutputError, RuntimeFailure, UsageError
+from exporter.files.place import require_place
 from exporter.inputs.clips import read_for
 from exporter.predict.answers import mean_of_views
 from exporter.predict.batches import in_groups
@@ -69,14 +71,20 @@ def _outputs(
     return [{name: mean_of_views(values) for name, values in one.items()} for one in found]
 
 
-def require_npz(path: Path) -> None:
-    """Raise `UsageError` unless a path ends in .npz."""
+def require_features_file(path: Path) -> None:
+    """Check the file of `write_features`, before clips are read for it.
+
+    Raises:
+        UsageError: if the path does not end in .npz.
+        OutputError: if the file cannot be written.
+    """
     if path.suffix != ".npz":
         raise UsageError("--features", got=str(path), expected="a path that ends in .npz")
+    require_place(path)
 
 
 def write_features(path: Path, described: Sequence[Described]) -> dict[str, tuple[int, ...]]:
-    """Write outputs `(n, ...)` and the names of the n clips into an .npz file.
+    """Write outputs `(n, ...)` and the names of the n clips to an .npz file, whole or not at all.
 
     Returns:
         The shape of each array by its name.
@@ -85,15 +93,21 @@ def write_features(path: Path, described: Sequence[Described]) -> dict[str, tupl
         UsageError: if no clip is given, or the path does not end in .npz.
         OutputError: if the file cannot be written.
     """
-    require_npz(path)
+    require_features_file(path)
     if not described:
         raise UsageError("--features needs a clip")
     arrays: dict[str, Any] = {
         name: np.stack([one.outputs[name] for one in described]) for name in described[0].outputs
     }
+    arrays[CLIPS] = np.array([one.clip for one in described])
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        arrays[CLIPS] = np.array([one.clip for one in described])
-        np.savez(path, **arrays)
+        try:
+            with partial.open("wb") as file:
+                np.savez(file, **arrays)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}") from error
     return {name: array.shape for name, array in arrays.items() if name != CLIPS}

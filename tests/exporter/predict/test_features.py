@@ -11,14 +11,14 @@ import torch
 
 from exporter import ExportSpec
 from exporter.cli import main
-from exporter.errors import UsageError
+from exporter.errors import OutputError, UsageError
 from exporter.files.manifest import MANIFEST
 from exporter.files.reference import REFERENCE, read_reference
 from exporter.inputs.clips import read_for
 from exporter.load import load_model
 from exporter.pipeline import export
 from exporter.predict import Predictor
-from exporter.predict.features import describe
+from exporter.predict.features import Described, describe, write_features
 from exporter.target.verify import verify
 from model import TimeSformerViT
 
@@ -181,10 +181,28 @@ def test_a_predictor_describes_clips_by_every_output(everything, real_clips):
     assert first.outputs["logits"].argmax() == prediction.classes[0].index
 
 
-def test_features_go_to_an_npz_file_only_which_is_said_before_a_clip_is_read(headless, capsys):
+@pytest.mark.parametrize(
+    ("file", "said"), [("out.csv", "ends in .npz"), ("missing/out.npz", "cannot write missing/out")]
+)
+def test_the_file_of_features_is_checked_before_clips_are_read(
+    headless, capsys, tmp_path, monkeypatch, file, said
+):
+    monkeypatch.chdir(tmp_path)
     _, result = headless
-    assert main(["predict", str(result.directory), "no.mp4", "--features", "out.csv"]) == 2
-    assert "ends in .npz" in capsys.readouterr().err
+    assert main(["predict", str(result.directory), "missing.mp4", "--features", file]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_features_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    def torn(file, **_arrays):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", torn)
+    one = Described("a.mp4", "", {"features": np.zeros(2)}, np.zeros(1), (0,))
+    with pytest.raises(OutputError, match="No space left"):
+        write_features(tmp_path / "out.npz", [one])
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
