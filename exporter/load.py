@@ -175,7 +175,8 @@ def load_exported(
     """
     if manifest["model"]["family"] == MODULE:
         why = "is the export of a module of your own, which no checkpoint makes again"
-        raise UsageError(f"this directory {why}", remedy="use verify without --checkpoint")
+        remedy = "verify without --checkpoint, bench, inspect, lint and triton take it"
+        raise UsageError(f"this directory {why}", remedy=remedy)
     spec = replace(ExportSpec.from_dict(manifest["spec"]), video=video)
     spec = replace(spec, checkpoint=checkpoint or spec.checkpoint, allow_ill_conditioned=False)
     check_same_checkpoint(spec, manifest["spec"])

@@ -136,8 +136,10 @@ def test_commands_for_clips_refuse_a_module(exported_cnn, tmp_path, capsys):
     directory = str(exported_cnn[1].directory)
     with pytest.raises(UsageError, match="does not take clips"):
         Predictor(directory)
-    assert main(["verify", directory, "--checkpoint", str(tmp_path)]) == 2
-    assert "no checkpoint makes again" in capsys.readouterr().err
+    for command in (["verify", "--checkpoint", str(tmp_path)], ["ladder"], ["tune-precision"]):
+        assert main([command[0], directory, *command[1:]]) == 2
+        error = capsys.readouterr().err
+        assert "no checkpoint makes again; verify without --checkpoint, bench, inspect" in error
     assert main(["triton", directory, str(tmp_path / "models"), "--name", "cnn"]) == 0
     config = (tmp_path / "models" / "cnn_onnx" / "config.pbtxt").read_text()
     assert 'name: "image"' in config
