@@ -16,6 +16,7 @@ import onnx
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _MODULES = "tsformer.modules"
+_NO_MODULE = "_empty_nn_module_stack_from_metadata_hook"  # torch: of a node without a module
 
 
 def find_module_outputs(graph: onnx.GraphProto) -> dict[str, list[str]]:
@@ -107,4 +108,6 @@ def _noted_scopes(node: onnx.NodeProto) -> list[str]:
         scopes = ast.literal_eval(notes.get(_SCOPES, "[]"))
     except (ValueError, SyntaxError, MemoryError, RecursionError):  # foreign text
         return []
-    return list(map(str, scopes)) if isinstance(scopes, list) else []
+    if not isinstance(scopes, list) or _NO_MODULE in scopes:
+        return []
+    return list(map(str, scopes))

@@ -7,7 +7,13 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from exporter.graph.modules import find_module_outputs, read_module_outputs, write_module_outputs
+from exporter.graph.modules import (
+    find_module_outputs,
+    innermost_module,
+    modules_of_values,
+    read_module_outputs,
+    write_module_outputs,
+)
 from exporter.load import load_model
 from exporter.spec import ExportSpec
 from exporter.to_onnx.export import export_onnx
@@ -36,6 +42,16 @@ def test_a_value_read_outside_is_an_output_of_its_module():
         node("Abs", ["x"], "a", "m"), node("Neg", ["a"], "b", "m"), node("Exp", ["b"], "y")
     )
     assert find_module_outputs(model.graph) == {"m": ["b"]}
+
+
+def test_a_node_that_torch_gives_no_module_is_in_that_of_its_reader():
+    """As the size of a free batch."""
+    size = helper.make_node("Shape", ["x"], ["s"])
+    scopes = repr(["_empty_nn_module_stack_from_metadata_hook", "sym_size_int_1"])
+    size.metadata_props.add(key="pkg.torch.onnx.name_scopes", value=scopes)
+    model = model_of(size, node("Neg", ["s"], "y", "m"))
+    assert innermost_module(size) is None
+    assert modules_of_values(model, model.graph.node) == {"s": "m", "y": "m"}
 
 
 def test_a_value_can_be_an_output_of_several_modules():
