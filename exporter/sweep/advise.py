@@ -13,8 +13,7 @@ from typing import Any
 
 from exporter.errors import NoExportError, UsageError
 from exporter.files.machines import Machine, present_rows, read_machines
-from exporter.files.manifest import VERSION
-from exporter.files.staging import MANIFEST
+from exporter.files.manifest import MANIFEST, read_manifest
 from exporter.files.version import require_version
 from exporter.results import HOST_TO_HOST
 from exporter.sweep.grid import name_of
@@ -215,6 +214,7 @@ def read_rows(directory: Path, machine: str | None = None) -> list[dict[str, Any
     Raises:
         NoExportError: if the directory is neither a sweep nor an export, or its JSON is damaged
             or of a newer tsformer.
+        ManifestError: if a file of a single export was changed.
         UsageError: if the machine recorded nothing.
     """
     sweep = directory / "sweep.json"
@@ -244,8 +244,8 @@ def read_rows(directory: Path, machine: str | None = None) -> list[dict[str, Any
 
 
 def _rows_of_export(directory: Path) -> list[dict[str, Any]]:
-    manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-    require_version(directory / MANIFEST, manifest["manifest_version"], VERSION)
+    (directory / MANIFEST).stat()  # else it is no export: an error of the system
+    manifest = read_manifest(directory)  # what was changed since is not proven
     machines = read_machines(directory, manifest)
     rows = [_as_row(directory, manifest, m.name, _report_of(m, manifest)) for m in machines.found]
     report = directory / "report.json"

@@ -1,12 +1,13 @@
 """The Pareto front and the pick have no dominated or unproven point; the pick meets the limits."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from exporter import cli
-from exporter.errors import NoExportError, UsageError
+from exporter.errors import ManifestError, NoExportError, UsageError
 from exporter.sweep.advise import Limits, advise, read_rows
 from exporter.sweep.results import (
     criterion_of,
@@ -223,6 +224,13 @@ class TestReading:
     def test_a_single_export_gives_one_row(self, exported):
         (only,) = read_rows(exported().directory)
         assert advise([only], Limits()).pick.timed.runtime == "onnxruntime"
+
+    def test_an_export_whose_graph_was_changed_is_not_advised(self, exported, tmp_path):
+        shutil.copytree(exported().directory, tmp_path / "x")
+        with (tmp_path / "x" / "model.onnx").open("ab") as file:
+            file.write(b"x")
+        with pytest.raises(ManifestError, match=r"model\.onnx was changed since"):
+            read_rows(tmp_path / "x")
 
     @pytest.mark.parametrize(
         "text",
