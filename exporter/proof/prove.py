@@ -16,11 +16,11 @@ from exporter.inputs.clips import Inputs
 from exporter.inputs.kept import describe_inputs
 from exporter.precision import REST_OF_INT8, Int8, in_precision, observe_ranges
 from exporter.proof.decide import ILL_CONDITIONED
-from exporter.proof.distance import relative_error
+from exporter.proof.distance import largest, worst_error
 from exporter.proof.exact import ExactModel
 from exporter.proof.judge import Reference, make_reference, with_lower_floor
 from exporter.proof.ladder import climb
-from exporter.proof.rows import run_clips
+from exporter.proof.rows import columns, run_clips, run_sized
 from exporter.proof.runtimes import FP32, floors_of, kept_floors, rounding_form
 from exporter.proof.scales import wrong_scales
 from exporter.proof.structure import TARGETS_OF_GRAPHS, compared_inputs
@@ -44,30 +44,34 @@ def rewrite_proven(job: Job, stage: Stage, targets: Collection[str], exact: Runn
     """Rewrite the model for `model.onnx`, and prove in float64 that it is the same function.
 
     The layouts of the other targets, `tensorrt` and `openvino`, are proven too. The proof compares
-    the model that is rewritten in float64, where rounding plays no role, with the truth of `exact`.
+    the model that is rewritten in float64, where rounding plays no role, with the truth of `exact`,
+    on the inputs on which structure is judged: that compares a graph with the rewritten model.
     The rounding of folded weights is judged by `judge_runtimes`, in units of the rounding of the
     model itself.
     """
-    spec, clip = job.spec, job.inputs.batch(1)
+    spec, names = job.spec, job.model.output_names
     skip = rewrites_to_skip(spec, job.model)
     rewritten = rewrite_measured(job.model, skip, spec.run_batch)
+    places = list(_compared(job.model, job.inputs))
+    clips = {name: array[places] for name, array in job.inputs.arrays.items()}
 
-    def run(model: VideoClassifier, precision: str = "fp64") -> dict[str, np.ndarray]:
+    def run(model: VideoClassifier, precision: str = "fp64") -> np.ndarray:
         with EagerRunner(model, job.inputs.shapes, precision) as runner:
-            return runner.run(clip)
+            return run_clips(runner, clips, 1, outputs=names)
 
-    def error_of(made: Mapping[str, np.ndarray]) -> float:
+    def error_of(made: np.ndarray) -> float:
         """The error of the worst output; NaN if one has a NaN."""
-        return float(np.max([relative_error(made[name], truth[name]) for name in truth]))
+        cuts = columns(sizes).values()
+        return largest(worst_error(made[:, cut], truth[:, cut]) for cut in cuts)
 
     with exact:
-        truth = exact.run(clip)
+        truth, sizes = run_sized(exact, clips, names)
     layouts = [skip, *(rewrites_to_skip(spec, job.model, target) for target in sorted(targets))]
     rewritten_exact = (
         rewrite(in_precision(job.model, "fp64"), left_out, spec.run_batch)
         for left_out in {frozenset(layout) for layout in layouts}
     )
-    error = float(np.max([error_of(run(model)) for model in rewritten_exact]))
+    error = largest(error_of(run(model)) for model in rewritten_exact)
     # A model that float32 does not determine may fail in float64 too: leave that to parity.
     if not error <= REWRITE_LIMIT and error_of(run(job.model, "fp32")) <= ILL_CONDITIONED:
         raise OnnxError(
@@ -132,8 +136,7 @@ def make_structures(
         directory: Where the graphs are.
         stage: Told about the progress.
     """
-    cost = 0 if inputs.given else measure(model).flops  # of a clip
-    places = compared_inputs(inputs, cost)
+    places = _compared(model, inputs)
     clips = {name: array[list(places)] for name, array in inputs.arrays.items()}
     structures = {}
     for file, target in TARGETS_OF_GRAPHS.items():
@@ -151,6 +154,11 @@ def make_structures(
             unknown += wrong_scales(graph, calibration.clips.arrays)
         structures[file] = Structure(places, truth, hash_weights(graph), unknown)
     return structures
+
+
+def _compared(model: VideoClassifier, inputs: Inputs) -> tuple[int, ...]:
+    """Choose the inputs that are compared in float64; all of those that a caller gave."""
+    return compared_inputs(inputs, 0 if inputs.given else measure(model).flops)  # of a clip
 
 
 def _traced_precision(spec: ExportSpec, target: str | None) -> str:

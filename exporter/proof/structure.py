@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from exporter.errors import RuntimeFailure
 from exporter.errors.install import how_to_install
 from exporter.files.manifest import ENGINE_GRAPH, GRAPH, OPENVINO_GRAPH
@@ -57,14 +59,22 @@ def compared_inputs(inputs: Inputs, flops: int) -> tuple[int, ...]:
     """Choose the inputs to compare: all for a small model, at least two for a large one.
 
     A runtime is judged on all inputs. Few are enough to see a fault of structure in float64, and
-    float64 takes longer than all else.
+    float64 takes longer than all else. Where the model takes a mask, one of them has masked frames.
 
     Args:
         inputs: The inputs of the export.
         flops: Floating point operations of one clip.
     """
     count = max(_LEAST_INPUTS, min(len(inputs.names), int(_MOST_FLOPS / max(flops, 1))))
-    return choose_telling(inputs.names, count)
+    chosen = choose_telling(inputs.names, count)
+    mask = inputs.arrays.get("mask")
+    if mask is None or not mask[list(chosen)].all():
+        return chosen
+    masked = np.flatnonzero(~mask.all(axis=1))
+    if len(masked) == 0:
+        return chosen
+    (first,) = choose_telling([inputs.names[place] for place in masked], 1)
+    return tuple(sorted([*chosen, int(masked[first])]))
 
 
 def judge_structures(

@@ -14,9 +14,9 @@ from exporter.rewrite.rule import Rewrite
 
 @pytest.fixture
 def wrong(monkeypatch):
-    """`wrong(factor)`: a rewrite that multiplies one weight of the head."""
+    """`wrong(change)`: a rewrite that changes the model so."""
 
-    def put(factor):
+    def put(change):
         class Wrong(Rewrite):
             name = "fold_fc"
 
@@ -28,20 +28,51 @@ def wrong(monkeypatch):
 
             @torch.no_grad()
             def apply(self, place):
-                place.to_out.fn.weight[0, 0] *= factor
+                change(place)
 
         monkeypatch.setitem(REWRITES, "fold_fc", Wrong())
 
     return put
 
 
+def scale_a_weight(factor):
+    def change(model):
+        model.to_out.fn.weight[0, 0] *= factor
+
+    return change
+
+
+def shift_some_clips(model):
+    """Change the logits of clips without a negative value, as no noise is."""
+
+    def add(_model, given, logits):
+        return logits + 1e-6 * (given[0].amin((1, 2, 3, 4)) >= 0)[:, None]
+
+    model.register_forward_hook(add)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("factor", [2.0, 1 + 1e-6])
-def test_a_rewrite_that_changes_the_function_is_refused(wrong, tiny, tmp_path, factor):
-    wrong(factor)
+@pytest.mark.parametrize(
+    "change", [scale_a_weight(2.0), scale_a_weight(1 + 1e-6), shift_some_clips]
+)
+def test_a_rewrite_that_changes_the_function_is_refused(wrong, tiny, tmp_path, change):
+    wrong(change)
     with pytest.raises(OnnxError, match="the rewrites made at export changed the function"):
         export(ExportSpec(**tiny), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_rewrite_that_forgets_the_mask_is_refused(wrong, tmp_path):
+    def forget(model):
+        forward = model.forward
+        model.forward = lambda video, _mask=None: forward(video)
+
+    wrong(forget)
+    size = {"frames": 2, "res": (32, 32), "depth": 1, "dim": 16, "dim_head": 8, "heads": 2}
+    spec = ExportSpec(model="timesformer_pytorch", mask=True, engine="none", **size)
+    with pytest.raises(OnnxError, match="the rewrites made at export changed the function"):
+        export(spec, tmp_path / "out")
 
 
 def test_the_report_says_how_exact_the_rewritten_model_is(exported):

@@ -173,6 +173,20 @@ def test_a_large_model_is_compared_on_few_inputs_and_a_small_one_on_all():
     assert compared_inputs(inputs, flops=300 * 10**6) == (1, 3, 4)
 
 
+@pytest.mark.parametrize("clips", [0, 1, 2])
+def test_a_large_model_with_a_mask_is_compared_on_masked_frames_too(clips):
+    names = [f"{i}.mp4" for i in range(clips)] + ["normal-0", "checkerboard", "natural"]
+    names = (*names, "black", "odd-frames")
+    mask = np.ones((len(names), 4), bool)
+    mask[1::2, 1:] = False  # every second one, as `gather_inputs` masks them
+    inputs = Inputs(names, names, {"video": np.zeros((len(names), 1, 1, 1, 1)), "mask": mask})
+    chosen = compared_inputs(inputs, flops=10**12)
+    assert {names.index("checkerboard"), names.index("natural")} <= {*chosen}
+    assert not mask[list(chosen)].all()
+    mask[:] = True
+    assert len(compared_inputs(inputs, flops=10**12)) == 2
+
+
 def test_inputs_that_are_not_here_again_are_left_out_of_the_structure():
     truth = np.arange(6.0).reshape(3, 2)
     one = Structure((0, 2, 4), truth, {})
