@@ -113,6 +113,7 @@ class KeptReference:
     outputs: tuple[tuple[str, int], ...] = ()
     structures: Mapping[str, Structure] = field(default_factory=dict)
     given: Mapping[str, np.ndarray] = field(default_factory=dict)
+    described: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.outputs:
@@ -144,6 +145,7 @@ def write_reference(path: Path, kept: KeptReference) -> None:
         "version": _VERSION,
         "inputs": [asdict(entry) for entry in kept.inputs],
         "outputs": kept.outputs,
+        "described": kept.described,
         "weights": {
             file: [one.places, one.weights, one.unknown] for file, one in kept.structures.items()
         },
@@ -260,7 +262,9 @@ def _kept(card: dict[str, Any], arrays: dict[str, np.ndarray]) -> KeptReference:
     sizes = tuple((str(name), int(size)) for name, size in card.get("outputs") or ())
     values = sum(size for _, size in sizes) if sizes else truth.shape[1]
     _check(values == truth.shape[1] and len(dict(sizes)) == len(sizes), "its outputs")
-    return KeptReference(entries, truth, floors, mask, clips, sizes, structures, given)
+    described = card.get("described", {})
+    _check(isinstance(described, dict), "its description")
+    return KeptReference(entries, truth, floors, mask, clips, sizes, structures, given, described)
 
 
 def _paired(card: Mapping[str, Any], form: str) -> list[int]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -35,6 +37,7 @@ from exporter.runners.eager import EagerRunner, TruthRunner
 from exporter.runners.open import Opened
 from exporter.spec import ExportSpec
 from model.classifier import VideoClassifier
+from model.preprocessing import Preprocessing
 
 # Relative L2 in float64: far above rounding errors, far below the effect of any mistake.
 REWRITE_LIMIT = 1e-9
@@ -179,10 +182,21 @@ def keep_references(
     entries, clips = describe_inputs(inputs, job.spec.video, store=not job.spec.no_store_clips)
     mask = None if inputs.given else inputs.arrays.get("mask")
     given = inputs.arrays if inputs.given else {}
-    kept = KeptReference(entries, truth, floors, mask, clips, outputs, structures, given)
+    described = describe_model(job.model)
+    kept = KeptReference(entries, truth, floors, mask, clips, outputs, structures, given, described)
     write_reference(job.directory / REFERENCE, kept)
     return {
         form: error if math.isfinite(error) else None for form, error in kept_floors(kept).items()
+    }
+
+
+def describe_model(model: VideoClassifier) -> dict[str, Any]:
+    """Say how clips become the input of a model, if it takes clips, and what its logits mean."""
+    taken: Preprocessing | None = model.preprocessing  # None for a module of a user
+    return {
+        "preprocessing": taken and asdict(taken),
+        "labels": model.labels,
+        "task": model.task,
     }
 
 

@@ -23,6 +23,7 @@ from exporter.proof.structure import TARGETS_OF_GRAPHS, judge_structures, struct
 from exporter.results import Parity, Report
 from exporter.run.stages import OnProgress, Stages, no_progress
 from exporter.runners.open import Opened
+from exporter.target.described import check_described
 from exporter.target.runtimes import open_runtimes
 
 
@@ -55,6 +56,7 @@ def verify(
         kept = read_reference(directory / REFERENCE)
         _check_structures(directory, manifest, kept)
         _check_floors(directory, manifest, kept)
+        check_described(directory, card, kept.described)
     with stages.run("inputs") as stage:
         if kept.given or not card.takes_clips:
             found = regain_given(kept)

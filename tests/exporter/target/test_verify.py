@@ -108,6 +108,41 @@ def test_a_wider_floor_that_would_allow_more_is_refused(directory, change_refere
         verify(directory)
 
 
+@pytest.mark.parametrize(
+    ("entry", "change"),
+    [
+        ("labels", lambda entries: entries.update(labels=["one", "other"])),
+        ("task", lambda entries: entries.update(task="multi-label")),
+        ("preprocessing", lambda entries: entries["preprocessing"].update(channel_order="bgr")),
+        ("preprocessing", lambda entries: entries["preprocessing"].update(mean=[0.01, 0.0, 0.0])),
+        ("preprocessing", lambda entries: entries["preprocessing"].pop("std")),
+    ],
+)
+def test_a_manifest_that_reads_clips_or_names_classes_otherwise_is_refused(
+    directory, entry, change
+):
+    path = directory / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+    for judge in (verify, prove_again):
+        with pytest.raises(ManifestError, match=entry):
+            judge(directory)
+
+
+def test_an_export_whose_reference_does_not_describe_the_model_still_verifies(
+    directory, change_reference
+):
+    change_reference(directory, described={})
+    assert {row.verdict for row in verify(directory).parity} == {"pass"}
+
+
+def test_a_damaged_description_is_refused(directory, change_reference):
+    change_reference(directory, described={"labels": None})
+    with pytest.raises(ManifestError, match=r"the description of the model in .* is damaged"):
+        verify(directory)
+
+
 def test_other_pixels_of_a_stored_clip_are_refused(directory, change_reference):
     kept = read_reference(directory / REFERENCE)
     change_reference(directory, clips={0: kept.clips[0] + np.float32(1e-3)})
