@@ -35,7 +35,7 @@ from exporter import ExportSpec
 from exporter.errors import TsformerError
 from exporter.files.manifest import GRAPH, read_manifest
 from exporter.files.reference import REFERENCE, read_reference
-from exporter.graph.weights import hash_weights
+from exporter.graph.weights import coarse_weights, foreign_casts, hash_weights
 from exporter.inputs.clips import gather_inputs
 from exporter.load import load_exported
 from exporter.machine import environment
@@ -119,8 +119,8 @@ class Export:
         places = tuple(range(len(kept.inputs)))
         self.references = references_of(kept, places, model.task)
         self.structure = structures_of(kept, places)[GRAPH]
-        precision = "fp32" if self.spec.precision == "int8" else self.spec.precision
-        self.traced = in_precision(rewrite_for_export(self.spec, model), precision)
+        self.lowered = "fp32" if self.spec.precision == "int8" else self.spec.precision
+        self.traced = in_precision(rewrite_for_export(self.spec, model), self.lowered)
         self.graph = onnx.load(self.directory / GRAPH)
         self.effects = Effects(self.graph, self.spec.precision, plausible_clips(model), 8)
         form = next(form for form in reversed(list(self.references)))
@@ -132,7 +132,7 @@ class Export:
         path = folder / GRAPH
         onnx.save(graph, path)
         with ExactModel(self.traced, self.inputs.batch(8), graph) as exact:
-            unknown = exact.unknown
+            unknown = exact.unknown + coarse_weights(graph) + foreign_casts(graph, self.lowered)
         if self.calibration is not None:
             unknown += wrong_scales(graph, self.calibration.clips.arrays)
         found = _replace(self.structure, weights=hash_weights(graph), unknown=unknown)

@@ -80,8 +80,10 @@ class Structure:
         places: The inputs that are compared, by their places.
         truth: Their rows `(k, values)` in float64 of the exported model, with the weights that the
             graph holds.
-        weights: The hash of each initializer of the graph, and of the scales of rounded values.
-        unknown: The initializers whose values no weight of the model has.
+        weights: The hash of each initializer of the graph, of the scales of rounded values, and the
+            types of values that are cast.
+        unknown: What no export makes: initializers whose values no weight of the model has, scales
+            and types.
     """
 
     places: tuple[int, ...]

@@ -1,4 +1,8 @@
-"""The weights of a graph: their hashes, those stored as integers, and those that no model holds."""
+"""The weights of a graph: their hashes, those stored as integers, and those that no model holds.
+
+What rounds values is hashed with them, and named where no export makes it: structure takes rounding
+out, so that no fault of structure shows it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,15 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+# The types of numbers, indices and conditions: a cast to them is a part of the function.
+_WHOLE = (
+    *(TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64),
+    *(TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64),
+    *(TensorProto.BOOL, TensorProto.STRING),
+)
 _HASH = 16  # digits of a hash
+_CASTS = ""  # the entry of hashes that says that casts are among them: no value has that name
+_LEAST_LEVEL = 62  # the largest weight of a channel has the level 63, 64 or 127, see `quantize`
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,30 +86,70 @@ def along_axis(
     return array.reshape(shape)
 
 
+def coarse_weights(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Name the stored weights with a channel whose steps are too large for its largest weight."""
+    found = []
+    for one in find_stored(model):
+        levels = np.abs(one.values) / one.steps
+        within = one.steps.shape or (1,) * levels.ndim
+        largest = levels.max(tuple(axis for axis, size in enumerate(within) if size == 1))
+        if ((largest > 0) & (largest < _LEAST_LEVEL)).any():
+            found.append(one.name)
+    return tuple(found)
+
+
+def foreign_casts(model: onnx.ModelProto, precision: str) -> tuple[str, ...]:
+    """Name the values that are cast to a real type which a precision does not have.
+
+    Args:
+        model: A graph.
+        precision: That in which its model was traced: `fp32`, `fp16` or `bf16`.
+    """
+    lower = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}.get(precision)
+    known = {TensorProto.FLOAT, TensorProto.DOUBLE, lower}
+    return tuple(node.output[0] for node, kind in _casts(model) if kind not in known)
+
+
 def hash_weights(model: onnx.ModelProto) -> dict[str, str]:
     """Give the first digits of the SHA-256 of each initializer: of its type, shape and values.
 
-    Beside these each value that is rounded to 8 bits has the hashes of its scale and zero point: no
-    fault of structure shows that it has those of another value.
+    Beside these each value that is rounded to 8 bits has the hashes of its scale and zero point,
+    and each value that is cast to a real type has that type.
     """
     weights = {weight.name: _digest(weight) for weight in model.graph.initializer}
-    return weights | {
+    rounded = {
         node.output[0]: " ".join(weights.get(name, name) for name in node.input[1:])
         for node in _rounding(model)
     }
+    casts = {node.output[0]: f"{node.input[0]} as {kind}" for node, kind in _casts(model)}
+    return weights | rounded | casts | {_CASTS: ""}
 
 
 def changed_weights(model: onnx.ModelProto, expected: Mapping[str, str]) -> list[str]:
     """List what was changed, added or removed since it was hashed."""
     got = hash_weights(model)
-    rounded = {node.output[0] for node in _rounding(model)}
-    if rounded.isdisjoint(expected):  # of an older version, which hashed initializers alone
-        got = {name: digest for name, digest in got.items() if name not in rounded}
+    left_out: set[str] = set()
+    if _CASTS not in expected:  # of an older version, which did not hash them
+        left_out = {_CASTS, *(node.output[0] for node, _ in _casts(model))}
+        rounded = {node.output[0] for node in _rounding(model)}
+        if rounded.isdisjoint(expected):  # of one still older, which hashed initializers alone
+            left_out |= rounded
+    got = {name: digest for name, digest in got.items() if name not in left_out}
     return sorted(name for name in {*got, *expected} if got.get(name) != expected.get(name))
 
 
 def _rounding(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     return [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+
+
+def _casts(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, int]]:
+    """List the casts to real types, each with its type."""
+    return [
+        (node, entry.i)
+        for node in model.graph.node
+        for entry in node.attribute
+        if node.op_type == "Cast" and entry.name == "to" and entry.i not in _WHOLE
+    ]
 
 
 class Values:

@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 
 from exporter.errors import OnnxError
+from exporter.files.manifest import MODULE
 from exporter.files.reference import REFERENCE, KeptReference, Structure, write_reference
-from exporter.graph.weights import hash_weights
+from exporter.graph.weights import coarse_weights, foreign_casts, hash_weights
 from exporter.inputs.clips import Inputs
 from exporter.inputs.kept import describe_inputs
 from exporter.precision import REST_OF_INT8, Int8, in_precision, observe_ranges
@@ -152,7 +153,9 @@ def make_structures(
         graph = onnx.load(directory / file)
         with ExactModel(traced, inputs.batch(1), graph) as exact:
             truth = run_clips(exact, clips, 1, outputs=model.output_names)
-        unknown = exact.unknown
+        unknown = exact.unknown + coarse_weights(graph)
+        if model.family != MODULE:  # which may cast as it likes
+            unknown += foreign_casts(graph, precision)
         if calibration is not None:
             unknown += wrong_scales(graph, calibration.clips.arrays)
         structures[file] = Structure(places, truth, hash_weights(graph), unknown)

@@ -152,10 +152,10 @@ def _judge(
         rows = [r if r.verdict != "fail" else replace(r, verdict="ill-conditioned") for r in rows]
     reason = ""  # what no rounding explains
     if changed := changed_weights(model, structure.weights):
-        reason = f"{graph.name} has other weights than at export: {_some(changed)}"
+        reason = f"{graph.name} has other weights or types than at export: {_some(changed)}"
     elif structure.unknown:
         names = _some(structure.unknown)
-        what = "weights that the model does not hold, or scales that do not span its activations"
+        what = "weights or types that the model does not have, or scales that do not fit its values"
         reason = f"{graph.name} has {what}: {names}"
     return [replace(row, verdict="fail", reason=reason) for row in rows] if reason else rows
 

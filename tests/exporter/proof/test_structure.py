@@ -23,7 +23,9 @@ from exporter.graph.raised import raise_graph
 from exporter.graph.weights import (
     Values,
     changed_weights,
+    coarse_weights,
     find_stored,
+    foreign_casts,
     hash_weights,
     real_weights,
 )
@@ -155,6 +157,48 @@ def test_a_value_that_is_rounded_by_the_scale_of_another_is_named():
     assert changed_weights(without, hash_weights(one)) == ["q", "r"]
     of_an_older_version = {name: hash_weights(one)[name] for name in scales}
     assert changed_weights(one, of_an_older_version) == []
+
+
+def cast_through(*kinds):
+    names = ["x", *(f"c{i}" for i in range(len(kinds) - 1)), "y"]
+    steps = zip(names, names[1:], kinds, strict=False)
+    return graph([("Cast", [a], [b], {"to": kind}) for a, b, kind in steps], {})
+
+
+def test_a_value_that_is_cast_to_another_type_is_named():
+    one = cast_through(TensorProto.FLOAT16, TensorProto.FLOAT)
+    other = cast_through(TensorProto.BFLOAT16, TensorProto.FLOAT)
+    assert changed_weights(one, hash_weights(one)) == []
+    assert changed_weights(other, hash_weights(one)) == ["c0"]
+    assert changed_weights(graph([("Identity", ["x"], ["y"], {})], {}), hash_weights(one)) == [
+        "c0",
+        "y",
+    ]
+    assert changed_weights(one, {}) == []  # of an older version, which did not hash casts
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"), [("fp32", ("c0",)), ("fp16", ()), ("bf16", ("c0",))]
+)
+def test_a_cast_to_a_type_that_a_precision_does_not_have_is_named(precision, expected):
+    made = cast_through(TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.INT64)
+    assert foreign_casts(made, precision) == expected
+
+
+@pytest.mark.parametrize(("bits", "expected"), [(8, ()), (7, ()), (6, ("l",)), (5, ("l",))])
+@pytest.mark.parametrize("zero", [False, True])
+def test_weights_stored_in_fewer_bits_are_named(bits, expected, zero):
+    weight = W * [0 if zero else 1, 1, 1, 1]  # a channel of zeros has any step
+    largest = 2 ** (bits - 1) - 1
+    steps = np.abs(weight).max(0) / largest
+    steps[steps == 0] = 1
+    levels = np.rint(weight / steps).astype(np.int8)
+    nodes = [
+        ("DequantizeLinear", ["l", "s"], ["w"], {"axis": 1}),
+        ("MatMul", ["x", "w"], ["y"], {}),
+    ]
+    made = graph(nodes, {"l": levels, "s": steps.astype(np.float32)})
+    assert coarse_weights(made) == expected
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,9 @@ def test_a_changed_graph_with_its_hash_fails_the_proof(directory, mend):
     mend(directory, "model.onnx")
     row, structure = verify(directory).parity
     assert (row.verdict, structure.verdict) == ("fail", "fail")
-    assert structure.reason == "model.onnx has other weights than at export: to_out.fn.bias"
+    assert (
+        structure.reason == "model.onnx has other weights or types than at export: to_out.fn.bias"
+    )
 
 
 def test_a_graph_with_another_output_is_refused(directory, mend):
