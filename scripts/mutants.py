@@ -54,7 +54,7 @@ MUTANTS = [
         ("ILL_CONDITIONED = 1e-3", "ILL_CONDITIONED = 1e-2"),
         ("if len(per_input) < min_inputs", "if len(per_input) < min_inputs - 1"),
         ("if worst.rel_l2 > tolerance", "if worst.rel_l2 > 2 * tolerance"),
-        ("entry.margin > floor", "entry.margin > 2 * floor"),
+        ("entry.margin > least", "entry.margin > 2 * least"),
         ("if invariance > tolerance", "if invariance > 10 * tolerance"),
         ("if spread <= max(", "if 10 * spread <= max("),
     ),

@@ -58,7 +58,8 @@ def decide(
     worst = max(per_input, key=lambda entry: entry.rel_l2)
     if worst.rel_l2 > tolerance:
         return "fail", f"{worst.name}: error {worst.rel_l2:.1e} above tolerance {tolerance:.1e}"
-    changed = [entry for entry in per_input if entry.answer_differs and entry.margin > floor]
+    least = max(floor, TINY["fp64"])  # the truth is rounded too, and tells no smaller margin
+    changed = [entry for entry in per_input if entry.answer_differs and entry.margin > least]
     if changed:
         what = "top-1" if changed[0].signs_equal is None else "the sign of a logit"
         return "fail", f"{what} differs on {', '.join(entry.name for entry in changed)}"

@@ -64,6 +64,21 @@ def test_the_constants_are_those_of_the_design():
     assert ILL_CONDITIONED == 1e-3
 
 
+@pytest.mark.parametrize(("margin", "verdict"), [(1e-15, "pass"), (1e-7, "fail")])
+def test_equal_classes_have_no_order_that_a_structure_could_miss(margin, verdict):
+    """Its floor is 0, and a truth in float64 is rounded too."""
+    t = truth()
+    t[:, 0] = t[:, 1] = 3.0
+    other = t.copy()
+    t[:, 0] += margin
+    other[:, 1] += margin
+    ref = reference(t, floor=0.0)
+    assert judged(ref, other, precision="fp64").verdict == verdict
+    task = {"truth": t - t[:, :1], "floor": t - t[:, :1]}  # and logits of 0 no sign
+    signs = Reference(NAMES, *task.values(), task["floor"], task="multi-label")
+    assert judged(signs, task["truth"] - margin, precision="fp64").verdict == verdict
+
+
 @pytest.mark.parametrize("place", range(INPUTS))
 def test_one_wrong_input_at_any_place_fails(place):
     wrong = truth()
