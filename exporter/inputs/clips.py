@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from exporter.errors import VideoError
-from exporter.inputs.frames import is_hidden
+from exporter.inputs.frames import clips_in
 from exporter.inputs.motion import LEAST_FRAMES, LEAST_SIDE, motion_clips
 from exporter.inputs.pictures import picture_inputs
 from exporter.inputs.synthetic import synthetic_inputs
@@ -98,14 +98,17 @@ def gather_calibration(
 ) -> Inputs:
     """Read the calibration clips, whose activations set the scales of an int8 graph.
 
-    `paths` are clip files and folders of clip files. Without paths, the clips are moving shapes,
-    which resemble camera pictures, and the synthetic kinds of input. They have another seed than
-    the clips on which parity is judged, so they are different clips.
+    `paths` are clips and folders with clips, each a file or a folder of frames. Without paths, the
+    clips are moving shapes, which resemble camera pictures, and the synthetic kinds of input. They
+    have another seed than the clips on which parity is judged, so they are different clips.
 
     Raises:
         VideoError: if a clip cannot be read, or a folder has no clip.
     """
-    files = [file for path in paths for file in _files(path)]
+    found = {path: clips_in(path) for path in paths}
+    if empty := [path for path, inside in found.items() if not inside]:
+        raise VideoError(f"--calibration: no clips in {empty[0]}")
+    files = (file for inside in found.values() for file in inside)
     read = (_read(file, config, preprocessing, on_clip) for file in files)
     clips = [(path.name, clip.summary, clip.array[0]) for path, clip in read]
     if not clips:
@@ -149,15 +152,6 @@ def proof_clips(
         for name, pixels, clip in made
     ]
     return [*synthetic_clips(config, preprocessing), *pictures]
-
-
-def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    files = sorted(file for file in path.rglob("*") if file.is_file() and not is_hidden(file.name))
-    if not files:
-        raise VideoError(f"--calibration: no clips in {path}")
-    return files
 
 
 def read_for(config: ClipConfig, preprocessing: Preprocessing, source: Source) -> Clip:

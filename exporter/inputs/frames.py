@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
@@ -37,15 +38,29 @@ def what_is_in(folder: Path) -> str:
     return f"a directory with {others[0]}" if others else "an empty directory"
 
 
+def clips_in(path: Path) -> list[Path]:
+    """Return a file, or the files and the folders of frames below a folder, without hidden ones."""
+    if not path.is_dir():
+        return [path]
+    found = []
+    for name, folders, files in os.walk(path):
+        folder = Path(name)
+        if find_images(folder):  # one clip, whose frames these are
+            found.append(folder)
+            folders.clear()
+            continue
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        found += [folder / name for name in sorted(files) if not is_hidden(name)]
+    return found
+
+
 def is_hidden(name: str) -> bool:
     """Whether a file is hidden by its name, on any system: it is no clip and no frame."""
-    return name.startswith(".")
+    return name.startswith(".") or name.lower() in _OF_SYSTEM
 
 
 def _visible(folder: Path) -> list[Path]:
-    return [
-        p for p in folder.iterdir() if not is_hidden(p.name) and p.name.lower() not in _OF_SYSTEM
-    ]
+    return [path for path in folder.iterdir() if not is_hidden(path.name)]
 
 
 def _is_image(path: Path) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 from exporter.errors import UsageError, VideoError
 from exporter.inputs.clip_list import find_clip, one_or_more
 from exporter.inputs.dataset import name_of
-from exporter.inputs.frames import find_images, is_hidden
+from exporter.inputs.frames import clips_in
 from exporter.predict.answers import mean_of_views
 from exporter.predict.batches import in_batches
 from exporter.predict.card import Card, check_top
@@ -238,7 +238,7 @@ def find_clips(
     given = list(one_or_more(given))
     if missing := [str(path) for path in given if not Path(path).exists()]:
         raise VideoError(f"there is no file and no folder {missing[0]}", remedy="check the path")
-    clips = [clip for path in given for clip in _files(Path(path))]
+    clips = [str(clip) for path in given for clip in clips_in(Path(path))]
     # Names may hold what else splitlines() takes for the end of a line.
     lines = [line.strip() for line in (listed or "").split("\n") if line.strip()]
     clips += [str(find_clip(line, folder, "--list")) if folder else line for line in lines]
@@ -246,21 +246,6 @@ def find_clips(
         remedy = "tsformer label DIRECTORY CLIP... -o out.jsonl"
         raise UsageError("no clip is given", remedy=remedy)
     return clips
-
-
-def _files(path: Path) -> list[str]:
-    """Return a file, or the files and folders of frames below a folder, without hidden ones."""
-    if not path.is_dir():
-        return [str(path)]
-    found = []
-    for folder, folders, files in os.walk(path):
-        if find_images(Path(folder)):  # one clip, whose frames these are
-            found.append(folder)
-            folders.clear()
-            continue
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
-        found += [str(Path(folder, name)) for name in sorted(files) if not is_hidden(name)]
-    return found
 
 
 def in_shard(clips: Iterable[str], shard: str) -> list[str]:

@@ -11,8 +11,11 @@ import pytest
 from av.video.stream import VideoStream
 
 from exporter.errors import VideoError
+from exporter.inputs.clips import gather_calibration
+from exporter.inputs.frames import clips_in
 from exporter.inputs.video import read_clip
 from exporter.report.png import png
+from model.config import FastTimeSformerConfig
 from model.preprocessing import Preprocessing
 from model.sampling import Sampling, Views
 
@@ -109,6 +112,28 @@ def test_hidden_files_of_any_system_are_no_frames(tmp_path):
     for name in (".DS_Store", "._img_00001.png", "Thumbs.db", "desktop.ini"):
         (folder / name).write_bytes(b"no image")
     np.testing.assert_array_equal(read(folder).array, expected)
+
+
+def test_a_folder_of_clips_holds_files_and_folders_of_frames(tmp_path):
+    (tmp_path / "b").mkdir()
+    folder_of(tmp_path / "b" / "frames", pictures())
+    for name in ("b/clip.mp4", "a.mp4", ".hidden/clip.mp4", "b/Thumbs.db", "b/.DS_Store"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = [str(path.relative_to(tmp_path)) for path in clips_in(tmp_path)]
+    assert found == ["a.mp4", "b/clip.mp4", "b/frames"]
+    assert clips_in(tmp_path / "b" / "frames") == [tmp_path / "b" / "frames"]
+    assert clips_in(tmp_path / "a.mp4") == [tmp_path / "a.mp4"]
+
+
+def test_folders_of_frames_calibrate_as_clips(tmp_path):
+    folder = folder_of(tmp_path / "frames", pictures())
+    config = FastTimeSformerConfig(3, 3, 32, 32, 2)
+    for path in (folder, tmp_path):
+        inputs = gather_calibration((path,), config, Preprocessing())
+        assert inputs.names == ("frames",)
+        one = read(folder, Preprocessing(), frames=3).array
+        np.testing.assert_array_equal(inputs.arrays["video"], one)
 
 
 def test_frames_of_different_sizes_are_noted(tmp_path):
