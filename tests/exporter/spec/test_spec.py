@@ -53,6 +53,7 @@ REFUSED = {
         {"bench_seconds": 1e99},
         "--bench-seconds: got 1e+99, expected 0 to 86,400",
     ),
+    "no rewrites, as a tuple": ({"rewrite": ()}, "rewrite: got (), expected a text"),
     "seed beyond 64 bits": ({"seed": 2**64}, "--seed"),
     "config without checkpoint": ({"config": {"frames": 5}}, "add --checkpoint PATH"),
     "Turing in fp32": ({"targets": ("sm75",)}, "omit sm75"),
