@@ -69,8 +69,8 @@ def build(
 def _source_line(graph: str) -> str:
     from exporter.files.manifest import ENGINE_GRAPH
 
-    older = "" if graph == ENGINE_GRAPH else f": this older export has no {ENGINE_GRAPH}"
-    return f"Built from {graph}{older}"
+    why = f": the export has no {ENGINE_GRAPH}, which --for tensorrt makes"
+    return f"Built from {graph}{'' if graph == ENGINE_GRAPH else why}"
 
 
 def _judge(directory: Path) -> tuple[Report | None, str]:

@@ -177,7 +177,7 @@ def test_without_a_gpu_the_command_says_that_nothing_was_executed(
     out, err = capsys.readouterr()
     assert "built, not executed" in out
     assert NO_GPU in out
-    assert "Built from model.onnx: this older export has no model.tensorrt.onnx" in out
+    assert "Built from model.onnx: the export has no model.tensorrt.onnx, which --for" in out
     assert err == ""
     assert cli.main(["build", str(directory), "--force", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
