@@ -77,7 +77,9 @@ def _table(found: Benched) -> RenderableType:
     from exporter.report.table import WIDTH, figures, plain_line, table, texts
 
     measured = figures("Batch", "p50 ms", "95 % of p50", "p90 ms", "p99 ms", "Clips/s", "Runs")
-    made = table(*texts("Runtime", "Timed"), *measured)
+    runtime, timing = texts("Runtime", "Timed")
+    runtime.min_width = max((len(row.runtime) for row in found.latency), default=None)
+    made = table(runtime, timing, *measured, gap=1)
     for row in found.latency:
         between = f"{ms(row.p50_low_ms)} to {ms(row.p50_high_ms)}"
         times = map(ms, (row.p90_ms, row.p99_ms, row.clips_per_s))

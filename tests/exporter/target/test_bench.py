@@ -11,11 +11,11 @@ import pytest
 from exporter import BatchProfile, ExportSpec, cli
 from exporter.errors import RuntimeFailure, UsageError
 from exporter.pipeline import export
-from exporter.results import HOST_TO_HOST, Parity
+from exporter.results import HOST_TO_HOST, Latency, Parity
 from exporter.runners.device import OnDevice
 from exporter.runners.open import Opened
 from exporter.target import bench as bench_module
-from exporter.target.bench import bench
+from exporter.target.bench import Benched, bench
 
 
 class OnGpu(OnDevice):
@@ -39,6 +39,24 @@ class OnGpu(OnDevice):
 def put(monkeypatch, *runners, absences=()):
     opened = Opened(runners, absences)
     monkeypatch.setattr(bench_module, "open_runtimes", lambda *_, **__: opened)
+
+
+def test_the_table_breaks_no_name_of_a_runtime(monkeypatch, capsys):
+    names = ("onnxruntime", "tensorrt_rtx")
+    rows = tuple(
+        Latency(
+            *(name, "cpu", "fp32", 16),
+            *(0.177, 12.7, 20.0, 2120.0, 0.2, 0.1, 30200.0, 1000, 80.0, 3, 1, True),
+            p50_low_ms=0.163,
+            p50_high_ms=0.261,
+        )
+        for name in names
+    )
+    monkeypatch.setattr(bench_module, "bench", lambda *_, **__: Benched({}, rows, ()))
+    assert cli.main(["bench", "x"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert {line[0] for line in lines if line} >= {*names, "(cpu,"}
+    assert all(len(" ".join(line)) <= 80 for line in lines)
 
 
 @pytest.mark.slow
