@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from inspect import getdoc
 from types import FrameType
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from exporter.cli import (
     advise,
@@ -48,8 +48,15 @@ from exporter.report.escape import one_line
 INTERNAL_EXIT = 4
 ENDINGS = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}
 
+
+def _shown_default(value: object) -> str | None:
+    """Return the default of an option for its help; none where the option is absent by default."""
+    return None if value is None or value is False or value == () else str(value)
+
+
 app = App(
     name="tsformer",
+    default_parameter=Parameter(show_default=_shown_default),
     help="Export a video transformer to ONNX and TensorRT, with proof that it is the same model.",
     version_flags=["--version"],
     help_format="plaintext",

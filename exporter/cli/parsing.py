@@ -150,7 +150,7 @@ def _form_of(name: str) -> tuple[Any, object]:
     """Give the type and the default of an option of `ExportSpec`: None if the type allows it."""
     declared, kind = OPTIONS[name], get_type_hints(ExportSpec)[name]
     form = _FORMS_BY_NAME.get(name) or _FORMS.get(kind, kind)
-    text = declared.help
+    text = " ".join(declared.help.split())
     if form in (Paths, Words):
         text = f"{text.removesuffix('.')}; may be given several times."
     plain = get_args(form)[0] if hasattr(form, "__metadata__") else form

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -621,6 +622,20 @@ def test_help_shows_the_usage(run, command):
     code, out, err = run(*command, "--help")
     assert (code, err) == (0, "")
     assert "Usage: tsformer" in out
+
+
+@pytest.mark.parametrize("command", [name for name in cli.app if not name.startswith("-")])
+def test_the_help_names_only_defaults_that_a_user_can_write(run, command):
+    _, out, _ = run(command, "--help")
+    assert re.findall(r"default:\s*(?:False|\(\)|None)", out.replace("│", "")) == []
+
+
+def test_the_help_of_export_breaks_lines_at_the_border_only(run):
+    _, out, _ = run("export", "--help")
+    words = " ".join(line.strip("│ ") for line in out.splitlines())
+    assert "otherwise uniform, and the report says so." in " ".join(words.split())
+    lines = [line for line in out.splitlines() if "otherwise uniform" in line]
+    assert len(lines[0].rstrip("│ ")) > 65
 
 
 def test_every_command_has_debug():
