@@ -76,6 +76,8 @@ def _rgb(frame: VideoFrame, convert: Convert) -> np.ndarray:
         return convert(frame, format="rgb24", **how).to_ndarray()
     if frame.colorspace == _RESERVED:
         frame.colorspace = _NOT_SAID
+    if frame.interlaced_frame:
+        frame = _as_progressive(frame)
     # In 8 bits swscale takes a colour of twice the brightest for black; in 16 bits it does not.
     deep = convert(frame, format="gbrp16le", **how)
     image = np.empty((frame.height, frame.width, 3), np.uint8)
@@ -86,6 +88,23 @@ def _rgb(frame: VideoFrame, convert: Convert) -> np.ndarray:
         # 255 is 65280 there. Round to the nearest level.
         image[..., channel] = (np.minimum(rows, _BRIGHTEST) + np.uint16(128)) >> 8
     return image
+
+
+def _as_progressive(frame: VideoFrame) -> VideoFrame:
+    """Return a frame without its mark as interlaced; the pixels are shared.
+
+    swscale converts a frame with this mark field by field. The programs that read the clips of a
+    training do not, and FFmpeg's own filter `scale` does it on request only.
+    """
+    from av.filter import Graph
+
+    graph, unit = Graph(), frame.time_base or Fraction(1)
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=unit
+    )
+    graph.link_nodes(source, graph.add("setfield", "prog"), graph.add("buffersink")).configure()
+    graph.push(frame)
+    return cast("VideoFrame", graph.pull())
 
 
 def _is_deep(frame: VideoFrame) -> bool:

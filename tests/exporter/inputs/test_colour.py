@@ -8,6 +8,7 @@ from typing import cast
 import av
 import numpy as np
 import pytest
+from av.filter import Graph
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
@@ -89,6 +90,23 @@ def test_a_frame_becomes_the_exact_rgb_of_its_matrix_and_range(name, matrix, ran
     assert np.abs(found - other).mean() > 2
     other = exact_rgb(planes, matrix, range_ != FULL, left=False)
     assert np.abs(found - other).mean() > 2
+
+
+@pytest.mark.parametrize("mark", ["tff", "bff"])
+@pytest.mark.parametrize("range_", [LIMITED, FULL])
+@pytest.mark.parametrize("height", [48, 50, 52])  # 50 has an odd number of chroma rows
+@pytest.mark.parametrize("name", ["yuv420p", "yuv422p", "yuv420p10le"])
+def test_an_interlaced_frame_is_one_picture(name, height, range_, mark):
+    frame = coloured(name, 1, range_, height)
+    graph = Graph()
+    how = {"width": 64, "height": height, "format": frame.format, "time_base": Fraction(1, 25)}
+    steps = graph.add_buffer(**how), graph.add("setfield", mark), graph.add("buffersink")
+    graph.link_nodes(*steps).configure()
+    graph.push(coloured(name, 1, range_, height))
+    interlaced = cast("av.VideoFrame", graph.pull())
+    assert interlaced.interlaced_frame
+    np.testing.assert_array_equal(upright_rgb(interlaced)[0], upright_rgb(frame)[0])
+    assert interlaced.interlaced_frame  # it is not changed under the caller
 
 
 def test_a_frame_that_says_no_range_has_the_limited_range():
