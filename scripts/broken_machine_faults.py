@@ -24,7 +24,7 @@ TINY = (
     *("--attn", "fastformer", "--res", "32", "--frames", "2", "--dim", "32", "--depth", "1"),
     *("--heads", "2", "--dim-head", "16", "--bench-seconds", "0", "--quiet"),
 )
-TSFORMER = (sys.executable, "-m", "exporter")
+TSFORMER = (sys.executable, "-m", "tsformer")
 
 
 class Place:

@@ -17,6 +17,7 @@ from exporter.files.lock import Lock, have_locks
 
 MANIFEST = "manifest.json"
 ENTRY_MARK = "tsformer.json"  # differs from MANIFEST, so that an entry is not taken for an export
+_RESERVE = 2**22  # bytes that are kept for the clean-up of a run that uses up the memory
 # A manifest of ours begins with these. Web pages and add-ons of browsers have a manifest.json too.
 _BEGIN, _BEGIN_BYTES = (b'"manifest_version"', b'"verdict"'), 200
 _BESIDE = ("model.onnx", "report.json")  # tell an export whose manifest is damaged
@@ -47,6 +48,7 @@ class StagedDirectory:
         self._reads = reads
         self._published = False
         self._made_parents: list[Path] = []
+        self._reserve = bytearray(_RESERVE)
 
     def __enter__(self) -> Self:
         try:
@@ -70,6 +72,7 @@ class StagedDirectory:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._reserve.clear()
         if not self._published:
             shutil.rmtree(self.path, ignore_errors=True)
             self._remove_made_parents()

@@ -470,3 +470,33 @@ def test_entries_of_a_directory_without_permission_are_refused(tmp_path):
     (tmp_path / "x").mkdir(mode=0o700)
     with no_privileges(), pytest.raises(OutputError, match="Permission denied; give another rep"):
         add(tmp_path / "x" / "y", "a")
+
+
+USES_UP_MEMORY = """
+import resource, sys
+from pathlib import Path
+from exporter.files.staging import StagedDirectory
+
+held = []
+with StagedDirectory(Path(sys.argv[1])) as staged:
+    (staged.path / "model.onnx").touch()
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + 2**26
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    for size in (2**20, 2**14, 2**9):
+        try:
+            while True:
+                held.append(bytearray(size))
+        except MemoryError:
+            pass
+    raise MemoryError
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of the address space")
+def test_a_run_that_uses_up_the_memory_leaves_nothing(tmp_path):
+    command = [sys.executable, "-c", USES_UP_MEMORY, str(tmp_path / "x")]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.rstrip().endswith(b"MemoryError")
+    assert tree(tmp_path) == []
