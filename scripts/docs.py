@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections.abc import Iterable
 from inspect import getdoc
 from pathlib import Path
@@ -75,7 +76,8 @@ def _read_docstring(function: object) -> tuple[str, str]:
     description = re.split(r"^(?:Examples|Args|Raises|Returns):", text, flags=re.MULTILINE)[0]
     found = re.search(r"^Examples:\n(.*?)(?=^\w|\Z)", text, re.DOTALL | re.MULTILINE)
     lines = found[1].split("\n") if found else []
-    return description.strip(), "\n".join(line.strip() for line in lines if line.strip())
+    paragraphs = (textwrap.fill(each, 100) for each in description.strip().split("\n\n"))
+    return "\n\n".join(paragraphs), "\n".join(line.strip() for line in lines if line.strip())
 
 
 def _row(argument: Any) -> list[str]:  # noqa: ANN401  # cyclopts does not export its class

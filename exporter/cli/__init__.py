@@ -60,9 +60,8 @@ app = App(
     help="Export a video transformer to ONNX and TensorRT, with proof that it is the same model.",
     version_flags=["--version"],
     help_format="plaintext",
-    help_epilogue=f"A file can set options: {config_file.FILE} in the current directory, or\n"
-    f"{config_file.OPTION} PATH. It has one table for each command. The command line\n"
-    "overrides it.",
+    help_epilogue=f"A file can set options: {config_file.FILE} in the current directory, or "
+    f"{config_file.OPTION} PATH. It has one table for each command. The command line overrides it.",
     version=lambda: importlib.metadata.version("tsformer"),
     console=Output(),
     result_action="return_value",
@@ -71,9 +70,16 @@ app = App(
 app.register_install_completion_command()
 
 
-def _examples(command: Callable[..., int]) -> str:
-    """Extract the examples from a command's docstring; cyclopts omits them from the help."""
-    text = getdoc(command) or ""
+def _reflowed(command: Callable[..., int]) -> str:
+    """Join the lines of each paragraph and of each argument in a command's docstring.
+
+    cyclopts keeps the line breaks of the source; the help breaks lines at the terminal's width.
+    """
+    return re.sub(r"(?<=\S)\n(?=\S)|\n {8,}(?=\S)", " ", getdoc(command) or "")
+
+
+def _examples(text: str) -> str:
+    """Extract the examples from a docstring; cyclopts omits them from the help."""
     found = re.search(r"^Examples:\n(.*?)(?=^\w|\Z)", text, re.DOTALL | re.MULTILINE)
     return f"Examples:\n{found[1].rstrip()}" if found else ""
 
@@ -97,7 +103,8 @@ for command in (
     push.push,
     doctor.doctor,
 ):
-    app.command(command, help_epilogue=_examples(command))
+    command.__doc__ = _reflowed(command)
+    app.command(command, help_epilogue=_examples(command.__doc__))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

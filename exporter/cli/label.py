@@ -57,7 +57,7 @@ def label(
 
     Args:
         directory: What `tsformer export` made.
-        clips: Video files, and folders: every file below a folder is a clip.
+        clips: Video files, and folders: the clips are the files and folders of frames below them.
         output: The file of rows: its name ends in .jsonl or .parquet.
         list_: A file with a clip on each line; - reads the list from standard input.
         top: Classes of a row, best first (default 5, or all where there are fewer).

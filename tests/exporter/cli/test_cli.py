@@ -638,6 +638,14 @@ def test_the_help_of_export_breaks_lines_at_the_border_only(run):
     assert len(lines[0].rstrip("│ ")) > 65
 
 
+def test_the_help_of_a_command_breaks_lines_at_the_width_only(run):
+    _, out, _ = run("sweep", "--help")
+    assert "of it. FILE is TOML with the same names: options of all cells in [base], lists" in out
+    _, out, _ = run("verify", "--help")
+    assert "export, with torch; give a path if it was moved. Write" in out
+    assert "\n    tsformer verify build/trained --checkpoint trained.safetensors" in out  # examples
+
+
 def test_every_command_has_debug():
     for name in (name for name in cli.app if not name.startswith("-")):
         arguments = cli.app[name].assemble_argument_collection()
