@@ -56,11 +56,13 @@ def clips_in(path: Path) -> list[Path]:
 
 def is_hidden(name: str) -> bool:
     """Whether a file is hidden by its name, on any system: it is no clip and no frame."""
-    return name.startswith(".") or name.lower() in _OF_SYSTEM
+    return name.startswith(".")
 
 
 def _visible(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if not is_hidden(path.name)]
+    return [
+        p for p in folder.iterdir() if not is_hidden(p.name) and p.name.lower() not in _OF_SYSTEM
+    ]
 
 
 def _is_image(path: Path) -> bool:
