@@ -35,7 +35,7 @@ from exporter import ExportSpec
 from exporter.errors import TsformerError
 from exporter.files.manifest import GRAPH, read_manifest
 from exporter.files.reference import REFERENCE, read_reference
-from exporter.graph.weights import coarse_weights, foreign_casts, hash_weights
+from exporter.graph.weights import hash_weights
 from exporter.inputs.clips import gather_inputs
 from exporter.load import load_exported
 from exporter.machine import environment
@@ -43,8 +43,8 @@ from exporter.pipeline import export
 from exporter.precision import in_precision
 from exporter.proof.exact import ExactModel
 from exporter.proof.judge import worst_error
+from exporter.proof.prove import find_unknown
 from exporter.proof.runtimes import judge_runtimes, references_of
-from exporter.proof.scales import wrong_scales
 from exporter.proof.structure import judge_structures, structures_of
 from exporter.results import Parity, overall_verdict
 from exporter.rewrite.choose import rewrite_for_export
@@ -132,9 +132,7 @@ class Export:
         path = folder / GRAPH
         onnx.save(graph, path)
         with ExactModel(self.traced, self.inputs.batch(8), graph) as exact:
-            unknown = exact.unknown + coarse_weights(graph) + foreign_casts(graph, self.lowered)
-        if self.calibration is not None:
-            unknown += wrong_scales(graph, self.calibration.clips.arrays)
+            unknown = find_unknown(exact, graph, self.lowered, self.calibration)
         found = _replace(self.structure, weights=hash_weights(graph), unknown=unknown)
         how = (self.spec.run_batch, self.spec.dynamic_batch, Stage("parity", no_progress))
         with ExitStack() as resources:

@@ -153,13 +153,32 @@ def make_structures(
         graph = onnx.load(directory / file)
         with ExactModel(traced, inputs.batch(1), graph) as exact:
             truth = run_clips(exact, clips, 1, outputs=model.output_names)
-        unknown = exact.unknown + coarse_weights(graph)
-        if model.family != MODULE:  # which may cast as it likes
-            unknown += foreign_casts(graph, precision)
-        if calibration is not None:
-            unknown += wrong_scales(graph, calibration.clips.arrays)
+        known = None if model.family == MODULE else precision  # a module may cast as it likes
+        unknown = find_unknown(exact, graph, known, calibration)
         structures[file] = Structure(places, truth, hash_weights(graph), unknown)
     return structures
+
+
+def find_unknown(
+    exact: ExactModel,
+    graph: onnx.ModelProto,
+    precision: str | None,
+    calibration: Calibration | None,
+) -> tuple[str, ...]:
+    """Name the weights, types and scales of a graph that its export would not have made.
+
+    Args:
+        exact: The model of the graph.
+        graph: The graph.
+        precision: That in which the model was traced; None leaves out the types.
+        calibration: The clips whose activations the scales of an int8 graph span.
+    """
+    unknown = exact.unknown + coarse_weights(graph)
+    if precision is not None:
+        unknown += foreign_casts(graph, precision)
+    if calibration is not None:
+        unknown += wrong_scales(graph, calibration.clips.arrays)
+    return unknown
 
 
 def _compared(model: VideoClassifier, inputs: Inputs) -> tuple[int, ...]:
