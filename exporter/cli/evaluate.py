@@ -151,7 +151,7 @@ def _made_by(opened: list[tuple[str, Predictor]]) -> dict[str, object]:
 
 
 def _write(found: Evaluation, directory: Path) -> None:
-    from exporter.files.staging import write_whole
+    from exporter.files.place import write_whole
     from exporter.report.pages import write_page
 
     facts = found.to_dict()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from exporter.errors import OutputError, UsageError
-from exporter.files.staging import write_whole
+from exporter.files.place import write_whole
 from exporter.results import Latency, Parity
 
 MACHINES = "machines"

@@ -105,6 +105,7 @@ class KeptReference:
         given: Name of an input -> its values `(n, ...)`, where the caller gave the inputs.
         outputs: The outputs in a row, each with its number of values (default: the logits).
         structures: File of a graph -> its structure; exports of the first version have none.
+        described: `preprocessing`, `labels` and `task` of the model; older exports have none.
     """
 
     inputs: tuple[KeptInput, ...]

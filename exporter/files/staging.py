@@ -266,26 +266,6 @@ def _is_export(directory: Path) -> bool:
     return False
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file in an existing directory; readers see the old content or the new, never a part.
-
-    Raises:
-        OutputError: if it cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        try:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-
-
 def _umask() -> int:
     current = os.umask(0)
     os.umask(current)

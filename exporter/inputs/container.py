@@ -192,7 +192,9 @@ def check_file(path: Path, *, windows: bool = False) -> None:
             path.open("rb").close()
     except (OSError, ValueError) as error:  # ValueError: of a path with a null character
         if (kind := _not_a_file(str(path))) and not isinstance(error, PermissionError):
-            shown = re.sub(r"^([\w+.-]{2,}:)/(?!/)", r"\1//", str(path))  # `Path` took one slash
+            shown = str(path)
+            if _URL.match(shown):  # `Path` took one of its slashes
+                shown = shown.replace(":/", "://", 1)
             raise VideoError(
                 f"{shown} cannot be read{'' if windows else ': clips are files'}",
                 got=kind,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.errors import OutputError, RuntimeFailure, UsageError
-from exporter.files.place import require_place
+from exporter.errors import RuntimeFailure, UsageError
+from exporter.files.place import require_place, whole_file
 from exporter.inputs.clips import read_for
 from exporter.predict.answers import mean_of_views
 from exporter.predict.batches import in_groups
@@ -100,14 +99,6 @@ def write_features(path: Path, described: Sequence[Described]) -> dict[str, tupl
         name: np.stack([one.outputs[name] for one in described]) for name in described[0].outputs
     }
     arrays[CLIPS] = np.array([one.clip for one in described])
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        try:
-            with partial.open("wb") as file:
-                np.savez(file, **arrays)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+    with whole_file(path) as partial, partial.open("wb") as file:
+        np.savez(file, **arrays)
     return {name: array.shape for name, array in arrays.items() if name != CLIPS}

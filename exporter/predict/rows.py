@@ -18,7 +18,7 @@ from typing import Any
 from exporter.errors import OutputError
 from exporter.errors.install import missing_package
 from exporter.files.lock import Lock
-from exporter.files.staging import write_whole
+from exporter.files.place import whole_file, write_whole
 from exporter.predict.batches import in_groups
 from exporter.runners.base import Closing
 
@@ -166,6 +166,9 @@ def write_parquet(
         out: The file.
         features: Values of the column `features`, lists of this size; None if there is no such
             column.
+
+    Raises:
+        OutputError: if the file cannot be written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -182,11 +185,6 @@ def write_parquet(
     if features is not None:
         columns.append(("features", pa.list_(pa.float32(), features)))
     schema = pa.schema(columns)
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        with pq.ParquetWriter(partial, schema) as writer:
-            for group in in_groups(rows, _ROWS_AT_A_TIME):
-                writer.write_table(pa.Table.from_pylist([dict(row) for row in group], schema))
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(out) as partial, pq.ParquetWriter(partial, schema) as writer:
+        for group in in_groups(rows, _ROWS_AT_A_TIME):
+            writer.write_table(pa.Table.from_pylist([dict(row) for row in group], schema))

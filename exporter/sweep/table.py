@@ -13,7 +13,7 @@ from typing import Any
 
 from exporter.errors import ManifestError, NoExportError
 from exporter.files.manifest import GRAPH, read_manifest
-from exporter.files.staging import write_whole
+from exporter.files.place import write_whole
 from exporter.report import strict_json
 from exporter.sweep.grid import name_of
 

@@ -27,7 +27,8 @@ from exporter.files.manifest import (
     require_file,
     sha256,
 )
-from exporter.files.staging import MANIFEST, write_whole
+from exporter.files.place import write_whole
+from exporter.files.staging import MANIFEST
 from exporter.machine.environment import describe
 from exporter.run.stages import OnProgress, no_progress
 from exporter.runners.cuda import look_for_gpu
