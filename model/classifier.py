@@ -34,6 +34,7 @@ class VideoClassifier(nn.Module, ABC):
         input_names: The inputs that its forward takes, in order.
         output_names: What its forward gives, in order: one tensor, or a tuple of several.
         class_tokens: Class tokens of a clip: one, or one for each frame.
+        reentrant: Whether copies of it may run at the same time.
     """
 
     family: ClassVar[str]
@@ -41,6 +42,7 @@ class VideoClassifier(nn.Module, ABC):
     input_names: ClassVar[tuple[str, ...]] = ("video",)
     output_names: tuple[str, ...] = (LOGITS,)
     class_tokens: int = 1
+    reentrant: ClassVar[bool] = True
     preprocessing: Preprocessing
     labels: tuple[str, ...] | None
     task: TaskName

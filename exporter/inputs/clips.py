@@ -20,6 +20,19 @@ from model.preprocessing import Preprocessing
 _CALIBRATION_CLIPS = 24
 # A synthetic value of 0 becomes grey; -2.5 becomes black and +2.5 white. Most noise is in between.
 _SYNTHETIC_LIMIT = 2.5  # in the model's units
+# The synthetic clips that differ most, first; together they look at every place of a clip.
+TELLING = (
+    "natural",
+    "checkerboard",
+    "odd-frames",
+    "normal-0",
+    "places",
+    "unit",
+    "black",
+    "white",
+    "lit-in-turn",
+    "constant-per-frame",
+)
 
 
 @dataclass(frozen=True)
@@ -73,18 +86,22 @@ def gather_inputs(
     preprocessing: Preprocessing,
     *,
     mask: bool = False,
+    few: bool = False,
     on_clip: Callable[[str], None] = lambda name: None,
 ) -> Inputs:
     """Read the clips in the form that the model takes, and add the synthetic set.
 
     With `mask`, random frames of every second clip are masked. The first clip has no masked frame.
+    With `few`, the set has only the clips of `TELLING`, for a model whose runs take long.
 
     Raises:
         VideoError: if a clip cannot be read.
     """
     clips = [_read(path, config, preprocessing, on_clip) for path in videos]
     real = [(path.name, clip.summary, clip.array[0]) for path, clip in clips]
-    inputs = _join([*real, *proof_clips(config, preprocessing)], mask=mask)
+    made = proof_clips(config, preprocessing)
+    chosen = [clip for clip in made if clip[0] in TELLING] if few else made
+    inputs = _join([*real, *chosen], mask=mask)
     return replace(inputs, taken=tuple(Taken(clip.indices, clip.times) for _, clip in clips))
 
 

@@ -36,6 +36,7 @@ class AnyModule(nn.Module):
     """
 
     family: ClassVar[str] = MODULE
+    reentrant: ClassVar[bool] = False  # nobody knows what it shares with a copy
     preprocessing = None
     task: ClassVar[str] = "single-label"  # of an output named logits
     labels = None

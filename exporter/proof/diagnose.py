@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.files.manifest import ENGINE_GRAPH, GRAPH, read_manifest
-from exporter.inputs.clips import Inputs, gather_inputs
+from exporter.inputs.clips import Inputs
 from exporter.load import load_exported
 from exporter.precision import Int8
 from exporter.proof.ladder import climb
@@ -14,7 +14,7 @@ from exporter.proof.runtimes import rounding_form
 from exporter.proof.tune import tune
 from exporter.results import Ladder, Recipe
 from exporter.rewrite.choose import rewrite_for_export
-from exporter.run.job import calibrate
+from exporter.run.job import calibrate, gather_for
 from exporter.run.stages import OnProgress, no_progress
 from exporter.spec import ExportSpec
 from model.classifier import VideoClassifier
@@ -114,5 +114,4 @@ def _load(
 ) -> tuple[ExportSpec, VideoClassifier, Inputs]:
     on_progress("load", None, "")
     spec, model = load_exported(manifest, checkpoint, video)
-    inputs = gather_inputs(video, model.config, model.preprocessing, mask=spec.mask)
-    return spec, model, inputs
+    return spec, model, gather_for(model, video, mask=spec.mask)

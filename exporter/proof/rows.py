@@ -17,11 +17,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from exporter.runners.base import Arrays, Runner, check_outputs
+from exporter.inputs.clips import TELLING
+from exporter.runners.base import Arrays, Runner, check_outputs, run_each
 from model.outputs import LOGITS
 
 MOST_VALUES = 2**15
-_TELLING = ("natural", "checkerboard", "odd-frames", "normal-0", "places", "unit")
 Sizes = tuple[tuple[str, int], ...]  # name of an output, and its values in a row
 
 
@@ -67,9 +67,9 @@ def run_batches(
         RuntimeFailure: if the runtime fails, or does not give one of the outputs.
     """
     rows: dict[int, list[np.ndarray]] = {}
-    for chosen in batches:
-        places = list(chosen)
-        made = runner.run({name: array[places] for name, array in clips.items()})
+    chosen = [list(places) for places in batches]
+    taken = ({name: array[places] for name, array in clips.items()} for places in chosen)
+    for places, made in zip(chosen, run_each(runner, taken), strict=True):
         check_outputs(runner, made, outputs)
         for clip, row in zip(places, join_outputs(made, outputs), strict=True):
             rows.setdefault(clip, []).append(row)
@@ -97,7 +97,7 @@ def in_growing_batches(count: int, sizes: Sequence[int]) -> Iterator[list[int]]:
 
 def choose_telling(names: Sequence[str], count: int) -> tuple[int, ...]:
     """Choose `count` inputs by their names, those that differ most first; return their places."""
-    first = [names.index(name) for name in _TELLING if name in names]
+    first = [names.index(name) for name in TELLING if name in names]
     rest = [place for place in range(len(names)) if place not in first]
     return tuple(sorted([*first, *rest][:count]))
 

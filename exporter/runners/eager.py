@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from exporter.precision import Int8, in_precision
 from exporter.runners.base import Arrays, Closing, check_inputs
 from model.classifier import VideoClassifier
 
+_AT_ONCE = 2  # runs of `run_each`; each needs memory for a model and its activations
+
 
 class EagerRunner(Closing):
-    """Runs a copy of a model on the CPU in a given precision.
+    """Runs copies of a model on the CPU in a given precision.
 
     Args:
         model: The model; its weights are float32.
@@ -40,46 +47,71 @@ class EagerRunner(Closing):
         self.threads = torch.get_num_threads()
         self.input_shapes = input_shapes
         self._dtype = torch.float64 if precision == "fp64" else torch.float32
-        self._model = in_precision(model, precision, keep_fp32, int8)
+        self._copy = partial(in_precision, model, precision, keep_fp32, int8)
+        self._at_once = min(_AT_ONCE, self.threads) if model.reentrant else 1
+        self._idle: list[VideoClassifier] = []  # the copies that no thread runs
 
     def close(self) -> None:  # noqa: D102
-        del self._model
+        self._idle.clear()
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Compute the outputs of the model, as `logits` `(b, classes)`, of its inputs."""
         check_inputs(self, inputs)
         tensors = [torch.from_numpy(inputs[name]) for name in self.input_shapes]
+        model = self._take()
         with torch.inference_mode():
-            made = self._model(
-                *(t.to(self._dtype) if t.is_floating_point() else t for t in tensors)
-            )
+            made = model(*(t.to(self._dtype) if t.is_floating_point() else t for t in tensors))
+        self._idle.append(model)
         outputs = made if isinstance(made, tuple) else (made,)
-        names = self._model.output_names
-        return {name: output.numpy() for name, output in zip(names, outputs, strict=True)}
+        return {
+            name: output.numpy() for name, output in zip(model.output_names, outputs, strict=True)
+        }
+
+    def run_each(self, batches: Iterable[Arrays]) -> Iterator[dict[str, np.ndarray]]:
+        """Run some batches at once, with a share of the threads each; give the outputs in order.
+
+        On few clips a thread computes more alone than beside another one: they need not wait for
+        each other after every operator.
+        """
+        if self._at_once == 1:
+            yield from map(self.run, batches)
+            return
+        share = self.threads // self._at_once
+        pool = ThreadPoolExecutor(self._at_once, "eager", torch.set_num_threads, (share,))
+        ended = threading.Event()
+        hook = register_module_forward_pre_hook(lambda *_: _refuse_after(ended))
+        waiting: deque[Future[dict[str, np.ndarray]]] = deque()
+        try:
+            for inputs in batches:
+                waiting.append(pool.submit(self.run, inputs))
+                if len(waiting) > self._at_once:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            ended.set()  # Ctrl-C does not wait for the runs
+            pool.shutdown(cancel_futures=True)
+            hook.remove()
+            torch.set_num_threads(self.threads)  # a pool changes the number for new threads
+
+    def _take(self) -> VideoClassifier:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._copy()
 
 
-class TruthRunner(Closing):
+class TruthRunner(EagerRunner):
     """Eager PyTorch in float64: the truth. It computes a clip once, since several proofs need it.
 
     It holds the model in float64 inside a `with` block only, and what it computed for ever.
     """
 
-    name = "eager"
-    device = "cpu"
-    precision = "fp64"
-    transfers_included = True
-
     def __init__(
         self, model: VideoClassifier, input_shapes: Mapping[str, tuple[int | None, ...]]
     ) -> None:
-        self.threads = torch.get_num_threads()
-        self.input_shapes = input_shapes
-        self._model = model
-        self._runner: EagerRunner | None = None
+        super().__init__(model, input_shapes, "fp64")
         self._known: dict[tuple[bytes, ...], dict[str, np.ndarray]] = {}
-
-    def close(self) -> None:  # noqa: D102
-        self._runner = None
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Compute the outputs of `EagerRunner`, or give those of the same inputs before."""
@@ -87,7 +119,10 @@ class TruthRunner(Closing):
         arrays = (np.ascontiguousarray(inputs[name]) for name in self.input_shapes)
         key = tuple(hashlib.sha256(array.data).digest() for array in arrays)
         if key not in self._known:
-            if self._runner is None:
-                self._runner = EagerRunner(self._model, self.input_shapes, self.precision)
-            self._known[key] = self._runner.run(inputs)
+            self._known[key] = super().run(inputs)
         return dict(self._known[key])
+
+
+def _refuse_after(ended: threading.Event) -> None:
+    if ended.is_set():
+        raise CancelledError

@@ -1,11 +1,15 @@
-"""Test the float64 truth: it computes the same clip once, and gives what eager PyTorch gives."""
+"""Test eager PyTorch: the truth of a clip is computed once, and several clips at once."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
 from exporter.errors import RuntimeFailure
-from exporter.runners import eager as eager_file
+from exporter.precision import Int8, observe_ranges
 from exporter.runners.eager import EagerRunner, TruthRunner
 from model import FastTimeSformer
 
@@ -19,15 +23,33 @@ def small():
     return FastTimeSformer(2, 3, 16, 16, num_classes=2, dim=32, depth=1, dim_head=16).eval()
 
 
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+class Meeting(FastTimeSformer):
+    """A model whose forward ends only when two threads are in it."""
+
+    both = threading.Barrier(2, timeout=60)
+
+    def forward(self, video):
+        self.both.wait()
+        return super().forward(video)
+
+
 def test_the_truth_of_a_clip_is_computed_once(small, monkeypatch):
     made = []
+    compute = EagerRunner.run
 
-    class Counting(EagerRunner):
-        def run(self, inputs):
-            made.append(inputs["video"].copy())
-            return super().run(inputs)
+    def counting(runner, inputs):
+        made.append(inputs["video"].copy())
+        return compute(runner, inputs)
 
-    monkeypatch.setattr(eager_file, "EagerRunner", Counting)
+    monkeypatch.setattr(EagerRunner, "run", counting)
     truth = TruthRunner(small, SHAPES)
     with truth:
         first = truth.run({"video": CLIPS[:1]})["logits"]
@@ -39,6 +61,71 @@ def test_the_truth_of_a_clip_is_computed_once(small, monkeypatch):
     with EagerRunner(small, SHAPES, "fp64") as runner:
         np.testing.assert_array_equal(other, runner.run({"video": CLIPS[1:]})["logits"])
     assert first.dtype == np.float64
+
+
+def test_two_batches_run_at_once_where_there_are_threads(two_threads):
+    model = Meeting(2, 3, 16, 16, num_classes=2, dim=32, depth=1, dim_head=16).eval()
+    with EagerRunner(model, SHAPES, "fp64") as runner:
+        found = list(runner.run_each({"video": CLIPS[i : i + 1]} for i in (0, 1, 1, 0)))
+    assert len(found) == 4
+    np.testing.assert_allclose(found[3]["logits"], found[0]["logits"], rtol=1e-12)
+
+
+@pytest.mark.parametrize("precision", ["fp64", "fp32", "bf16", "int8"])
+def test_batches_at_once_give_what_they_give_alone_in_their_order(small, two_threads, precision):
+    ranges = observe_ranges(small, {"video": CLIPS})
+    int8 = Int8(ranges) if precision == "int8" else None
+    with EagerRunner(small, SHAPES, precision, int8=int8) as runner:
+        alone = [runner.run({"video": CLIPS[i % 2][None]})["logits"] for i in range(9)]
+        together = runner.run_each({"video": CLIPS[i % 2][None]} for i in range(9))
+        for one, other in zip(alone, together, strict=True):
+            np.testing.assert_allclose(
+                other["logits"], one, rtol=1e-5 if precision != "fp64" else 1e-12
+            )
+
+
+def test_runs_at_once_leave_the_number_of_threads(small, two_threads):
+    with TruthRunner(small, SHAPES) as truth:
+        list(truth.run_each({"video": clip[None]} for clip in CLIPS))
+    with ThreadPoolExecutor(1) as pool:
+        assert [torch.get_num_threads(), pool.submit(torch.get_num_threads).result()] == [2, 2]
+
+
+def test_an_interrupt_ends_the_runs_that_have_begun(two_threads):
+    inside, forwards = threading.Event(), []
+
+    class Slow(FastTimeSformer):
+        def forward(self, video):
+            inside.set()
+            for _ in range(3000):
+                self.to_out.norm(torch.zeros(1, 32))
+                time.sleep(0.01)
+            forwards.append(video)
+            return super().forward(video)
+
+    model = Slow(2, 3, 16, 16, num_classes=2, dim=32, depth=1, dim_head=16).eval()
+
+    def batches():
+        yield {"video": CLIPS[:1]}
+        assert inside.wait(60)
+        raise KeyboardInterrupt
+
+    with EagerRunner(model, SHAPES) as runner, pytest.raises(KeyboardInterrupt):
+        list(runner.run_each(batches()))
+    assert not forwards
+
+
+def test_a_model_that_may_share_state_runs_alone(two_threads):
+    class Alone(FastTimeSformer):
+        reentrant = False
+
+        def forward(self, video):
+            assert threading.current_thread() is threading.main_thread()
+            return super().forward(video)
+
+    model = Alone(2, 3, 16, 16, num_classes=2, dim=32, depth=1, dim_head=16).eval()
+    with EagerRunner(model, SHAPES) as runner:
+        assert len(list(runner.run_each({"video": clip[None]} for clip in CLIPS))) == 2
 
 
 def test_the_truth_refuses_wrong_shapes(small):
