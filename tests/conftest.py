@@ -33,6 +33,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the files of most slow tests, so that no process works alone at the end."""
+    for item in items:
+        if "slow" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
 
@@ -48,6 +51,11 @@ REAL_CLIPS = {
     "bigbuckbunny": "bigbuckbunny.mp4",
     "carphone": "carphone_pristine.mp4",
 }
+
+
+@pytest.fixture(scope="session")
+def slow() -> None:
+    """Mark the tests as slow that need this fixture, directly or through another one."""
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from exporter.predict.decode import ReadClip
+from exporter.predict.read import ReadClip
 from exporter.runners.base import Runner, check_outputs
 from model.outputs import LOGITS
 

@@ -18,51 +18,20 @@ import queue
 import subprocess
 import tempfile
 import threading
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
 
-from exporter.errors import RuntimeFailure, TsformerError
+from exporter.errors import RuntimeFailure
 from exporter.files import child
-from exporter.inputs.dataset import Source, name_of, read_source
+from exporter.inputs.dataset import Source, name_of
+from exporter.predict.read import ReadClip, read_clip_or_reason
 from exporter.runners.base import Closing
 from model.config import ClipConfig
 from model.preprocessing import Preprocessing
-
-
-@dataclass(frozen=True, eq=False)
-class ReadClip:
-    """A clip in the form that the model takes, or the reason why it cannot be read.
-
-    `array` is `(v, ...)` of v views, and None for a bad clip, whose `error` says why. `seconds` is
-    the time of reading.
-    """
-
-    source: Source
-    array: np.ndarray | None
-    note: str = ""
-    error: str = ""
-    seconds: float = 0.0
-
-
-def read_clip_or_reason(
-    source: Source, config: ClipConfig, preprocessing: Preprocessing
-) -> ReadClip:
-    """Read one clip in this process; a bad clip is a result too."""
-    started = time.perf_counter()
-    array, note, error = None, "", ""
-    try:
-        array, note = read_source(source, config, preprocessing)
-    except TsformerError as reason:
-        error = str(reason)
-    except Exception as reason:  # whatever a decoder raises is the fault of one clip
-        error = " ".join(f"{name_of(source)}: {type(reason).__name__}: {reason}".split())[:300]
-    return ReadClip(source, array, note, error, time.perf_counter() - started)
 
 
 class Readers(Closing):

@@ -16,7 +16,7 @@ import numpy as np
 
 from exporter.files import child
 from exporter.inputs.container import THREAD_TYPE
-from exporter.predict.decode import read_clip_or_reason
+from exporter.predict.read import read_clip_or_reason
 
 
 def main() -> None:

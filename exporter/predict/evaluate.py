@@ -20,9 +20,10 @@ from exporter.inputs.dataset import Dataset, name_of, open_dataset
 from exporter.predict.answers import order_of, scores_of
 from exporter.predict.batches import Batches, in_batches
 from exporter.predict.card import Card, check_top
-from exporter.predict.decode import ReadClip, Readers
+from exporter.predict.decode import Readers
 from exporter.predict.label import as_text
 from exporter.predict.metrics import NO_CLASS, RANKED, Metrics, agreement, measure
+from exporter.predict.read import ReadClip
 from exporter.predict.rows import RowLog
 from exporter.spec.checks import check_count
 from model.config import ClipConfig

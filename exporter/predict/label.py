@@ -23,8 +23,9 @@ from exporter.inputs.frames import clips_in
 from exporter.predict.answers import mean_of_views
 from exporter.predict.batches import in_batches
 from exporter.predict.card import Card, check_top
-from exporter.predict.decode import ReadClip, Readers
+from exporter.predict.decode import Readers
 from exporter.predict.predictor import Predictor
+from exporter.predict.read import ReadClip
 from exporter.predict.rows import PARQUET, RowLog, log_path, require_parquet, write_parquet
 from exporter.spec.checks import check_count
 from exporter.spec.option import MOST_CLIPS

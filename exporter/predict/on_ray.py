@@ -16,8 +16,8 @@ from typing import Any
 from exporter.errors import RuntimeFailure, TsformerError
 from exporter.errors.install import missing_package
 from exporter.inputs.container import THREAD_TYPE
-from exporter.predict.decode import read_clip_or_reason
 from exporter.predict.label import Labeller, Labelling, Row, rows_of
+from exporter.predict.read import read_clip_or_reason
 
 LOCAL = "local"
 _CLIPS_OF_A_BLOCK = 16  # what is lost, and done again, when a worker dies

@@ -59,7 +59,7 @@ def images():
 
 
 @pytest.fixture(scope="module")
-def exported_cnn(tmp_path_factory):
+def exported_cnn(tmp_path_factory, slow):
     """Export the CNN once; tests must not change the result."""
     out = tmp_path_factory.mktemp("module") / "cnn"
     spec = ExportSpec(engine="none", bench_seconds=0.0, dynamic_batch=BatchProfile(1, 2, 4))
@@ -172,6 +172,7 @@ def test_a_videomae_is_proven_with_hidden_states_left_aside(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_the_example_of_a_text_model_is_proven(tmp_path, capsys):
     path = ROOT / "examples" / "text_model.py"
     spec = importlib.util.spec_from_file_location("text_model", path)

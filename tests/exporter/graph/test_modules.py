@@ -103,7 +103,7 @@ def test_a_model_without_a_map_has_an_empty_one():
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory):
+def real(tmp_path_factory, slow):
     spec = ExportSpec(attn="regular", depth=2, dim=32, dim_head=16, frames=3, res=(32, 48))
     model = load_model(spec)
     path = tmp_path_factory.mktemp("map") / "model.onnx"

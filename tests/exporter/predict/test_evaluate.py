@@ -47,7 +47,7 @@ def counted(monkeypatch):
             raise ValueError("broken")
         return np.full((1, 1), source, np.float32), ""
 
-    monkeypatch.setattr("exporter.predict.decode.read_source", read_source)
+    monkeypatch.setattr("exporter.predict.read.read_source", read_source)
 
     def make(shown, labels):
         pairs = zip(shown, labels, strict=True)

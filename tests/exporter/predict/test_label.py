@@ -15,8 +15,8 @@ import pytest
 from exporter.cli import main
 from exporter.errors import MissingPackageError, OutputError, UsageError
 from exporter.predict import Predictor, rows
-from exporter.predict.decode import read_clip_or_reason
 from exporter.predict.label import Labelling, Row, find_clips, in_shard, label, rows_of
+from exporter.predict.read import read_clip_or_reason
 from exporter.predict.rows import RowLog
 
 FIELDS = ["clip", "classes", "scores", "note", "error", "seconds"]

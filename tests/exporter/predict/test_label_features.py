@@ -10,9 +10,9 @@ import pytest
 from exporter.cli import main
 from exporter.errors import OutputError, UsageError
 from exporter.predict import Predictor
-from exporter.predict.decode import read_clip_or_reason
 from exporter.predict.features import describe
 from exporter.predict.label import Labelling, find_clips, in_shard, label, rows_of
+from exporter.predict.read import read_clip_or_reason
 
 SIZE = 32  # of the features
 THREE_CROPS = {"views": "1x3", "short_side": 40}  # larger than a frame: crops differ

@@ -51,7 +51,7 @@ def make(tiny, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def fresh(make):
+def fresh(make, slow):
     """Export once; tests must not change the result."""
     return make(attn="regular")
 

@@ -95,7 +95,7 @@ def test_the_patch_with_most_attention_is_the_brightest():
 
 
 @pytest.fixture(scope="module")
-def directory(tiny, tmp_path_factory):
+def directory(tiny, tmp_path_factory, slow):
     """Export attentions once; tests must not change the result."""
     spec = ExportSpec(attn="regular", outputs=("logits", "attentions"), **tiny)
     return export(spec, tmp_path_factory.mktemp("explain") / "x").directory

@@ -76,8 +76,8 @@ def test_batches_at_once_give_what_they_give_alone_in_their_order(small, two_thr
     ranges = observe_ranges(small, {"video": CLIPS})
     int8 = Int8(ranges) if precision == "int8" else None
     with EagerRunner(small, SHAPES, precision, int8=int8) as runner:
-        alone = [runner.run({"video": CLIPS[i % 2][None]})["logits"] for i in range(9)]
-        together = runner.run_each({"video": CLIPS[i % 2][None]} for i in range(9))
+        alone = [runner.run({"video": CLIPS[i % 2][None]})["logits"] for i in range(5)]
+        together = runner.run_each({"video": CLIPS[i % 2][None]} for i in range(5))
         for one, other in zip(alone, together, strict=True):
             np.testing.assert_allclose(
                 other["logits"], one, rtol=1e-5 if precision != "fp64" else 1e-12

@@ -58,14 +58,8 @@ def write(path, model=None, batch=1, **options):
     return export_onnx(model, {"video": example}, path, **{"opset": DEFAULT_OPSET, **options})
 
 
-QUICKEST = (("fastformer", "divided"), ("regular", "joint"))
-CASES = [
-    pytest.param(pair, marks=[] if pair in QUICKEST else pytest.mark.slow) for pair in COMBINATIONS
-]
-
-
-@pytest.fixture(scope="module", params=CASES, ids="-".join)
-def written(request, tmp_path_factory):
+@pytest.fixture(scope="module", params=COMBINATIONS, ids="-".join)
+def written(request, tmp_path_factory, slow):
     """A combination, its file, the summary of the file, and the graph with all types inferred."""
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
     described = write(path, make(*request.param), batch=2, metadata={"tsformer.note": "mine"})
