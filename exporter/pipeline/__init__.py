@@ -23,6 +23,7 @@ from exporter.latency.timing import Timed, measure_latency
 from exporter.load import load_model, resolve
 from exporter.machine import environment
 from exporter.machine.cores import usable_cores
+from exporter.machine.memory import require_addresses
 from exporter.pipeline.accuracy import measure_accuracy
 from exporter.precision import kept_modules
 from exporter.proof.prove import (
@@ -86,6 +87,7 @@ def export(
     Raises:
         TsformerError: if a stage fails, which its class names; nothing is written then.
     """
+    require_addresses()
     stages = Stages(on_progress)
     use_threads(spec.threads)
     out = Path(out or default_directory(spec))
