@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import onnx
 import pytest
+import torch
 
 from exporter import ExportSpec, pipeline
 from exporter.errors import OutputError
@@ -107,3 +108,25 @@ def test_force_keeps_a_checkpoint_in_the_directory_that_it_would_replace(tmp_pat
     with pytest.raises(OutputError, match=r"trained\.safetensors lies in .* would remove"):
         pipeline.export(spec, out, force=True)
     assert (out / "trained.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_one_thread_and_two_give_the_same_graphs(precision, tmp_path):
+    sizes = {"res": (64, 64), "frames": 2, "dim": 128, "dim_head": 64, "depth": 1}
+    runtimes = ("onnxruntime", "tensorrt", "openvino")
+    spec = ExportSpec(precision=precision, runtimes=runtimes, engine="none", **sizes)
+    before, made = torch.get_num_threads(), []
+    for threads in (1, 2):
+        given = replace(spec, bench_seconds=0, threads=threads)
+        pipeline.export(given, tmp_path / str(threads))
+        files = sorted((tmp_path / str(threads)).glob("*.onnx"))
+        made.append({file.name: file.read_bytes() for file in files})
+    torch.set_num_threads(before)
+    assert made[0] == made[1]
+    assert "model.tensorrt.onnx" in made[0]
+    integers = [
+        node.op_type for node in onnx.load(files[0]).graph.node if "Integer" in node.op_type
+    ]
+    integers += [w.name for w in onnx.load(files[0]).graph.initializer if w.data_type == 3]
+    assert bool(integers) == (precision == "int8")
