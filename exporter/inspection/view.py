@@ -40,7 +40,7 @@ def inspection_view(found: Inspection) -> RenderableType:
 def _export_view(path: str, export: ExportFacts) -> Iterator[RenderableType]:
     spec = export.spec
     yield plain(f"{path}: {export.model.get('family')}, {spec.get('precision')}", "bold")
-    said = [f"{name} {human(spec[name])}" for name in _OF_A_SPEC if spec.get(name) is not None]
+    said = [f"{name} {_option(spec[name])}" for name in _OF_A_SPEC if spec.get(name) is not None]
     what = f"{', '.join(said)}; " if said else ""  # of a module of the user nothing is known
     yield plain(f"{what}verdict at export: {export.verdict}")
     missing = [name for name, state in export.files.items() if state == "missing"]
@@ -62,6 +62,11 @@ def _export_view(path: str, export: ExportFacts) -> Iterator[RenderableType]:
         return
     fired = ", ".join(f"{r.get('name')} ({human(r.get('places'))}x)" for r in export.rewrites)
     yield plain(f"Rewrites: {fired or 'none fired'}")
+
+
+def _option(value: object) -> str:
+    """Write a value as the command line takes it: a resolution as 224x384."""
+    return "x".join(map(human, value)) if isinstance(value, list | tuple) else human(value)
 
 
 def _machines_view(machines: Machines) -> Iterator[RenderableType]:

@@ -387,6 +387,7 @@ def test_the_command_shows_an_export(run, exported):
     code, out, err = run(exported("fastformer").directory)
     assert (code, err) == (0, "")
     words = (
+        "res 32x48",
         "files are as they were exported",
         "Rewrites: ",
         "MatMul",
