@@ -148,7 +148,7 @@ def evaluate(
         RuntimeFailure: if a runtime fails.
         OutputError: if the file cannot be used, or has answers of something else.
     """
-    check_count("--jobs", jobs, least=0)
+    check_count("--jobs", jobs, least=0, needed=True)
     started, count = time.perf_counter(), len(dataset.clips)
     found: dict[int, dict[str, Any]] = {}
     answers = {**(made_by or {}), "clips": _digest(dataset)}

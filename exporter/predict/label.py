@@ -81,7 +81,7 @@ class Labelling:
     def __post_init__(self) -> None:
         check_count("--threads", self.threads)
         check_count("--batch", self.batch, most=MOST_CLIPS)
-        check_count("--jobs", self.jobs, least=0)
+        check_count("--jobs", self.jobs, least=0, needed=True)
 
     def open(self) -> Predictor:
         """Open the export; the caller closes it. Every batch has the same size, also the last."""

@@ -21,12 +21,17 @@ def check_batch(batch: int | None, profile: BatchProfile | None, run_batch: int)
         raise UsageError("--batch beside --dynamic-batch", got=batch, expected=accepted)
 
 
-def check_count(option: str, given: int | None, *, least: int = 1, most: int = _MOST) -> None:
-    """Raise `UsageError` unless a number of threads, processes or clips is whole and in limits."""
-    if given is None:
+def check_count(
+    option: str, given: int | None, *, least: int = 1, most: int = _MOST, needed: bool = False
+) -> None:
+    """Raise `UsageError` unless a number of threads, processes or clips is whole and in limits.
+
+    None stands for a default; where there is none, the number is `needed`.
+    """
+    if given is None and not needed:
         return
     whole = isinstance(given, Integral) and not isinstance(given, bool)
-    if not whole or not least <= given <= most:
+    if given is None or not whole or not least <= given <= most:
         raise UsageError(option, got=repr(given), expected=f"{least} to {most:,}")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from exporter.cli import main
-from exporter.errors import OutputError, RuntimeFailure
+from exporter.errors import OutputError, RuntimeFailure, UsageError
 from exporter.files.manifest import MANIFEST
 from exporter.inputs.dataset import Dataset, Labelled
 from exporter.predict import Predictor
@@ -90,6 +90,12 @@ class TestCounts:
         found = run([Fake()], counted([1, 1, 2, 0, 3], [0, 0, 0, 0, 3]))
         assert found.confusions(5) == [("a", "b", 2), ("a", "c", 1)]
         assert found.confusions(1) == [("a", "b", 2)]
+
+
+def test_a_number_of_processes_is_needed(counted):
+    jobs: Any = None
+    with pytest.raises(UsageError, match="--jobs: got None, expected 0 to 512"):
+        evaluate([("", Batches(Fake(), 8, 8))], SUBJECT, counted([0], [0]), jobs=jobs)
 
 
 class TestBatches:

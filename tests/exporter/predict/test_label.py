@@ -36,6 +36,7 @@ def without_times(found):
         ({"jobs": -1}, "--jobs: got -1, expected 0 to 512"),
         ({"jobs": 10**6}, "--jobs: got 1000000, expected 0 to 512"),
         ({"jobs": "2"}, "--jobs: got '2'"),
+        ({"jobs": None}, "--jobs: got None, expected 0 to 512"),
         ({"threads": 0}, "--threads: got 0"),
         ({"batch": 1.5}, "--batch: got 1.5"),
     ],
