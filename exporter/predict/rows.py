@@ -24,6 +24,15 @@ from exporter.runners.base import Closing
 
 PARQUET = ".parquet"
 _ROWS_AT_A_TIME = 10_000  # rows in memory while Parquet is written
+# What decides the rows, in words that a user knows; of all else the name says it.
+_OTHER = {
+    "classes_of_a_row": "another --top",
+    "features_of_a_row": "another choice of --features",
+    "clips": "other clips",
+    "labels": "other labels",
+    "models": "other models",
+    "runtimes": "other runtimes",
+}
 
 
 class RowLog(Closing):
@@ -121,7 +130,7 @@ def _check_job(path: Path, made_by: Mapping[str, Any]) -> None:
         raise OutputError(f"{job} is damaged", remedy=f"remove it and {path}") from error
     if other:
         raise OutputError(
-            f"{path} has rows that were made with another {other[0].replace('_', ' ')}",
+            f"{path} has rows that were made with {_OTHER.get(other[0], f'another {other[0]}')}",
             got=str(made_by.get(other[0], "none"))[:80],
             expected=str(known.get(other[0], "none"))[:80],
             remedy="name another file with -o",

@@ -142,7 +142,7 @@ class TestGoingOn:
 
     def test_answers_of_other_clips_are_refused(self, counted, tmp_path):
         run([Fake()], counted([0, 1], [0, 1]), kept=tmp_path / "answers.jsonl")
-        with pytest.raises(OutputError, match="made with another clips"):
+        with pytest.raises(OutputError, match="made with other clips"):
             run([Fake()], counted([0, 1], [0, 2]), kept=tmp_path / "answers.jsonl")
 
 

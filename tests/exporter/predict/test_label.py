@@ -186,7 +186,8 @@ class TestGoingOn:
         label(Labelling(flexible, jobs=0), clips, out)
         with pytest.raises(OutputError, match="made with another model"):
             label(Labelling(exported().directory, jobs=0), clips, out)
-        with pytest.raises(OutputError, match="made with another classes of a row"):
+        said = "made with another --top: got 2, expected 5; name another file with -o"
+        with pytest.raises(OutputError, match=said):
             label(Labelling(flexible, jobs=0, top=2), clips, out)
 
     def test_a_file_without_rows_is_continued_with_any_model(self, tmp_path):

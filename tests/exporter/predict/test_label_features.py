@@ -117,7 +117,7 @@ class TestRefusals:
         for first, then, got in ((True, False, "none"), (False, True, str(SIZE))):
             out = tmp_path / f"{first}.jsonl"
             label(how(flexible, features=first), clips, out)
-            with pytest.raises(OutputError, match=f"another features of a row: got {got}, "):
+            with pytest.raises(OutputError, match=f"another choice of --features: got {got}, "):
                 label(how(flexible, features=then), clips, out)
 
     def test_an_export_without_them_is_refused_before_a_file_is_made(
