@@ -73,15 +73,15 @@ def real_clips() -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def write_clip():
-    """`write_clip(path, images)`: write RGB images `(h, w, 3)` uint8 as a clip without loss."""
+    """`write_clip(path, images, rate)`: write RGB images `(h, w, 3)` uint8 without loss."""
     import numpy as np  # late, as av in the script: other tests need a process without them
 
     script = Path(__file__).resolve().parent.parent / "scripts" / "clip_file.py"
     write_file = runpy.run_path(str(script))["write_clip"]
 
-    def write(path: Path, images: Sequence[np.ndarray]) -> Path:
+    def write(path: Path, images: Sequence[np.ndarray], rate: int = 25) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, np.stack(images), codec="ffv1", pixel_format="bgr0", rate=25)
+        write_file(path, np.stack(images), codec="ffv1", pixel_format="bgr0", rate=rate)
         return path
 
     return write

@@ -66,6 +66,7 @@ class Windows:
 class Window:
     """One window: its limits in seconds from the first frame, and its clip.
 
+    A window that the source does not fill ends where its last frame ends.
     `lag` is the time from the end of the window at the source, or of the source, until the clip was
     read, in seconds, by the clock of the frame that came fastest; None for a file, which does not
     run on its own.
@@ -140,7 +141,7 @@ class _Cut:
         at = self._time(frame)
         self.began = min(self.began, time.monotonic() - float(at))
         while self.held and at >= (end := self.start + self.windows.length):
-            yield from self._read(end)
+            yield from self._read(end, end)
         if not self.held:  # pass over empty windows: a camera that sets its clock leaves many
             ended = (at - self.windows.length) // self.windows.stride + 1
             self.number = max(self.number, ended)
@@ -159,24 +160,29 @@ class _Cut:
         if not self.count:
             reason = self.faults[0] if self.faults else None
             raise VideoError(f"{name_of(self.stream)} has no frame that decodes", got=reason)
-        while self.held and self.held[-1][0] > self.shown:
-            yield from self._read(self.held[-1][0])
+        while self.held and (last := self.held[-1][0]) > self.shown:
+            full, ended = self.start + self.windows.length, last + self._frame_time
+            short = full - ended > (self.stream.time_base or 0)  # containers round times to it
+            yield from self._read(ended if short else full, last)
+
+    @property
+    def _frame_time(self) -> Fraction:
+        return 1 / Fraction(self.stream.average_rate or _FALLBACK_RATE)
 
     def _time(self, frame: VideoFrame) -> Fraction:
-        rate = self.stream.average_rate or _FALLBACK_RATE
         self.count += 1
         if self.count == 1:
             self.first = frame.pts
         if frame.pts is None or self.first is None or not self.stream.time_base:
-            return (self.count - 1) / Fraction(rate)
+            return (self.count - 1) * self._frame_time
         return (frame.pts - self.first) * self.stream.time_base
 
-    def _read(self, complete: Fraction) -> Iterator[Window]:
+    def _read(self, end: Fraction, complete: Fraction) -> Iterator[Window]:
         """Read the oldest window, and let go what no later one needs; it may be empty.
 
         `complete` is the time at which the source has given all of its frames.
         """
-        start, end = self.start, self.start + self.windows.length
+        start = self.start
         inside = [(at, frame) for at, frame in self.held if at < end]
         self.number += 1
         held = self._held_bytes()

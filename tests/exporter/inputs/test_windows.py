@@ -54,7 +54,7 @@ def test_a_window_equals_the_clip_that_was_cut_by_hand(
         limits = (number * step.stride, number * step.stride + step.length)
         first, last = (math.ceil(RATE * limit) for limit in limits)
         assert window.start == number * step.stride
-        assert window.end == window.start + step.length
+        assert window.end == min(window.start + step.length, 130 / RATE)
         assert window.lag is None
         by_hand = read_for(CONFIG, how, write_clip(tmp_path / "cut.mkv", pictures(130)[first:last]))
         np.testing.assert_array_equal(window.clip.array, by_hand.array)
@@ -80,6 +80,15 @@ def test_every_frame_is_in_a_window_where_windows_overlap_or_touch(long, length,
 def test_a_last_window_that_is_too_short_says_so(long):
     short = cut(long, "2.1s")[-1].clip
     assert short.source_frames == 130 - 2 * 53 + 1  # 4.2 s to 5.2 s
+
+
+@pytest.mark.parametrize("rate", [24, 25, 30])
+def test_the_last_window_ends_where_the_file_ends(tmp_path, write_clip, rate):
+    """Matroska rounds times to milliseconds, which makes no window short."""
+    whole = cut(write_clip(tmp_path / "whole.mkv", pictures(4 * rate), rate), "2s")
+    assert [window.end for window in whole] == [2, 4]
+    short = cut(write_clip(tmp_path / "short.mkv", pictures(3 * rate), rate), "2s")
+    assert [window.end for window in short] == [2, pytest.approx(3, abs=1e-3)]
 
 
 def test_a_live_source_is_read_as_it_comes_with_its_lag_and_bounded_memory(tmp_path, write_clip):
