@@ -144,7 +144,10 @@ class Preprocessing:
         return replace(self, views=replace(self.views, clips=1, crops=1))
 
     def training_spacing(self, frames: int) -> float | None:
-        """Return the seconds between neighbouring frames that the model expects, if known."""
+        """Return the seconds between neighbouring frames that the model expects, if known.
+
+        They are those of the training; where these are not known, those of the sampling.
+        """
         return self.spacing or self.sampled.spacing(frames)
 
     def __post_init__(self) -> None:

@@ -26,7 +26,7 @@ from model.preprocessing import Preprocessing
 
 BT601_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 Source = Path | Sequence[Path] | np.ndarray  # a file or folder, images, or pixels (N, H, W, 3)
-_OTHER_SPACING = 1.5  # frames that many times nearer or further than in training are warned of
+_OTHER_SPACING = 1.5  # frames that many times nearer or further than expected are warned of
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,16 +228,16 @@ def _listed(sizes: Collection[tuple[int, int]]) -> str:
 def _notes_on_time(
     indices: tuple[int, ...], times: tuple[float, ...], how: Preprocessing
 ) -> list[str | bool]:
-    """Say where the time between the frames of the first clip is not that of the training."""
+    """Say where the time between the frames of the first clip is not the one that is expected."""
     frames, times = len(indices), times[: len(indices)]
     distinct, dense = len(set(indices)), how.sampled.kind == "dense"
     expected, notes = how.training_spacing(frames), []
     if expected and times and frames > 1:
         spacing = (max(times) - min(times)) / (frames - 1)
         if not expected / _OTHER_SPACING <= spacing <= expected * _OTHER_SPACING:
+            source = "in training they were" if how.spacing else f"the sampling {how.sampled} says"
             notes.append(
-                f"warning: frames are {spacing:.3g} s apart on average, in training they were "
-                f"{expected:.3g} s apart"
+                f"warning: frames are {spacing:.3g} s apart on average, {source} {expected:.3g} s"
             )
     if dense and distinct < frames:
         notes.append(
