@@ -8,6 +8,7 @@ every command refuses it, and the next build replaces it.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -70,7 +71,8 @@ def build(
 
     Raises:
         NoExportError: if the directory is not an export.
-        ManifestError: if the graph is missing or was changed, or a pipe is among the files.
+        ManifestError: if the graph is missing or was changed, a pipe is among the files, or weights
+            are a link out of the directory.
         UsageError: if the options do not go together.
         OutputError: if a whole engine is there, or the directory cannot be written.
         EngineError: if no TensorRT works here, or the build fails.
@@ -122,11 +124,28 @@ def _graph(directory: Path, manifest: Mapping[str, Any]) -> Path:
     name = ENGINE_GRAPH if ENGINE_GRAPH in manifest["files"] else GRAPH
     require_file(directory, name)
     check_hash(directory / name, manifest["files"][name]["sha256"])
-    others = (path for path in directory.rglob("*") if path.exists() and not path.is_dir())
-    if strange := next((path for path in others if not path.is_file()), None):
-        # TensorRT waits without end where a graph has its weights in a pipe.
-        raise ManifestError(f"{strange} is a pipe or a device, not a file", remedy="remove it")
+    _check_beside(directory / name)
     return directory / name
+
+
+def _check_beside(graph: Path) -> None:
+    """Refuse pipes beside a graph, and links to weights elsewhere: TensorRT follows every link.
+
+    Other links are none of its weights: in the cache of the Hugging Face hub every file is one.
+
+    Raises:
+        ManifestError: if there is one.
+    """
+    inside, content = graph.parent.resolve(), b""
+    for path in graph.parent.rglob("*"):
+        if path.exists() and not path.is_dir() and not path.is_file():
+            # TensorRT waits without end where a graph has its weights in a pipe.
+            raise ManifestError(f"{path} is a pipe or a device, not a file", remedy="remove it")
+        if path.is_symlink() and not path.resolve().is_relative_to(inside):
+            content = content or graph.read_bytes()  # the files of its weights are in it by name
+            if os.fsencode(f"{path.name}/" if path.is_dir() else path.name) in content:
+                what = f"{graph.name} has weights in {path}, a link that leaves the export"
+                raise ManifestError(what, remedy="put the file there in its place")
 
 
 def _is_whole(directory: Path, manifest: Mapping[str, Any]) -> bool:

@@ -178,13 +178,11 @@ def _check_graph(onnx_path: Path) -> None:
 def _attentions(graph: Path) -> tuple[GraphAttention, ...] | None:
     """Find the attentions of a graph; None without onnx, which only this line of facts needs."""
     try:
-        import onnx
+        from exporter.graph.attention import find_attentions
+        from exporter.graph.file import read_graph
     except ModuleNotFoundError:
         return None
-    from exporter.graph.attention import find_attentions
-    from exporter.graph.view import GraphView
-
-    return find_attentions(GraphView(onnx.load(graph)))
+    return find_attentions(read_graph(graph))
 
 
 def _engine_info(answer: dict[str, Any], flavour: str, engine: Path) -> EngineInfo:

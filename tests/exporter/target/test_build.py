@@ -6,7 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import onnx
 import pytest
 
 from exporter import cli
@@ -227,6 +229,37 @@ class TestOnAGpu:
         with pytest.raises(ManifestError, match="weights is a pipe or a device, not a file"):
             build(directory)
         assert not builder
+
+    @pytest.mark.skipif(os.name != "posix", reason="needs links")
+    @pytest.mark.parametrize("place", ["w.bin", "far/w.bin"])
+    def test_weights_behind_a_link_out_of_the_export_are_refused_before_the_build(
+        self, directory, builder, mend, tmp_path, place, capsys
+    ):
+        link = directory / Path(place).parts[0]
+        model = onnx.load(directory / "model.onnx")
+        onnx.save(model, directory / "model.onnx", save_as_external_data=True, location="w.bin")
+        for weight in model.graph.initializer:
+            for entry in weight.external_data:
+                entry.value = place if entry.key == "location" else entry.value
+        (directory / "model.onnx").write_bytes(model.SerializeToString())
+        mend(directory, "model.onnx")
+        (tmp_path / "outside").mkdir()
+        (directory / "w.bin").rename(tmp_path / "outside/w.bin")
+        link.symlink_to(tmp_path / "outside" if link.name == "far" else tmp_path / "outside/w.bin")
+        assert cli.main(["build", str(directory)]) == 5
+        said = capsys.readouterr().err
+        assert f"model.onnx has weights in {link}, a link that leaves the export" in said
+        assert said.count("\n") == 1
+        assert not builder
+
+    @pytest.mark.skipif(os.name != "posix", reason="needs links")
+    def test_an_export_of_links_is_built(self, directory, builder, tmp_path):
+        """As in the cache of the Hugging Face hub."""
+        directory.rename(tmp_path / "blobs")
+        directory.mkdir()
+        for path in (tmp_path / "blobs").iterdir():
+            (directory / path.name).symlink_to(path)
+        assert build(directory).graph == "model.onnx"
 
     def test_an_engine_that_cannot_be_executed_is_an_error(self, directory, builder, monkeypatch):
         from exporter.target import runtimes

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto
 
 from exporter.graph.attention import GraphAttention
-from exporter.to_engine.build import build_engine
+from exporter.to_engine.build import _attentions, build_engine
 from exporter.to_engine.kernels import Layer, Unfused, find_fusion, parse_layers
 
 needs_rtx = pytest.mark.skipif(
@@ -57,6 +57,13 @@ def test_kernels_and_fused_attentions_are_counted():
     assert fusion.kernel_kinds == {"kgen": 3, "gemm": 1, "correlation": 1, "runtime_fusion": 1}
     assert (fusion.fused_attentions, fusion.attentions) == (2, 3)
     assert fusion.unfused == (Unfused("blocks.1.attn", "too wide"),)
+
+
+def test_attentions_are_counted_where_onnx_refuses_the_file_of_weights(tmp_path, attention):
+    how = {"save_as_external_data": True, "location": "w.bin", "size_threshold": 0}
+    onnx.save(attention(weights=(64, 64)), tmp_path / "model.onnx", **how)
+    (tmp_path / "copy.bin").hardlink_to(tmp_path / "w.bin")  # TensorRT reads it
+    assert len(_attentions(tmp_path / "model.onnx")) == 1
 
 
 @pytest.mark.slow
