@@ -9,6 +9,7 @@ import pytest
 
 HEAVY = (
     "torch",
+    "numpy",
     "onnx",
     "onnxruntime",
     "onnxscript",

@@ -8,8 +8,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from exporter.results import Report
 
 # A list of numbers that is spread over lines. A JSON string cannot match: it has no line ends.
@@ -29,7 +27,9 @@ def strict_json(values: Mapping[str, Any]) -> str:
 
 def _strict(value: object) -> object:
     """Turn a value into one that strict JSON can hold: NaN and infinity become null."""
-    if isinstance(value, np.generic):
+    from numpy import generic  # imported here, because the import takes as long as all of --help
+
+    if isinstance(value, generic):
         value = value.item()
     if isinstance(value, Mapping):
         return {_strict(str(key)): _strict(item) for key, item in value.items()}
