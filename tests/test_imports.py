@@ -67,20 +67,25 @@ def test_a_module_does_not_import_packages_of_other_stages(code, absent):
     assert not loaded_by(code) & absent
 
 
-def seconds(code):
-    def once():
+def seconds(*codes):
+    """Time processes that take turns, so that load slows all of them; the fastest of each."""
+
+    def once(code):
         started = time.perf_counter()
         subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
         return time.perf_counter() - started
 
-    return min(once() for _ in range(3))
+    return [min(times) for times in zip(*(map(once, codes) for _ in range(5)), strict=True)]
 
 
 @pytest.mark.slow
 def test_help_is_about_as_fast_as_its_libraries():
-    libraries = seconds("import cyclopts, rich.console, rich.progress, rich.table")
-    # The limit is generous: the measured ratio is 1.5, and with torch it would be 15.
-    assert seconds("from exporter.cli import main; main(['--help'])") < 3 * libraries + 0.1
+    libraries, shown = seconds(
+        "import cyclopts, rich.console, rich.progress, rich.table",
+        "from exporter.cli import main; main(['--help'])",
+    )
+    # The limit is generous: the measured ratio is 2.5, and with torch it would be 15.
+    assert shown < 3 * libraries + 0.1
 
 
 @pytest.mark.slow
