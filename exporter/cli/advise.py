@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from exporter.cli.parsing import Flag, Json
+from exporter.cli.parsing import Flag, Json, ShareOrNone
 from exporter.cli.terminal import show
 from exporter.errors import AdviceError
 
@@ -37,21 +37,12 @@ def _memory(_type: Any, tokens: Sequence[Any]) -> float:  # noqa: ANN401
     return _quantity(tokens[0].value, _BYTES, "a size like 500MB or 1.5GiB")
 
 
-def _share(_type: Any, tokens: Sequence[Any]) -> float:  # noqa: ANN401
-    text = tokens[0].value
-    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(%?)", text.strip())
-    share = float(found[1]) / (100 if found[2] else 1) if found else 0.0
-    if not 0 < share <= 1:
-        raise ValueError(f"got {text!r}, expected 0.95 or 95%")
-    return share
-
-
 def advise(
     directory: Path,
     /,
     *,
     max_latency: Annotated[float | None, Parameter(converter=_milliseconds, n_tokens=1)] = None,
-    min_accuracy: Annotated[float | None, Parameter(converter=_share, n_tokens=1)] = None,
+    min_accuracy: ShareOrNone = None,
     max_memory: Annotated[float | None, Parameter(converter=_memory, n_tokens=1)] = None,
     runtime: str | None = None,
     machine: str | None = None,

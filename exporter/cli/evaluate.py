@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import Parameter
-
-from exporter.cli.parsing import Flag, Json, Output, Paths, WholeOrNone, jobs_of
+from exporter.cli.parsing import Flag, Json, Output, Paths, Share, WholeOrNone, jobs_of
 from exporter.cli.terminal import counting, kept_in, progress, say, show
 from exporter.errors import UsageError, VideoError
 from exporter.spec import clip_of
@@ -19,8 +17,6 @@ if TYPE_CHECKING:
 
     from exporter.predict import Predictor
     from exporter.predict.evaluate import Evaluation, Judged
-
-Share = Annotated[str, Parameter(negative="")]
 
 
 def evaluate(
@@ -36,7 +32,7 @@ def evaluate(
     threads: WholeOrNone = None,
     batch: WholeOrNone = None,
     jobs: WholeOrNone = None,
-    max_bad: Share = "5%",
+    max_bad: Share = 0.05,
     json_: Json = False,
     quiet: Flag = False,
     debug: Flag = False,
@@ -70,7 +66,6 @@ def evaluate(
         debug: Show the trace of an error.
     """
     del debug
-    limit = _share(max_bad)
     from exporter.predict import Predictor
     from exporter.predict import evaluate as run
 
@@ -104,28 +99,17 @@ def evaluate(
         show(json.dumps(found.to_dict(), indent=2, allow_nan=False))
     elif not quiet:
         show(_tables(found))
-    if found.bad_share > limit:
+    if found.bad_share > max_bad:
         raise VideoError(
             f"{len(found.bad)} clips are bad, the first: {found.bad[0].reason}",
             got=f"{100 * found.bad_share:.3g} %",
-            expected=f"at most {100 * limit:.3g} % (--max-bad)",
+            expected=f"at most {100 * max_bad:.3g} % (--max-bad)",
         )
     if found.bad and not json_:
         say(
             f"warning: {len(found.bad)} bad clips do not count, the first: {found.bad[0].reason}", 0
         )
     return 0
-
-
-def _share(text: str) -> float:
-    """Read `5%` or `0.05`."""
-    try:
-        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise UsageError("--max-bad", got=repr(text), expected="0% to 100%, or 0 to 1")
-    return share
 
 
 def _require_same_clips(opened: list[tuple[str, Predictor]]) -> None:

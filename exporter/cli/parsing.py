@@ -67,6 +67,17 @@ def _whole(_type: Any, tokens: Sequence[Any]) -> int:  # noqa: ANN401
         raise ValueError(f"got {token.value!r}{where}, expected a whole number") from None
 
 
+def _share(_type: Any, tokens: Sequence[Any]) -> float:  # noqa: ANN401
+    text = tokens[0].value.strip()
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:  # refuses NaN too
+        raise ValueError(f"got {text!r}, expected a share as 0.95 or 95%")
+    return share
+
+
 def jobs_of(jobs: int | None) -> int:
     """Give the number of processes that read clips: as wanted, or one for each core.
 
@@ -89,6 +100,8 @@ def check_lower_precision(precision: str) -> None:
 Flag = Annotated[bool, Parameter(negative="")]
 Whole = Annotated[int, Parameter(converter=_whole, n_tokens=1)]
 WholeOrNone = Annotated[int | None, Parameter(converter=_whole, n_tokens=1)]
+Share = Annotated[float, Parameter(converter=_share, n_tokens=1)]
+ShareOrNone = Annotated[float | None, Parameter(converter=_share, n_tokens=1)]
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 Output = Annotated[Path | None, Parameter(alias="-o")]
 Outputs = Annotated[list[str] | None, Parameter(alias="-o", consume_multiple=False, negative="")]

@@ -266,8 +266,8 @@ class TestTheCommand:
         [
             ("nowhere", [], "usage: DATA: got 'nowhere'"),
             ("motion", [], "usage: DATA motion needs a model trained on the built-in task"),
-            ("motion", ["--max-bad", "x"], "usage: --max-bad: got 'x'"),
-            ("motion", ["--max-bad", "101%"], "usage: --max-bad: got '101%'"),
+            ("motion", ["--max-bad", "x"], "usage: Invalid value for --max-bad: got 'x'"),
+            ("motion", ["--max-bad", "101%"], "usage: Invalid value for --max-bad: got '101%'"),
             ("motion", ["--jobs", "0"], "usage: --jobs: got 0"),
             ("motion", ["--device", "cpu,gpu"], "usage: --device: got gpu"),
         ],

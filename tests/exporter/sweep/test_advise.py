@@ -277,7 +277,7 @@ class TestCommand:
 
         return call
 
-    @pytest.mark.parametrize("accuracy", ["0.95", "95%", ".95"])
+    @pytest.mark.parametrize("accuracy", ["0.95", "95%", ".95", "95 %"])
     @pytest.mark.parametrize("latency", ["50ms", "0.05s", "50000 us", "50 MS"])
     def test_reads_units_and_prints_the_pick_with_its_reason(self, run, latency, accuracy):
         code, out, err = run("--max-latency", latency, "--min-accuracy", accuracy)
@@ -298,11 +298,11 @@ class TestCommand:
             ("--max-latency", "nan"),
             ("--max-latency", "1e3ms"),
             ("--min-accuracy", "95"),
-            ("--min-accuracy", "0"),
             ("--min-accuracy", "1.5"),
             ("--min-accuracy", "x"),
             ("--min-accuracy", "101%"),
             ("--min-accuracy", "-5%"),
+            ("--min-accuracy", "nan"),
             ("--max-memory", "500"),
             ("--max-memory", "0MB"),
             ("--max-memory", "5 XB"),
