@@ -13,6 +13,7 @@ from exporter.inspection import ExportFacts, Inspection
 from exporter.inspection.engine import EngineFacts
 from exporter.report import fusion_line, human
 from exporter.report.table import WIDTH, figures, plain, table, texts
+from model.words import listed
 
 if TYPE_CHECKING:  # these import onnx, which an engine does not need
     from exporter.graph.view import GraphTensor, Shape
@@ -173,11 +174,8 @@ def _fusion_view(graph: GraphFacts) -> Iterator[RenderableType]:
     if fusion.fused:
         made = table(*texts("Fused into", "In"), *figures("Nodes"))
         for entry in fusion.fused:
-            places = list(
-                dict.fromkeys(block(module) or "the model itself" for module in entry.modules)
-            )
-            more = f" and {len(places) - _PLACES} more" if len(places) > _PLACES else ""
-            made.add_row(entry.op, ", ".join(places[:_PLACES]) + more, human(entry.count))
+            places = dict.fromkeys(block(each) or "the model itself" for each in entry.modules)
+            made.add_row(entry.op, listed(places, _PLACES), human(entry.count))
         yield made
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 import onnx
 
 from exporter.graph.view import PROBE_BATCH, GraphView, Shape, attribute, operand
-from exporter.lint.location import Spot, at_node, at_value, listed, named_in
+from exporter.lint.location import Spot, at_node, at_value, named_in
 from exporter.lint.rule import rule
+from model.words import listed
 
 REDUCTIONS = {
     "ReduceL1",

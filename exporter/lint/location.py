@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import onnx
@@ -42,10 +41,3 @@ def named_in(view: GraphView, message: str) -> tuple[onnx.NodeProto, ...]:
     """The node that a message of ONNX names; empty if it names none."""
     names = {name.strip() for name in _NAMED.findall(message)}
     return tuple(node for node in view.nodes if node.name and node.name in names)[:1]
-
-
-def listed(words: Iterable[object], most: int = 4) -> str:
-    """Write the first few of many names, and how many follow."""
-    names = list(map(str, words))
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from exporter.graph.view import GraphView
-from exporter.lint.location import Spot, listed, named_in
+from exporter.lint.location import Spot, named_in
 from exporter.lint.rule import rule
 from exporter.lint.types import einsum_types, mixed_float64, mixed_types
+from model.words import listed
 
 
 @rule(

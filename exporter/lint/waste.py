@@ -10,9 +10,10 @@ import onnx
 from onnx import TensorProto
 
 from exporter.graph.view import GraphView, attribute, dtype_name, operand, result
-from exporter.lint.location import Spot, at_node, listed, node_label
+from exporter.lint.location import Spot, at_node, node_label
 from exporter.lint.rule import rule
 from exporter.lint.types import shape_values
+from model.words import listed
 
 _WASTE = 1024  # bytes of one weight that is stored again; less costs nothing worth reporting
 _FLOAT_BITS: dict[int, tuple[int, int]] = {  # of exponent and mantissa

@@ -26,6 +26,7 @@ from exporter.proof.runtimes import FP32, all_sizes, batch_sizes
 from exporter.results import Parity
 from exporter.run.stages import Stage
 from exporter.spec import BatchProfile
+from model.words import listed
 
 # The target whose layout a graph has; None is that of `--optimize-for`.
 TARGETS_OF_GRAPHS: Mapping[str, str | None] = {
@@ -152,14 +153,10 @@ def _judge(
         rows = [r if r.verdict != "fail" else replace(r, verdict="ill-conditioned") for r in rows]
     reason = ""  # what no rounding explains
     if changed := changed_weights(model, structure.weights):
-        reason = f"{graph.name} has other weights or types than at export: {_some(changed)}"
+        names = listed(changed, _SHOWN)
+        reason = f"{graph.name} has other weights or types than at export: {names}"
     elif structure.unknown:
-        names = _some(structure.unknown)
+        names = listed(structure.unknown, _SHOWN)
         what = "weights or types that the model does not have, or scales that do not fit its values"
         reason = f"{graph.name} has {what}: {names}"
     return [replace(row, verdict="fail", reason=reason) for row in rows] if reason else rows
-
-
-def _some(names: list[str] | tuple[str, ...]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -19,6 +19,7 @@ from exporter.spec.clip import clip_of
 from exporter.spec.export_spec import MODEL_ARGUMENTS, OF_THE_GRAPH, OPTIONS, ExportSpec
 from exporter.spec.option import BatchProfile
 from model.config import nearest
+from model.words import listed
 
 __all__ = [
     "BF16_OPSET",
@@ -40,5 +41,6 @@ __all__ = [
     "BatchProfile",
     "ExportSpec",
     "clip_of",
+    "listed",
     "nearest",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 from exporter.report.pages import write_page
 from exporter.report.words import BUSY_CORES
 from exporter.results import Verdict
+from exporter.spec import listed
 from exporter.sweep.plots import (
     dash,
     find_panels,
@@ -28,6 +29,7 @@ from exporter.sweep.results import (
     read_points,
 )
 
+_NAMED = 6  # cells that a note names
 LONGEST = 60  # most rows of a Markdown table: a longer table is too long for a pull request
 
 
@@ -114,7 +116,5 @@ def _was_busy(row: Mapping[str, Any]) -> bool:
     return (facts.get("cores_busy_with_others") or 0.0) > BUSY_CORES
 
 
-def _names(cells: Sequence[CellResult], most: int = 6) -> str:
-    names = [cell.name for cell in cells]
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def _names(cells: Sequence[CellResult]) -> str:
+    return listed((cell.name for cell in cells), _NAMED)

@@ -14,6 +14,7 @@ from model.config import ConfigError
 from model.preprocessing import Preprocessing
 from model.sampling import Sampling
 from model.weights.file import WeightsFile
+from model.words import listed
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,7 @@ def shape_of(key: str, tensor: Tensor) -> str:
 
 def list_weights(what: str, names: Collection[str]) -> str:
     """Say what is wrong with some weights, and name the first of them."""
-    shown = ", ".join(sorted(names)[:3])
-    return f"{what} weights: {shown}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"{what} weights: {listed(sorted(names), 3)}"
 
 
 def rename(given: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from model.config import ConfigError
 from model.limits import file_fault, tensor_fault
 from model.weights.flatten import flatten
 from model.weights.harmless import GLOBALS, PlainUnpickler
+from model.words import listed
 
 METADATA_KEY = "tsformer"
 # Converts what `weights_only` refuses, in the place where the classes of the file can be imported.
@@ -109,9 +110,9 @@ def read_weights(path: Path) -> WeightsFile:
     if fault := tensor_fault(flat.tensors, path.stat().st_size):
         raise CheckpointError(f"{path} holds no usable weights: {fault}")
     if not flat.tensors:
+        beside = f" beside {listed(flat.settings, 5)}" if flat.settings else ""
         raise CheckpointError(
-            f"{path} holds no weights: it contains no tensors"
-            f"{_list_of(' beside ', flat.settings)}; expected tensors by name"
+            f"{path} holds no weights: it contains no tensors{beside}; expected tensors by name"
         )
     return WeightsFile(flat.tensors, settings=flat.settings, signatures=flat.signatures)
 
@@ -270,13 +271,9 @@ def _other_kind(path: Path, head: bytes) -> str:
         return ""
     if names and all(name.endswith(".npy") for name in names):
         return f"an archive of NumPy arrays, as {names[0]}: {_TO_TENSORS}"
-    return f"a zip archive of {', '.join(names[:3])}: unpack it, and give the file of weights in it"
+    return f"a zip archive of {listed(names, 3)}: unpack it, and give the file of weights in it"
 
 
 def _command(code: str, path: Path, load: str = "") -> str:
     quoted = json.dumps(str(path))
     return shlex.join(("python", "-c", code.format(path=quoted, load=load.format(path=quoted))))
-
-
-def _list_of(word: str, names: Mapping[str, object]) -> str:
-    return f"{word}{', '.join(map(str, list(names)[:5]))}" if names else ""

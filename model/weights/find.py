@@ -15,6 +15,7 @@ import torch
 from model.config import ConfigError, check_choice
 from model.families.base import Family
 from model.weights.file import WeightsFile
+from model.words import listed
 
 KINDS = ("plain", "ema")
 _OPTIMIZER = re.compile(
@@ -174,4 +175,4 @@ def _explain_nothing(weights: WeightsFile, families: Mapping[str, Family], name:
 
 
 def _keys(weights: WeightsFile) -> str:
-    return f"got keys {', '.join(sorted(weights.state)[:4])}, ..."
+    return f"got keys {listed(sorted(weights.state))}"

@@ -14,6 +14,7 @@ from model.families.base import Family, list_weights
 from model.weights.file import WeightsFile, check_description
 from model.weights.find import Candidate
 from model.weights.head import Head, find_head
+from model.words import listed
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # What training puts beside the weights of a model; it is no part of the function.
@@ -140,5 +141,4 @@ def _list_aside(keys: Collection[str], prefix: str) -> tuple[str, ...]:
             part = name.partition(".")[0]
             counts[part] = counts.get(part, 0) + 1
         names = [f"{part} ({count} tensors)" for part, count in counts.items()]
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return (f"left aside beside the model: {', '.join(names[:_MOST_NAMES])}{more}",)
+    return (f"left aside beside the model: {listed(names, _MOST_NAMES)}",)
