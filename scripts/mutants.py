@@ -120,7 +120,7 @@ MUTANTS = [
         "inputs/clips",
         "inputs/test_clips",
         ("preprocessing, seed=1)", "preprocessing, seed=0)"),
-        ("(start + np.arange(size)) % len(self.names)", "start + np.arange(size)"),
+        ('array.take(places, 0, mode="wrap")', 'array.take(places, 0, mode="clip")'),
         ("masks[0::2] = True", "pass"),
     ),
     *_of(

@@ -67,8 +67,8 @@ class Inputs:
 
     def batch(self, size: int, start: int = 0) -> dict[str, np.ndarray]:
         """Return `size` clips from index `start` on; continue with the first after the last."""
-        places = (start + np.arange(size)) % len(self.names)
-        return {name: array[places] for name, array in self.arrays.items()}
+        places = range(start, start + size)
+        return {name: array.take(places, 0, mode="wrap") for name, array in self.arrays.items()}
 
     def chosen(self, *names: str) -> Inputs:
         """Return only the clips with these names."""

@@ -40,6 +40,7 @@ from exporter.proof.distance import (
 from exporter.proof.distribution import find_system, measure
 from exporter.proof.rows import (
     Sizes,
+    around,
     choose_telling,
     columns,
     count_clips,
@@ -153,8 +154,7 @@ def validate(
     shows whether a run depends on those before. A `stateless` runtime runs single clips once.
     Batches of the sizes in `once` are run with some of the clips only.
     """
-    count = count_clips(clips)
-    forward = range(count)
+    forward = range(count_clips(clips))
     again = () if stateless else choose_telling(reference.names, PAIRED)[::-1]
     every_clip = (
         chosen
@@ -163,7 +163,7 @@ def validate(
         for chosen in in_batches(order, batch)
     )
     starts = itertools.accumulate(once, initial=0)
-    some = ([(start + i) % count for i in range(n)] for start, n in zip(starts, once, strict=False))
+    some = (around(forward, start, size) for start, size in zip(starts, once, strict=False))
     chosen = itertools.chain(every_clip, some)
     runs = run_batches(candidate, clips, chosen, reference.output_names)
     who = {"runtime": candidate.name, "device": candidate.device, "precision": candidate.precision}

@@ -77,10 +77,14 @@ def run_batches(
     return [np.stack([rows[c][i % len(rows[c])] for c in sorted(rows)]) for i in range(times)]
 
 
+def around(order: Sequence[int], start: int, size: int) -> list[int]:
+    """Give `size` clips from one place of the order on; the first follows the last."""
+    return [order[(start + i) % len(order)] for i in range(size)]
+
+
 def in_batches(order: Sequence[int], size: int) -> Iterator[list[int]]:
     """Give the clips in batches of one size; clips from the start fill up the last one."""
-    for start in range(0, len(order), size):
-        yield [order[(start + i) % len(order)] for i in range(size)]
+    return (around(order, start, size) for start in range(0, len(order), size))
 
 
 def in_growing_batches(count: int, sizes: Sequence[int]) -> Iterator[list[int]]:
@@ -91,7 +95,7 @@ def in_growing_batches(count: int, sizes: Sequence[int]) -> Iterator[list[int]]:
     more = max(0, math.ceil((count - sum(sizes)) / sizes[-1]))
     start = 0
     for size in (*sizes, *[sizes[-1]] * more):
-        yield [(start + i) % count for i in range(size)]
+        yield around(range(count), start, size)
         start += size
 
 

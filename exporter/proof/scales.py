@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from exporter.proof.rows import count_clips, in_batches
 from exporter.runners.base import Arrays
 from exporter.runners.onnxruntime import OnnxRuntimeRunner
 
@@ -78,14 +79,13 @@ def _observe(
             out = f"{op}_{place}"
             model.graph.node.append(helper.make_node(op, [name], [out], keepdims=0))
             model.graph.output.append(helper.make_tensor_value_info(out, span.dtype, []))
-    count = len(next(iter(calibration.values())))
-    places = np.unique(np.linspace(0, count - 1, min(_CLIPS, count)).astype(int))
+    count = count_clips(calibration)
+    places = np.unique(np.linspace(0, count - 1, min(_CLIPS, count)).astype(int)).tolist()
     batch = graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1  # 0: a free batch
     with OnnxRuntimeRunner(model) as runner:
         runs = [
             runner.run({name: array[chosen] for name, array in calibration.items()})
-            for start in range(0, len(places), batch)
-            for chosen in [places[(start + np.arange(batch)) % len(places)]]
+            for chosen in in_batches(places, batch)
         ]
     return {
         name: (

@@ -181,8 +181,8 @@ def _batches(
     count = len(next(iter(calibration.values())))
     batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1  # 0: a free batch
     for start in range(0, count, batch):
-        places = (start + np.arange(batch)) % count
-        yield {name: array[places] for name, array in calibration.items()}
+        places = range(start, start + batch)
+        yield {name: array.take(places, 0, mode="wrap") for name, array in calibration.items()}
 
 
 def _run_library(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from exporter.proof.judge import make_reference, relative_error, validate
-from exporter.proof.rows import MOST_VALUES, columns, fold, join_outputs
+from exporter.proof.rows import MOST_VALUES, around, columns, fold, in_batches, join_outputs
 from exporter.runners.base import Closing
 
 RANDOM = np.random.default_rng(0)
@@ -49,6 +49,19 @@ def test_rows_hold_the_outputs_in_the_wanted_order():
         "tokens": slice(4, 10),
     }
     assert np.array_equal(rows, np.array([[0.0] * 4 + [1.0] * 6] * 2))
+
+
+@pytest.mark.parametrize(
+    ("start", "size", "expected"),
+    [(0, 2, [4, 0]), (2, 1, [2]), (2, 3, [2, 4, 0]), (5, 2, [2, 4]), (1, 7, [0, 2, 4, 0, 2, 4, 0])],
+)
+def test_the_first_clip_follows_the_last(start, size, expected):
+    assert around([4, 0, 2], start, size) == expected
+
+
+def test_clips_from_the_start_fill_up_the_last_batch():
+    assert list(in_batches([4, 0, 2], 2)) == [[4, 0], [2, 4]]
+    assert list(in_batches([], 2)) == []
 
 
 class Two(Closing):
