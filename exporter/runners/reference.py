@@ -32,13 +32,13 @@ class MatMul(OpRun):
         return ((a.astype(np.float32) @ b.astype(np.float32)).astype(a.dtype),)
 
 
-class ReferenceRunner(Closing):
-    """One graph in the ONNX reference evaluator, on the CPU.
+class Evaluated(Closing):
+    """A graph in the ONNX reference evaluator, on the CPU; a subclass computes its values.
 
     Args:
         graph: The ONNX file, or a model in memory.
         precision: The precision of the graph.
-        every_value: Whether to give every value of the graph by its name, or only the outputs.
+        operators: Operators that take the place of those of the evaluator.
 
     Raises:
         RuntimeFailure: if the evaluator lacks an operator of the graph.
@@ -50,11 +50,11 @@ class ReferenceRunner(Closing):
     transfers_included = True
 
     def __init__(
-        self, graph: Path | onnx.ModelProto, precision: str, *, every_value: bool = False
+        self, graph: Path | onnx.ModelProto, precision: str, operators: list[type[OpRun]]
     ) -> None:
         try:
             model = onnx.load(graph) if isinstance(graph, Path) else graph
-            self._evaluator = ReferenceEvaluator(model, new_ops=[MatMul])
+            self._evaluator = ReferenceEvaluator(model, new_ops=operators)
         except Exception as error:  # it raises unrelated classes
             raise RuntimeFailure(
                 f"the ONNX reference evaluator does not load it: {error}"
@@ -67,7 +67,6 @@ class ReferenceRunner(Closing):
             )
             for value in model.graph.input
         }
-        self._every_value = every_value
 
     def close(self) -> None:  # noqa: D102
         del self._evaluator
@@ -75,12 +74,37 @@ class ReferenceRunner(Closing):
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Compute `logits` `(b, classes)` of `video` `(b, f, c, h, w)`, or every value."""
         check_inputs(self, inputs)
-        settings: dict[str, Any] = {"intermediate": True} if self._every_value else {}
         try:
             with np.errstate(all="ignore"):  # an overflow is a result: the judge looks for it
-                values = self._evaluator.run(None, dict(inputs), **settings)
+                return self._compute(inputs)
         except Exception as error:  # it raises unrelated classes
             raise RuntimeFailure(f"the ONNX reference evaluator failed: {error}") from error
+
+    def _compute(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        raise NotImplementedError
+
+
+class ReferenceRunner(Evaluated):
+    """One graph, in its own precision.
+
+    Args:
+        graph: The ONNX file, or a model in memory.
+        precision: The precision of the graph.
+        every_value: Whether to give every value of the graph by its name, or only the outputs.
+
+    Raises:
+        RuntimeFailure: if the evaluator lacks an operator of the graph.
+    """
+
+    def __init__(
+        self, graph: Path | onnx.ModelProto, precision: str, *, every_value: bool = False
+    ) -> None:
+        super().__init__(graph, precision, [MatMul])
+        self._every_value = every_value
+
+    def _compute(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        settings: dict[str, Any] = {"intermediate": True} if self._every_value else {}
+        values = self._evaluator.run(None, dict(inputs), **settings)
         if isinstance(values, dict):
             return values
         return dict(zip(map(str, self._evaluator.output_names), values, strict=True))
