@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import onnx
 
 _MOST_FOLLOWED = 2**20  # numbers of all lists; shapes are a few for each node
@@ -12,13 +10,14 @@ _MOST_FOLLOWED = 2**20  # numbers of all lists; shapes are a few for each node
 def infer(model: onnx.ModelProto, *, strict: bool = False) -> onnx.ModelProto:
     """Infer types and shapes; strictly, every fault of the graph raises.
 
-    Inference follows the content of lists, because a list may be a shape. It holds every number of
-    a list as an object, so that the content of long ones is not followed.
+    Where nodes make lists, a second inference follows their content, because a list may be a shape.
+    It holds every number of a list as an object, so that the content of long ones is not followed.
     """
-    followed = _count_in_lists(model) <= _MOST_FOLLOWED
-    return onnx.shape_inference.infer_shapes(
-        model, check_type=strict, strict_mode=strict, data_prop=followed
-    )
+    checks = {"check_type": strict, "strict_mode": strict}
+    plain = onnx.shape_inference.infer_shapes(model, **checks)
+    if not _has_lists_to_follow(plain):
+        return plain
+    return onnx.shape_inference.infer_shapes(model, **checks, data_prop=True)
 
 
 def refusal(model: onnx.ModelProto) -> str:
@@ -40,15 +39,13 @@ def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     return shaped
 
 
-def _count_in_lists(model: onnx.ModelProto) -> int:
-    """Count the numbers in the lists that nodes make, or in the longest list that they read."""
-    plain = model
-    with contextlib.suppress(Exception):  # then the inference itself says what is wrong
-        plain = onnx.shape_inference.infer_shapes(model)
-    shapes = {
-        value.name: value.type.tensor_type.shape.dim
-        for value in (*plain.graph.input, *plain.graph.output, *plain.graph.value_info)
-    }
+def _has_lists_to_follow(inferred: onnx.ModelProto) -> bool:
+    """Whether nodes make lists, and all lists are short; a branch or a function may make some."""
+    graph = inferred.graph
+    values = (*graph.input, *graph.output, *graph.value_info)
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in values}
     lists = {name: dims[0].dim_value for name, dims in shapes.items() if len(dims) == 1}
-    made = (lists.get(name, 0) for node in model.graph.node for name in node.output)
-    return max(sum(made), *lists.values(), 0)
+    made = [lists[name] for node in graph.node for name in node.output if name in lists]
+    entries = (entry for node in graph.node for entry in node.attribute)
+    hidden = inferred.functions or any(entry.HasField("g") or entry.graphs for entry in entries)
+    return bool(made or hidden) and max(sum(made), *lists.values(), 0) <= _MOST_FOLLOWED

@@ -136,6 +136,33 @@ def test_the_content_of_a_long_list_is_not_followed():
     assert view.contradiction == view.contradiction_at_probe == ""
 
 
+EXP = node("Exp", ["x"], "y")
+OF_A_SHAPE = (node("Shape", ["x"], "s"), node("Reshape", ["x", "s"], "y"))
+BRANCH = helper.make_graph(
+    [node("Shape", ["x"], "s"), node("Reshape", ["x", "s"], "b")],
+    "branch",
+    [],
+    [helper.make_tensor_value_info("b", FLOAT, None)],
+)
+CHOICE = node("If", ["c"], "y", then_branch=BRANCH, else_branch=BRANCH)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "passes"), [((EXP,), 1), (OF_A_SHAPE, 2), ((CHOICE,), 2)], ids=["no", "yes", "branch"]
+)
+def test_lists_are_followed_only_where_nodes_make_some(nodes, passes, monkeypatch):
+    calls, infer_shapes = [], onnx.shape_inference.infer_shapes
+
+    def count(*given, **options):
+        calls.append(options)
+        return infer_shapes(*given, **options)
+
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", count)
+    view = view_of(*nodes, shape=(3, 4), weights=[("c", np.array(True))])
+    assert view.values["y"].shape == (3, 4)
+    assert len(calls) == passes
+
+
 def test_without_a_later_note_a_node_has_the_module_of_an_earlier_node():
     view = view_of(node("Exp", ["x"], "h", scopes="['', 'm', 'exp']"), node("Neg", ["h"], "y"))
     assert [view.module(n) for n in view.nodes] == ["m", "m"]
