@@ -135,19 +135,15 @@ def _made_by(opened: list[tuple[str, Predictor]]) -> dict[str, object]:
 
 
 def _write(found: Evaluation, directory: Path) -> None:
-    from exporter.files.place import write_whole
+    from exporter.files.place import whole_file, write_whole
     from exporter.report.pages import write_page
 
     facts = found.to_dict()
     text = json.dumps(facts, indent=2, allow_nan=False)
     write_whole(directory / "evaluation.json", f"{text}\n".encode())
-    write_page(
-        directory / "evaluation.html",
-        "evaluation.html.jinja",
-        found=found,
-        confusions=found.confusions(_CONFUSIONS),
-        matrix_limit=_MATRIX,
-    )
+    shown = {"found": found, "confusions": found.confusions(_CONFUSIONS), "matrix_limit": _MATRIX}
+    with whole_file(directory / "evaluation.html") as page:
+        write_page(page, "evaluation.html.jinja", **shown)
 
 
 def _tables(found: Evaluation) -> RenderableType:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from exporter.cli.parsing import Flag, Output
 from exporter.cli.terminal import show
-from exporter.errors import OutputError, UsageError
+from exporter.errors import UsageError
 
 
 def explain(
@@ -39,7 +39,7 @@ def explain(
     if picture.suffix != ".png":
         raise UsageError("--output", got=str(picture), expected="a path that ends in .png")
     from exporter.files.manifest import read_manifest
-    from exporter.files.place import require_place
+    from exporter.files.place import require_place, whole_file
     from exporter.predict import Predictor
     from exporter.predict.features import describe
     from exporter.predict.rollout import roll_out
@@ -69,10 +69,8 @@ def explain(
         tuple(f"frame {index}" for index in found.indices),
     )
     page = picture.with_suffix(".html")
-    try:
-        write_explanation(explanation, picture, page)
-    except OSError as error:
-        raise OutputError(f"cannot write {picture}: {error.strerror}") from error
+    with whole_file(picture) as drawn, whole_file(page) as written:
+        write_explanation(explanation, drawn, written)
     for frame, part in zip(explanation.captions, explanation.of_frames, strict=True):
         show(f"{frame}: {100 * part:.1f} % of the attention")
     show(f"{picture}\n{page}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from exporter.cli.parsing import Flag, Json, Output, Paths, check_lower_precision
 from exporter.cli.terminal import progress, show
-from exporter.errors import OutputError, UsageError
+from exporter.errors import UsageError
 
 
 def tune_precision(
@@ -59,10 +59,7 @@ def tune_precision(
             video=tuple(video or ()),
             on_progress=on_progress,
         )
-    try:
-        write_recipe(recipe, place)
-    except OSError as error:
-        raise OutputError(f"cannot write {place}: {error.strerror}") from error
+    write_recipe(recipe, place)
     show(place.read_text(encoding="utf-8").rstrip() if json_ else recipe_table(recipe))
     if not json_:
         show(str(place))

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from exporter.errors import TuneError, UsageError
+from exporter.files.place import write_whole
 from exporter.files.text import parse_text
 from exporter.inputs.clips import Inputs
 from exporter.precision import Int8
@@ -102,11 +103,15 @@ def _recipe(
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
-    """Write a recipe as JSON; an error that is not finite becomes null."""
+    """Write a recipe as JSON, whole or not at all; an error that is not finite becomes null.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
     values = asdict(recipe)
     values["error_without"] = _finite(recipe.error_without)
     values["alone"] = {name: _finite(error) for name, error in recipe.alone.items()}
-    path.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(values, indent=2, allow_nan=False).encode() + b"\n")
 
 
 def read_recipe(path: Path) -> tuple[str, tuple[str, ...]]:

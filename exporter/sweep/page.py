@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from exporter.files.place import whole_file
 from exporter.report.pages import write_page
 from exporter.report.words import BUSY_CORES
 from exporter.results import Verdict
@@ -39,6 +40,9 @@ def write_sweep_report(sweep: dict[str, Any], directory: Path) -> None:
     Args:
         sweep: The content of `sweep.json`. Each row contains the `report.json` of its cell.
         directory: The directory of the sweep. Links to cells are relative to it.
+
+    Raises:
+        OutputError: if they cannot be written.
     """
     cells = read_cells(sweep["rows"])
     criterion = criterion_of(timed for cell in cells for timed in cell.made)
@@ -66,7 +70,8 @@ def write_sweep_report(sweep: dict[str, Any], directory: Path) -> None:
         "runtimes": runtimes,
     }
     for kind in ("html", "md"):
-        write_page(directory / f"report.{kind}", f"sweep.{kind}.jinja", **facts)
+        with whole_file(directory / f"report.{kind}") as page:
+            write_page(page, f"sweep.{kind}.jinja", **facts)
 
 
 def verdict_of(cells: Sequence[CellResult]) -> Verdict:

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from exporter.errors import ManifestError, OutputError
+from exporter.errors import ManifestError
 from exporter.files.machines import Machines, present_rows, rows_of
 from exporter.files.manifest import read_manifest
+from exporter.files.place import whole_file
 from exporter.predict.card import Card
 from exporter.report.pages import write_page
 from exporter.report.words import EXPLANATION, engine_line, headline
@@ -56,10 +57,8 @@ def write_model_card(
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         what = f"{directory} cannot be understood: {error!r}"
         raise ManifestError(what, remedy="export it again") from error
-    try:
-        write_page(path, "model_card.md.jinja", mark=MARK, **facts)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+    with whole_file(path) as partial:
+        write_page(partial, "model_card.md.jinja", mark=MARK, **facts)
     return True
 
 

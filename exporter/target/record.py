@@ -8,6 +8,7 @@ from typing import Any
 
 from exporter.files.machines import MACHINES, machine_name, read_machines, record
 from exporter.files.manifest import read_manifest
+from exporter.files.place import whole_file
 from exporter.report.pages import write_page
 from exporter.results import Latency, Parity
 from exporter.target.runtimes import files_run
@@ -25,13 +26,13 @@ def keep(
 
     Raises:
         UsageError: if the name is no name of a file.
-        OutputError: if the record cannot be written.
+        OutputError: if the record or the page cannot be written.
     """
     manifest = read_manifest(directory)
     path = record(
         directory, manifest, machine_name(name), environment, files_run(rows, manifest), rows
     )
     found = read_machines(directory, manifest)
-    page = directory / MACHINES / PAGE
-    write_page(page, "machines.html.jinja", title=directory.absolute().name, machines=found)
+    with whole_file(directory / MACHINES / PAGE) as page:
+        write_page(page, "machines.html.jinja", title=directory.absolute().name, machines=found)
     return path

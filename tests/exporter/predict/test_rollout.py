@@ -133,6 +133,15 @@ def test_an_export_without_attentions_is_refused_with_the_remedy(exported, real_
     assert "--outputs logits,attentions" in capsys.readouterr().err
 
 
+def test_no_picture_is_left_without_its_page(directory, real_clips, tmp_path, capsys):
+    (tmp_path / "where.html").mkdir()
+    given = ["explain", str(directory), str(real_clips["bikes"])]
+    assert main([*given, "-o", str(tmp_path / "where.png")]) == 2
+    said = capsys.readouterr().err
+    assert said == f"tsformer: output: cannot write {tmp_path}/where.html: Is a directory\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["where.html"]
+
+
 def test_the_picture_must_be_a_png(directory, real_clips, capsys):
     assert main(["explain", str(directory), str(real_clips["bikes"]), "-o", "x.jpg"]) == 2
     assert "ends in .png" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from exporter.cli import main
-from exporter.errors import TuneError, UsageError
+from exporter.errors import OutputError, TuneError, UsageError
 from exporter.inputs.clips import gather_inputs
 from exporter.precision import in_precision
 from exporter.proof.tune import read_recipe, tune, write_recipe
@@ -139,6 +139,11 @@ def test_a_recipe_is_strict_json_and_can_be_read(tmp_path):
     assert values["error_without"] is None
     assert values["alone"] == {"blocks.0.mlp.fn": None, "project_in": 1e-4}
     assert read_recipe(tmp_path / "r.json") == ("fp16", (r"blocks\.0\.mlp\.fn",))
+
+
+def test_a_recipe_that_cannot_be_written_is_an_error(tmp_path):
+    with pytest.raises(OutputError, match=r"cannot write .*r\.json: No such file or directory"):
+        write_recipe(recipe_of(), tmp_path / "missing" / "r.json")
 
 
 BAD = {

@@ -1,6 +1,7 @@
 """Test the model card: what it says comes from the manifest and the report, and its Python runs."""
 
 import json
+import os
 import re
 import shutil
 
@@ -171,6 +172,17 @@ class TestPush:
         assert main(["push", str(directory), "me/x", "--revision", "v2"]) == 0
         assert 'snapshot_download("me/x")' in uploaded[0]
         assert 'snapshot_download("me/x", revision="v2")' in uploaded[1]
+
+    @pytest.mark.skipif(os.name != "posix", reason="needs links")
+    def test_a_file_that_is_a_link_is_not_changed(self, directory, tmp_path):
+        """As in the cache of the hub, where other commits have links to the same file."""
+        blob, card = tmp_path / "blob", directory / MODEL_CARD
+        card.rename(blob)
+        card.symlink_to(blob)
+        before = blob.read_text(encoding="utf-8")
+        assert write_model_card(directory, "me/x")
+        assert blob.read_text(encoding="utf-8") == before
+        assert 'snapshot_download("me/x")' in card.read_text(encoding="utf-8")
 
     def test_a_text_of_the_user_stays(self, directory, uploaded, capsys):
         path = directory / MODEL_CARD
