@@ -85,8 +85,16 @@ def label(
     jobs = jobs_of(jobs)
     found = find_clips(clips, *_read_list(list_))
     found = in_shard(found, shard) if shard else found
-    clip = clip_of(sampling, views)
-    how = Labelling(directory, device, threads, batch, top, jobs, clip, features)
+    how = Labelling(
+        directory,
+        device=device,
+        threads=threads,
+        batch=batch,
+        top=top,
+        jobs=jobs,
+        clip=clip_of(sampling, views),
+        features=features,
+    )
     labeller = _on_ray(ray) if ray else None
     with kept_in(log_path(output)), progress(shown=not (quiet or json_)) as on_progress:
         counted = counting("label", on_progress)

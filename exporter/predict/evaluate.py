@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -162,9 +162,11 @@ def evaluate(
             if log is not None:
                 log.append(rows)
             on_clip(len(found), count, rows[-1]["clip"])
-    made = _measure(models, subject, dataset, [found[place] for place in range(count)])
+    rows = [found[place] for place in range(count)]
+    judged = _judge(models, subject, dataset, [row for row in rows if not row["error"]])
+    bad = tuple(BadClip(row["clip"], row["error"]) for row in rows if row["error"])
     seconds = time.perf_counter() - started
-    return replace(made, seconds=seconds, clips_read=count - before)
+    return Evaluation(dataset.name, subject.task, judged, bad, seconds, count - before)
 
 
 def _answer(
@@ -210,30 +212,22 @@ def _answer_of(logits: np.ndarray, subject: Subject) -> list[float] | None:
     return [float(f"{score:.8g}") for score in scores]
 
 
-def _measure(
+def _judge(
     models: Sequence[tuple[str, Batches]],
     subject: Subject,
     dataset: Dataset,
     rows: Sequence[Mapping[str, Any]],
-) -> Evaluation:
-    good = [row for row in rows if not row["error"]]
-    targets = [dataset.clips[row["at"]].target for row in good]
-    judged, first = [], [row["answers"][0] for row in good]
+) -> tuple[Judged, ...]:
+    """Measure each runtime on the rows of the clips that have answers."""
+    targets = [dataset.clips[row["at"]].target for row in rows]
+    judged, first = [], [row["answers"][0] for row in rows]
     for place, (name, batches) in enumerate(models):
-        answers = [row["answers"][place] for row in good]
+        answers = [row["answers"][place] for row in rows]
+        metrics = measure(subject.task, subject.labels, targets, answers)
+        same = agreement(subject.task, first, answers)
         runner = batches.runner
-        judged.append(
-            Judged(
-                name,
-                runner.name,
-                runner.device,
-                runner.precision,
-                measure(subject.task, subject.labels, targets, answers),
-                agreement(subject.task, first, answers),
-            )
-        )
-    bad = tuple(BadClip(row["clip"], row["error"]) for row in rows if row["error"])
-    return Evaluation(dataset.name, subject.task, tuple(judged), bad, 0.0, 0)
+        judged.append(Judged(name, runner.name, runner.device, runner.precision, metrics, same))
+    return tuple(judged)
 
 
 def _digest(dataset: Dataset) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from exporter.errors import RuntimeFailure, TsformerError
 from exporter.errors.install import missing_package
 from exporter.inputs.container import THREAD_TYPE
+from exporter.predict.batches import in_groups
 from exporter.predict.label import Labeller, Labelling, Row, rows_of
 from exporter.predict.read import read_clip_or_reason
 
@@ -86,15 +87,12 @@ class _Worker:
     def __call__(self, block: dict[str, Any]) -> dict[str, list[Any]]:
         """Label the clips of one block."""
         THREAD_TYPE.set("NONE")  # there is an actor for each core
-        card, size = self.predictor.card, self.predictor.batches.most
+        card = self.predictor.card
         rows: list[Row] = []
-        paths = [Path(str(path)) for path in block["path"]]
-        for at in range(0, len(paths), size):
-            read = [
-                read_clip_or_reason(path, card.config, card.preprocessing)
-                for path in paths[at : at + size]
-            ]
-            rows += rows_of(self.predictor, read, self.how)
+        paths = (Path(str(path)) for path in block["path"])
+        clips = (read_clip_or_reason(path, card.config, card.preprocessing) for path in paths)
+        for group in in_groups(clips, self.predictor.batches.most):
+            rows += rows_of(self.predictor, group, self.how)
         named = [
             replace(row, clip=str(name)) for row, name in zip(rows, block["clip"], strict=True)
         ]

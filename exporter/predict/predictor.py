@@ -209,9 +209,14 @@ class Predictor(Closing):
             (rows,) = self.batches.logits([window.clip.array])
             classes = self.rank(source, rows, top)
             lag = None if window.lag is None else window.lag + time.monotonic() - read
-            limits = window.start, window.end
             yield WindowPrediction(
-                source, window.clip.note, classes, "", *limits, lag=lag, held_mb=window.held_mb
+                source,
+                window.clip.note,
+                classes,
+                start=window.start,
+                end=window.end,
+                lag=lag,
+                held_mb=window.held_mb,
             )
 
     def rank(self, clip: str, logits: np.ndarray, top: int) -> tuple[ClassScore, ...]:

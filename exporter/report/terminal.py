@@ -17,11 +17,10 @@ from exporter.report.words import (
     headline,
     ladder_line,
     notes,
-    overall_verdict,
     rung_mark,
     runtimes,
 )
-from exporter.results import Ladder, Recipe, Report
+from exporter.results import Ladder, Recipe, Report, overall_verdict
 
 
 def summary_table(report: Report) -> RenderableType:
