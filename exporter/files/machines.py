@@ -68,11 +68,6 @@ class Machines:
         rows = [(machine.name, row) for machine in self.found for row in machine.ran(file)]
         return [(name, row) for name, row in rows if row.verdict != "not-run"]
 
-    def proved(self, file: str) -> list[str]:
-        """Return the machines where a file passed; none if it did not pass on another."""
-        judged = self.judged(file)
-        return [name for name, _ in judged] if all(r.verdict == "pass" for _, r in judged) else []
-
 
 def machine_name(given: str | None) -> str:
     """Return the name of a record: the given name, or the name of this machine.

@@ -34,11 +34,6 @@ def clip_indices(
     return tuple(choose(sampling, count, frames, (i, clips), scale) for i in range(clips))
 
 
-def segment_centres(count: int, frames: int) -> Indices:
-    """Return the centre frame of each of `frames` segments: `floor((i + 0.5) * count / frames)`."""
-    return clip_indices(Sampling(), count, frames)[0]
-
-
 def _centres(
     _sampling: Sampling, count: int, frames: int, clip: tuple[int, int], _scale: Fraction
 ) -> Indices:

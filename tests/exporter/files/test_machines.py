@@ -41,13 +41,17 @@ def recorded(tmp_path):
     return tmp_path
 
 
+def verdicts(machines, file):
+    return [(name, row.verdict) for name, row in machines.judged(file)]
+
+
 def test_a_record_is_read_again(recorded):
     (machine,) = read_machines(recorded, manifest()).found
     assert machine.name == "orin"
     assert machine.environment == HERE
     assert machine.parity == (ONNX, replace(ENGINE, rel_l2=None))  # JSON has no infinity
     assert machine.latency == ()
-    assert read_machines(recorded, manifest()).proved("model.engine") == ["orin"]
+    assert verdicts(read_machines(recorded, manifest()), "model.engine") == [("orin", "pass")]
 
 
 def test_it_holds_no_long_lists(recorded):
@@ -78,24 +82,23 @@ def test_rows_of_another_environment_are_dropped(recorded):
 def test_rows_of_another_file_do_not_count_and_are_noted(recorded):
     found = read_machines(recorded, manifest(**{"model.engine": "c" * 64}))
     assert [row.runtime for row in found.found[0].parity] == ["onnxruntime"]
-    assert found.proved("model.engine") == []
+    assert found.judged("model.engine") == []
     (note,) = found.notes
     assert note.startswith("machines/orin.json is about other files")
     nothing = read_machines(recorded, {"files": {}})
     assert (nothing.found, len(nothing.notes)) == ((), 1)
 
 
-def test_one_failure_outweighs_passes_on_other_machines(recorded):
+def test_every_machine_that_ran_a_file_is_named_with_its_verdict(recorded):
     record(recorded, manifest(), "xavier", HERE, FILES, (replace(ENGINE, verdict="fail"),))
     found = read_machines(recorded, manifest())
-    assert [name for name, _ in found.judged("model.engine")] == ["orin", "xavier"]
-    assert found.proved("model.engine") == []
-    assert found.proved("model.onnx") == ["orin"]
+    assert verdicts(found, "model.engine") == [("orin", "pass"), ("xavier", "fail")]
+    assert verdicts(found, "model.onnx") == [("orin", "pass")]
 
 
 def test_a_runtime_that_was_not_run_proves_nothing(recorded):
     record(recorded, manifest(), "orin", HERE, FILES, (replace(ENGINE, verdict="not-run"),))
-    assert read_machines(recorded, manifest()).proved("model.engine") == []
+    assert read_machines(recorded, manifest()).judged("model.engine") == []
 
 
 @pytest.mark.parametrize(
@@ -126,7 +129,7 @@ def test_a_record_that_is_not_json_is_a_note_and_is_replaced(recorded, text):
     (recorded / "machines" / "orin.json").write_text(text)
     assert len(read_machines(recorded, manifest()).notes) == 1
     record(recorded, manifest(), "orin", HERE, FILES, (ONNX,))
-    assert read_machines(recorded, manifest()).proved("model.onnx") == ["orin"]
+    assert verdicts(read_machines(recorded, manifest()), "model.onnx") == [("orin", "pass")]
 
 
 def test_nothing_is_left_beside_a_record(recorded):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from exporter.inputs.sampling import clip_indices, segment_centres
+from exporter.inputs.sampling import clip_indices
 from model.config import ConfigError
 from model.preprocessing import Preprocessing
 from model.sampling import Sampling, Views
@@ -96,7 +96,7 @@ class TestPublishedFormulas:
     def test_uniform_centres_are_the_middles_of_equal_segments(self, frames):
         for count in range(1, 2001):
             expected = tuple((2 * i + 1) * count // (2 * frames) for i in range(frames))
-            assert segment_centres(count, frames) == expected
+            assert clip_indices(Sampling(), count, frames) == (expected,)
 
 
 @pytest.mark.slow

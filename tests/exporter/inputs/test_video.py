@@ -21,10 +21,11 @@ from av.video.stream import VideoStream
 
 from exporter.errors import UsageError, VideoError
 from exporter.inputs.resize import Frame, fit
-from exporter.inputs.sampling import segment_centres
+from exporter.inputs.sampling import clip_indices
 from exporter.inputs.survey import Survey
 from exporter.inputs.video import BT601_LUMA, Clip, as_input, read_clip
 from model.preprocessing import Preprocessing
+from model.sampling import Sampling
 
 PLAIN = Preprocessing()
 STEP = 8  # gray levels between the frames of a `counted` clip: the level of a frame is its index
@@ -147,7 +148,7 @@ def test_a_real_clip_gives_its_sampled_frames_in_the_target_size(
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 9, 100, 101, 100_003])
 @pytest.mark.parametrize("frames", [1, 2, 5, 8, 96])
 def test_centres_lie_in_the_middle_of_equal_segments(count, frames):
-    centres = segment_centres(count, frames)
+    (centres,) = clip_indices(Sampling(), count, frames)
     assert centres == tuple(int((i + 0.5) * count / frames + 1e-9) for i in range(frames))
     assert list(centres) == sorted(centres)
     assert 0 <= centres[0] <= centres[-1] < count
@@ -156,7 +157,7 @@ def test_centres_lie_in_the_middle_of_equal_segments(count, frames):
 @pytest.mark.parametrize("frames", [1, 3, 5, 8, 30])
 def test_the_frames_taken_are_the_ones_in_indices(mp4, frames):
     clip = read(mp4, frames=frames)
-    assert clip.indices == segment_centres(30, frames)
+    assert (clip.indices,) == clip_indices(Sampling(), 30, frames)
     assert indices_shown(clip) == list(clip.indices)
     assert clip.note == ""
 
@@ -426,7 +427,7 @@ def test_a_truncated_clip_gives_its_frames_and_notes_the_damage(tmp_path, mp4, k
     path.write_bytes(data[: int(kept * len(data))])
     clip = read(path, frames=4)
     assert 1 <= clip.source_frames <= 30
-    assert clip.indices == segment_centres(clip.source_frames, 4)
+    assert (clip.indices,) == clip_indices(Sampling(), clip.source_frames, 4)
     assert indices_shown(clip)[:-1] == list(clip.indices)[:-1]  # the last may be half a frame
     assert "its header says 30 frames" in clip.note or "damaged" in clip.note
 

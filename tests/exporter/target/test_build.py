@@ -211,7 +211,7 @@ class TestOnAGpu:
         assert "Proven in tensorrt_rtx" in capsys.readouterr().out
         card = Card.read(directory)
         assert card.doubt == ""
-        assert len(read_machines(directory, read_manifest(directory)).proved("model.engine")) == 1
+        assert len(read_machines(directory, read_manifest(directory)).judged("model.engine")) == 1
         build(directory, force=True)  # another engine: the record is not about it
         assert Card.read(directory).doubt == "the engine was never proven"
 
