@@ -21,11 +21,10 @@ def lint(
 ) -> int:
     """Find constructs that TensorRT or ONNX Runtime will refuse or run badly.
 
-    The runtimes that are installed load the graph, each in a process of its own, and
-    their answer counts; rules say why, and what is slow. Without them rules alone
-    judge. The command accepts a graph of any origin, also one that no runtime loads. It
-    names the PyTorch module of each finding. Exit code 0: no finding, or only warnings (slow or
-    inexact). Exit code 4: errors (will not load or build).
+    Each installed runtime loads the graph in a process of its own, and its answer counts. Rules say
+    why, and what is slow; for a runtime that is not installed they judge alone. The graph may be of
+    any origin, also one that no runtime loads. Each finding names its PyTorch module. Exit code 0:
+    no finding, or only warnings (slow or inexact). Exit code 4: errors (will not load or build).
 
     Examples:
         tsformer lint model.onnx

@@ -79,7 +79,10 @@ def time_left(started: float, fraction: float) -> str:
     """Say how much time is left of work that began at `time.monotonic()` = `started`."""
     if fraction <= 0:
         return "time left unknown"
-    seconds = (time.monotonic() - started) * (1 - fraction) / fraction
+    return _about((time.monotonic() - started) * (1 - fraction) / fraction)
+
+
+def _about(seconds: float) -> str:
     return f"about {timedelta(seconds=round(seconds))} left"
 
 
@@ -125,7 +128,7 @@ def sweep_progress(*, shown: bool) -> Iterator[Callable[[SweepProgress], None]]:
                 task,
                 completed=now.settled,
                 total=now.total,
-                left="" if left is None else f"about {timedelta(seconds=round(left))} left",
+                left="" if left is None else _about(left),
                 what=" | ".join(now.running),
             )
 

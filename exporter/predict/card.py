@@ -24,13 +24,23 @@ from model.task import TaskName, assume_task, check_task
 class Card:
     """The entries of a manifest that are needed to run the export.
 
-    `labels` are the numbers of the classes where their names are not known (`named` is False).
-    `task` is what the logits mean. `dynamic_batch` is the range of a free batch. `engine_module` is
-    the package that built the engine; None without an engine. `machines` is what other machines
-    recorded. `outputs` are the outputs of the graph with their shapes, `hashes` those of the files.
-    `openvino_graph` is the file that OpenVINO runs; None if the export has none. `keep_fp32` names
-    the modules that stay in float32.
-    A module that is not of this package does not take clips.
+    Attributes:
+        verdict: The verdict at the export.
+        precision: The precision of the export.
+        config: The sizes of a clip, and the number of classes.
+        preprocessing: How a file becomes a clip.
+        labels: The names of the classes, or their numbers where no names are known.
+        named: Whether the names are known.
+        task: What the logits mean.
+        dynamic_batch: The range of a free batch; None for a fixed one.
+        engine_module: The package that built the engine; None without an engine.
+        engine_status: Whether the engine was built, and executed.
+        machines: What other machines recorded.
+        outputs: The outputs of the graph with their shapes.
+        takes_clips: Whether clips are its input; a module of the user takes other inputs.
+        hashes: The SHA-256 of each file.
+        openvino_graph: The file that OpenVINO runs; None if the export has none.
+        keep_fp32: The modules that stay in float32.
     """
 
     verdict: str
