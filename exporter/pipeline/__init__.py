@@ -28,6 +28,7 @@ from exporter.pipeline.accuracy import measure_accuracy
 from exporter.precision import kept_modules
 from exporter.proof.prove import (
     explain,
+    is_costly,
     keep_references,
     make_references,
     make_structures,
@@ -98,7 +99,8 @@ def export(
             kept_modules(model, spec.keep_fp32)
             stage.detail = "; ".join((f"{count_parameters(model):,} parameters", *model.notes))
         with stages.run("inputs") as stage:
-            job = gather(spec, resolved, model, staged.path, stages, stage, measuring)
+            few = is_costly(model)
+            job = gather(spec, resolved, model, staged.path, stages, stage, measuring, few=few)
         return publish(job, out, staged)
 
 

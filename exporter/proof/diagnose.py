@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from exporter.files.manifest import ENGINE_GRAPH, GRAPH, read_manifest
-from exporter.inputs.clips import Inputs
+from exporter.inputs.clips import Inputs, gather_inputs
 from exporter.load import load_exported
 from exporter.precision import Int8
 from exporter.proof.ladder import climb
+from exporter.proof.prove import is_costly
 from exporter.proof.runtimes import rounding_form
 from exporter.proof.tune import tune
 from exporter.results import Ladder, Recipe
 from exporter.rewrite.choose import rewrite_for_export
-from exporter.run.job import calibrate, gather_for
+from exporter.run.job import calibrate
 from exporter.run.stages import OnProgress, no_progress
 from exporter.spec import ExportSpec
 from model.classifier import VideoClassifier
@@ -114,4 +115,5 @@ def _load(
 ) -> tuple[ExportSpec, VideoClassifier, Inputs]:
     on_progress("load", None, "")
     spec, model = load_exported(manifest, checkpoint, video)
-    return spec, model, gather_for(model, video, mask=spec.mask)
+    how, few = (model.config, model.preprocessing), is_costly(model)
+    return spec, model, gather_inputs(video, *how, mask=spec.mask, few=few)

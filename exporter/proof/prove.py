@@ -42,6 +42,7 @@ from model.preprocessing import Preprocessing
 
 # Relative L2 in float64: far above rounding errors, far below the effect of any mistake.
 REWRITE_LIMIT = 1e-9
+_COSTLY_FLOPS = 2e10  # of a clip
 
 
 def rewrite_proven(job: Job, stage: Stage, targets: Collection[str], exact: Runner) -> Rewritten:
@@ -179,6 +180,11 @@ def find_unknown(
     if calibration is not None:
         unknown += wrong_scales(graph, calibration.clips.arrays)
     return unknown
+
+
+def is_costly(model: VideoClassifier) -> bool:
+    """Whether a proof of a model on all synthetic inputs takes minutes on a laptop."""
+    return measure(model).flops > _COSTLY_FLOPS
 
 
 def _compared(model: VideoClassifier, inputs: Inputs) -> tuple[int, ...]:

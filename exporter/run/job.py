@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +11,9 @@ from typing import Any
 from exporter.inputs.clips import Inputs, gather_calibration, gather_inputs
 from exporter.inputs.dataset import Dataset, open_dataset
 from exporter.precision import Ranges, observe_ranges
-from exporter.rewrite.measure import measure
 from exporter.run.stages import Stage, Stages
 from exporter.spec import ExportSpec
 from model.classifier import VideoClassifier
-
-# Of a clip: from here on, a proof on the whole synthetic set takes minutes on a laptop.
-_FLOPS_OF_FEW = 2e10
 
 # A context that is entered while latency is measured.
 Measuring = Callable[[], AbstractContextManager[object]]
@@ -54,8 +50,13 @@ def gather(
     stages: Stages,
     stage: Stage,
     measuring: Measuring,
+    *,
+    few: bool,
 ) -> Job:
-    """Read all clips of the export now, so that a bad clip fails before the long stages."""
+    """Read all clips of the export now, so that a bad clip fails before the long stages.
+
+    `few` chooses the synthetic clips, as for `gather_inputs`.
+    """
 
     def on_clip(name: str) -> None:
         stage.progress(None, name)
@@ -63,7 +64,8 @@ def gather(
     dataset = None
     if spec.eval:
         dataset = open_dataset(spec.eval, model.task, model.config, model.labels)
-    inputs = gather_for(model, spec.video, mask=spec.mask, on_clip=on_clip)
+    how = (model.config, model.preprocessing)
+    inputs = gather_inputs(spec.video, *how, mask=spec.mask, few=few, on_clip=on_clip)
     stage.detail = f"{len(spec.video)} real, {len(inputs.names) - len(spec.video)} synthetic"
     calibration = calibrate(spec, model, spec.precision, on_clip)
     if calibration:
@@ -80,23 +82,6 @@ def gather(
         stages=stages,
         measuring=measuring,
     )
-
-
-def gather_for(
-    model: VideoClassifier,
-    videos: Sequence[Path],
-    *,
-    mask: bool,
-    on_clip: Callable[[str], None] = lambda name: None,
-) -> Inputs:
-    """Read the clips that a model is proven on, and add the synthetic set that fits its cost.
-
-    Raises:
-        VideoError: if a clip cannot be read.
-    """
-    few = measure(model).flops > _FLOPS_OF_FEW
-    how = (model.config, model.preprocessing)
-    return gather_inputs(videos, *how, mask=mask, few=few, on_clip=on_clip)
 
 
 def calibrate(

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from exporter.files.manifest import read_manifest
 from exporter.inputs.clip_list import one_or_more
+from exporter.inputs.clips import gather_inputs
 from exporter.load import load_exported, resolve
 from exporter.predict import Card
-from exporter.proof.prove import describe_model, make_references, make_structures
+from exporter.proof.prove import describe_model, is_costly, make_references, make_structures
 from exporter.proof.runtimes import judge_runtimes
 from exporter.proof.structure import judge_structures
 from exporter.results import Report
-from exporter.run.job import calibrate, gather_for
+from exporter.run.job import calibrate
 from exporter.run.stages import OnProgress, Stages, no_progress
 from exporter.target.described import check_described
 from exporter.target.runtimes import open_runtimes
@@ -52,7 +53,8 @@ def prove_again(
         spec, model = load_exported(manifest, Path(checkpoint) if checkpoint else None, clips)
         check_described(directory, Card.of(directory, manifest), describe_model(model))
     with stages.run("inputs"):
-        inputs = gather_for(model, clips, mask=spec.mask)
+        how, few = (model.config, model.preprocessing), is_costly(model)
+        inputs = gather_inputs(clips, *how, mask=spec.mask, few=few)
         calibration = calibrate(spec, model, spec.precision)
     with ExitStack() as resources, stages.run("parity") as stage, unproven():
         opened = open_runtimes(directory, manifest, resources, for_proof=True)
