@@ -15,6 +15,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from exporter.graph.nodes import hash_nodes
+
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 # The types of numbers, indices and conditions: a cast to them is a part of the function.
 _WHOLE = (
@@ -24,6 +26,7 @@ _WHOLE = (
 )
 _HASH = 16  # digits of a hash
 _CASTS = ""  # the entry of hashes that says that casts are among them: no value has that name
+_NODES = "(nodes)"  # the entry of hashes with that of all nodes
 _LEAST_LEVEL = 62  # the largest weight of a channel has the level 63, 64 or 127, see `quantize`
 
 
@@ -114,7 +117,8 @@ def hash_weights(model: onnx.ModelProto) -> dict[str, str]:
     """Give the first digits of the SHA-256 of each initializer: of its type, shape and values.
 
     Beside these each value that is rounded to 8 bits has the hashes of its scale and zero point,
-    and each value that is cast to a real type has that type.
+    and each value that is cast to a real type has that type. One hash is that of all nodes: what
+    they compute in float64, on the inputs of a proof, does not show all that they do.
     """
     weights = {weight.name: _digest(weight) for weight in model.graph.initializer}
     rounded = {
@@ -122,17 +126,17 @@ def hash_weights(model: onnx.ModelProto) -> dict[str, str]:
         for node in _rounding(model)
     }
     casts = {node.output[0]: f"{node.input[0]} as {kind}" for node, kind in _casts(model)}
-    return weights | rounded | casts | {_CASTS: ""}
+    return weights | rounded | casts | {_CASTS: "", _NODES: hash_nodes(model)[:_HASH]}
 
 
 def changed_weights(model: onnx.ModelProto, expected: Mapping[str, str]) -> list[str]:
     """List what was changed, added or removed since it was hashed."""
     got = hash_weights(model)
-    left_out: set[str] = set()
-    if _CASTS not in expected:  # of an older version, which did not hash them
-        left_out = {_CASTS, *(node.output[0] for node, _ in _casts(model))}
+    left_out = {_NODES} - expected.keys()  # of an older version, which did not hash them
+    if _CASTS not in expected:  # of one still older
+        left_out |= {_CASTS, *(node.output[0] for node, _ in _casts(model))}
         rounded = {node.output[0] for node in _rounding(model)}
-        if rounded.isdisjoint(expected):  # of one still older, which hashed initializers alone
+        if rounded.isdisjoint(expected):  # of the first, which hashed initializers alone
             left_out |= rounded
     got = {name: digest for name, digest in got.items() if name not in left_out}
     return sorted(name for name in {*got, *expected} if got.get(name) != expected.get(name))

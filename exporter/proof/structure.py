@@ -154,7 +154,7 @@ def _judge(
     reason = ""  # what no rounding explains
     if changed := changed_weights(model, structure.weights):
         names = listed(changed, _SHOWN)
-        reason = f"{graph.name} has other weights or types than at export: {names}"
+        reason = f"{graph.name} has other weights, types or nodes than at export: {names}"
     elif structure.unknown:
         names = listed(structure.unknown, _SHOWN)
         what = "weights or types that the model does not have, or scales that do not fit its values"

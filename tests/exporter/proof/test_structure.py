@@ -152,9 +152,9 @@ def test_a_value_that_is_rounded_by_the_scale_of_another_is_named():
     for node in other.graph.node[:2]:
         node.input[1] = "b"
     assert changed_weights(one, hash_weights(one)) == []
-    assert changed_weights(other, hash_weights(one)) == ["q"]
+    assert changed_weights(other, hash_weights(one)) == ["(nodes)", "q"]
     without = graph([("Identity", ["x"], ["y"], {})], scales)
-    assert changed_weights(without, hash_weights(one)) == ["q", "r"]
+    assert changed_weights(without, hash_weights(one)) == ["(nodes)", "q", "r"]
     of_an_older_version = {name: hash_weights(one)[name] for name in scales}
     assert changed_weights(one, of_an_older_version) == []
 
@@ -169,12 +169,17 @@ def test_a_value_that_is_cast_to_another_type_is_named():
     one = cast_through(TensorProto.FLOAT16, TensorProto.FLOAT)
     other = cast_through(TensorProto.BFLOAT16, TensorProto.FLOAT)
     assert changed_weights(one, hash_weights(one)) == []
-    assert changed_weights(other, hash_weights(one)) == ["c0"]
-    assert changed_weights(graph([("Identity", ["x"], ["y"], {})], {}), hash_weights(one)) == [
-        "c0",
-        "y",
-    ]
+    assert changed_weights(other, hash_weights(one)) == ["(nodes)", "c0"]
+    without = graph([("Identity", ["x"], ["y"], {})], {})
+    assert changed_weights(without, hash_weights(one)) == ["(nodes)", "c0", "y"]
     assert changed_weights(one, {}) == []  # of an older version, which did not hash casts
+
+
+def test_another_operator_is_named_though_no_weight_differs():
+    one, other = (graph([(op, ["x"], ["y"], {})], {"a": W}) for op in ("Identity", "Relu"))
+    assert changed_weights(other, hash_weights(one)) == ["(nodes)"]
+    of_an_older_version = {n: h for n, h in hash_weights(one).items() if n != "(nodes)"}
+    assert changed_weights(one, of_an_older_version) == []
 
 
 @pytest.mark.parametrize(

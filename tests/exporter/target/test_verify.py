@@ -170,7 +170,8 @@ def test_a_changed_graph_with_its_hash_fails_the_proof(directory, mend):
     row, structure = verify(directory).parity
     assert (row.verdict, structure.verdict) == ("fail", "fail")
     assert (
-        structure.reason == "model.onnx has other weights or types than at export: to_out.fn.bias"
+        structure.reason
+        == "model.onnx has other weights, types or nodes than at export: to_out.fn.bias"
     )
 
 
