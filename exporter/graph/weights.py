@@ -26,8 +26,10 @@ _WHOLE = (
 )
 _HASH = 16  # digits of a hash
 _CASTS = ""  # the entry of hashes that says that casts are among them: no value has that name
+_NOTHING = 127 * float(np.finfo(np.float32).tiny)  # no step of float32 holds a weight below
 _NODES = "(nodes)"  # the entry of hashes with that of all nodes
 _LEAST_LEVEL = 62  # the largest weight of a channel has the level 63, 64 or 127, see `quantize`
+LEAST_STEP = 2.0**-24  # the least number of fp16: a channel of such steps holds fp16 exactly
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +52,14 @@ class Stored:
     def shape(self) -> tuple[int, ...]:
         """The axes longer than 1."""
         return tuple(size for size in self.values.shape if size != 1)
+
+    def spans(self, values: np.ndarray) -> bool:
+        """Whether the steps are small enough for the largest of these values in each channel."""
+        within = self.steps.shape or (1,) * values.ndim
+        axes = tuple(axis for axis, size in enumerate(within) if size == 1)
+        largest = np.abs(values).max(axes, keepdims=True)
+        fine = (largest >= _LEAST_LEVEL * self.steps) | (self.steps == LEAST_STEP)
+        return bool((fine | (largest <= _NOTHING)).all())
 
 
 def find_stored(model: onnx.ModelProto) -> list[Stored]:
@@ -91,14 +101,7 @@ def along_axis(
 
 def coarse_weights(model: onnx.ModelProto) -> tuple[str, ...]:
     """Name the stored weights with a channel whose steps are too large for its largest weight."""
-    found = []
-    for one in find_stored(model):
-        levels = np.abs(one.values) / one.steps
-        within = one.steps.shape or (1,) * levels.ndim
-        largest = levels.max(tuple(axis for axis, size in enumerate(within) if size == 1))
-        if ((largest > 0) & (largest < _LEAST_LEVEL)).any():
-            found.append(one.name)
-    return tuple(found)
+    return tuple(one.name for one in find_stored(model) if not one.spans(one.values))
 
 
 def foreign_casts(model: onnx.ModelProto, precision: str) -> tuple[str, ...]:

@@ -177,11 +177,11 @@ class _Recorder(TorchFunctionMode):
         array = laid_out.double().numpy() if alike else None
         for one in alike:
             assert array is not None
-            distance = np.abs(array.reshape(one.values.shape) - one.values)
-            if (distance <= _HALF_STEP * one.steps).all():
+            exact = array.reshape(one.values.shape)
+            if (np.abs(exact - one.values) <= _HALF_STEP * one.steps).all() and one.spans(exact):
                 self._found.add(one.name)
-                exact = torch.from_numpy(one.values).reshape(laid_out.shape)
-                return exact.mT if laid_out is not weight else exact
+                held = torch.from_numpy(one.values).reshape(laid_out.shape)
+                return held.mT if laid_out is not weight else held
         return None
 
 

@@ -20,7 +20,15 @@ import onnx
 from onnx import numpy_helper
 
 from exporter.errors import OnnxError
-from exporter.to_onnx.int8_products import FORMS, PRODUCTS, Form, choose_products, find_faster
+from exporter.to_onnx.int8_products import (
+    FORMS,
+    PRODUCTS,
+    Form,
+    choose_products,
+    find_faster,
+    find_vanished,
+)
+from exporter.to_onnx.small_steps import set_small_steps
 from model.config import ConfigError, check_choice
 
 
@@ -81,8 +89,14 @@ def quantize(
     if FORMS[form].split_bias:
         _split_bias(model.graph, chosen)
     quantised = copy.deepcopy(model)
-    if chosen:  # with an empty list of names, the quantiser would quantise every node
+    while chosen:  # with an empty list of names, the quantiser would quantise every node
         quantised = _run_library(model, _batches(model, calibration), FORMS[form], chosen)
+        vanished = find_vanished(quantised.graph, linear, chosen)
+        if not vanished:
+            break
+        quantised, chosen = copy.deepcopy(model), chosen - vanished
+        linear = [node for node in linear if node.name not in vanished]
+    set_small_steps(quantised.graph, model.graph)
     _restore(quantised, model, chosen)
     stored = _store(quantised.graph, [node for node in linear if node.name not in chosen])
     try:

@@ -206,6 +206,31 @@ def test_weights_stored_in_fewer_bits_are_named(bits, expected, zero):
     assert coarse_weights(made) == expected
 
 
+@pytest.mark.parametrize(("step", "expected"), [(0.0, ()), (1.0, ("l",))])
+def test_a_channel_of_zeros_holds_no_small_weights(step, expected):
+    """A step of 1 rounds all of them to 0, each by less than half a step."""
+    weight = np.array([[0.004, 0.5], [-0.002, 0.25]], np.float32)  # (i, o)
+    steps = np.maximum(np.abs(weight).max(0) / 127, [step, 0]).astype(np.float32)
+    levels = np.round(weight / steps).astype(np.int8)
+    nodes = [
+        ("DequantizeLinear", ["l", "s"], ["w"], {"axis": 1}),
+        ("MatMul", ["x", "w"], ["y"], {}),
+    ]
+    linear = torch.nn.Linear(2, 2, bias=False)
+    linear.weight.data = torch.from_numpy(weight.T.copy())
+    clips = {"x": np.ones((1, 2), np.float32)}
+    with ExactModel(linear, clips, graph(nodes, {"l": levels, "s": steps})) as exact:
+        assert exact.unknown == expected
+
+
+def test_a_channel_with_the_least_step_of_fp16_holds_its_weights_exactly():
+    steps = np.array([2.0**-24, 1.0], np.float16)
+    arrays = {"l": np.array([[3, 0], [-5, 127]], np.int8), "s": steps}
+    (one,) = find_stored(graph([("DequantizeLinear", ["l", "s"], ["w"], {"axis": 1})], arrays))
+    assert one.spans(one.values)
+    assert not one.spans(0.4 * one.values)
+
+
 @pytest.mark.parametrize(
     ("count", "sizes", "expected"),
     [(3, [1], [[0], [1], [2]]), (3, [1, 2, 4], [[0], [1, 2], [0, 1, 2, 0]])],

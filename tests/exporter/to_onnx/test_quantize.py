@@ -16,6 +16,7 @@ from onnx import numpy_helper
 from exporter.errors import OnnxError
 from exporter.graph.modules import module_scopes, read_module_outputs
 from exporter.inputs.synthetic import synthetic_inputs
+from exporter.precision import in_precision
 from exporter.runners.onnxruntime import OnnxRuntimeRunner
 from exporter.spec import BatchProfile
 from exporter.to_engine.build import build_engine
@@ -500,3 +501,22 @@ def test_a_wrong_argument_gives_an_error_of_one_line(exported, tmp_path, argumen
 def test_the_map_of_modules_is_json_and_names_the_patch_embedding(int8):
     noted = {entry.key: entry.value for entry in onnx.load(int8()[0]).metadata_props}
     assert "project_in" in json.loads(noted["tsformer.modules"])
+
+
+@pytest.mark.slow
+def test_small_fp16_activations_stay_in_fp16(tmp_path):
+    """Their step is no normal number of fp16: the quantiser would take 1, and round all to 0."""
+    model = make("regular")
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.LayerNorm):
+                module.weight *= 1e-3
+    half = write(tmp_path / "half.onnx", in_precision(model, "fp16"))
+    made = quantize(half, tmp_path / "int8.onnx", {"video": clips()}, form="tensorrt")
+    graph = Graph(tmp_path / "int8.onnx")
+    rounded = [node for node in graph.nodes if node.op_type == "QuantizeLinear"]
+    assert all(graph.weights[node.input[1]] != 1 for node in rounded)
+    assert 0 < made.kept < made.products + made.kept
+    check_onnx(tmp_path / "int8.onnx")
+    inputs = {"video": clips(1)}
+    assert distance(run(half, inputs), run(tmp_path / "int8.onnx", inputs, "tensorrt")) < BOUND
