@@ -55,6 +55,15 @@ def rounded_modules(model: nn.Module) -> dict[str, nn.Module]:
     return {path: module for path, module in model.named_modules() if isinstance(module, Rounded)}
 
 
+def halved_modules(model: nn.Module) -> list[str]:
+    """The paths of the modules that are in lower precision."""
+    return [
+        path
+        for path, module in rounded_modules(model).items()
+        if any(tensor.dtype in LOWER for tensor in (*module.parameters(), *module.buffers()))
+    ]
+
+
 def lower_precision(model: nn.Module, dtype: torch.dtype, keep: Sequence[str] = ()) -> list[str]:
     """Cast the `Rounded` modules of a model to `dtype`, in place, except the modules to keep.
 

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from exporter.graph.weights import FLOATS, along_axis
 
 # Before opset 20 a graph writes Gelu as its equation; these constants are rounded there.
-_OF_GELU = (math.sqrt(2), math.sqrt(0.5), math.sqrt(2 / math.pi))
+OF_GELU = (math.sqrt(2), math.sqrt(0.5), math.sqrt(2 / math.pi))
 
 
 def raise_graph(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -89,7 +89,7 @@ def _as_double(tensor: TensorProto) -> TensorProto:
     array = numpy_helper.to_array(tensor)
     exact = array.astype(np.float64)
     if array.size == 1:
-        for number in _OF_GELU:
+        for number in OF_GELU:
             if array.item() == np.float64(number).astype(array.dtype).item():
                 exact = np.full(array.shape, number)
     return numpy_helper.from_array(exact, tensor.name)

@@ -7,7 +7,7 @@ out, so that no fault of structure shows it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from exporter.graph.nodes import hash_nodes
+from exporter.graph.view import GraphView
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 # The types of numbers, indices and conditions: a cast to them is a part of the function.
@@ -25,11 +26,11 @@ _WHOLE = (
     *(TensorProto.BOOL, TensorProto.STRING),
 )
 _HASH = 16  # digits of a hash
-_CASTS = ""  # the entry of hashes that says that casts are among them: no value has that name
 _NOTHING = 127 * float(np.finfo(np.float32).tiny)  # no step of float32 holds a weight below
+_CASTS = ""  # the entry of hashes that says that casts are among them: no value has that name
 _NODES = "(nodes)"  # the entry of hashes with that of all nodes
-_LEAST_LEVEL = 62  # the largest weight of a channel has the level 63, 64 or 127, see `quantize`
 LEAST_STEP = 2.0**-24  # the least number of fp16: a channel of such steps holds fp16 exactly
+_LEAST_LEVEL = 62  # the largest weight of a channel has the level 63, 64 or 127, see `quantize`
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +117,25 @@ def foreign_casts(model: onnx.ModelProto, precision: str) -> tuple[str, ...]:
     return tuple(node.output[0] for node, kind in _casts(model) if kind not in known)
 
 
+def casts_outside(model: onnx.ModelProto, modules: Collection[str]) -> tuple[str, ...]:
+    """Name the values that are cast to half precision outside of the modules that compute in it.
+
+    Where most modules stay in float32, the tolerance of the precision has room for such a cast.
+
+    Args:
+        model: A graph.
+        modules: The paths of these modules.
+    """
+    halves = [node for node, kind in _casts(model) if kind in FLOATS[1:]]
+    view = GraphView(model) if halves else None
+    inside = tuple(f"{path}." for path in modules)
+    return tuple(
+        node.output[0]
+        for node in halves
+        if view is not None and not f"{view.module(node)}.".startswith(inside)
+    )
+
+
 def hash_weights(model: onnx.ModelProto) -> dict[str, str]:
     """Give the first digits of the SHA-256 of each initializer: of its type, shape and values.
 
@@ -188,6 +208,18 @@ def real_weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
         for weight in model.graph.initializer
         if weight.data_type in FLOATS and weight.name not in apart
     }
+
+
+def real_numbers(model: onnx.ModelProto) -> dict[str, float]:
+    """Give the initializers of one real number, without the scales of values of 8 bits."""
+    scales = {
+        name
+        for node in model.graph.node
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+        for name in node.input[1:]
+    }
+    numbers = {name: array for name, array in real_weights(model).items() if array.size == 1}
+    return {name: array.item() for name, array in numbers.items() if name not in scales}
 
 
 def _multiset(array: np.ndarray) -> tuple[int, int]:

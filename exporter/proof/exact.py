@@ -11,6 +11,7 @@ the same steps in float64 with the recorded constants.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,9 +23,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from exporter.graph.weights import Stored, Values, find_stored, real_weights
+from exporter.graph.weights import Stored, Values, find_stored, real_numbers, real_weights
+from exporter.proof.numbers import Numbers, numbers_of
 from exporter.runners.base import Arrays, Closing, check_inputs
 from model.classifier import VideoClassifier
+from model.precision import halved_modules
 
 _CASTS = {
     Tensor.to,
@@ -52,6 +55,9 @@ class ExactModel(Closing):
 
     Attributes:
         unknown: The initializers of the graph that no tensor of the model has the values of.
+        foreign_numbers: Those of one number that no step of the model takes.
+        functions: How often a run calls each torch function on activations, by its name.
+        halves: The paths of the modules that compute in half precision.
     """
 
     name, device, precision, threads = "eager", "cpu", "fp64", 1
@@ -64,13 +70,19 @@ class ExactModel(Closing):
         }
         weights = real_weights(graph)
         self._recorded = recorder = _Recorder(Values(weights.values()), find_stored(graph))
+        self.functions = recorder.functions
+        self.halves = halved_modules(model)
         with torch.inference_mode(), recorder:
             model(*_live(example, torch.float32))
         tensors = (x for x in (*model.parameters(), *model.buffers()) if x.is_floating_point())
         held = Values([*map(_without_copies, tensors), *recorder.taken])
+        numbers = Numbers(recorder.numbers)
         self.unknown = (
             *recorder.not_found,
             *(name for name, array in weights.items() if array not in held),
+        )
+        self.foreign_numbers = tuple(
+            name for name, number in real_numbers(graph).items() if number not in numbers
         )
 
     def close(self) -> None:  # noqa: D102
@@ -94,6 +106,8 @@ class _Recorder(TorchFunctionMode):
         taken: The values of the tensors among them.
         in_graph: Which of the steps of constants alone the graph computes in each run.
         stored: The stored weights of such steps, which take the place of their second argument.
+        functions: How often each function was called on activations, by its name.
+        numbers: The numbers that any step takes.
     """
 
     def __init__(self, held: Values, stored: Sequence[Stored]) -> None:
@@ -103,6 +117,8 @@ class _Recorder(TorchFunctionMode):
         self.taken: list[np.ndarray] = []
         self.in_graph: set[int] = set()
         self.stored: dict[int, Tensor] = {}
+        self.functions: Counter[str] = Counter()
+        self.numbers: set[float] = set()
         self._constant_steps = 0
 
     @property
@@ -119,7 +135,10 @@ class _Recorder(TorchFunctionMode):
     ) -> Any:  # noqa: ANN401  # whatever the function gives
         leaves = tree_leaves((args, kwargs or {}))
         output = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        self.numbers.update(numbers_of(name, leaves))
         if any(map(_is_live, leaves)):
+            self.functions[name] += 1
             if func not in _CASTS and any(map(_is_constant, leaves)):
                 dtype = _type_of(leaves)
                 self.steps.append(

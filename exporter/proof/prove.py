@@ -14,7 +14,8 @@ import onnx
 from exporter.errors import OnnxError
 from exporter.files.manifest import MODULE
 from exporter.files.reference import REFERENCE, KeptReference, Structure, write_reference
-from exporter.graph.weights import coarse_weights, foreign_casts, hash_weights
+from exporter.graph.operators import foreign_operators
+from exporter.graph.weights import casts_outside, coarse_weights, foreign_casts, hash_weights
 from exporter.inputs.clips import Inputs
 from exporter.inputs.kept import describe_inputs
 from exporter.precision import REST_OF_INT8, Int8, in_precision, observe_ranges
@@ -166,17 +167,20 @@ def find_unknown(
     precision: str | None,
     calibration: Calibration | None,
 ) -> tuple[str, ...]:
-    """Name the weights, types and scales of a graph that its export would not have made.
+    """Name the weights, types, operators and scales of a graph that no export of its model makes.
 
     Args:
         exact: The model of the graph.
         graph: The graph.
-        precision: That in which the model was traced; None leaves out the types.
+        precision: That in which the model was traced; None leaves out numbers, types
+            and operators.
         calibration: The clips whose activations the scales of an int8 graph span.
     """
     unknown = exact.unknown + coarse_weights(graph)
     if precision is not None:
-        unknown += foreign_casts(graph, precision)
+        unknown += exact.foreign_numbers + foreign_casts(graph, precision)
+        unknown += casts_outside(graph, exact.halves)
+        unknown += foreign_operators(graph, exact.functions, int8=calibration is not None)
     if calibration is not None:
         unknown += wrong_scales(graph, calibration.clips.arrays)
     return unknown

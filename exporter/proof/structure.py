@@ -157,6 +157,6 @@ def _judge(
         reason = f"{graph.name} has other weights, types or nodes than at export: {names}"
     elif structure.unknown:
         names = listed(structure.unknown, _SHOWN)
-        what = "weights or types that the model does not have, or scales that do not fit its values"
+        what = "weights, types or operators of no export, or scales that do not fit its values"
         reason = f"{graph.name} has {what}: {names}"
     return [replace(row, verdict="fail", reason=reason) for row in rows] if reason else rows

@@ -209,6 +209,21 @@ def test_several_inputs_and_outputs_keep_their_names_and_are_proven(tmp_path):
     ]
 
 
+class Bent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(torch.nn.functional.hardswish(x).clamp(0, 2).round() + x)
+
+
+def test_a_module_may_cut_and_round_with_numbers_of_its_own(tmp_path):
+    x = torch.randn(8, 4, generator=torch.manual_seed(0))
+    result = export_module(Bent(), {"x": x}, tmp_path / "out", QUICK)
+    assert result.verdict == "pass"
+
+
 class Coupled(nn.Module):
     def forward(self, x):
         return x - x.mean(0)

@@ -33,6 +33,7 @@ from exporter.inputs.clips import Inputs
 from exporter.pipeline import export
 from exporter.precision import in_precision
 from exporter.proof.exact import ExactModel
+from exporter.proof.prove import find_unknown
 from exporter.proof.rows import in_growing_batches
 from exporter.proof.structure import compared_inputs, structures_of
 from exporter.runners.exact import ExactRunner
@@ -229,6 +230,62 @@ def test_a_channel_with_the_least_step_of_fp16_holds_its_weights_exactly():
     (one,) = find_stored(graph([("DequantizeLinear", ["l", "s"], ["w"], {"axis": 1})], arrays))
     assert one.spans(one.values)
     assert not one.spans(0.4 * one.values)
+
+
+def kept_model():
+    torch.manual_seed(0)
+    model = FastTimeSformer(2, 3, 32, 32, 3, dim=24, dim_head=12, depth=2, attn_mechanism="regular")
+    return in_precision(model.eval(), "bf16", [r"blocks\.1\..*"])
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """Give a model with the last block in float32, its graph and one clip."""
+    model, clip = kept_model(), torch.zeros(1, 2, 3, 32, 32)
+    path = tmp_path_factory.mktemp("kept") / "model.onnx"
+    export_onnx(model, {"video": clip}, path, opset=22)
+    return model, onnx.load(path), {"video": clip.numpy()}
+
+
+def insert_after(graph, value, *nodes):
+    """Insert operators `(op, attributes)` between a value and its readers."""
+    place = next(i for i, node in enumerate(graph.node) if value in node.output)
+    graph.node[place].output[:] = ["inner"]
+    names = ["inner", *(f"planted_{i}" for i in range(len(nodes) - 1)), value]
+    for i, (op, given, attributes) in enumerate(nodes):
+        made = helper.make_node(op, [names[i], *given], [names[i + 1]], **attributes)
+        graph.node.insert(place + 1 + i, made)
+
+
+def last_softmax(graph):
+    return [node.output[0] for node in graph.node if node.op_type == "Softmax"][-1]
+
+
+ROUND = [("Cast", [], {"to": TensorProto.BFLOAT16}), ("Cast", [], {"to": TensorProto.FLOAT})]
+BEND = [("Relu", [], {})]
+SHIFT = [("Add", ["eight"], {}), ("Sub", ["eight"], {})]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("planted", "expected"),
+    [
+        ([], "()"),
+        (ROUND, "('planted_0',)"),
+        (BEND, "('Relu softmax_3',)"),
+        (SHIFT, "('eight',)"),
+    ],
+)
+def test_a_step_that_float64_does_not_show_is_named(kept, planted, expected):
+    model, made, clips = kept
+    changed = onnx.ModelProto()
+    changed.CopyFrom(made)
+    if planted:
+        insert_after(changed.graph, last_softmax(changed.graph), *planted)
+    if planted is SHIFT:
+        changed.graph.initializer.append(numpy_helper.from_array(np.float32(8), "eight"))
+    with ExactModel(model, clips, changed) as exact:
+        assert str(find_unknown(exact, changed, "bf16", None)) == expected
 
 
 @pytest.mark.parametrize(

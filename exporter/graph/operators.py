@@ -1,0 +1,93 @@
+"""The operators of a graph that cut, choose or round where its model does not.
+
+Two smooth functions that agree on many inputs agree on all. A step that cuts, chooses or rounds may
+act on other inputs alone: on values that those of a proof do not reach, or in a clip that meets a
+condition. So a graph must not have more of these steps than its model.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import onnx
+
+from exporter.graph.view import STANDARD, subgraphs
+
+# Operator -> the name of the torch function that makes it.
+_MADE_BY: Mapping[str, str] = {
+    "ReduceMax": "amax",
+    "Relu": "relu",
+    "Selu": "selu",
+    "Where": "where",
+}
+# No model of this package has one of these on values that depend on the clip.
+_FOREIGN = frozenset((
+    "Abs", "And", "ArgMax", "ArgMin", "Bernoulli", "BitCast", "BitShift", "BitwiseAnd",
+    "BitwiseNot", "BitwiseOr", "BitwiseXor", "CastLike", "Ceil", "Celu", "Clip", "Compress",
+    "Dropout", "DynamicQuantizeLinear", "Elu", "Equal", "Floor", "Greater", "GreaterOrEqual",
+    "HardSigmoid", "HardSwish", "Hardmax", "If", "IsInf", "IsNaN", "LeakyRelu", "Less",
+    "LessOrEqual", "Loop", "LpNormalization", "LpPool", "Max", "MaxPool", "Min", "Mod",
+    "Multinomial", "NonMaxSuppression", "NonZero", "Not", "OneHot", "Or", "PRelu",
+    "RandomNormalLike", "RandomUniformLike", "ReduceL1", "ReduceMin", "Resize", "RoiAlign",
+    "Round", "Scan", "ScatterND", "Shrink", "Sign", "ThresholdedRelu", "TopK", "Unique", "Xor",
+))  # fmt: skip
+_SHAPES = ("Shape", "Size")
+_ROUNDING = "QuantizeLinear"
+_PRODUCTS = ("MatMul", "Gemm", "Conv")
+
+
+def foreign_operators(
+    model: onnx.ModelProto, functions: Mapping[str, int], *, int8: bool
+) -> tuple[str, ...]:
+    """Name the values of operators that cut, choose or round, and that no step of a model makes.
+
+    Args:
+        model: A graph.
+        functions: How often the model calls each torch function in a run, by its name.
+        int8: Whether products take values of 8 bits.
+    """
+    rounded = _inputs_of_products(model) if int8 else set[str]()
+    found, counts = list[str](), Counter[str]()
+    for node in _of_the_clip(model):
+        counts[node.op_type] += 1
+        most = functions.get(_MADE_BY.get(node.op_type, ""), 0)
+        is_foreign = (
+            node.domain not in STANDARD
+            or node.op_type in _FOREIGN
+            or (node.op_type in _MADE_BY and counts[node.op_type] > most)
+            or (node.op_type == _ROUNDING and node.output[0] not in rounded)
+        )
+        if is_foreign:
+            found.append(f"{node.op_type} {node.output[0]}")
+    return tuple(found)
+
+
+def _of_the_clip(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """List the nodes that take values of the clip, and not its shape alone."""
+    weights = {weight.name for weight in model.graph.initializer}
+    live = {value.name for value in model.graph.input} - weights
+    found = []
+    for node in model.graph.node:
+        branches = any(graph for entry in node.attribute for graph in subgraphs(entry))
+        if node.op_type not in _SHAPES and (branches or not live.isdisjoint(node.input)):
+            live.update(node.output)
+            found.append(node)
+    return found
+
+
+def _inputs_of_products(model: onnx.ModelProto) -> set[str]:
+    """Find the rounded values that products with a stored weight take, and nothing else."""
+    weights = {weight.name for weight in model.graph.initializer}
+    restored = {
+        node.output[0]: node.input[0]
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear"
+    }
+    taken, others = set[str](), set[str]()
+    for node in model.graph.node:
+        stored = any(restored.get(name) in weights for name in node.input[1:2])
+        of_product = node.op_type in _PRODUCTS and stored
+        taken |= {restored[name] for name in node.input[: int(of_product)] if name in restored}
+        others |= {restored[name] for name in node.input[int(of_product) :] if name in restored}
+    return taken - others
