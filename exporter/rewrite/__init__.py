@@ -27,6 +27,7 @@ from exporter.rewrite.rules.fold_pixels import fold_pixels
 from exporter.rewrite.rules.frame_weights import frame_weights
 from exporter.rewrite.rules.heads_first import heads_first
 from exporter.rewrite.rules.join_feed_forward import join_feed_forward
+from exporter.rewrite.rules.join_groups import join_groups
 from exporter.rewrite.rules.one_product import one_product
 from exporter.rewrite.rules.pooled_rotation import pooled_rotation
 from exporter.rewrite.rules.sum_pools import sum_pools
@@ -51,6 +52,7 @@ REWRITES: Mapping[str, Rewrite[Any]] = {
         cut_attention,
         cut_feed_forward,
         join_feed_forward,
+        join_groups,  # after the rules that replace the attention
         fold_pixels,
     )
 }

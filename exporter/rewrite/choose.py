@@ -22,10 +22,8 @@ from model.precision import rounded_modules
 # Precision -> the rewrites that suit OpenVINO; a precision without an entry takes those of ONNX
 # Runtime. OpenVINO computes bf16 and fp16 from a float32 graph. It fuses a plain attention, and the
 # other rewrites break that fusion.
-OPENVINO: Mapping[str, frozenset[str]] = {
-    "bf16": frozenset({"class_token", "fold_fc", "fold_pixels"}),
-    "fp16": frozenset({"class_token", "fold_fc", "fold_pixels"}),
-}
+_IN_HALF = frozenset({"class_token", "fold_fc", "few_features", "join_groups", "fold_pixels"})
+OPENVINO: Mapping[str, frozenset[str]] = {"bf16": _IN_HALF, "fp16": _IN_HALF}
 
 
 def rewrite_for_export(

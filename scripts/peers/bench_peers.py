@@ -6,6 +6,8 @@ r"""Time our exported graphs against their peers in pairs, and give an interval 
     python scripts/peers/bench_peers.py --mechanisms performer fastformer \
         --peers ours/onnxruntime@regular                            one mechanism against another
     python scripts/peers/bench_peers.py --model vit --precision int8      the base model, 8 x 224 px
+    python scripts/peers/bench_peers.py --ours half/openvino-bf16 \
+        --peers published/eager published/eager-bf16                a CPU with bf16
 
 A side is SOURCE/RUNTIME. It has the mechanism of the pair unless @MECHANISM follows. The sources:
 
@@ -14,10 +16,11 @@ A side is SOURCE/RUNTIME. It has the mechanism of the pair unless @MECHANISM fol
     plain       our eager model; its ONNX graph comes from torch's own exporter
     ours        the graph that tsformer exports
     uncut       the same without some rewrites; OpenVINO runs it faster at small sizes
+    half        the graph that tsformer exports for OpenVINO in bf16
 
-The runtimes: eager, onnxruntime, openvino, and torch.compile under four names. `compile` has
-default options. `frozen` has inductor's freezing. `unmatched` omits inductor's pattern matcher,
-which can fail. `frozen-unmatched` has freezing and no pattern matcher.
+The runtimes: eager, eager-bf16 (autocast), onnxruntime, openvino, openvino-bf16, and torch.compile
+under four names. `compile` has default options. `frozen` has inductor's freezing. `unmatched` omits
+inductor's pattern matcher, which can fail. `frozen-unmatched` has freezing and no pattern matcher.
 
 Each pair runs in one or more processes of its own. A process runs the two sides in turn. A ratio
 is the peer's seconds divided by ours: above 1, ours is faster. A pair with a side that is missing

@@ -15,6 +15,7 @@ What this CPU cannot run is a row too. The sets:
     few        the rewrites that leave attention as it is: `class_token` and `fold_fc`
     cpu        the layout of ONNX Runtime
     uncut      the same without the pieces and sums for the caches of a CPU
+    openvino   the layout that an export takes for OpenVINO
     - NAME     cpu, without one rule
     + NAME     few, with one more rule
 
@@ -61,7 +62,7 @@ from model import FastTimeSformer
 from model.config import MECHANISM_NAMES
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "layouts.json"
-SETS = ("none", "few", "cpu", "uncut", "all")
+SETS = ("none", "few", "cpu", "uncut", "openvino", "all")
 FEW = {"class_token", "fold_fc"}
 PIECES = {"fold_norm", "bias_apart", "cut_attention", "cut_feed_forward"}
 FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
@@ -91,6 +92,9 @@ class Cell:
         cpu = REWRITES.keys() - rewrites_to_skip(spec, self.make(), "onnxruntime")
         sign, _, rule = name.partition(" ")
         sets = {"none": set(), "few": FEW, "cpu": cpu, "uncut": cpu - PIECES}
+        if sign == "openvino":
+            ours = ExportSpec(precision=self.precision)
+            sets[sign] = REWRITES.keys() - rewrites_to_skip(ours, self.make(), "openvino")
         taken = sets | {"-": cpu - {rule}, "+": FEW | {rule}}
         return [known for known in REWRITES if known in taken[sign]]
 
@@ -102,9 +106,10 @@ def names_of_sets(sets: Sequence[str]) -> Iterator[str]:
         return
     yield from SETS[:-1]
     for rule, rewriting in REWRITES.items():
-        if "onnxruntime" not in rewriting.targets or rule == "fold_pixels":
+        if rewriting.targets == {"tensorrt"} or rule == "fold_pixels":
             continue
-        yield f"- {rule}"
+        if "onnxruntime" in rewriting.targets:
+            yield f"- {rule}"
         if rule not in FEW:
             yield f"+ {rule}"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +17,7 @@ from torch import nn
 from exporter.inputs.synthetic import synthetic_inputs
 from exporter.rewrite.choose import rewrite_for_export
 from exporter.runners.onnxruntime import OnnxRuntimeRunner
+from exporter.runners.openvino import require_precision
 from exporter.spec import DEFAULT_OPSET, ExportSpec
 from exporter.to_onnx.export import export_onnx
 from exporter.to_onnx.quantize import quantize
@@ -29,10 +30,23 @@ if TYPE_CHECKING:
 
 TRUTH_CLIPS = 2  # clips of a batch that have a float64 truth, which is slow to compute
 # The fixed semantics of a source; None: those of the pair.
-SOURCES = {"published": "upstream", "einsum": "paper", "plain": None, "ours": None, "uncut": None}
+SOURCES = {
+    "published": "upstream",
+    "einsum": "paper",
+    "plain": None,
+    "ours": None,
+    "uncut": None,
+    "half": None,
+}
 # The sources that tsformer exports, and the rewrites that they leave out.
-# Those that `uncut` leaves out suit the caches and threads of ONNX Runtime.
-OURS = {"ours": (), "uncut": ("fold_norm", "bias_apart", "cut_attention", "cut_feed_forward")}
+# Those that `uncut` leaves out suit the caches and threads of ONNX Runtime. `half` is the graph
+# that OpenVINO computes in bf16.
+OURS = {
+    "ours": (),
+    "uncut": ("fold_norm", "bias_apart", "cut_attention", "cut_feed_forward"),
+    "half": (),
+}
+RUN_OURS = {"onnxruntime", "openvino", "openvino-bf16"}
 FROZEN = {"freezing": True}  # inductor may change the layout of the weights in advance
 # The pattern matcher of inductor (torch 2.13) fails on attention over 5 axes.
 UNMATCHED = {"pattern_matcher": False}
@@ -79,7 +93,7 @@ def resolve(name: str, pair: Pair) -> Side:
     source, _, runtime = what.partition("/")
     side = Side(source, runtime, mechanism or pair.mechanism, SOURCES.get(source) or pair.semantics)
     known = source in SOURCES and runtime in RUNTIMES and side.mechanism in MECHANISM_NAMES
-    if not known or (source in OURS and runtime not in {"onnxruntime", "openvino"}):
+    if not known or (source in OURS and runtime not in RUN_OURS):
         raise UnavailableError(f"there is no {name!r}")
     return side
 
@@ -147,13 +161,28 @@ def run_onnxruntime(side: Side, pair: Pair, video: np.ndarray, folder: Path) -> 
     return lambda: runner.run({"video": video})["logits"]
 
 
-def run_openvino(side: Side, pair: Pair, video: np.ndarray, folder: Path) -> Run:
-    """Prepare OpenVINO for latency, in float32, which is not its default."""
-    request = open_openvino(find_graph(side, pair, video, folder), pair.threads)
+def run_autocast(side: Side, pair: Pair, video: np.ndarray, folder: Path) -> Run:
+    """Prepare PyTorch in eager mode, with products in bf16."""
+    run = run_eager(side, pair, video, folder)
+
+    def run_in_bf16() -> np.ndarray:
+        with torch.autocast("cpu", torch.bfloat16):
+            return run()
+
+    return run_in_bf16
+
+
+def run_openvino(
+    side: Side, pair: Pair, video: np.ndarray, folder: Path, *, hint: str = "f32"
+) -> Run:
+    """Prepare OpenVINO for latency, in the precision of a hint."""
+    if hint == "bf16":
+        require_precision("bf16")
+    request = open_openvino(find_graph(side, pair, video, folder), pair.threads, hint)
     return lambda: request.infer([video], share_inputs=True, share_outputs=True)[0]
 
 
-def open_openvino(graph: Path | bytes, threads: int) -> InferRequest:
+def open_openvino(graph: Path | bytes, threads: int, hint: str = "f32") -> InferRequest:
     """Compile a graph in OpenVINO and return an infer request."""
     try:
         import openvino  # pyright: ignore[reportMissingImports]  # an optional peer
@@ -161,7 +190,7 @@ def open_openvino(graph: Path | bytes, threads: int) -> InferRequest:
         raise UnavailableError("openvino is not installed") from error
     settings = {
         "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": hint,
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
     }
@@ -172,12 +201,14 @@ def open_openvino(graph: Path | bytes, threads: int) -> InferRequest:
 
 RUNTIMES: Mapping[str, Callable[[Side, Pair, np.ndarray, Path], Run]] = {
     "eager": run_eager,
+    "eager-bf16": run_autocast,
     "compile": run_compiled,
     "frozen": partial(run_compiled, options=FROZEN),
     "unmatched": partial(run_compiled, options=UNMATCHED),
     "frozen-unmatched": partial(run_compiled, options=FROZEN | UNMATCHED),
     "onnxruntime": run_onnxruntime,
     "openvino": run_openvino,
+    "openvino-bf16": partial(run_openvino, hint="bf16"),
 }
 
 
@@ -187,8 +218,7 @@ def find_graph(side: Side, pair: Pair, video: np.ndarray, folder: Path) -> Path:
     if not path.exists():
         module, part = make_module(side, pair), path.with_suffix(".part")
         if side.source in OURS:
-            layout = OURS[side.source]
-            export_ours(module, part, torch.from_numpy(video), pair.precision, layout)
+            export_ours(module, part, torch.from_numpy(video), pair.precision, side.source)
         else:
             export_plain(module, part, torch.from_numpy(video))
         part.rename(path)
@@ -206,12 +236,15 @@ def export_plain(module: nn.Module, path: Path, video: torch.Tensor) -> None:
 
 
 def export_ours(
-    module: nn.Module, path: Path, video: torch.Tensor, precision: str, left_out: tuple[str, ...]
+    module: nn.Module, path: Path, video: torch.Tensor, precision: str, source: str
 ) -> None:
     """Export as `tsformer export` does."""
     assert isinstance(module, VideoClassifier)
-    spec = ExportSpec(batch=len(video), precision=precision, no_rewrite=left_out)
-    rewritten = rewrite_for_export(spec, module)
+    spec = ExportSpec(batch=len(video), precision=precision, no_rewrite=OURS[source])
+    if source == "half":
+        rewritten = rewrite_for_export(replace(spec, precision="bf16"), module, "openvino")
+    else:
+        rewritten = rewrite_for_export(spec, module)
     export_onnx(rewritten, {"video": video}, path, opset=DEFAULT_OPSET)
     if precision == "int8":
         _, frames, channels, height, width = video.shape
