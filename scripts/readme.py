@@ -19,7 +19,14 @@ from typing import Any
 from demo import ATTENTIONS, find_clip
 from fault_table import faults_table
 from pages import ROOT, fill, table, write
-from speed_tables import base_table, limit_table, mechanisms_table, peers_table, published_table
+from speed_tables import (
+    base_table,
+    half_table,
+    limit_table,
+    mechanisms_table,
+    peers_table,
+    published_table,
+)
 
 from exporter.report import ms, ratio, sci
 
@@ -106,6 +113,7 @@ def blocks() -> dict[str, str]:
         "published": published_table(read("published")),
         "figure": figure(json.loads(FIGURE.read_text(encoding="utf-8"))),
         "mechanisms": mechanisms_table(read("mechanisms")),
+        "half": half_table(read("bf16")),
         "peers": peers_table(read("peers")),
         "limit": limit_table(read("limit")),
         "base": base_table(read("base")),

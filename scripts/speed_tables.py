@@ -57,6 +57,25 @@ def base_table(measured: dict[str, Any]) -> str:
     return table(["tsformer", "error", "peer", "error", RATIO], rows) + where(measured)
 
 
+def half_table(measured: dict[str, Any]) -> str:
+    """The graph for OpenVINO in bf16 against its peers, with errors, as Markdown."""
+    rows = [
+        [
+            f"`{row['mechanism']}`",
+            str(row["resolution"]),
+            f"{ms(row['ours_p50_ms'])} ms",
+            sci(row["ours_rel_l2"]),
+            f"{ms(row['peer_p50_ms'])} ms, {in_words(row['peer'])}",
+            sci(row["peer_rel_l2"]),
+            sure_ratio(row),
+        ]
+        for row in sorted(measured["rows"], key=lambda row: row["resolution"])
+        if row["status"] == "timed"
+    ]
+    headings = ["`--attn`", "pixels", "tsformer", "error", "peer", "error", RATIO]
+    return table(headings, rows) + where(measured)
+
+
 def in_words(side: str) -> str:
     """`plain/openvino` as `plain, openvino`, and what is meant by `ours` and `unmatched`."""
     side = side.removeprefix("ours/").replace("/", ", ")

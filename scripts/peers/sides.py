@@ -136,7 +136,7 @@ def run_eager(side: Side, pair: Pair, video: np.ndarray, _folder: Path) -> Run:
 
     def run() -> np.ndarray:
         with torch.inference_mode():
-            return module(clips).numpy()
+            return module(clips).float().numpy()
 
     return run
 
