@@ -47,8 +47,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINT = ROOT / "scripts" / "checkpoints" / "motion-fastformer.safetensors"
-# A file shows each of the five frames 60 times, with noise: 300 frames, as a clip of Kinetics has.
-SIDE, FRAMES, REPEATS, RATE = 256, 5, 60, 15
+# A file shows each of the five frames 60 times, with noise. It has the frames and the pixels of a
+# clip of Kinetics: 10 seconds of 30 frames of 340 x 256 pixels.
+SIDE, FRAMES, REPEATS, RATE = 296, 5, 60, 15
 DIFFERENT, BATCH = 64, 8
 OF_ONE, OF_SEPARATE = 1.8, 0.9  # the speed that is required; one of both is enough
 RATIOS = {

@@ -9,7 +9,15 @@ import hashlib
 from collections.abc import Iterable, Iterator
 
 import onnx
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    NodeProto,
+    SparseTensorProto,
+    TensorProto,
+    ValueInfoProto,
+    numpy_helper,
+)
 
 
 def hash_nodes(model: onnx.ModelProto) -> str:
@@ -26,6 +34,10 @@ def _tell_model(model: onnx.ModelProto) -> Iterator[str]:
     yield from _tell_graph(model.graph)
     for made in model.functions:
         yield f"function {made.domain!r} {made.name!r} {[*made.input]} {[*made.output]}"
+        yield from (f"opset {entry.domain!r} {entry.version}" for entry in made.opset_import)
+        yield f"attributes {[*made.attribute]}"
+        for entry in made.attribute_proto:
+            yield from _tell_attribute(entry)
         yield from _tell_nodes(made.node)
 
 
@@ -34,8 +46,7 @@ def _tell_graph(graph: GraphProto) -> Iterator[str]:
     yield from _tell_nodes(graph.node)
     yield from map(_tell_value, graph.output)
     for sparse in graph.sparse_initializer:
-        yield f"sparse {sparse.values.name!r} {[*sparse.dims]}"
-        yield from map(_tell_tensor, (sparse.values, sparse.indices))
+        yield from _tell_sparse(sparse)
 
 
 def _tell_value(value: ValueInfoProto) -> str:
@@ -56,11 +67,22 @@ def _tell_attribute(entry: AttributeProto) -> Iterator[str]:
     yield f"attribute {entry.name!r} {entry.type} {entry.ref_attr_name!r} {values}"
     tensors = (*([entry.t] if entry.type == AttributeProto.TENSOR else []), *entry.tensors)
     yield from map(_tell_tensor, tensors)
+    holds_sparse = entry.type == AttributeProto.SPARSE_TENSOR
+    for sparse in (*([entry.sparse_tensor] if holds_sparse else []), *entry.sparse_tensors):
+        yield from _tell_sparse(sparse)
     for graph in (*([entry.g] if entry.type == AttributeProto.GRAPH else []), *entry.graphs):
         yield from map(_tell_tensor, graph.initializer)
         yield from _tell_graph(graph)
 
 
+def _tell_sparse(sparse: SparseTensorProto) -> Iterator[str]:
+    yield f"sparse {sparse.values.name!r} {[*sparse.dims]}"
+    yield from map(_tell_tensor, (sparse.values, sparse.indices))
+
+
 def _tell_tensor(tensor: TensorProto) -> str:
-    content = hashlib.sha256(numpy_helper.to_array(tensor).tobytes()).hexdigest()
+    if tensor.data_type == TensorProto.STRING:
+        content = str([*tensor.string_data])
+    else:
+        content = hashlib.sha256(numpy_helper.to_array(tensor).tobytes()).hexdigest()
     return f"tensor {tensor.name!r} {tensor.data_type} {[*tensor.dims]} {content}"

@@ -26,6 +26,7 @@ _FOREIGN = frozenset((
     "Abs", "And", "ArgMax", "ArgMin", "Bernoulli", "BitCast", "BitShift", "BitwiseAnd",
     "BitwiseNot", "BitwiseOr", "BitwiseXor", "CastLike", "Ceil", "Celu", "Clip", "Compress",
     "Dropout", "DynamicQuantizeLinear", "Elu", "Equal", "Floor", "Greater", "GreaterOrEqual",
+    "GlobalMaxPool", "GridSample", "MaxRoiPool", "QLinearMatMul", "Softsign", "Upsample",
     "HardSigmoid", "HardSwish", "Hardmax", "If", "IsInf", "IsNaN", "LeakyRelu", "Less",
     "LessOrEqual", "Loop", "LpNormalization", "LpPool", "Max", "MaxPool", "Min", "Mod",
     "Multinomial", "NonMaxSuppression", "NonZero", "Not", "OneHot", "Or", "PRelu",

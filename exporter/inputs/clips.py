@@ -100,8 +100,9 @@ def gather_inputs(
     clips = [_read(path, config, preprocessing, on_clip) for path in videos]
     real = [(path.name, clip.summary, clip.array[0]) for path, clip in clips]
     made = proof_clips(config, preprocessing)
-    chosen = [clip for clip in made if clip[0] in TELLING] if few else made
-    inputs = _join([*real, *chosen], mask=mask)
+    if few:
+        made = [clip for clip in made if clip[0] in TELLING]
+    inputs = _join([*real, *made], mask=mask)
     return replace(inputs, taken=tuple(Taken(clip.indices, clip.times) for _, clip in clips))
 
 

@@ -15,6 +15,7 @@ from exporter.graph.raised import OF_GELU
 
 _TYPES = (torch.float32, torch.float16, torch.bfloat16)
 _OF_GELU = (*OF_GELU, 0.5, 1.0, 3.0, 0.044715)  # where a graph writes it as its equation
+_OF_PADDING = (0.0,)
 _ARITHMETIC = ("add", "sub", "mul", "div", "truediv", "true_divide", "pow")
 
 
@@ -26,7 +27,7 @@ class Numbers:
     """
 
     def __init__(self, numbers: Iterable[float]) -> None:
-        exact = torch.tensor([*_OF_GELU, *numbers], dtype=torch.float64)
+        exact = torch.tensor([*_OF_GELU, *_OF_PADDING, *numbers], dtype=torch.float64)
         self._known = {each for dtype in _TYPES for each in exact.to(dtype).tolist()}
 
     def __contains__(self, number: float) -> bool:
@@ -34,7 +35,7 @@ class Numbers:
 
 
 def numbers_of(function: str, arguments: Iterable[object]) -> Iterator[float]:
-    """Give the numbers among the arguments of a step, and those that fill a tensor alone.
+    """Give the numbers among the arguments of a step, and the number in each tensor of one element.
 
     Whole numbers count in arithmetic only: elsewhere they are sizes and axes.
 

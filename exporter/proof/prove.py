@@ -60,10 +60,11 @@ def rewrite_proven(job: Job, stage: Stage, targets: Collection[str], exact: Runn
     rewritten = rewrite_measured(job.model, skip, spec.run_batch)
     places = list(_compared(job.model, job.inputs))
     clips = {name: array[places] for name, array in job.inputs.arrays.items()}
+    batch = 2 if rewritten.fired else 1  # a rewrite must not mix the clips of a batch
 
     def run(model: VideoClassifier, precision: str = "fp64") -> np.ndarray:
         with EagerRunner(model, job.inputs.shapes, precision) as runner:
-            return run_clips(runner, clips, 1, outputs=names)
+            return run_clips(runner, clips, batch, outputs=names)
 
     def error_of(made: np.ndarray) -> float:
         """The error of the worst output; NaN if one has a NaN."""

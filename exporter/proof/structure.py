@@ -153,10 +153,9 @@ def _judge(
         rows = [r if r.verdict != "fail" else replace(r, verdict="ill-conditioned") for r in rows]
     reason = ""  # what no rounding explains
     if changed := changed_weights(model, structure.weights):
-        names = listed(changed, _SHOWN)
-        reason = f"{graph.name} has other weights, types or nodes than at export: {names}"
+        what = f"other weights, types or nodes than at export: {listed(changed, _SHOWN)}"
+        reason = f"{graph.name} has {what}"
     elif structure.unknown:
-        names = listed(structure.unknown, _SHOWN)
         what = "weights, types or operators of no export, or scales that do not fit its values"
-        reason = f"{graph.name} has {what}: {names}"
+        reason = f"{graph.name} has {what}: {listed(structure.unknown, _SHOWN)}"
     return [replace(row, verdict="fail", reason=reason) for row in rows] if reason else rows

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from functools import partial
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from exporter.runners.base import Arrays, Closing, check_inputs
 from model.classifier import VideoClassifier
 
 _AT_ONCE = 2  # runs of `run_each`; each needs memory for a model and its activations
+_of_thread = threading.local()
 
 
 class EagerRunner(Closing):
@@ -48,7 +50,8 @@ class EagerRunner(Closing):
         self.input_shapes = input_shapes
         self._dtype = torch.float64 if precision == "fp64" else torch.float32
         self._copy = partial(in_precision, model, precision, keep_fp32, int8)
-        self._at_once = min(_AT_ONCE, self.threads) if model.reentrant else 1
+        together = model.reentrant and self.threads % _AT_ONCE == 0
+        self._at_once = _AT_ONCE if together else 1
         self._idle: list[VideoClassifier] = []  # the copies that no thread runs
 
     def close(self) -> None:  # noqa: D102
@@ -70,26 +73,30 @@ class EagerRunner(Closing):
     def run_each(self, batches: Iterable[Arrays]) -> Iterator[dict[str, np.ndarray]]:
         """Run some batches at once, with a share of the threads each; give the outputs in order.
 
-        On few clips a thread computes more alone than beside another one: they need not wait for
+        On few clips two runs of one thread each are faster than runs of two threads, which wait for
         each other after every operator.
         """
-        if self._at_once == 1:
-            yield from map(self.run, batches)
+        batches = iter(batches)
+        first = list(islice(batches, self._at_once))
+        if len(first) == 1 or self._at_once == 1:
+            yield from map(self.run, chain(first, batches))
             return
-        share = self.threads // self._at_once
-        pool = ThreadPoolExecutor(self._at_once, "eager", torch.set_num_threads, (share,))
         ended = threading.Event()
-        hook = register_module_forward_pre_hook(lambda *_: _refuse_after(ended))
+        share = self.threads // self._at_once
+        pool = ThreadPoolExecutor(self._at_once, "eager", _begin, (share, ended))
+        hook = register_module_forward_pre_hook(lambda *_: _refuse_after_end())
         waiting: deque[Future[dict[str, np.ndarray]]] = deque()
         try:
-            for inputs in batches:
+            for inputs in chain(first, batches):
                 waiting.append(pool.submit(self.run, inputs))
                 if len(waiting) > self._at_once:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
-        finally:
+        except BaseException:
             ended.set()  # Ctrl-C does not wait for the runs
+            raise
+        finally:
             pool.shutdown(cancel_futures=True)
             hook.remove()
             torch.set_num_threads(self.threads)  # a pool changes the number for new threads
@@ -104,7 +111,7 @@ class EagerRunner(Closing):
 class TruthRunner(EagerRunner):
     """Eager PyTorch in float64: the truth. It computes a clip once, since several proofs need it.
 
-    It holds the model in float64 inside a `with` block only, and what it computed for ever.
+    Leaving a `with` block frees the models in float64; the results stay.
     """
 
     def __init__(
@@ -123,6 +130,14 @@ class TruthRunner(EagerRunner):
         return dict(self._known[key])
 
 
-def _refuse_after(ended: threading.Event) -> None:
-    if ended.is_set():
+def _begin(threads: int, ended: threading.Event) -> None:
+    """Prepare a thread of a pool."""
+    torch.set_num_threads(threads)
+    _of_thread.ended = ended
+
+
+def _refuse_after_end() -> None:
+    """End a run in a thread of a pool that was left; a hook is called in every other thread too."""
+    ended = getattr(_of_thread, "ended", None)
+    if ended is not None and ended.is_set():
         raise CancelledError

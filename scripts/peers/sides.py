@@ -14,6 +14,7 @@ import torch
 from published import HuggingFaceTimeSformer, as_published
 from torch import nn
 
+from exporter.errors import RuntimeFailure
 from exporter.inputs.synthetic import synthetic_inputs
 from exporter.rewrite.choose import rewrite_for_export
 from exporter.runners.onnxruntime import OnnxRuntimeRunner
@@ -177,7 +178,10 @@ def run_openvino(
 ) -> Run:
     """Prepare OpenVINO for latency, in the precision of a hint."""
     if hint == "bf16":
-        require_precision("bf16")
+        try:
+            require_precision("bf16")
+        except RuntimeFailure as error:
+            raise UnavailableError(str(error)) from error
     request = open_openvino(find_graph(side, pair, video, folder), pair.threads, hint)
     return lambda: request.infer([video], share_inputs=True, share_outputs=True)[0]
 

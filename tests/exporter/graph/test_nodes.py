@@ -70,6 +70,15 @@ def another_function(model):
     model.functions.append(helper.make_function("own", "Softmax", ["a"], ["b"], [step], opset))
 
 
+def a_sparse_constant(model):
+    values, places = np.ones(1, "f"), np.zeros(1, np.int64)
+    pair = numpy_helper.from_array(values, "s"), numpy_helper.from_array(places, "i")
+    node = helper.make_node(
+        "Constant", [], ["d"], sparse_value=helper.make_sparse_tensor(*pair, [2])
+    )
+    model.graph.node[2].CopyFrom(node)
+
+
 def a_sparse_weight(model):
     values, places = np.ones(1, "f"), np.zeros(1, np.int64)
     pair = numpy_helper.from_array(values, "s"), numpy_helper.from_array(places, "i")
@@ -88,6 +97,7 @@ def a_sparse_weight(model):
         other_opset,
         other_order,
         another_function,
+        a_sparse_constant,
         a_sparse_weight,
     ],
 )
@@ -104,3 +114,25 @@ def test_the_types_of_inputs_and_outputs_are_hashed():
 def test_the_hash_survives_the_file(tmp_path):
     onnx.save(made(), tmp_path / "model.onnx")
     assert hash_nodes(onnx.load(tmp_path / "model.onnx")) == hash_nodes(made())
+
+
+def test_the_opset_of_a_function_and_the_value_in_a_sparse_constant_are_hashed():
+    models = made(), made()
+    for model in models:
+        another_function(model)
+        a_sparse_constant(model)
+    models[1].functions[0].opset_import[0].version = 21
+    assert hash_nodes(models[0]) != hash_nodes(models[1])
+    models[1].functions[0].opset_import[0].version = 20
+    assert hash_nodes(models[0]) == hash_nodes(models[1])
+    values = models[1].graph.node[2].attribute[0].sparse_tensor.values
+    values.CopyFrom(numpy_helper.from_array(2 * np.ones(1, "f"), "s"))
+    assert hash_nodes(models[0]) != hash_nodes(models[1])
+
+
+def test_texts_are_hashed_by_their_letters():
+    text = helper.make_tensor("t", TensorProto.STRING, [1], [b"one"])
+    models = made(), made()
+    for model in models:
+        model.graph.node.append(helper.make_node("Constant", [], ["e"], value=text))
+    assert hash_nodes(models[0]) == hash_nodes(models[1])

@@ -20,6 +20,10 @@ def test_a_graph_may_write_gelu_as_its_equation():
         assert torch.tensor(number).item() in Numbers([])
 
 
+def test_a_graph_may_write_the_zero_of_a_padding():
+    assert 0.0 in Numbers([0.1])
+
+
 def test_the_numbers_of_a_step_are_no_sizes():
     given = [2, 0.5, torch.tensor([[3.0]]), torch.ones(2), torch.tensor(4), "n", None]
     assert [*numbers_of("reshape", given)] == [0.5, 3.0]

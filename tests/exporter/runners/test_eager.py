@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.nn.modules.module import _global_forward_pre_hooks
 
 from exporter.errors import RuntimeFailure
 from exporter.precision import Int8, observe_ranges
@@ -107,12 +109,34 @@ def test_an_interrupt_ends_the_runs_that_have_begun(two_threads):
 
     def batches():
         yield {"video": CLIPS[:1]}
+        yield {"video": CLIPS[1:]}
         assert inside.wait(60)
         raise KeyboardInterrupt
 
     with EagerRunner(model, SHAPES) as runner, pytest.raises(KeyboardInterrupt):
         list(runner.run_each(batches()))
     assert not forwards
+
+
+def test_the_end_of_some_runs_ends_nothing_in_other_threads(small, two_threads):
+    other, clips = nn.Linear(2, 2), iter(CLIPS)
+
+    def batches():
+        yield {"video": next(clips)[None]}
+        yield {"video": next(clips)[None]}
+        hooks = list(_global_forward_pre_hooks.values())
+        try:
+            yield {"video": CLIPS[:1]}
+        finally:
+            for hook in hooks:  # as another thread calls them, after the end
+                hook(other, ())
+
+    with EagerRunner(small, SHAPES) as runner:
+        runs = runner.run_each(batches())
+        next(runs)
+        runs.close()
+        assert len(list(runner.run_each({"video": clip[None]} for clip in CLIPS))) == 2
+    assert not _global_forward_pre_hooks
 
 
 def test_a_model_that_may_share_state_runs_alone(two_threads):

@@ -81,6 +81,13 @@ def test_it_does_not_fire(make, untouched, small_groups, attn):
     untouched("join_groups", make(attn))
 
 
+@pytest.mark.parametrize("rotary", [True, False])
+def test_it_does_not_fire_where_the_tokens_have_no_axis_of_groups(
+    make, untouched, small_groups, rotary
+):
+    untouched("join_groups", make("regular", "joint", semantics="upstream", rotary_emb=rotary))
+
+
 def test_it_does_not_fire_where_groups_have_few_tokens(make, untouched):
     untouched("join_groups", make("regular"))
 
