@@ -13,7 +13,8 @@ TARGETS: tuple[str, ...] = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 REWRITE_NAMES: tuple[str, ...] = (  # of `exporter.rewrite`, which imports torch
     *("class_token", "fold_norm", "fold_fc", "frame_weights", "heads_first", "one_product"),
     *("few_features", "pooled_rotation", "sum_pools", "fold_global_key", "bias_apart"),
-    *("cut_attention", "cut_feed_forward", "join_feed_forward", "fold_pixels"),
+    *("cut_attention", "cut_feed_forward", "join_feed_forward", "join_groups"),
+    "fold_pixels",
 )
 OUTPUT_WORDS: tuple[str, ...] = tuple(name.replace("_", "-") for name in OUTPUTS)
 RUNTIMES: tuple[str, ...] = ("onnxruntime", "openvino", "tensorrt")
