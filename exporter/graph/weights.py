@@ -126,13 +126,11 @@ def casts_outside(model: onnx.ModelProto, modules: Collection[str]) -> tuple[str
         model: A graph.
         modules: The paths of these modules.
     """
-    halves = [node for node, kind in _casts(model) if kind in FLOATS[1:]]
-    view = GraphView(model) if halves else None
-    inside = tuple(f"{path}." for path in modules)
+    view, inside = GraphView(model), tuple(f"{path}." for path in modules)
     return tuple(
         node.output[0]
-        for node in halves
-        if view is not None and not f"{view.module(node)}.".startswith(inside)
+        for node, kind in _casts(model)
+        if kind in FLOATS[1:] and not f"{view.module(node)}.".startswith(inside)
     )
 
 

@@ -70,9 +70,9 @@ class WindowPrediction(Prediction):
     """The best classes of one window of a clip.
 
     `start` and `end` are in seconds from the first frame; a window that the source does not fill
-    ends where its last frame ends. `lag` is the time from the end of the
-    window at a live source until its answer, in seconds; None for a file. `held_mb` is the memory
-    of the decoded frames of the window.
+    ends where its last frame ends. `lag` is the time from the end of the window at a live source
+    until its answer, in seconds; None for a file. `held_mb` is the memory of the decoded frames of
+    the window.
     """
 
     start: float = 0.0

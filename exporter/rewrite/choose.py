@@ -19,10 +19,11 @@ from exporter.spec import ExportSpec
 from model.classifier import VideoClassifier
 from model.precision import rounded_modules
 
-# Precision -> the rewrites that suit OpenVINO; a precision without an entry takes those of ONNX
-# Runtime. OpenVINO computes bf16 and fp16 from a float32 graph. It fuses a plain attention, and the
-# other rewrites break that fusion.
+# OpenVINO computes bf16 and fp16 from a float32 graph. It makes one kernel of an attention of four
+# axes, and the rewrites that are not listed break that kernel.
 _IN_HALF = frozenset({"class_token", "fold_fc", "few_features", "join_groups", "fold_pixels"})
+# Precision -> the rewrites that suit OpenVINO; a precision without an entry takes those of ONNX
+# Runtime.
 OPENVINO: Mapping[str, frozenset[str]] = {"bf16": _IN_HALF, "fp16": _IN_HALF}
 
 
