@@ -33,8 +33,8 @@ class PatchEmbedding(RoundedLinear):
     def forward(self, input: Tensor) -> Tensor:
         """Pixels `(b, f, c, h, w)` to tokens `(b, f h w, d)`, by a strided convolution."""
         p = self.patch_size
-        filters = rearrange(self.weight, "d (p1 p2 c) -> d c p1 p2", p1=p, p2=p)
-        images = as_type_of(filters, input).flatten(0, 1)
+        filters = rearrange(self.weight, "d (p1 p2 c) -> d c p1 p2", p1=p, p2=p).contiguous()
+        images = as_type_of(filters, input).flatten(0, 1).contiguous()  # see `RoundedConv2d`
         patches = F.conv2d(images, filters, self.bias, p)  # (b f) d h w
         return rearrange(patches, "(b f) d h w -> b (f h w) d", f=input.shape[1])
 

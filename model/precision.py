@@ -33,11 +33,16 @@ class RoundedLinear(Rounded, nn.Linear):
 
 
 class RoundedConv2d(Rounded, nn.Conv2d):
-    """A convolution that takes images in any precision and computes in its own."""
+    """A convolution that takes images in any precision and computes in its own.
+
+    It reads its operands with the channels first: PyTorch 2.13 computes a bf16 convolution of
+    operands with the channels last wrongly on a CPU with avx512_bf16, if a row of a patch has 64
+    numbers and a frame is one patch wide.
+    """
 
     def forward(self, input: Tensor) -> Tensor:  # the name of the base class
         """`(b, c, h, w) -> (b, d, h, w)` in the type of the weight."""
-        return super().forward(as_type_of(self.weight, input))
+        return super().forward(as_type_of(self.weight, input).contiguous())
 
 
 def as_type_of(weight: Tensor, x: Tensor) -> Tensor:
