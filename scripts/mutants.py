@@ -109,6 +109,43 @@ MUTANTS = [
         ("0.5 * x * (1 + erf(x / math.sqrt(2)))", "0.5 * x * (1 + np.tanh(0.8 * x))"),
     ),
     *_of(
+        "graph/operators",
+        "graph/test_operators",
+        ("counts[node.op_type] > most", "counts[node.op_type] > most + 1"),
+        ("return taken - others", "return taken"),
+        ("branches or not live", "not live"),
+    ),
+    *_of(
+        "graph/nodes",
+        "graph/test_nodes",
+        ("yield from map(_tell_value, graph.output)", "yield from ()"),
+        ("{[*tensor.dims]} {content}", "{[*tensor.dims]}"),
+    ),
+    *_of(
+        "proof/numbers",
+        "proof/test_numbers",
+        ("(whole and isinstance(each, int))", "isinstance(each, int)"),
+        ("each in exact.to(dtype).tolist()", "each in exact.tolist()"),
+    ),
+    *_of(
+        "proof/prove",
+        "proof/test_prove",
+        ("REWRITE_LIMIT = 1e-9", "REWRITE_LIMIT = 1e-2"),
+        ("batch = 1 if job.model.family == MODULE else 2", "batch = 1"),
+    ),
+    *_of(
+        "runners/eager",
+        "runners/test_eager",
+        ("yield waiting.popleft().result()", "yield waiting.pop().result()"),
+        ("if key not in self._known", "if not self._known"),
+    ),
+    *_of(
+        "to_onnx/small_steps",
+        "to_onnx/test_small_steps",
+        ("largest / 127", "largest / 255"),
+        ("(largest > 0) & (largest < 1)", "(largest < 1)"),
+    ),
+    *_of(
         "inputs/pictures",
         "inputs/test_pictures",
         ("clip[shape[0] // 2] = 0", "pass"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -99,9 +99,7 @@ def gather_inputs(
     """
     clips = [_read(path, config, preprocessing, on_clip) for path in videos]
     real = [(path.name, clip.summary, clip.array[0]) for path, clip in clips]
-    made = proof_clips(config, preprocessing)
-    if few:
-        made = [clip for clip in made if clip[0] in TELLING]
+    made = proof_clips(config, preprocessing, TELLING if few else None)
     inputs = _join([*real, *made], mask=mask)
     return replace(inputs, taken=tuple(Taken(clip.indices, clip.times) for _, clip in clips))
 
@@ -145,10 +143,14 @@ def _moving_shapes(config: ClipConfig) -> np.ndarray:
 
 
 def synthetic_clips(
-    config: ClipConfig, preprocessing: Preprocessing, seed: int = 0
+    config: ClipConfig,
+    preprocessing: Preprocessing,
+    seed: int = 0,
+    names: Collection[str] | None = None,
 ) -> list[tuple[str, str, np.ndarray]]:
     """Return name, note and values of the fixed clips; as pixels, a value of 0 is grey."""
-    made = synthetic_inputs(config.frames, config.channels, config.height, config.width, seed)
+    sizes = config.frames, config.channels, config.height, config.width
+    made = synthetic_inputs(*sizes, seed, names)
     if not preprocessing.embedded:
         return [(name, "synthetic", clip) for name, clip in made]
     grey, span = np.float32(0.5), np.float32(2 * _SYNTHETIC_LIMIT)
@@ -159,17 +161,17 @@ def synthetic_clips(
 
 
 def proof_clips(
-    config: ClipConfig, preprocessing: Preprocessing
+    config: ClipConfig, preprocessing: Preprocessing, names: Collection[str] | None = None
 ) -> list[tuple[str, str, np.ndarray]]:
-    """Return name, note and values of all fixed clips that a proof compares."""
-    made = picture_inputs(config.frames, config.channels, config.height, config.width)
+    """Return name, note and values of the fixed clips of a proof: all, or those named."""
+    made = picture_inputs(config.frames, config.channels, config.height, config.width, names)
     pictures = [
         (name, "synthetic picture", as_input(clip, preprocessing))
         if pixels or preprocessing.embedded
         else (name, "synthetic", clip)
         for name, pixels, clip in made
     ]
-    return [*synthetic_clips(config, preprocessing), *pictures]
+    return [*synthetic_clips(config, preprocessing, names=names), *pictures]
 
 
 def read_for(config: ClipConfig, preprocessing: Preprocessing, source: Source) -> Clip:

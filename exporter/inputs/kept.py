@@ -84,7 +84,8 @@ def regain_inputs(
         VideoError: if a clip cannot be read, is not one of the export, or is read differently here.
         ManifestError: if a synthetic or stored input is not the one of the export.
     """
-    made = {name: clip for name, _, clip in proof_clips(config, preprocessing)}
+    names = {entry.name for entry in kept.inputs if entry.clip_sha256 is None}
+    made = {name: clip for name, _, clip in proof_clips(config, preprocessing, names)}
     given = {hash_checkpoint(path): path for path in map(_existing, videos)}
     _refuse_strangers(given, kept.inputs)
     found: dict[int, np.ndarray] = {}

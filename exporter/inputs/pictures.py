@@ -7,7 +7,7 @@ machine.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 
@@ -19,15 +19,18 @@ _CORNER = 3  # pixels; the side of the pattern of a corner
 
 
 def picture_inputs(
-    frames: int, channels: int, height: int, width: int
+    frames: int, channels: int, height: int, width: int, names: Collection[str] | None = None
 ) -> list[tuple[str, bool, np.ndarray]]:
     """Return eight named clips `(f, c, h, w)` float32, and whether their values are pixels.
 
-    Pixels are in [0, 1]. The other clips are in the model's (normalised) units.
+    Pixels are in [0, 1]. The other clips are in the model's (normalised) units. With `names`, only
+    the clips among them that have these names are made.
     """
     shape = frames, channels, height, width
     made = []
     for i, (name, (pixels, make)) in enumerate(CLIPS.items()):
+        if names is not None and name not in names:
+            continue
         rng = np.random.Generator(np.random.PCG64([_SEED, i]))
         made.append((name, pixels, np.ascontiguousarray(make(rng, shape), np.float32)))
     return made

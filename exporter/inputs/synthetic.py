@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 
@@ -15,11 +15,17 @@ CONTRAST = 10.0  # far outside the range of normalised pixels: large logits, sat
 
 
 def synthetic_inputs(
-    frames: int, channels: int, height: int, width: int, seed: int = 0
+    frames: int,
+    channels: int,
+    height: int,
+    width: int,
+    seed: int = 0,
+    names: Collection[str] | None = None,
 ) -> list[tuple[str, np.ndarray]]:
     """Return the eight named clips `(f, c, h, w)` float32, in the model's (normalised) units.
 
-    The same arguments give the same values on every machine. The clips are random normal noise
+    With `names`, only the clips among them that have these names are made. The same arguments give
+    the same values on every machine. The clips are random normal noise
     (three times), constant frames (two kinds), large contrast, and motion (two kinds). The
     docstring of each generator says which faults its clip reveals.
     """
@@ -27,6 +33,7 @@ def synthetic_inputs(
     return [
         (name, np.ascontiguousarray(make(np.random.Generator(_bits(seed, i)), shape), np.float32))
         for i, (name, make) in enumerate(CLIPS.items())
+        if names is None or name in names
     ]
 
 

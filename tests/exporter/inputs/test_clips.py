@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from exporter.errors import VideoError
-from exporter.inputs.clips import Inputs, gather_calibration, gather_inputs
+from exporter.inputs.clips import Inputs, gather_calibration, gather_inputs, proof_clips
 from exporter.inputs.motion import motion_clips
 from exporter.inputs.pictures import picture_inputs
 from exporter.inputs.synthetic import synthetic_inputs
@@ -24,6 +24,15 @@ def test_without_clips_the_inputs_are_the_synthetic_set():
     assert inputs.arrays["video"].dtype == np.float32
     for clip, (_, wanted) in zip(inputs.arrays["video"], expected, strict=True):
         np.testing.assert_array_equal(clip, wanted)
+
+
+def test_clips_chosen_by_name_have_the_values_of_the_whole_set():
+    whole = {name: clip for name, _, clip in proof_clips(CONFIG, PLAIN)}
+    names = ["unit", "normal-2", "no such clip"]
+    some = {name: clip for name, _, clip in proof_clips(CONFIG, PLAIN, names)}
+    assert set(some) == {"unit", "normal-2"}
+    for name, clip in some.items():
+        np.testing.assert_array_equal(clip, whole[name])
 
 
 def test_real_clips_come_first_and_on_clip_gets_their_names(real_clips):

@@ -153,8 +153,8 @@ def test_other_pixels_of_a_stored_clip_are_refused(directory, change_reference):
 def test_other_synthetic_inputs_are_refused(directory, monkeypatch):
     made = kept_module.proof_clips
 
-    def other(config, preprocessing):
-        return [(name, note, clip + 1) for name, note, clip in made(config, preprocessing)]
+    def other(*arguments):
+        return [(name, note, clip + 1) for name, note, clip in made(*arguments)]
 
     monkeypatch.setattr(kept_module, "proof_clips", other)
     with pytest.raises(ManifestError, match=r"the input 'normal-0' has other values here.* export"):
