@@ -247,7 +247,7 @@ class ExportSpec:
     @property
     def engine_targets(self) -> tuple[str, ...]:
         """The GPU architectures of the engine; empty if the builder chooses them."""
-        takes_targets = self.engine in ("auto", "rtx")
+        takes_targets = self.wanted_engine in ("auto", "rtx")
         return self.targets or (takes_targets and EXPLICIT_TARGETS.get(self.precision)) or ()
 
     @property

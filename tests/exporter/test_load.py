@@ -173,6 +173,15 @@ def test_a_resolved_fresh_spec_gives_the_same_model_again():
     assert same_weights(again, model)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_a_resolved_spec_without_tensorrt_is_read_again(precision):
+    """The default of these precisions names GPU architectures where an engine is built."""
+    spec = ExportSpec(precision=precision, runtimes=("onnxruntime",), **SMALL)
+    resolved = json.loads(json.dumps(resolve(spec, load_model(spec))))
+    assert resolved["targets"] == []
+    assert ExportSpec.from_dict(resolved).runtimes == ("onnxruntime",)
+
+
 # --- the checkpoint of the export
 
 
