@@ -48,10 +48,12 @@ def open_runtimes(
 
     Raises:
         RuntimeFailure: if a float32 graph does not load, ONNX Runtime is missing, or `for_proof`
-            this machine has a GPU and cannot execute the engine.
+            this machine has a GPU, and ONNX Runtime cannot use it or the engine cannot be executed.
     """
     card = Card.of(directory, manifest)
     opened = _open_graphs(directory, manifest, card.precision, resources, for_proof=for_proof)
+    if for_proof:
+        _require_cuda(opened, card.precision)
     opened += _open_openvino(directory, manifest, card.precision, resources, for_proof=for_proof)
     if card.engine_module is None:
         return opened
@@ -124,6 +126,14 @@ def _open_graphs(
         return load_onnx(graph, precision, resources, threads=threads, evaluate=False)
     two = ENGINE_GRAPH in manifest["files"] and for_engine.is_file()
     return load_graphs(graph, for_engine if two else None, precision, resources, threads=threads)
+
+
+def _require_cuda(opened: Opened, precision: str) -> None:
+    """Raise if ONNX Runtime is built for CUDA, sees a GPU, and does not run the graph there."""
+    failed = [row for row in opened.absences if row.device == "cuda"]
+    lacks_kernels = precision == "bf16" and look_for_gpu().gpu is not None
+    if failed and not lacks_kernels:
+        raise RuntimeFailure(failed[0].reason)
 
 
 def _open_openvino(

@@ -111,6 +111,22 @@ def test_a_gpu_that_cannot_be_used_is_an_absence_with_its_remedy(tmp_path, unusa
     assert [row.runtime for row in opened.absences] == ["onnxruntime", "tensorrt_rtx"]
 
 
+def test_a_graph_that_a_gpu_does_not_load_is_an_absence(damaged, monkeypatch):
+    """An export runs on the CPU then, and its report says why the GPU did not."""
+
+    def fall_back(*_arguments, **_options):
+        raise RuntimeFailure("ONNX Runtime fell back to another device for model.onnx")
+
+    gpu = Gpu("A GPU", 1, "8.6", 24.0, None, "13.0", "13.0")
+    monkeypatch.setattr(opening, "look_for_gpu", lambda: GpuStatus(gpu, seen=True))
+    monkeypatch.setattr(opening, "available_devices", lambda: ("cuda",))
+    monkeypatch.setattr(opening, "open_onnxruntime", fall_back)
+    with ExitStack() as resources:
+        (row,) = load_onnx(damaged, "fp32", resources, threads=1).absences
+    assert (row.device, row.verdict) == ("cuda", "not-run")
+    assert "fell back" in row.reason
+
+
 def test_without_a_gpu_onnx_runtime_on_cuda_is_no_row(tmp_path, monkeypatch, without_gpu):
     monkeypatch.setattr(opening, "available_devices", lambda: ("cuda",))
     with ExitStack() as resources:

@@ -4,7 +4,10 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -18,7 +21,8 @@ from exporter.files.reference import REFERENCE, Floor, read_reference, write_ref
 from exporter.inputs import kept as kept_module
 from exporter.pipeline import export
 from exporter.results import overall_verdict
-from exporter.runners.open import Opened
+from exporter.runners.cuda import Gpu, GpuStatus
+from exporter.runners.open import Opened, absent
 from exporter.target import runtimes
 from exporter.target import verify as verify_module
 from exporter.target.verify import verify
@@ -256,6 +260,33 @@ def test_an_engine_that_is_not_there_is_a_row(directory):
     ]
     assert report.parity[1].reason == "model.engine is not in the directory"
     assert report.engine["status"] == "built, not executed"
+
+
+@pytest.mark.parametrize(
+    ("precision", "usable", "refused"),
+    [
+        ("fp32", True, True),
+        ("fp16", True, True),
+        ("int8", False, True),
+        ("bf16", False, True),
+        ("bf16", True, False),  # ONNX Runtime may have no kernels of bf16
+    ],
+)
+def test_a_gpu_that_onnx_runtime_cannot_use_is_refused(monkeypatch, precision, usable, refused):
+    gpu = Gpu("A GPU", 1, "8.6", 24.0, None, "13.0", "13.0") if usable else None
+    monkeypatch.setattr(runtimes, "look_for_gpu", lambda: GpuStatus(gpu, seen=True))
+    opened = absent("onnxruntime", "cuda", precision, "no cuDNN")
+    card = SimpleNamespace(precision=precision, engine_module=None)
+    monkeypatch.setattr(runtimes, "_open_graphs", lambda *_all, **_more: opened)
+    monkeypatch.setattr(runtimes, "_open_openvino", lambda *_all, **_more: Opened())
+    monkeypatch.setattr(runtimes.Card, "of", lambda *_all: card)
+    with ExitStack() as resources:
+        if not refused:
+            assert runtimes.open_runtimes(Path(), {}, resources, for_proof=True) == opened
+            return
+        with pytest.raises(RuntimeFailure, match="no cuDNN"):
+            runtimes.open_runtimes(Path(), {}, resources, for_proof=True)
+        assert runtimes.open_runtimes(Path(), {}, resources, for_proof=False) == opened
 
 
 def test_an_engine_is_judged_where_onnx_runtime_is_missing(directory, monkeypatch):
