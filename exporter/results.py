@@ -35,7 +35,8 @@ class InputParity:
     """One input clip: errors of one runtime against the float64 truth.
 
     `rel_l2` is |y - t| / |t| over the logits. `floor_rel_l2` is the same error of eager PyTorch in
-    the same precision. `margin` is the difference of the two largest logits of t, over |t|.
+    the same precision. `margin` is the difference of the two largest logits of t, over |t|. In all
+    three, |t| is at least half its median over the inputs.
 
     Where labels are independent, `signs_equal` is the share of logits with the sign of t, and
     `margin` is the largest |t_j| / |t| of a logit with another sign.
@@ -124,7 +125,8 @@ class Accuracy:
 
     `measure` names it: top-1 where one class is right, mAP where labels are independent, R2 of
     values. `agreement` is the share of answers that are those of eager PyTorch in float32. `bad`
-    clips could not be read and do not count.
+    clips could not be read, or have NaN or infinity for an answer where no class is asked for; they
+    do not count.
     """
 
     runtime: str
@@ -209,15 +211,22 @@ class Report:
         return asdict(self)
 
 
+def worst_verdict(verdicts: Iterable[str]) -> Verdict:
+    """The worst of some verdicts; `not-run` of none."""
+    found = {*verdicts, "not-run"}
+    worst_first: tuple[Verdict, ...] = ("fail", "ill-conditioned", "pass", "not-run")
+    return next(verdict for verdict in worst_first if verdict in found)
+
+
 def overall_verdict(parity: Iterable[Parity]) -> Verdict:
     """The worst verdict among the rows that were run; `not-run` if no runtime was.
 
     A pass needs a runtime: the structure of a graph alone says nothing about what runs it.
     """
     rows = [row for row in parity if not is_eager_pass(row)]
-    found = {row.verdict for row in rows if row.judged == "rounding" or row.verdict != "pass"}
-    worst_first: tuple[Verdict, ...] = ("fail", "ill-conditioned", "pass", "not-run")
-    return next(verdict for verdict in worst_first if verdict in found or verdict == "not-run")
+    return worst_verdict(
+        row.verdict for row in rows if row.judged == "rounding" or row.verdict != "pass"
+    )
 
 
 def passed_with_room(parity: Iterable[Parity]) -> bool:

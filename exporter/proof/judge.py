@@ -141,7 +141,6 @@ def validate(
     reference: Reference,
     clips: Arrays,
     batches: Sequence[int],
-    min_inputs: int = MIN_INPUTS,
     *,
     once: Sequence[int] = (),
     stateless: bool = False,
@@ -166,8 +165,13 @@ def validate(
     some = (around(forward, start, size) for start, size in zip(starts, once, strict=False))
     chosen = itertools.chain(every_clip, some)
     runs = run_batches(candidate, clips, chosen, reference.output_names)
-    who = {"runtime": candidate.name, "device": candidate.device, "precision": candidate.precision}
-    return judge_outputs(reference, runs, **who, min_inputs=min_inputs)
+    return judge_outputs(
+        reference,
+        runs,
+        runtime=candidate.name,
+        device=candidate.device,
+        precision=candidate.precision,
+    )
 
 
 def judge_outputs(
@@ -277,5 +281,5 @@ def _compare(
         floor_rel_l2=relative_error(floor, truth, least),
         max_abs=float(np.abs(worst - truth).max()),
         cosine=cosine(worst, truth),
-        **compare_answers(truth, worst, outputs, task),
+        **compare_answers(truth, worst, outputs, task, least),
     )

@@ -29,26 +29,13 @@ def run_clips(
     runner: Runner,
     clips: Arrays,
     batch: int,
-    order: Sequence[int] | None = None,
     outputs: Sequence[str] = (LOGITS,),
 ) -> np.ndarray:
     """Compute rows `(n, values)` of n clips, `video` `(n, f, c, h, w)`, in batches of `batch`.
 
-    Clips from the start fill up the last batch. `order` is the order of the clips in the batches.
+    Clips from the start fill up the last batch.
     """
-    return run_all_rows(runner, clips, batch, order, outputs)[0]
-
-
-def run_all_rows(
-    runner: Runner,
-    clips: Arrays,
-    batch: int,
-    order: Sequence[int] | None = None,
-    outputs: Sequence[str] = (LOGITS,),
-) -> list[np.ndarray]:
-    """Compute the rows of `run_clips`, and those of the clips that fill up the last batch."""
-    order = list(range(count_clips(clips)) if order is None else order)
-    return run_batches(runner, clips, in_batches(order, batch), outputs)
+    return run_batches(runner, clips, in_batches(range(count_clips(clips)), batch), outputs)[0]
 
 
 def run_batches(
