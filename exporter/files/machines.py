@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from exporter.errors import OutputError, UsageError
 from exporter.files.place import write_whole
-from exporter.results import Latency, Parity
+from exporter.results import Latency, Parity, Verdict, worst_verdict
 
 MACHINES = "machines"
 _VERSION = 1
@@ -39,6 +39,14 @@ class Machine:
     parity: tuple[Parity, ...]
     latency: tuple[Latency, ...]
     files: Mapping[str, str]
+
+    @property
+    def verdicts(self) -> dict[tuple[str, str], Verdict]:
+        """The worst verdict of each runtime and device; a runtime has a row for each output."""
+        found: dict[tuple[str, str], list[Verdict]] = {}
+        for row in self.parity:
+            found.setdefault((row.runtime, row.device), []).append(row.verdict)
+        return {who: worst_verdict(verdicts) for who, verdicts in found.items()}
 
     def ran(self, file: str) -> list[Parity]:
         """Return the judgements of one file."""

@@ -74,7 +74,7 @@ def _machines_view(machines: Machines) -> Iterator[RenderableType]:
     """List what other machines recorded: verdict and median time of each runtime."""
     for machine in machines.found:
         timed = {(row.runtime, row.device): row for row in machine.latency[::-1]}
-        judged = {(row.runtime, row.device): row.verdict for row in machine.parity}
+        judged = machine.verdicts
         for runtime, device in dict.fromkeys([*judged, *timed]):
             row = timed.get((runtime, device))
             facts = [judged.get((runtime, device), "not judged")]

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from exporter.report.formats import human, size
+from exporter.results import worst_verdict
 
 Criterion = Literal["accuracy", "error"]
 SWEEP_VERSION = 1  # of sweep.json
@@ -143,9 +144,10 @@ def _as_text(value: object) -> str:
 
 def _read_timed(report: Row, verdict: str, entry: Row) -> Timed:
     runtime = entry["runtime"]
-    parity = {} if runtime == "eager" else _find_row(report["parity"], entry)
-    accuracy = _find_row(report.get("accuracy") or (), entry)
-    judged = parity.get("verdict", "")
+    parity = [] if runtime == "eager" else _find_rows(report["parity"], entry)  # one an output
+    accuracy = next(iter(_find_rows(report.get("accuracy") or (), entry)), {})
+    judged = worst_verdict(row["verdict"] for row in parity) if parity else ""
+    errors = [row["rel_l2"] for row in parity if row.get("rel_l2") is not None]
     return Timed(
         runtime=runtime,
         device=entry["device"],
@@ -156,7 +158,7 @@ def _read_timed(report: Row, verdict: str, entry: Row) -> Timed:
         ratio_to_eager=entry.get("ratio_to_eager"),
         # The whole cell must be proven: its engine may fail although its graph passes.
         verdict=verdict if judged == "pass" else judged,
-        error=parity.get("rel_l2"),
+        error=max(errors, default=None),
         accuracy=accuracy.get("accuracy"),
         low=accuracy.get("low"),
         high=accuracy.get("high"),
@@ -173,10 +175,10 @@ def _file_bytes(report: Row, runtime: str) -> int:
     return graph.get("openvino_bytes", shared) if runtime.startswith("openvino") else shared
 
 
-def _find_row(rows: Iterable[Row], entry: Row) -> Row:
-    """Return the row with the runtime, device and precision of `entry`, or an empty one."""
+def _find_rows(rows: Iterable[Row], entry: Row) -> list[Row]:
+    """Return the rows with the runtime, device and precision of `entry`."""
     keys = ("runtime", "device", "precision")
-    return next((row for row in rows if all(row[key] == entry[key] for key in keys)), {})
+    return [row for row in rows if all(row[key] == entry[key] for key in keys)]
 
 
 def criterion_of(timed: Iterable[Timed]) -> Criterion:

@@ -189,12 +189,19 @@ def _ran(
             failed = row["verdict"] == "not-run"
             found[row["runtime"]][row["device"]] = " ".join(reason.split()) if failed else ""
     for runtime, (file, _) in FILES.items():
-        for name, row in machines.judged(file):
-            if row.runtime == runtime:
-                device = row.device.partition(":")[0]
-                passed = row.verdict == "pass"
-                found[runtime][device] = "" if passed else f"it failed its proof on {name}"
+        judged = [(name, row) for name, row in machines.judged(file) if row.runtime == runtime]
+        found[runtime] |= {row.device.partition(":")[0]: "" for _, row in judged}
+        found[runtime] |= {
+            row.device.partition(":")[0]: f"it failed its proof on {name}"
+            for name, row in judged
+            if row.verdict not in _accepted(manifest)
+        }
     return found
+
+
+def _accepted(manifest: Mapping[str, Any]) -> set[str]:
+    """Return the verdicts that are served: a pass, and that of the export, which is accepted."""
+    return {"pass", manifest.get("verdict", "pass")}
 
 
 def _onnx_absence(manifest: Mapping[str, Any], ran: Mapping[str, str], device: str) -> str:
@@ -220,7 +227,8 @@ def _engine_absence(manifest: Mapping[str, Any], ran: Mapping[str, str], machine
         )
     if FILES["tensorrt"][0] not in manifest["files"]:
         return "the engine is not in the export"
-    if wrong := [n for n, row in machines.judged(FILES["tensorrt"][0]) if row.verdict != "pass"]:
+    judged = machines.judged(FILES["tensorrt"][0])
+    if wrong := [name for name, row in judged if row.verdict not in _accepted(manifest)]:
         return f"the engine failed its proof on {', '.join(wrong)}"
     if "" not in ran.values():
         return (

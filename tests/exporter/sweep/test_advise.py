@@ -57,6 +57,14 @@ def row(name, p50, accuracy=None, error=1e-6, verdict="pass", memory=100.0, **ru
 FAILED = {"cell": {"attn": "z"}, "status": "failed", "verdict": None, "report": None}
 
 
+def test_a_cell_is_as_good_as_its_worst_output():
+    made = row("a", 3.0, error=1e-7)
+    made["report"]["parity"].append({**CPU, "verdict": "fail", "rel_l2": 0.5})
+    (cell,) = read_cells([made])
+    (timed,) = (one for one in cell.timed if one.runtime == "onnxruntime")
+    assert (timed.verdict, timed.error) == ("fail", 0.5)
+
+
 def name(point):
     return point.cell.values["attn"] if point else None
 

@@ -448,9 +448,10 @@ class TestRecords:
         manifest["files"]["model.engine"] = {"sha256": "b" * 64}
         return manifest
 
-    def served(self, built, *rows, report=(ON_CPU,)):
+    def served(self, built, *rows, other=(), report=(ON_CPU,)):
         files = {"tensorrt": "model.engine", "onnxruntime": "model.onnx"}
-        machines = Machines((Machine("orin", {}, rows, (), files),))
+        found = (Machine("orin", {}, rows, (), files), Machine("xavier", {}, other, (), files))
+        machines = Machines(found)
         return plan(built, {"parity": report}, Serving("m"), machines)
 
     def test_an_engine_proven_on_its_gpu_is_served(self, built):
@@ -462,6 +463,26 @@ class TestRecords:
     def test_an_engine_that_failed_on_a_machine_is_left_out(self, built):
         row = Parity("tensorrt", "cuda:0 a GPU", "fp32", "fail")
         assert self.served(built, row).left_out == {"m_trt": "the engine failed its proof on orin"}
+
+    @pytest.mark.parametrize("swapped", [False, True])
+    @pytest.mark.parametrize("apart", [False, True], ids=["one machine", "two machines"])
+    def test_a_graph_that_failed_once_is_left_out_whatever_the_order(self, built, apart, swapped):
+        """Of two outputs on one machine, and of two machines."""
+        rows = [
+            Parity("onnxruntime", "cpu", "fp32", verdict, output=name)
+            for name, verdict in (("logits", "fail"), ("features", "pass"))
+        ]
+        rows = rows[::-1] if swapped else rows
+        two = {"other": rows[1:]} if apart else {}
+        left_out = self.served(built, *(rows[:1] if apart else rows), **two).left_out
+        assert "it failed its proof on" in left_out["m_onnx"]
+
+    def test_an_accepted_ill_conditioned_model_is_served_after_a_record(self, built):
+        built["verdict"] = "ill-conditioned"
+        row = Parity("onnxruntime", "cpu", "fp32", "ill-conditioned")
+        assert [model.name for model in self.served(built, row).models] == ["m_onnx"]
+        built["verdict"] = "pass"
+        assert "m_onnx" in self.served(built, row).left_out
 
     def test_the_report_of_another_engine_proves_nothing(self, built):
         ran = {**ON_CPU, "runtime": "tensorrt", "device": "cuda:0", "verdict": "pass"}
