@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 MOST_BYTES = 2**30  # of the decoded frames of a window
 _LEAST_SECONDS = Fraction(1, 1000)  # of a stride: less would make windows without end
 _MOST_SECONDS = 86_400  # a day
+_BACK = 4  # frames; times that go back further start again
 _FALLBACK_RATE = 25  # frames per second where the source tells neither times nor a rate
 
 
@@ -130,6 +131,7 @@ class _Cut:
     count: int = 0  # of frames so far
     shown: Fraction = Fraction(-1)  # the time of the last frame that a window held
     first: int | None = None  # the time of the first frame, in units of the stream
+    last: Fraction = Fraction(0)  # the time of the last frame
     began: float = math.inf  # when the source began, by the clock: no frame came earlier
 
     @property
@@ -175,7 +177,14 @@ class _Cut:
             self.first = frame.pts
         if frame.pts is None or self.first is None or not self.stream.time_base:
             return (self.count - 1) * self._frame_time
-        return (frame.pts - self.first) * self.stream.time_base
+        base = self.stream.time_base
+        at = (frame.pts - self.first) * base
+        if at < self.last - _BACK * self._frame_time:  # files one after another, a new encoder
+            self.faults.append(f"the time stamps start again after {float(self.last):.1f} s")
+            self.first -= round((self.last + self._frame_time - at) / base)
+            at = (frame.pts - self.first) * base
+        self.last = max(self.last, at)
+        return at
 
     def _read(self, end: Fraction, complete: Fraction) -> Iterator[Window]:
         """Read the oldest window, and let go what no later one needs; it may be empty.

@@ -91,6 +91,28 @@ def test_the_last_window_ends_where_the_file_ends(tmp_path, write_clip, rate):
     assert [window.end for window in short] == [2, pytest.approx(3, abs=1e-3)]
 
 
+def test_time_goes_on_where_the_time_stamps_start_again(tmp_path):
+    """As in a file that was made of two, or where a camera was started again."""
+    images, parts = pictures(100), [tmp_path / "0.ts", tmp_path / "1.ts"]
+    for part, half in zip(parts, (images[:50], images[50:]), strict=True):
+        with av.open(part, "w") as container:
+            stream = cast("VideoStream", container.add_stream("mpeg2video", rate=RATE))
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            for image in half:
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    windows = cut(joined, "1s")
+    assert [window.start for window in windows] == [0, 1, 2, 3]
+    alone = [window.clip.array for part in parts for window in cut(part, "1s")]
+    for window, expected in zip(windows, alone, strict=True):
+        np.testing.assert_array_equal(window.clip.array, expected)
+    said = ["the time stamps start again after 2.0 s" in window.clip.note for window in windows]
+    assert sum(said) == 1
+
+
 def test_a_live_source_is_read_as_it_comes_with_its_lag_and_bounded_memory(tmp_path, write_clip):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
