@@ -20,7 +20,7 @@ from exporter.graph.view import GraphView
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 # The types of numbers, indices and conditions: a cast to them is a part of the function.
-_WHOLE = (
+WHOLE = (
     *(TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64),
     *(TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64),
     *(TensorProto.BOOL, TensorProto.STRING),
@@ -173,7 +173,7 @@ def _casts(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, int]]:
         (node, entry.i)
         for node in model.graph.node
         for entry in node.attribute
-        if node.op_type == "Cast" and entry.name == "to" and entry.i not in _WHOLE
+        if node.op_type == "Cast" and entry.name == "to" and entry.i not in WHOLE
     ]
 
 

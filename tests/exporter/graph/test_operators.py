@@ -21,6 +21,14 @@ def test_an_operator_that_no_model_has_is_named(op):
     assert foreign_operators(model, {}, int8=False) == (f"{op} c",)
 
 
+@pytest.mark.parametrize("to", [TensorProto.INT32, TensorProto.UINT8, TensorProto.BOOL])
+def test_a_cast_to_whole_numbers_or_conditions_is_named(to):
+    model = graph(("Cast", ["x"], "c"), ("Cast", ["c"], "y"))
+    for node, dtype in zip(model.graph.node, (to, TensorProto.FLOAT), strict=True):
+        node.attribute.append(helper.make_attribute("to", dtype))
+    assert foreign_operators(model, {}, int8=False) == ("Cast c",)
+
+
 def test_smooth_operators_are_not_named():
     model = graph(("Softmax", ["x"], "a"), ("Gelu", ["a"], "b"), ("MatMul", ["b", "w"], "y"))
     assert foreign_operators(model, {}, int8=False) == ()
