@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from exporter.errors import CheckpointInputError, UsageError
+from exporter.files.adapter import base_of
 from exporter.files.hub import Snapshot, fetch, parse_name
 from exporter.files.manifest import MODULE, hash_checkpoint
 from exporter.rewrite.outputs import give_outputs
@@ -20,7 +21,6 @@ from model import load_checkpoint
 from model.checkpoint import FAMILIES
 from model.classifier import VideoClassifier
 from model.config import FRESH, PRESETS, ConfigError, ViTConfig, check_choice
-from model.families.huggingface_directory import find_base
 from model.outputs import FEATURES, LOGITS, OUTPUTS
 from model.task import check_task
 from model.weights.file import CheckpointError
@@ -128,7 +128,7 @@ def _load_trained(spec: ExportSpec, given: Mapping[str, Any]) -> VideoClassifier
     semantics = config.pop("semantics", None)
     path, snapshot = locate(spec.checkpoint)
     try:
-        if base := config.get("base_model") or find_base(path):
+        if base := base_of(path, config):
             config["base_model"] = _locate_base(str(base), path)
         model = load_checkpoint(path, spec.model, config, semantics, spec.weights)
     except CheckpointError as error:

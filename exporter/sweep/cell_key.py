@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import TsformerError
+from exporter.files.adapter import base_of
 from exporter.files.hub import fetch, parse_name
 from exporter.files.manifest import sha256
 from exporter.inputs.clip_list import listed_clips
@@ -48,6 +49,8 @@ class Keys:
         listed = Path(spec.eval or "")
         if listed.is_file():
             contents["clips"] = [self._content(str(clip)) for clip in _clips_of(listed)]
+        if base := _base_of(spec):
+            contents["base_model"] = [self._content(base)]
         facts = {
             "spec": values | {"threads": threads},
             "contents": contents,
@@ -87,6 +90,14 @@ def _commit(path: str) -> str:
     with contextlib.suppress(TsformerError):
         return fetch(name).commit if name else ""
     return ""
+
+
+def _base_of(spec: ExportSpec) -> str | None:
+    """Return where the model lies that an adapter changes, or None."""
+    if spec.checkpoint is None or not (base := base_of(spec.checkpoint, spec.config)):
+        return None
+    below = spec.checkpoint / base
+    return str(below) if below.is_dir() else base
 
 
 def _clips_of(listed: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """The key of a cell changes with everything that decides its measurements, and nothing else."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,19 @@ class TestFiles:
             path.write_bytes(content)
         keys = [key(ExportSpec(checkpoint=path)) for path in (first, moved, other)]
         assert keys[0] == keys[1] != keys[2]
+
+    @pytest.mark.parametrize("named", [True, False], ids=["by the adapter", "in the config"])
+    def test_the_model_that_an_adapter_changes_decides_the_key(self, named, tmp_path):
+        adapter, base = tmp_path / "adapter", tmp_path / "base"
+        for folder in (adapter, base):
+            folder.mkdir()
+        path = str(base) if named else "gone"
+        (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": path}))
+        config = {} if named else {"base_model": str(base)}
+        spec = ExportSpec(checkpoint=adapter, config=config)
+        before = key(spec)
+        (base / "model.safetensors").write_bytes(b"retrained")
+        assert key(spec) != before
 
     def test_the_name_of_a_clip_changes_the_key_as_the_report_shows_it(self, tmp_path):
         for name in ("a.mp4", "b.mp4"):
