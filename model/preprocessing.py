@@ -96,7 +96,7 @@ class Preprocessing:
             names = [each.name for each in fields(self) if each.name not in _NOT_GIVEN]
             check_choice("entry of clip", name, names)
         if isinstance(text := made.get("sampling"), str):
-            alike = self.sampling and text.startswith(self.sampling.kind)
+            alike = self.sampling and text.strip().lower().startswith(self.sampling.kind)
             made["sampling"] = Sampling.parse(text, self.sampling if alike else self.rules)
         if isinstance(text := made.get("views"), str):
             made["views"] = Views.parse(text, self.views)

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from model.config import ConfigError, check_choice, nearest
@@ -122,7 +123,7 @@ class Sampling:
         """The text that `parse` reads, with every word."""
         if self.kind == "uniform":
             return f"uniform:{self.rule}"
-        fps = "" if self.fps is None else f"@{self.fps:g}"
+        fps = "" if self.fps is None else f"@{Decimal(str(self.fps)):f}".removesuffix(".0")
         return f"dense:{self.rate}{fps}:{self.rule}:{self.place}:{self.past_end}"
 
 

@@ -112,9 +112,11 @@ def name_outputs(made: object, given: Sequence[str]) -> dict[str, Tensor]:
 
 
 def _as_array(value: object) -> np.ndarray:
+    """Give the values of an input; floats as float32, which is what a graph takes."""
     if isinstance(value, Tensor):
-        return value.detach().cpu().numpy()
-    return np.asarray(value)
+        value = (value.float() if value.is_floating_point() else value).detach().cpu()
+    array = np.asarray(value)
+    return array.astype(np.float32) if array.dtype.kind == "f" else array
 
 
 @torch.inference_mode()

@@ -12,8 +12,8 @@ import numpy as np
 from exporter.machine.memory import peak_memory_mb, reset_peak_memory
 from exporter.results import HOST_TO_HOST, Latency
 from exporter.runners.base import Arrays, Runner
+from exporter.runners.device import WARMUP_RUNS
 
-WARMUP_RUNS = 3
 MIN_RUNS, MAX_RUNS = 10, 100
 SHORT_SECONDS = 0.02  # of a run that what was run before it slows noticeably
 

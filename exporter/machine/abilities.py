@@ -12,7 +12,7 @@ GPU, CUDA = "NVIDIA GPU", "ONNX Runtime on CUDA"
 ANY_TENSORRT = ("TensorRT-RTX", "TensorRT")  # one of them is enough
 # Name -> the task, and what it needs: parts of `doctor`, or a choice of parts.
 TASKS: Mapping[str, tuple[str, Sequence[str | tuple[str, ...]]]] = {
-    "export": ("make exports", ("PyTorch", "ONNX Runtime", "Video (PyAV)")),
+    "export": ("make exports", ("PyTorch", "ONNX", "ONNX Runtime", "Video (PyAV)")),
     "use": ("prove, time and use exports", ("ONNX Runtime", "Video (PyAV)")),
     "build": ("build engines", (ANY_TENSORRT,)),
     "gpu": ("run model.onnx on the GPU", (GPU, CUDA)),

@@ -65,7 +65,7 @@ def describe() -> dict[str, Any]:
 def examine() -> list[Finding]:
     """Find out what works on this machine, and what to install for the rest."""
     gpu = look_for_gpu()
-    findings = [_examine_torch(), *_examine_onnxruntime(gpu)]
+    findings = [_examine_torch(), _examine_onnx(), *_examine_onnxruntime(gpu)]
     for status in available_flavours().values():
         works = status.version is not None
         found = status.version or status.reason
@@ -91,6 +91,14 @@ def _examine_torch() -> Finding:
         found = "not installed: exports can be used here, but not made"
         return Finding("PyTorch", False, found, how_to_install("torch"))
     return Finding("PyTorch", True, f"{torch.__version__}, {torch.get_num_threads()} threads")
+
+
+def _examine_onnx() -> Finding:
+    versions = {name: _version(name) for name in ("onnx", "onnxscript")}
+    if missing := [name for name, version in versions.items() if version is None]:
+        found = f"{' and '.join(missing)} not installed: exports can be used here, but not made"
+        return Finding("ONNX", False, found, how_to_install(missing[0]))
+    return Finding("ONNX", True, ", ".join(f"{name} {v}" for name, v in versions.items()))
 
 
 def _examine_onnxruntime(gpu: GpuStatus) -> list[Finding]:

@@ -6,7 +6,8 @@ runtime did not pass with room, the stage `accuracy` only with labelled clips.
 
 from __future__ import annotations
 
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -90,9 +91,11 @@ def export(
     """
     require_addresses()
     stages = Stages(on_progress)
-    use_threads(spec.threads)
     out = Path(out or default_directory(spec))
-    with StagedDirectory(out, force=force, reads=_reads(spec)) as staged:
+    with (
+        use_threads(spec.threads),
+        StagedDirectory(out, force=force, reads=_reads(spec)) as staged,
+    ):
         with stages.run("load") as stage:
             model = load_model(spec)
             resolved = resolve(spec, model)  # hashes the checkpoint as it was read
@@ -111,10 +114,15 @@ def _reads(spec: ExportSpec) -> list[Path]:
     return [*trained, *spec.video, *spec.calibration, *labelled]
 
 
-def use_threads(wanted: int | None) -> None:
-    """Let PyTorch use the wanted threads, or one for each core that is free for this process."""
-    cores = usable_cores() or torch.get_num_threads()
-    torch.set_num_threads(wanted or min(torch.get_num_threads(), cores))
+@contextmanager
+def use_threads(wanted: int | None) -> Iterator[None]:
+    """Let PyTorch use the wanted threads, or at most one for each core of this process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(wanted or min(before, usable_cores() or before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def publish(job: Job, out: Path, staged: StagedDirectory) -> ExportResult:

@@ -54,8 +54,7 @@ def export_module(
     check_for_module(spec := spec or ExportSpec())
     spec = replace(spec, rewrite="none")
     stages, out = Stages(on_progress), Path(out)
-    use_threads(spec.threads)
-    with StagedDirectory(out, force=force) as staged:
+    with use_threads(spec.threads), StagedDirectory(out, force=force) as staged:
         with stages.run("load") as stage:
             adapted, samples = adapt(module, inputs, outputs)
             model = cast("VideoClassifier", adapted)

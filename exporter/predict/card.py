@@ -138,7 +138,7 @@ class Card:
         try:
             return replace(self, preprocessing=self.preprocessing.changed(clip))
         except ConfigError as error:
-            raise UsageError(f"--{error}") from error
+            raise UsageError(str(error)) from error
 
     @property
     def has_logits(self) -> bool:

@@ -185,19 +185,29 @@ def _answer(
             good = [clip.array for clip in group if clip.array is not None]
             logits = [iter(batches.logits(good)) for _, batches in models]
             yield [
-                _row(next(places), clip, [next(rows) for rows in logits], subject)
+                _row(next(places), clip, [next(rows) for rows in logits], models, subject)
                 if clip.array is not None
-                else _row(next(places), clip, [], subject)
+                else _row(next(places), clip, [], models, subject)
                 for clip in group
             ]
 
 
-def _row(at: int, clip: ReadClip, logits: Sequence[np.ndarray], subject: Subject) -> dict[str, Any]:
+def _row(
+    at: int,
+    clip: ReadClip,
+    logits: Sequence[np.ndarray],
+    models: Sequence[tuple[str, Batches]],
+    subject: Subject,
+) -> dict[str, Any]:
     """Make the row of a clip: what the figures need of the answer of each runtime."""
     answers = [_answer_of(rows, subject) for rows in logits]
     error = clip.error
     if None in answers:
-        answers, error = [], "NaN or Inf among the logits"
+        runner = models[answers.index(None)][1].runner
+        error = (
+            f"NaN or Inf among the logits of {runner.name} ({runner.device}, {runner.precision})"
+        )
+        answers = []
     told = {"clip": name_of(clip.source), "note": clip.note, "error": error}
     return {"at": at, "answers": answers, **{name: as_text(text) for name, text in told.items()}}
 

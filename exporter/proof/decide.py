@@ -53,7 +53,7 @@ def decide(
         return (
             "ill-conditioned",
             f"two roundings of the eager model itself differ by {fp32_floor:.1e} (limit "
-            f"{ILL_CONDITIONED:.0e}): it is not a function at this precision",
+            f"{ILL_CONDITIONED:.0e}): this precision does not determine its outputs",
         )
     worst = max(per_input, key=lambda entry: entry.rel_l2)
     if worst.rel_l2 > tolerance:

@@ -50,8 +50,8 @@ def rewrite_proven(job: Job, stage: Stage, targets: Collection[str], exact: Runn
     """Rewrite the model for `model.onnx`, and prove in float64 that it is the same function.
 
     The layouts of the other targets, `tensorrt` and `openvino`, are proven too. The proof compares
-    the model that is rewritten in float64, where rounding plays no role, with the truth of `exact`,
-    on the inputs on which structure is judged: that compares a graph with the rewritten model.
+    the model that is rewritten in float64, where rounding plays no role, with the truth of `exact`.
+    It takes the inputs on which the structure of a graph is compared with the rewritten model.
     The rounding of folded weights is judged by `judge_runtimes`, in units of the rounding of the
     model itself.
     """
@@ -244,7 +244,8 @@ def explain(job: Job, rewritten: VideoClassifier, graph: Path, stage: Stage) -> 
         precision=spec.precision,
         batch=spec.run_batch,
         keep_fp32=spec.keep_fp32,
-        int8=calibration and Int8(observe_ranges(rewritten, calibration.clips.arrays)),
+        int8=calibration
+        and Int8.of("int8-onnxruntime", observe_ranges(rewritten, calibration.clips.arrays)),
         on_clip=lambda done, total: stage.progress(done / total, "module by module"),
     )
     stage.detail = f"{len(found.rungs)} modules on {', '.join(shown.names)}"

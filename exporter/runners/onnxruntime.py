@@ -116,6 +116,8 @@ class OnnxRuntimeRunner(Closing):
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Compute `logits` `(b, classes)` of `video` `(b, f, c, h, w)`."""
+        if self._session is None:
+            raise RuntimeFailure(f"{self.name}: the runner is closed")
         check_inputs(self, inputs)
         names = [value.name for value in self._session.get_outputs()]
         try:

@@ -1,8 +1,8 @@
-"""Quantise a float32 graph: the same graph with int8 products, calibrated on clips.
+"""Quantise a graph of float32 or fp16: the same graph with int8 products, calibrated on clips.
 
 ONNX Runtime's quantiser does the work, on the products that `int8_products` chooses. This file
-prepares the graph for the quantiser. Afterwards it reconnects all other nodes to the float32 values
-that they read before. If the product of a weight would not be faster in int8, the weight is stored
+prepares the graph for the quantiser. Afterwards it reconnects all other nodes to the values that
+they read before. If the product of a weight would not be faster in int8, the weight is stored
 in int8 and the product is computed in float32.
 """
 
@@ -39,8 +39,8 @@ class Quantized:
     Attributes:
         form: A key of `FORMS`.
         products: Number of products computed in int8.
-        stored: Number of weights stored in int8 whose products are computed in float32.
-        kept: Number of products computed in float32, including those with a stored int8 weight.
+        stored: Number of weights stored in int8 whose products are computed in float32 or fp16.
+        kept: Number of products computed in float32 or fp16, those of stored weights included.
         calibration_clips: Number of calibration clips.
         nodes: Number of nodes of the int8 graph.
         bytes: Size of the int8 file.
@@ -66,7 +66,7 @@ def quantize(
     """Write `graph` with int8 products to `out`; inputs, outputs and metadata stay the same.
 
     Args:
-        graph: A float32 graph that `export_onnx` wrote.
+        graph: A graph of float32 or fp16 that `export_onnx` wrote.
         out: The file to write.
         calibration: Clips by input name: `video` float32 `(n, f, c, h, w)`, and `mask` bool
             `(n, f)` if the graph takes a mask. If the last fixed batch is too short, it is filled

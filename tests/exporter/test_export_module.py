@@ -235,6 +235,15 @@ def test_a_module_that_mixes_its_samples_is_not_proven(tmp_path):
     assert result.verdict == "fail"
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
+def test_inputs_of_another_float_type_are_taken_as_float32(dtype, tmp_path):
+    spec = ExportSpec(engine="none", bench_seconds=0.0)
+    generator = torch.Generator().manual_seed(0)
+    inputs = {"x": torch.randn(8, 4, generator=generator).to(getattr(torch, dtype))}
+    result = export_module(nn.Linear(4, 2), inputs, tmp_path / "x", spec)
+    assert result.verdict == "pass"
+
+
 class Branching(nn.Module):
     def forward(self, x):
         return x if x.sum() > 0 else -x

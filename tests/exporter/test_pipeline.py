@@ -122,7 +122,7 @@ def test_one_thread_and_two_give_the_same_graphs(precision, tmp_path):
         pipeline.export(given, tmp_path / str(threads))
         files = sorted((tmp_path / str(threads)).glob("*.onnx"))
         made.append({file.name: file.read_bytes() for file in files})
-    torch.set_num_threads(before)
+    assert torch.get_num_threads() == before
     assert made[0] == made[1]
     assert "model.tensorrt.onnx" in made[0]
     integers = [

@@ -145,6 +145,8 @@ class TestText:
             Sampling(rule="middles"),
             Sampling("dense", rate=32, fps=30.0),
             Sampling("dense", "window", 4, 29.97, "start", "loop"),
+            Sampling("dense", rate=2, fps=30000 / 1001),
+            Sampling("dense", rate=1, fps=1e-5),
         ],
     )
     def test_the_text_of_a_sampling_gives_it_again(self, sampling):
@@ -216,6 +218,11 @@ class TestDescription:
         assert found == Preprocessing((0.5,), (0.25,), 40)
         assert found.sampling is None
         assert found.sampled == Sampling()
+
+    @pytest.mark.parametrize("text", ["dense:16@30", " Dense:16@30"])
+    def test_what_a_text_leaves_open_is_that_of_the_present_sampling(self, text):
+        steps = Preprocessing(sampling=Sampling.parse("dense:32@30:steps:centre:loop"))
+        assert str(steps.changed({"sampling": text}).sampling) == "dense:16@30:steps:centre:loop"
 
     @pytest.mark.parametrize(
         ("entries", "part"),

@@ -4,8 +4,8 @@ from exporter.errors import DoctorError
 from exporter.machine.abilities import REQUIRABLE, TASKS, abilities, require
 from exporter.machine.environment import Finding
 
-ALL = ("PyTorch", "ONNX Runtime", "ONNX Runtime on CUDA", "TensorRT", "TensorRT-RTX", "OpenVINO")
-ALL = (*ALL, "NVIDIA GPU", "Video (PyAV)")
+ALL = ("PyTorch", "ONNX", "ONNX Runtime", "ONNX Runtime on CUDA", "TensorRT", "TensorRT-RTX")
+ALL = (*ALL, "OpenVINO", "NVIDIA GPU", "Video (PyAV)")
 
 
 def able(*broken):
@@ -23,6 +23,7 @@ def found(*broken):
     [
         ((), set()),
         (("PyTorch",), {"export"}),
+        (("ONNX",), {"export"}),
         (("ONNX Runtime",), {"export", "use"}),
         (("Video (PyAV)",), {"export", "use", "openvino"}),
         (("TensorRT",), set()),

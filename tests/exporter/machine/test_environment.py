@@ -60,11 +60,22 @@ def test_a_tensorrt_that_does_not_work_is_described_by_its_reason(flavours):
 
 
 def test_a_part_that_works_has_no_remedy(flavours):
-    for part in ("PyTorch", "ONNX Runtime", "TensorRT-RTX", "Video (PyAV)"):
+    for part in ("PyTorch", "ONNX", "ONNX Runtime", "TensorRT-RTX", "Video (PyAV)"):
         found = finding(part)
         assert found.works, part
         assert found.remedy == "", part
         assert found.found, part
+
+
+def test_without_onnxscript_no_exports_can_be_made(flavours, monkeypatch):
+    known = environment._version
+    monkeypatch.setattr(
+        environment, "_version", lambda name: None if name == "onnxscript" else known(name)
+    )
+    found = finding("ONNX")
+    assert not found.works
+    assert found.found == "onnxscript not installed: exports can be used here, but not made"
+    assert "pip install" in found.remedy
 
 
 def test_without_a_gpu_the_doctor_lists_what_still_works(flavours, without_gpu):

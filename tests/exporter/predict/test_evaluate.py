@@ -14,6 +14,7 @@ from exporter.inputs.dataset import Dataset, Labelled
 from exporter.predict import Predictor
 from exporter.predict.batches import Batches
 from exporter.predict.evaluate import Subject, evaluate
+from exporter.runners.onnxruntime import OnnxRuntimeRunner
 from model.config import ClipConfig
 from model.preprocessing import Preprocessing
 
@@ -236,6 +237,19 @@ class TestTheCommand:
         assert found["mse"] == pytest.approx(errors.mean(), rel=1e-4)
         assert found["r2"] == pytest.approx(np.mean(1 - errors / truth.var(0)), rel=1e-4)
         assert found["interval"] is None
+
+    def test_a_runtime_that_gives_nan_is_named_beside_the_clip(
+        self, flexible, archive, tmp_path, capsys, monkeypatch
+    ):
+        directory = with_task(flexible, tmp_path, "regression")
+        first = min(archive.rglob("[0-9].mkv"))
+        (tmp_path / "list.txt").write_text(f"{first} {' '.join(['0'] * 12)}")
+        nan = np.full((1, 12), np.nan, np.float32)
+        monkeypatch.setattr(OnnxRuntimeRunner, "run", lambda *_: {"logits": nan})
+        given = ["evaluate", str(directory), str(tmp_path / "list.txt"), "--device", "cpu"]
+        main([*given, "--max-bad", "100%", "--json"])
+        (bad,) = json.loads(capsys.readouterr().out)["bad_clips"]
+        assert bad["reason"] == "NaN or Inf among the logits of onnxruntime (cpu, fp32)"
 
     def test_another_export_is_compared_on_the_same_clips(
         self, flexible, numbered, tmp_path, capsys

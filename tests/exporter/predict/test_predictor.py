@@ -486,8 +486,16 @@ class TestViews:
         with Predictor(fresh[1], clip={"sampling": "dense:4@30", "views": "1x3"}) as predictor:
             how = predictor.card.preprocessing
             assert (str(how.sampling), how.views.crops) == ("dense:4@30:steps:centre:clamp", 3)
-        with pytest.raises(UsageError, match="sampling"):
+        with pytest.raises(UsageError, match=r"^sampling: got 'dense'"):
             Predictor(fresh[1], clip={"sampling": "dense"})
+        with pytest.raises(UsageError, match=r"^unknown entry of clip: got 'foo'"):
+            Predictor(fresh[1], clip={"foo": 1})
+
+    def test_answers_that_are_taken_after_the_end_are_an_error(self, fresh, clips):
+        with Predictor(fresh[1]) as predictor:
+            found = predictor.predict([clips[0]], CLASSES)
+        with pytest.raises(RuntimeFailure, match="closed"):
+            list(found)
 
 
 class TestWindows:
