@@ -6,7 +6,7 @@ r"""Time our exported graphs against their peers in pairs, and give an interval 
     python scripts/peers/bench_peers.py --mechanisms performer fastformer \
         --peers ours/onnxruntime@regular                            one mechanism against another
     python scripts/peers/bench_peers.py --model vit --precision int8      the base model, 8 x 224 px
-    python scripts/peers/bench_peers.py --ours half/openvino-bf16 \
+    python scripts/peers/bench_peers.py --ours half/openvino-bf16 eight/openvino-bf16 \
         --peers published/eager published/eager-bf16                a CPU with bf16
 
 A side is SOURCE/RUNTIME. It has the mechanism of the pair unless @MECHANISM follows. The sources:
@@ -17,6 +17,7 @@ A side is SOURCE/RUNTIME. It has the mechanism of the pair unless @MECHANISM fol
     ours        the graph that tsformer exports
     uncut       the same without some rewrites; OpenVINO runs it faster at small sizes
     half        the graph that tsformer exports for OpenVINO in bf16
+    eight       the same in int8
 
 The runtimes: eager, eager-bf16 (autocast), onnxruntime, openvino, openvino-bf16, and torch.compile
 under four names. `compile` has default options. `frozen` has inductor's freezing. `unmatched` omits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -38,14 +38,16 @@ SOURCES = {
     "ours": None,
     "uncut": None,
     "half": None,
+    "eight": None,
 }
+# The sources that tsformer exports for OpenVINO in a precision, whatever that of the pair is.
+FOR_OPENVINO = {"half": "bf16", "eight": "int8"}
 # The sources that tsformer exports, and the rewrites that they leave out.
-# Those that `uncut` leaves out suit the caches and threads of ONNX Runtime. `half` is the graph
-# that OpenVINO computes in bf16.
+# Those that `uncut` leaves out suit the caches and threads of ONNX Runtime.
 OURS = {
     "ours": (),
     "uncut": ("fold_norm", "bias_apart", "cut_attention", "cut_feed_forward"),
-    "half": (),
+    **dict.fromkeys(FOR_OPENVINO, ()),
 }
 RUN_OURS = {"onnxruntime", "openvino", "openvino-bf16"}
 FROZEN = {"freezing": True}  # inductor may change the layout of the weights in advance
@@ -244,11 +246,10 @@ def export_ours(
 ) -> None:
     """Export as `tsformer export` does."""
     assert isinstance(module, VideoClassifier)
+    target = "openvino" if source in FOR_OPENVINO else None
+    precision = FOR_OPENVINO.get(source, precision)
     spec = ExportSpec(batch=len(video), precision=precision, no_rewrite=OURS[source])
-    if source == "half":
-        rewritten = rewrite_for_export(replace(spec, precision="bf16"), module, "openvino")
-    else:
-        rewritten = rewrite_for_export(spec, module)
+    rewritten = rewrite_for_export(spec, module, target)
     export_onnx(rewritten, {"video": video}, path, opset=DEFAULT_OPSET)
     if precision == "int8":
         _, frames, channels, height, width = video.shape
