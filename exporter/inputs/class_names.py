@@ -69,13 +69,14 @@ def _by_number(names: Sequence[str], outputs: int) -> dict[str, int]:
 
 def _by_label(names: Sequence[str], labels: Sequence[str], option: str) -> dict[str, int]:
     """Match names with labels: exactly, else without a difference of `_` and a space."""
-    exact = {label: place for place, label in enumerate(labels)}
+    exact: dict[str, list[int]] = {}
     alike: dict[str, list[int]] = {}
     for place, label in enumerate(labels):
+        exact.setdefault(label, []).append(place)
         alike.setdefault(_plain(label), []).append(place)
     found = {}
     for name in names:
-        places = [exact[name]] if name in exact else alike.get(_plain(name), [])
+        places = exact.get(name) or alike.get(_plain(name), [])
         if len(places) > 1:
             both = " or ".join(f"{labels[place]!r} (index {place})" for place in places)
             raise UsageError(f"{option}: {name!r} can be read in two ways", got=both)

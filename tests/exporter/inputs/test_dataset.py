@@ -139,6 +139,12 @@ class TestFolders:
         with pytest.raises(UsageError, match="'a_b c' \\(index 0\\) or 'a b_c' \\(index 1\\)"):
             place_classes(["a_b_c"], ("a_b c", "a b_c"), 2, "--eval", "folder")
 
+    def test_a_label_of_two_classes_is_refused(self):
+        with pytest.raises(UsageError, match="'crane' can be read in two ways") as caught:
+            place_classes(["b", "crane"], ("crane", "b", "crane"), 3, "--eval", "folder")
+        assert str(caught.value).endswith("got 'crane' (index 0) or 'crane' (index 2)")
+        assert place_classes(["b"], ("crane", "b", "crane"), 3, "--eval", "folder") == {"b": 1}
+
     def test_numbers_from_one_on_are_refused(self):
         names = [str(place) for place in range(1, 13)]
         with pytest.raises(UsageError, match="counted from 1"):
