@@ -85,7 +85,7 @@ class Sampling:
         if base and alike:
             made |= {"place": base.place, "past_end": base.past_end}
         if kind == "dense":
-            match = re.fullmatch(r"(\d+)(?:@(\d+(?:\.\d+)?))?", words.pop(0) if words else "")
+            match = re.fullmatch(r"(\d{1,9})(?:@(\d+(?:\.\d+)?))?", words.pop(0) if words else "")
             if match is None:
                 raise ConfigError(wrong)
             made |= {"rate": int(match[1]), "fps": float(match[2]) if match[2] else None}
@@ -161,7 +161,7 @@ class Views:
     @classmethod
     def parse(cls, text: str, base: Views | None = None) -> Views:
         """Read `3x1`, or `3x1:probabilities`; an average that is not given is that of `base`."""
-        match = re.fullmatch(r"(\d+)x(\d+)(?::(\w+))?", text.strip().lower())
+        match = re.fullmatch(r"(\d{1,9})x(\d{1,9})(?::(\w+))?", text.strip().lower())
         if match is None:
             raise ConfigError(f"views: got {text!r}, expected {_VIEWS}")
         average = match[3] or (base.average if base else AVERAGES[0])

@@ -52,7 +52,7 @@ def place_classes(
     if all(name.isdecimal() for name in names):
         raise UsageError(
             f"{option}: {what}s are numbers that do not fit the model",
-            got=f"{min(map(int, names))} to {max(map(int, names))}",
+            got=f"{min(map(float, names)):.15g} to {max(map(float, names)):.15g}",
             expected=f"indices 0 to {outputs - 1}{_counted_from_one(names, outputs)}",
         )
     if labels is None:
@@ -63,8 +63,9 @@ def place_classes(
 
 def _by_number(names: Sequence[str], outputs: int) -> dict[str, int]:
     """Read all names as indices; empty if one is none."""
-    fits = all(name.isdecimal() and int(name) < outputs for name in names)
-    return {name: int(name) for name in names} if fits else {}
+    # float takes any number of digits, and int not.
+    fits = all(name.isdecimal() and float(name) < outputs for name in names)
+    return {name: int(float(name)) for name in names} if fits else {}
 
 
 def _by_label(names: Sequence[str], labels: Sequence[str], option: str) -> dict[str, int]:
@@ -90,7 +91,7 @@ def _plain(name: str) -> str:
 
 
 def _counted_from_one(names: Sequence[str], outputs: int) -> str:
-    numbers = sorted({int(name) for name in names})
+    numbers = sorted({float(name) for name in names})
     if numbers[0] == 1 and numbers[-1] == outputs:
         return f"; counted from 1 they would be 1 to {outputs}: rename them from 0 on"
     return ""

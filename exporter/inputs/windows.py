@@ -82,7 +82,7 @@ class Window:
 
 
 def _seconds(name: str, text: str) -> Fraction:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)\s*(s|ms|m)?", text.strip().lower())
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,20})?|\.\d{1,20})\s*(s|ms|m)?", text.strip().lower())
     if match is None:
         raise UsageError(name, got=repr(text), expected="a time, as 2s, 500ms or 1.5")
     return Fraction(match[1]) * {"ms": Fraction(1, 1000), "m": 60}.get(match[2], 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -255,10 +256,10 @@ def in_shard(clips: Iterable[str], shard: str) -> list[str]:
     Raises:
         UsageError: if the shard is not valid.
     """
-    parts = shard.split("/")
-    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+    parts = re.fullmatch(r"(\d{1,9})/(\d{1,9})", shard)
+    if parts is None:
         raise UsageError("--shard", got=repr(shard), expected="i/n, as in 1/8")
-    number, count = map(int, parts)
+    number, count = map(int, parts.groups())
     if not 1 <= number <= count:
         raise UsageError("--shard", got=shard, expected="i/n with i from 1 to n")
     return [clip for clip in clips if _shard_of(clip, count) == number]

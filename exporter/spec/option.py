@@ -43,7 +43,7 @@ class BatchProfile:
     @classmethod
     def parse(cls, text: str) -> BatchProfile:
         """Read `MIN:OPT:MAX`."""
-        if not re.fullmatch(r"\d+:\d+:\d+", text):
+        if not re.fullmatch(r"\d{1,9}:\d{1,9}:\d{1,9}", text):
             raise UsageError(
                 "--dynamic-batch", got=repr(text), expected="MIN:OPT:MAX, as in 1:4:16"
             )

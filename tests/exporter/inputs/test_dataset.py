@@ -145,6 +145,12 @@ class TestFolders:
         assert str(caught.value).endswith("got 'crane' (index 0) or 'crane' (index 2)")
         assert place_classes(["b"], ("crane", "b", "crane"), 3, "--eval", "folder") == {"b": 1}
 
+    def test_a_number_of_any_length_is_no_index(self):
+        with pytest.raises(UsageError, match="do not fit the model: got 1 to inf, expected ind"):
+            place_classes(["1", "9" * 5000], None, 2, "--eval", "folder", whole=True)
+        places = place_classes(["0" * 5000 + "1"], None, 2, "--eval", "label")
+        assert set(places.values()) == {1}
+
     def test_numbers_from_one_on_are_refused(self):
         names = [str(place) for place in range(1, 13)]
         with pytest.raises(UsageError, match="counted from 1"):

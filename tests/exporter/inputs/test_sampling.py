@@ -170,6 +170,7 @@ class TestText:
             ("dense", "dense:32@30"),
             ("dense:x", "dense:32@30"),
             ("dense:0", "at least 1"),
+            pytest.param(f"dense:{'9' * 5000}", "dense:32@30", id="long"),
             ("dense:4@0", "above 0"),
             ("dense:4:middle", "sampling: got 'middle' in 'dense:4:middle'"),
             ("uniform:window", "sampling: got 'window' in 'uniform:window'"),
@@ -179,7 +180,18 @@ class TestText:
         with pytest.raises(ConfigError, match=part.replace("(", r"\(")):
             Sampling.parse(text)
 
-    @pytest.mark.parametrize("text", ["3", "0x1", "1x2", "axb", "1x3:votes", "101x1"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "3",
+            "0x1",
+            "1x2",
+            "axb",
+            "1x3:votes",
+            "101x1",
+            pytest.param("9" * 5000 + "x1", id="long"),
+        ],
+    )
     def test_wrong_views_are_an_error(self, text):
         with pytest.raises(ConfigError, match="views"):
             Views.parse(text)

@@ -198,6 +198,8 @@ def test_a_window_of_too_many_frames_is_refused(long, monkeypatch):
     [
         *(("0s", None), ("2s", "0"), ("two", None), ("-1s", None), ("2h", None)),
         *(("2s", "0.0000001s"), ("99999999999s", None), ("2s", "1441m")),
+        pytest.param("9" * 5000 + "s", None, id="long"),
+        pytest.param("0." + "9" * 5000, None, id="many decimals"),
     ],
 )
 def test_a_wrong_time_is_a_usage_error(length, stride):
@@ -207,6 +209,8 @@ def test_a_wrong_time_is_a_usage_error(length, stride):
 
 def test_times_are_read_exactly():
     assert Windows.parse("100ms", ".1s") == Windows(Fraction(1, 10), Fraction(1, 10))
+    third = Fraction(3333333333333333, 10**16)
+    assert Windows.parse(repr(1 / 3)) == Windows(third, third)
 
 
 def test_a_file_without_frames_is_an_error(tmp_path):

@@ -123,7 +123,10 @@ class TestRows:
         assert all(shards)
         assert in_shard(clips[5:], "2/3") == [clip for clip in shards[1] if clip in clips[5:]]
 
-    @pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "1/0", "a/b", "1/2/3"])
+    @pytest.mark.parametrize(
+        "shard",
+        ["0/3", "4/3", "1", "1/0", "a/b", "1/2/3", pytest.param("1/" + "9" * 5000, id="long")],
+    )
     def test_a_wrong_shard_is_refused(self, shard):
         with pytest.raises(UsageError, match=r"--shard: got .*, expected i/n"):
             in_shard(["x"], shard)

@@ -83,7 +83,11 @@ def test_a_profile_must_be_whole_and_in_order(profile):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "4", "1:4", "1:4:8:16", "1:x:4", "1:-2:4", " 1:2:4", "1:2:4\n"]
+    "text",
+    [
+        *("", "4", "1:4", "1:4:8:16", "1:x:4", "1:-2:4", " 1:2:4", "1:2:4\n"),
+        pytest.param("1:2:" + "9" * 5000, id="long"),
+    ],
 )
 def test_text_that_is_not_a_profile_is_refused(text):
     with pytest.raises(UsageError, match="MIN:OPT:MAX"):
