@@ -6,11 +6,13 @@ The rules of `lint` know the common reasons; a runtime knows all of its own.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 from exporter.files import child
 from exporter.graph.file import read_graph
@@ -18,6 +20,7 @@ from exporter.lint import Finding, lint
 from exporter.lint.rule import RUNTIMES, Severity
 
 _SECONDS = 15
+_MOST_NOISE = 2**16  # bytes that are read of what a loader wrote to stderr
 _BEYOND_LOADING = {"baked-batch"}  # its error is about another batch than the file's
 
 
@@ -42,7 +45,8 @@ def ask(path: Path) -> dict[str, Answer]:
     """Load a graph in every installed runtime, each in a process of its own.
 
     Returns:
-        The answers by runtime. A runtime that is not installed is absent.
+        The answers by runtime. One that is not installed, or does not start here, as TensorRT
+        without a GPU, is absent. One whose process fails refuses the graph.
     """
     found = {}
     for runtime in RUNTIMES:
@@ -61,11 +65,21 @@ def ask(path: Path) -> dict[str, Answer]:
             except subprocess.TimeoutExpired:
                 found[runtime] = Answer(runtime, None)
                 continue
+            said = _last_line(noise)
         if done.returncode < 0:
             found[runtime] = Answer(runtime, "its process died while it loaded the graph")
+        elif done.returncode > 0:
+            how = f"failed: {said}" if said else child.describe_end(done.returncode)
+            found[runtime] = Answer(runtime, f"its process {how}")
         elif done.stdout:
             found[runtime] = Answer(**json.loads(done.stdout))
     return found
+
+
+def _last_line(noise: IO[bytes]) -> str:
+    noise.seek(max(0, noise.seek(0, os.SEEK_END) - _MOST_NOISE))
+    lines = noise.read().decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def judge(findings: Sequence[Finding], answers: Mapping[str, Answer]) -> tuple[Finding, ...]:
@@ -77,7 +91,9 @@ def judge(findings: Sequence[Finding], answers: Mapping[str, Answer]) -> tuple[F
     """
     takes = {runtime for runtime, answer in answers.items() if answer.refused == ""}
     kept = [finding for finding in (_without(each, takes) for each in findings) if finding]
-    explained = {name for each in kept if each.severity == "error" for name in each.runtimes}
+    errors = (each for each in kept if each.severity == "error")
+    explaining = (each for each in errors if each.rule not in _BEYOND_LOADING)
+    explained = {name for each in explaining for name in each.runtimes}
     refusals = [
         _of_the_graph(
             "refused",

@@ -56,6 +56,13 @@ def test_a_refusal_that_no_rule_explains_is_an_error():
     assert judge([FINDING], {"tensorrt": REFUSES}) == (FINDING,)
 
 
+def test_a_baked_batch_explains_no_refusal():
+    baked = replace(FINDING, rule="baked-batch")
+    refusal, kept = judge([baked], {"onnxruntime": REFUSES})
+    assert (refusal.rule, refusal.runtimes) == ("refused", ("onnxruntime",))
+    assert kept == baked
+
+
 def test_warnings_and_a_baked_batch_stay_whatever_the_runtimes_say():
     kept = [replace(FINDING, severity="warning"), replace(FINDING, rule="baked-batch")]
     assert judge(kept, dict.fromkeys(("onnxruntime", "tensorrt"), TAKES)) == tuple(kept)
@@ -147,6 +154,16 @@ def test_a_loader_that_dies_is_a_refusal_and_one_that_hangs_is_a_warning(tmp_pat
     assert {each.refused for each in ask(path).values()} == {
         "its process died while it loaded the graph"
     }
+    stub.write_text("raise OSError('no room for the graph')")
+    assert {each.refused for each in ask(path).values()} == {
+        "its process failed: OSError: no room for the graph"
+    }
+    stub.write_text("raise SystemExit(1)")
+    assert {each.refused for each in ask(path).values()} == {
+        "its process ended without an answer (exit code 1)"
+    }
+    stub.write_text("")
+    assert ask(path) == {}  # not installed
     monkeypatch.setattr(asking, "_SECONDS", 0.3)
     stub.write_text("import time; time.sleep(20)")
     assert {each.refused for each in ask(path).values()} == {None}
