@@ -223,11 +223,12 @@ def _bind(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
 
 
 def _bind_inputs(inputs: Sequence[onnx.ValueInfoProto], batch: int) -> None:
-    """Write `batch` into the one free axis of the inputs, or require it of a fixed graph."""
+    """Write `batch` into the free first axes of the inputs, or require it of a fixed graph."""
     shapes = [value.type.tensor_type.shape.dim for value in inputs]
     free = [dim for shape in shapes for dim in shape if not dim.HasField("dim_value")]
     names = sorted({dim.dim_param for dim in free})
-    if len(names) > 1 or "" in names:
+    others = any(not dim.HasField("dim_value") for shape in shapes for dim in shape[1:])
+    if len(names) > 1 or "" in names or others:
         raise OnnxError("only the batch may be free", got=[name or "unnamed" for name in names])
     for dim in free:
         dim.dim_value = batch

@@ -62,6 +62,15 @@ def test_cost_grows_with_the_batch_except_for_the_weights():
     assert seven.bytes - 128 == 7 * (one.bytes - 128)
 
 
+def test_a_free_axis_that_is_not_the_batch_is_refused():
+    free = "agraph (float[2, 3, h, 64] x) => (float[2, 4, h, 64] y) { y = Conv(x, w) }"
+    with pytest.raises(OnnxError, match=r"only the batch may be free: got \['h'\]"):
+        count_cost(parse(free, w=(4, 3, 1, 1)), 2)
+    twice = "agraph (float[N, 3, N] x) => (float[N, 3, N] y) { y = Exp(x) }"
+    with pytest.raises(OnnxError, match=r"only the batch may be free: got \['N'\]"):
+        count_cost(parse(twice), 2)
+
+
 def test_views_are_free_and_moves_are_only_traffic():
     model = parse(
         """
