@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
-import numpy as np
-import onnx
 from onnx import TensorProto
 
 from exporter.graph.view import GraphView, attribute, dtype_name, operand, result
@@ -21,6 +19,19 @@ _FLOAT_BITS: dict[int, tuple[int, int]] = {  # of exponent and mantissa
     TensorProto.BFLOAT16: (8, 7),
     TensorProto.FLOAT: (8, 23),
     TensorProto.DOUBLE: (11, 52),
+}
+_INTEGER_BITS: dict[int, tuple[int, int]] = {  # of sign and magnitude
+    TensorProto.BOOL: (0, 1),
+    TensorProto.UINT4: (0, 4),
+    TensorProto.INT4: (1, 3),
+    TensorProto.UINT8: (0, 8),
+    TensorProto.INT8: (1, 7),
+    TensorProto.UINT16: (0, 16),
+    TensorProto.INT16: (1, 15),
+    TensorProto.UINT32: (0, 32),
+    TensorProto.INT32: (1, 31),
+    TensorProto.UINT64: (0, 64),
+    TensorProto.INT64: (1, 63),
 }
 
 
@@ -78,11 +89,14 @@ def cast_pair(view: GraphView) -> Iterator[Spot]:
 
 
 def _holds(wide: int, narrow: int) -> bool:
-    """Whether every number of the narrow type is a number of the wide one."""
-    if wide in _FLOAT_BITS and narrow in _FLOAT_BITS:
-        return all(w >= n for w, n in zip(_FLOAT_BITS[wide], _FLOAT_BITS[narrow], strict=True))
-    try:
-        small, large = map(onnx.helper.tensor_dtype_to_np_dtype, (narrow, wide))
-        return np.can_cast(small, large)
-    except (KeyError, TypeError):  # of types that numpy does not have
-        return False
+    """Whether every number of the narrow type is a number of the wide one.
+
+    False for a type in no table. `np.can_cast` calls some casts safe that round: int64 to float64,
+    and those of small floats.
+    """
+    if wide in _FLOAT_BITS and narrow in _INTEGER_BITS:
+        return _INTEGER_BITS[narrow][1] <= _FLOAT_BITS[wide][1] + 1  # one bit is not stored
+    for bits in (_FLOAT_BITS, _INTEGER_BITS):
+        if wide in bits and narrow in bits:
+            return all(w >= n for w, n in zip(bits[wide], bits[narrow], strict=True))
+    return False

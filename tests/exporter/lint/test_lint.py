@@ -398,6 +398,12 @@ FIRES = {
         ),
         "bfloat16": (chained_casts(FLOAT, BFLOAT, start=BFLOAT), "by way of float32"),
         "integers": (chained_casts(INT64, TensorProto.INT32, start=TensorProto.INT32), "int64"),
+        "int32 in float64": (chained_casts(DOUBLE, TensorProto.INT32, start=TensorProto.INT32), ""),
+        "int8 in float16": (chained_casts(HALF, TensorProto.INT8, start=TensorProto.INT8), ""),
+        "uint8 in bfloat16": (
+            chained_casts(BFLOAT, TensorProto.UINT8, start=TensorProto.UINT8),
+            "",
+        ),
     },
 }
 # rule -> graphs close to those, in which it must not fire
@@ -550,6 +556,15 @@ QUIET = {
     "cast-pair": {
         "rounding": chained_casts(HALF, FLOAT),
         "to a third": chained_casts(FLOAT, BFLOAT, start=HALF),
+        "int64 in float64": chained_casts(DOUBLE, INT64, start=INT64),
+        "uint64 in float64": chained_casts(DOUBLE, TensorProto.UINT64, start=TensorProto.UINT64),
+        "int32 in float32": chained_casts(FLOAT, TensorProto.INT32, start=TensorProto.INT32),
+        "uint8 in int8": chained_casts(
+            TensorProto.INT8, TensorProto.UINT8, start=TensorProto.UINT8
+        ),
+        "int8 in float8": chained_casts(
+            TensorProto.FLOAT8E5M2, TensorProto.INT8, start=TensorProto.INT8
+        ),
         "range of bfloat16": chained_casts(HALF, BFLOAT, start=BFLOAT),
         "of a shape": graph(
             ("Shape", ["x"], ["s"]),
