@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto
 
-from exporter.graph.view import STANDARD, GraphView, dtype_name, operand, result
+from exporter.graph.view import GraphView, dtype_name, operand, result
 
 FUSED_WIDTHS = range(16, 257, 8)  # of a head, that TensorRT has a fused attention for
 _HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -54,12 +54,11 @@ def find_attentions(view: GraphView) -> tuple[GraphAttention, ...]:
 
 def attentions_with_nodes(view: GraphView) -> Iterator[tuple[GraphAttention, onnx.NodeProto]]:
     """Yield every softmax attention with the node of its softmax."""
-    for node in view.nodes:
-        if node.op_type == "Softmax" and node.domain in STANDARD:
-            logits, mixed = _product_before(view, operand(node)), _product_after(view, result(node))
-            if logits is not None and mixed is not None:
-                names = tuple(part.name for part in (logits, node, mixed))
-                yield GraphAttention(view.module(node), names, _obstacle(view, logits)), node
+    for node in view.standard(("Softmax",)):
+        logits, mixed = _product_before(view, operand(node)), _product_after(view, result(node))
+        if logits is not None and mixed is not None:
+            names = tuple(part.name for part in (logits, node, mixed))
+            yield GraphAttention(view.module(node), names, _obstacle(view, logits)), node
 
 
 def _product_before(view: GraphView, name: str) -> onnx.NodeProto | None:

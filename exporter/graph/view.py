@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -81,6 +81,10 @@ class GraphView:
     def nodes(self) -> tuple[onnx.NodeProto, ...]:
         """All nodes, those in branches and loops too."""
         return tuple(node for graph in self._graphs for node in graph.node)
+
+    def standard(self, ops: Collection[str]) -> Iterator[onnx.NodeProto]:
+        """Yield the nodes of these operators of the standard: a runtime may reuse their names."""
+        return (node for node in self.nodes if node.op_type in ops and node.domain in STANDARD)
 
     @cached_property
     def inputs(self) -> tuple[onnx.ValueInfoProto, ...]:

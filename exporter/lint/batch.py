@@ -28,6 +28,7 @@ _ALONG_AXIS = {"Softmax": -1, "LogSoftmax": -1, "Hardmax": -1, "ArgMax": 0, "Arg
 _FROM_AXIS = {"LayerNormalization": -1, "RMSNormalization": -1}
 # Before opset 13 these took all axes from `axis` on for one.
 _FLATTENED_BEFORE_13 = {"Softmax", "LogSoftmax", "Hardmax"}
+_MIXING = {*REDUCTIONS, *_ALONG_AXIS, *_FROM_AXIS, "BatchNormalization", "DynamicQuantizeLinear"}
 _SHAPE_READERS = {"Shape", "Size"}
 
 
@@ -71,7 +72,7 @@ def batch_coupled(view: GraphView) -> Iterator[Spot]:
     if view.batch in (None, (1,)):  # a clip that is alone sees no other
         return
     activations = _activations(view)
-    for node in view.nodes:
+    for node in view.standard(_MIXING):
         name = operand(node)
         shape = _shape_of(view, name)
         if name not in activations or shape is None:
@@ -87,8 +88,8 @@ def batch_coupled(view: GraphView) -> Iterator[Spot]:
 
 def _baked_reshapes(view: GraphView) -> Iterator[Spot]:
     """Reshapes to constant sizes that do not follow the batch."""
-    for node in view.nodes:
-        if node.op_type != "Reshape" or len(node.input) < 2:
+    for node in view.standard(("Reshape",)):
+        if len(node.input) < 2:
             continue
         shape = _shape_of(view, node.input[0], at_probe=True)
         target = view.integers(node.input[1])

@@ -111,7 +111,7 @@ def unfused_attention(view: GraphView) -> Iterator[Spot]:
     In a graph that is float32 throughout only attention of one query is fused, and the rule
     does not apply. What the builder did fuse stands in the report of an export.
     """
-    kinds = {view.kind(operand(node)) for node in view.nodes if node.op_type == "MatMul"}
+    kinds = {view.kind(operand(node)) for node in view.standard(("MatMul",))}
     lower = not kinds.isdisjoint((TensorProto.FLOAT16, TensorProto.BFLOAT16))
     for found, node in attentions_with_nodes(view):
         if lower and found.obstacle:
@@ -178,8 +178,8 @@ def asymmetric_int8(view: GraphView) -> Iterator[Spot]:
     TensorRT takes symmetric int8 alone. ONNX Runtime is often faster with uint8 activations, so
     that one graph does not suit both.
     """
-    for node in view.nodes:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) > 2:
+    for node in view.standard(("QuantizeLinear", "DequantizeLinear")):
+        if len(node.input) > 2:
             zero = view.array(node.input[2])
             unsigned = view.kind(node.input[2]) == TensorProto.UINT8
             if unsigned or (zero is not None and np.any(zero)):
@@ -235,11 +235,10 @@ def too_many_axes(view: GraphView) -> Iterator[Spot]:
 
 
 def _of(view: GraphView, ops: Collection[str]) -> Iterator[Spot]:
-    return (at_node(node, f"is {node.op_type}") for node in view.nodes if node.op_type in ops)
+    return (at_node(node, f"is {node.op_type}") for node in view.standard(ops))
 
 
 def _attentions(view: GraphView) -> Iterator[tuple[Spot, int]]:
-    for node in view.nodes:
-        if node.op_type == "Attention" and node.domain in STANDARD:
-            kind = view.kind(operand(node))
-            yield at_node(node, f"is Attention in {dtype_name(kind)}"), kind
+    for node in view.standard(("Attention",)):
+        kind = view.kind(operand(node))
+        yield at_node(node, f"is Attention in {dtype_name(kind)}"), kind

@@ -58,8 +58,8 @@ def float16_overflow(view: GraphView) -> Iterator[Spot]:
 
     They become infinity in every run.
     """
-    for node in view.nodes:
-        if node.op_type == "Cast" and attribute(node, "to") == TensorProto.FLOAT16:
+    for node in view.standard(("Cast",)):
+        if attribute(node, "to") == TensorProto.FLOAT16:
             array = view.array(operand(node))
             if array is not None and array.dtype.kind == "f" and array.size:
                 largest = float(np.nanmax(np.abs(array), initial=0.0, where=np.isfinite(array)))
@@ -97,8 +97,8 @@ def float16_range(view: GraphView) -> Iterator[Spot]:
     term is above 256. The result is infinity or NaN on some inputs, and on others nothing is
     wrong, so that a test on a few clips may not find it.
     """
-    for node in view.nodes:
-        if node.op_type in _WIDE_RANGE and view.kind(operand(node)) == TensorProto.FLOAT16:
+    for node in view.standard(_WIDE_RANGE):
+        if view.kind(operand(node)) == TensorProto.FLOAT16:
             yield at_node(node, f"is {node.op_type} in float16")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 import onnx
 from onnx import TensorProto
@@ -65,7 +65,7 @@ def einsum_types(view: GraphView) -> Iterator[Spot]:
     `torch.arange(n)`, which is int64, multiplied by frequencies in float32: PyTorch converts the
     operands, and the exporter does not write the conversion.
     """
-    for node in _of(view, {"Einsum"}):
+    for node in view.standard({"Einsum"}):
         if len(_kinds(view, node)) > 1:
             yield at_node(node, _said(view, node))
 
@@ -82,7 +82,7 @@ def integer_product(view: GraphView) -> Iterator[Spot]:
     TensorRT has no matrix product of int32 or int64; its parser refuses the node. Small integers
     are exact in float32.
     """
-    for node in _of(view, _PRODUCTS):
+    for node in view.standard(_PRODUCTS):
         kinds = _kinds(view, node)
         if len(kinds) == 1 and kinds <= _INTEGERS:
             yield at_node(node, _said(view, node))
@@ -163,9 +163,9 @@ def int64_arithmetic(view: GraphView) -> Iterator[Spot]:
     reported: a runtime does it once.
     """
     shapes = shape_values(view)
-    for node in view.nodes:
+    for node in view.standard(_ARITHMETIC):
         integer = view.kind(result(node)) == TensorProto.INT64
-        if node.op_type in _ARITHMETIC and integer and result(node) not in shapes:
+        if integer and result(node) not in shapes:
             yield at_node(node, f"is int64 {node.op_type} outside shapes")
 
 
@@ -180,14 +180,10 @@ def einsum(view: GraphView) -> Iterator[Spot]:
     It is computed correctly, but runtimes recognise attention and its fusions in matrix products,
     not in an `Einsum`.
     """
-    for node in _of(view, {"Einsum"}):
+    for node in view.standard({"Einsum"}):
         kinds = _kinds(view, node)
         if len(kinds) < 2 and not kinds & _INTEGERS:
             yield at_node(node, _said(view, node))
-
-
-def _of(view: GraphView, ops: Collection[str]) -> Iterator[onnx.NodeProto]:
-    return (node for node in view.nodes if node.op_type in ops and node.domain in STANDARD)
 
 
 def _kinds(view: GraphView, node: onnx.NodeProto) -> set[int]:

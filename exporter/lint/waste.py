@@ -70,9 +70,7 @@ def cast_pair(view: GraphView) -> Iterator[Spot]:
     a runtime computes them once.
     """
     shapes = shape_values(view)
-    for node in view.nodes:
-        if node.op_type != "Cast":
-            continue
+    for node in view.standard(("Cast",)):
         source, to = operand(node), attribute(node, "to")
         if result(node) in shapes:
             continue

@@ -601,6 +601,26 @@ def test_a_rule_does_not_fire(rule, case):
     assert [f for f in lint(GraphView(case)) if f.rule == rule] == []
 
 
+# Rules on operators of the standard: an operator of a runtime may have the name of one.
+OF_THE_STANDARD = (
+    *("attention", "float32-attention", "unfused-attention", "not-in-tensorrt", "sequence"),
+    *("asymmetric-int8", "control-flow", "data-dependent-shape", "einsum", "einsum-types"),
+    *("integer-product", "int64-arithmetic", "float16-overflow", "float16-range", "cast-pair"),
+    "batch-coupled",
+)
+
+
+@cases({rule: FIRES[rule] for rule in OF_THE_STANDARD}, 2)
+def test_an_operator_of_a_runtime_is_reported_as_custom_alone(rule, case):
+    model = onnx.ModelProto()
+    model.CopyFrom(case[0])
+    for node in model.graph.node:
+        node.domain = "com.microsoft"
+    found = {finding.rule for finding in lint(GraphView(model))}
+    assert "custom-operator" in found
+    assert rule not in found
+
+
 def test_every_rule_is_tested_both_ways():
     assert set(FIRES) | ELSEWHERE == set(RULES)
     assert set(QUIET) | ELSEWHERE == set(RULES)
