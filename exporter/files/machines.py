@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from exporter.errors import OutputError, UsageError
 from exporter.files.place import write_whole
+from exporter.files.text import read_json
 from exporter.results import Latency, Parity, Verdict, worst_verdict
 
 MACHINES = "machines"
@@ -174,7 +175,7 @@ def _finite(value: Any) -> Any:  # noqa: ANN401  # any JSON
 def _read(path: Path, manifest: Mapping[str, Any]) -> tuple[Machine | None, str]:
     """Read one record; return what holds for the files of the manifest, and a note."""
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = read_json(path)
         runs, hashes = facts["runs"], facts["sha256"]
         parity, latency = rows_of(Parity, facts["parity"]), rows_of(Latency, facts["latency"])
         environment = dict(facts["environment"])

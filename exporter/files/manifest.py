@@ -11,7 +11,7 @@ from typing import Any
 
 from exporter.errors import ManifestError, NoExportError
 from exporter.files.staging import MANIFEST
-from exporter.files.text import parse_nested, require_regular
+from exporter.files.text import read_json
 from exporter.files.version import require_version
 from exporter.results import Report, overall_verdict
 from model.preprocessing import Preprocessing
@@ -99,8 +99,7 @@ def read_manifest(
     """
     path = directory / MANIFEST
     try:
-        require_regular(path)
-        manifest = parse_nested(path.read_text(encoding="utf-8"), json.loads)
+        manifest = read_json(path)
         require_version(path, manifest["manifest_version"], VERSION)
         files = {name: entry["sha256"] for name, entry in manifest["files"].items()}
         "".join(files.values())  # hashes are texts

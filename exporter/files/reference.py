@@ -26,6 +26,7 @@ import numpy as np
 
 from exporter.errors import ManifestError, UsageError
 from exporter.files.packing import from_differences, from_planes, to_differences, to_planes
+from exporter.files.text import parse_nested
 from exporter.files.version import require_version
 from model.outputs import LOGITS
 
@@ -194,7 +195,7 @@ def read_reference(path: Path) -> KeptReference:
         with zipfile.ZipFile(path) as packed:
             _check(sum(entry.file_size for entry in packed.infolist()) < _MOST_BYTES, "its size")
         with np.load(path, allow_pickle=False) as packed:
-            card = json.loads(packed[_CARD].tobytes())
+            card = parse_nested(packed[_CARD].tobytes().decode(), json.loads)
             require_version(path, card["version"], _VERSION)
             _check(set(packed.files) == {_CARD, *card["arrays"]}, "its entries")
             return _kept(card, _unpack(card, packed))

@@ -1,8 +1,9 @@
-"""Read a small text that a user wrote, in bounded time and memory: TOML and JSON."""
+"""Read TOML and JSON: a small text that a user wrote, or a file of an export."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 from collections.abc import Callable
@@ -36,6 +37,17 @@ def parse_text(path: Path, parse: Callable[[str], Any]) -> Any:  # noqa: ANN401 
     if require_regular(path).st_size > MOST_BYTES:
         raise OSError(errno.EFBIG, f"it is larger than {MOST_BYTES:,} bytes", str(path))
     return parse_nested(path.read_text(encoding="utf-8"), parse)
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401  # of a directory of anybody
+    """Read a JSON file of any size, as those of an export.
+
+    Raises:
+        OSError: if it is not a file, or cannot be read.
+        ValueError: if it is not UTF-8, is no JSON, or is nested too deeply.
+    """
+    require_regular(path)
+    return parse_nested(path.read_text(encoding="utf-8"), json.loads)
 
 
 def parse_nested(text: str, parse: Callable[[str], Any]) -> Any:  # noqa: ANN401  # of a user

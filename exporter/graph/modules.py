@@ -98,7 +98,7 @@ def _by_depth(model: onnx.ModelProto) -> list[tuple[str, list[str]]]:
     """The map in the metadata of a model, the innermost modules last."""
     try:
         return sorted(read_module_outputs(model).items(), key=lambda entry: len(entry[0]))
-    except (ValueError, AttributeError, TypeError):  # another program wrote metadata of that name
+    except (ValueError, AttributeError, TypeError, RecursionError):  # of another program
         return []
 
 

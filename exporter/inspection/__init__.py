@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from exporter.errors import GraphInputError, TsformerError
 from exporter.files.machines import Machines, read_machines
 from exporter.files.manifest import ENGINE, GRAPH, read_manifest, sha256
 from exporter.files.staging import MANIFEST
+from exporter.files.text import read_json
 from exporter.inspection.engine import EngineFacts, inspect_engine, is_engine
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _state(file: Path, expected: str) -> str:
 
 def _rewrites(directory: Path) -> tuple[Mapping[str, Any], ...] | None:
     try:
-        report = json.loads((directory / "report.json").read_text(encoding="utf-8"))
+        report = read_json(directory / "report.json")
         return tuple(report["graph"]["rewrites"])
     except (OSError, ValueError, KeyError, TypeError):  # the proof does not need the report
         return None

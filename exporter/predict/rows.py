@@ -19,6 +19,7 @@ from exporter.errors import OutputError
 from exporter.errors.install import missing_package
 from exporter.files.lock import Lock
 from exporter.files.place import whole_file, write_whole
+from exporter.files.text import parse_nested, read_json
 from exporter.predict.batches import in_groups
 from exporter.runners.base import Closing
 
@@ -71,7 +72,7 @@ class RowLog(Closing):
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 try:
-                    row = json.loads(line)
+                    row = parse_nested(line.decode(), json.loads)
                     row["clip"].encode()
                 except (ValueError, TypeError, KeyError, AttributeError) as error:
                     what = f"{self.path}:{number} is no row of tsformer"
@@ -124,7 +125,7 @@ def _check_job(path: Path, made_by: Mapping[str, Any]) -> None:
         write_whole(job, json.dumps(made_by, indent=2).encode() + b"\n")
         return
     try:
-        known = json.loads(job.read_text(encoding="utf-8"))
+        known = read_json(job)
         other = [name for name in {**known, **made_by} if known.get(name) != made_by.get(name)]
     except (ValueError, TypeError) as error:
         raise OutputError(f"{job} is damaged", remedy=f"remove it and {path}") from error

@@ -5,7 +5,6 @@ Only proven choices count: the whole cell must be proven, and the timed runtime 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from exporter.errors import NoExportError, UsageError
 from exporter.files.machines import Machine, present_rows, read_machines
 from exporter.files.manifest import MANIFEST, read_manifest
+from exporter.files.text import read_json
 from exporter.files.version import require_version
 from exporter.results import HOST_TO_HOST
 from exporter.sweep.grid import name_of
@@ -220,7 +220,7 @@ def read_rows(directory: Path, machine: str | None = None) -> list[dict[str, Any
     sweep = directory / "sweep.json"
     try:
         if sweep.exists():
-            content = json.loads(sweep.read_text(encoding="utf-8"))
+            content = read_json(sweep)
             require_version(sweep, content.get("sweep_version", SWEEP_VERSION), SWEEP_VERSION)
             rows = content["rows"]
         else:
@@ -251,7 +251,7 @@ def _rows_of_export(directory: Path) -> list[dict[str, Any]]:
     report = directory / "report.json"
     if rows and not report.exists():
         return rows  # of an edge image
-    own = json.loads(report.read_text(encoding="utf-8"))
+    own = read_json(report)
     own |= {table: present_rows(own, manifest, table) for table in ("parity", "latency")}
     return [_as_row(directory, manifest, None, own), *rows]
 

@@ -14,6 +14,7 @@ from typing import Any
 from exporter.errors import ManifestError, NoExportError
 from exporter.files.manifest import GRAPH, read_manifest
 from exporter.files.place import write_whole
+from exporter.files.text import read_json
 from exporter.report import strict_json
 from exporter.sweep.grid import name_of
 
@@ -71,7 +72,7 @@ class Table:
         for path in (self.directory / CELLS).glob(f"*{row['key'][:KEY_DIGITS]}"):
             try:
                 verdict = read_manifest(path, needs=(GRAPH, "report.json"))["verdict"]
-                report = json.loads((path / "report.json").read_text(encoding="utf-8"))
+                report = read_json(path / "report.json")
             except (NoExportError, ManifestError, OSError, ValueError):
                 continue  # damaged since: made anew
             row["status"], row["verdict"], row["report"] = "done", verdict, report

@@ -15,6 +15,7 @@ from exporter.errors import ManifestError
 from exporter.files.machines import Machines, present_rows, rows_of
 from exporter.files.manifest import read_manifest
 from exporter.files.place import whole_file
+from exporter.files.text import read_json
 from exporter.predict.card import Card
 from exporter.report.pages import write_page
 from exporter.report.words import EXPLANATION, engine_line, headline
@@ -51,7 +52,7 @@ def write_model_card(
     try:
         if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
             return False
-        report = json.loads((directory / "report.json").read_text(encoding="utf-8"))
+        report = read_json(directory / "report.json")
         card = Card.of(directory, manifest)
         facts = _facts(manifest, report, card, _place(repository, revision))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:

@@ -170,7 +170,7 @@ def _read_safetensors(path: Path) -> WeightsFile:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
     try:
         description = json.loads(metadata.get(METADATA_KEY, "{}"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} has damaged {METADATA_KEY} metadata: {error}") from error
     if not state:
         raise CheckpointError(f"{path} holds no weights: it contains no tensors")

@@ -155,7 +155,8 @@ class TestOwnFiles:
     @pytest.mark.parametrize(
         "description",
         ["[]", "5", "null", "{", '{"config": 5}', '{"config": {"frames": "x"}}',
-         '{"config": {"frames": 3}}', '{"family": "other"}'],
+         '{"config": {"frames": 3}}', '{"family": "other"}',
+         pytest.param("[" * 100_000, id="nested deeply")],
     )  # fmt: skip
     def test_damaged_metadata_is_refused(self, tmp_path, description):
         path = tmp_path / "m.safetensors"

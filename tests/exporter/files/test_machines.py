@@ -124,7 +124,9 @@ def test_a_damaged_record_is_a_note(recorded, change):
     assert found.notes[0].startswith("machines/orin.json cannot be read")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", pytest.param("[" * 100_000, id="nested deeply")]
+)
 def test_a_record_that_is_not_json_is_a_note_and_is_replaced(recorded, text):
     (recorded / "machines" / "orin.json").write_text(text)
     assert len(read_machines(recorded, manifest()).notes) == 1

@@ -208,6 +208,13 @@ def test_an_entry_that_does_not_fit_is_refused(path, change):
     assert "is damaged" in refused(path)
 
 
+def test_a_description_that_is_nested_too_deeply_is_refused(path):
+    with np.load(path) as packed:
+        arrays = {name: packed[name] for name in packed.files if name != "card"}
+    np.savez_compressed(path, card=np.frombuffer(b"[" * 100_000, np.uint8), **arrays)
+    assert "is damaged: it is nested too deeply" in refused(path)
+
+
 def test_a_file_of_a_newer_version_is_refused_by_that_reason(path):
     rewrite(path, lambda card, arrays: card.update(version=4))
     with pytest.raises(NoExportError, match="got version 4 of its format, expected at most 3"):

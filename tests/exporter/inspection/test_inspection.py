@@ -251,7 +251,13 @@ def test_changed_and_missing_files_are_reported(copy):
     assert export.rewrites is None
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"graph": {}}', '{"graph": {"rewrites": 3}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("{", "[]", '{"graph": {}}', '{"graph": {"rewrites": 3}}'),
+        pytest.param("[" * 100_000, id="nested deeply"),
+    ],
+)
 def test_a_damaged_report_gives_no_rewrites(copy, content):
     (copy / "report.json").write_text(content)
     assert inspect(copy).export.rewrites is None

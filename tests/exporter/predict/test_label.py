@@ -225,11 +225,12 @@ class TestGoingOn:
         with RowLog(tmp_path / "rows.jsonl", {}), pytest.raises(OutputError, match="another"):
             RowLog(tmp_path / "rows.jsonl", {})
 
-    def test_a_line_that_is_no_row_is_named(self, tmp_path):
+    @pytest.mark.parametrize("line", ["{}", pytest.param("[" * 100_000, id="nested deeply")])
+    def test_a_line_that_is_no_row_is_named(self, tmp_path, line):
         with RowLog(tmp_path / "rows.jsonl", {}) as log:
             log.append([{"clip": "a"}])
         with (tmp_path / "rows.jsonl").open("a") as file:
-            file.write("{}\n")
+            file.write(f"{line}\n")
         with (
             RowLog(tmp_path / "rows.jsonl", {}) as log,
             pytest.raises(OutputError, match=r"rows\.jsonl:2 is no row"),

@@ -248,6 +248,7 @@ class TestReading:
             '{"rows": 3}',
             '{"rows": [{"report": {}}]}',
             '{"rows": [{"cell": {}, "status": "done", "verdict": "pass", "report": {}}]}',
+            pytest.param("[" * 100_000, id="nested deeply"),
         ],
     )
     def test_a_damaged_file_is_an_error(self, tmp_path, text):

@@ -197,7 +197,10 @@ class TestPush:
             file.write("license: mit")
         assert main(["verify", str(directory)]) == 0
 
-    def test_a_report_that_cannot_be_understood_is_an_error(self, directory):
-        (directory / "report.json").write_text('{"parity": [{}]}')
+    @pytest.mark.parametrize(
+        "text", ['{"parity": [{}]}', pytest.param("[" * 100_000, id="nested deeply")]
+    )
+    def test_a_report_that_cannot_be_understood_is_an_error(self, directory, text):
+        (directory / "report.json").write_text(text)
         with pytest.raises(ManifestError, match="cannot be understood"):
             write_model_card(directory)
