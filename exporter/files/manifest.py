@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -161,6 +161,14 @@ def hash_checkpoint(path: Path) -> str:
     """Return the SHA-256 of a file, or of the names and hashes of a directory's files."""
     if path.is_file():
         return sha256(path)
-    files = sorted(file for file in path.iterdir() if file.is_file())
-    listing = "".join(f"{file.name} {sha256(file)}\n" for file in files)
-    return hashlib.sha256(listing.encode()).hexdigest()
+    return hash_files(path, path.iterdir())
+
+
+def hash_files(folder: Path, paths: Iterable[Path]) -> str:
+    """Return the SHA-256 of the names in a folder, and the hashes, of those paths that are files.
+
+    Bytes of a name that are no text are escaped.
+    """
+    files = sorted(path for path in paths if path.is_file())
+    listing = "".join(f"{file.relative_to(folder)} {sha256(file)}\n" for file in files)
+    return hashlib.sha256(listing.encode(errors="backslashreplace")).hexdigest()

@@ -15,7 +15,7 @@ from typing import Any
 from exporter.errors import TsformerError
 from exporter.files.adapter import base_of
 from exporter.files.hub import fetch, parse_name
-from exporter.files.manifest import sha256
+from exporter.files.manifest import hash_files, sha256
 from exporter.inputs.clip_list import listed_clips
 from exporter.spec import OPTIONS, ExportSpec
 
@@ -76,9 +76,7 @@ def content_hash(path: Path) -> str:
     """
     try:
         if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.is_file())
-            listing = "".join(f"{file.relative_to(path)} {sha256(file)}\n" for file in files)
-            return hashlib.sha256(listing.encode("utf-8", "backslashreplace")).hexdigest()
+            return hash_files(path, path.rglob("*"))
         return sha256(path)
     except OSError:
         return _UNREAD
@@ -113,10 +111,8 @@ def code_hash() -> str:
     """
     root = _PACKAGE.parent
     folders = (root / "model", _PACKAGE)
-    files = sorted(file for folder in folders for file in folder.rglob("*.py"))
-    built = [file for file in files if _PACKAGE / "cli" not in file.parents]
-    listing = "".join(f"{file.relative_to(root)} {sha256(file)}\n" for file in built)
-    return hashlib.sha256(listing.encode()).hexdigest()
+    files = (file for folder in folders for file in folder.rglob("*.py"))
+    return hash_files(root, (file for file in files if _PACKAGE / "cli" not in file.parents))
 
 
 def _as_list(value: Any) -> list[str]:  # noqa: ANN401  # a path, a list of paths, or None

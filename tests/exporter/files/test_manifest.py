@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from exporter.errors import ManifestError, NoExportError
-from exporter.files.manifest import read_manifest, sha256
+from exporter.files.manifest import hash_checkpoint, read_manifest, sha256
 from exporter.files.staging import MANIFEST
 
 KEYS = {
@@ -97,6 +97,25 @@ def test_a_missing_file_is_refused_where_it_is_needed(directory, name):
     with pytest.raises(ManifestError, match=f"lacks {name}; copy it there too"):
         read_manifest(directory, needs=("reference.npz", name))
     assert name in read_manifest(directory)["files"]
+
+
+def test_the_hash_of_a_directory_is_that_of_its_names_and_hashes(tmp_path):
+    for name in ("b.bin", "a.bin"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "c.bin").touch()
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("a.bin", "b.bin")}
+    listing = "".join(f"{name} {digest}\n" for name, digest in digests.items())
+    assert hash_checkpoint(tmp_path) == hashlib.sha256(listing.encode()).hexdigest()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs names that are no text")
+def test_a_directory_may_hold_names_that_are_no_text(tmp_path):
+    file = tmp_path / os.fsdecode(b"img\xff1.jpg")
+    file.write_text("x")
+    digest = hash_checkpoint(tmp_path)
+    file.rename(tmp_path / os.fsdecode(b"img\xfe1.jpg"))
+    assert hash_checkpoint(tmp_path) != digest
 
 
 def test_a_directory_without_a_manifest_is_not_an_export(tmp_path):
