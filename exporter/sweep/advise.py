@@ -150,11 +150,14 @@ def choose(points: Sequence[Point], criterion: Criterion, *, fastest: bool) -> P
 
 
 def _closest(points: Sequence[Point], limits: Limits) -> Point | None:
-    """Return the point whose largest relative excess over a limit is the smallest."""
+    """Return the point whose largest relative excess over a limit is the smallest.
+
+    The excess over a limit of 0 is absolute.
+    """
 
     def distance(point: Point) -> float:
         missed = limits.excesses(point.timed).values()
-        return max(abs(got - limit) / limit for got, limit in missed)
+        return max(abs(got - limit) / (limit or 1) for got, limit in missed)
 
     return min(points, key=distance, default=None)
 

@@ -206,6 +206,13 @@ class TestNothingFits:
         assert miss in found.reason
 
 
+    def test_the_closest_to_a_limit_of_0_has_the_smallest_excess(self):
+        rows = [row("worse", 10, accuracy=-0.5), row("closer", 20, accuracy=-0.2)]  # R2
+        found = advise(rows, Limits(min_accuracy=0))
+        assert name(found.closest) == "closer"
+        assert "the accuracy by 20 points (-20.0% for 0.0%)" in found.reason
+
+
 class TestWithoutAccuracy:
     ROWS = (row("a", 10, error=1e-3), row("b", 20, error=1e-6), row("c", 30, error=1e-5))
 
