@@ -22,7 +22,7 @@ ADAPTER = "adapter_config.json"
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _PREFIX = "base_model.model."
 _LORA = re.compile(r"(.+)\.(lora_A|lora_B)(?:\.\w+)?\.(weight|bias)")
-_REMEDY = "save merge_and_unload() of the PEFT model with save_pretrained, and give that directory"
+MERGE = "save merge_and_unload() of the PEFT model with save_pretrained, and give that directory"
 # Entries of adapter_config.json that change the arithmetic beyond plain LoRA.
 _OTHERS = (
     "use_dora",
@@ -90,7 +90,7 @@ def read_adapter(path: Path) -> Adapter:
         others.append(f"init_lora_weights {start!r}, which changes the base model too,")
     if kind != "LORA" or others:
         what = others[0] if kind == "LORA" else f"peft_type {kind!r}"
-        raise ConfigError(f"{ADAPTER}: {what} is not plain LoRA; {_REMEDY}")
+        raise ConfigError(f"{ADAPTER}: {what} is not plain LoRA; {MERGE}")
     file = next((path / name for name in _WEIGHTS if (path / name).is_file()), None)
     if file is None:
         raise ConfigError(f"has {ADAPTER} but no {' or '.join(_WEIGHTS)}")
@@ -115,7 +115,7 @@ def merge_adapter(adapter: Adapter, state: Mapping[str, Tensor]) -> dict[str, Te
             module, side, kind = match.groups()
             parts.setdefault(module, {})[f"{side}.{kind}"] = tensor
         elif ".lora_" in name:
-            raise ConfigError(f"holds {name}, which is no plain LoRA; {_REMEDY}")
+            raise ConfigError(f"holds {name}, which is no plain LoRA; {MERGE}")
         else:
             merged[_find(re.sub(r"\.modules_to_save(\.\w+)?(?=\.)", "", name), state)] = tensor
     for module, sides in parts.items():

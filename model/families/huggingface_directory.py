@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from model.config import ConfigError
-from model.families.huggingface_adapter import ADAPTER, merge_adapter, read_adapter
+from model.families.huggingface_adapter import ADAPTER, MERGE, merge_adapter, read_adapter
 from model.families.huggingface_preprocessing import PROCESSOR_NAMES
 from model.weights.file import CheckpointError, WeightsFile, read_json, read_weights
 from model.weights.flatten import without_wrapping
@@ -99,6 +99,8 @@ def _read_adapted(path: Path, given: str | Path | None) -> WeightsFile:
             "here; download that model, and give it with --config "
             '\'{"base_model": "DIRECTORY"}\''
         )
+    if (base / ADAPTER).is_file():
+        raise ConfigError(f"is an adapter of {base}, which is an adapter itself; {MERGE}")
     whole = read_directory(base)
     state = merge_adapter(adapter, whole.state)
     config = dict(read_json(path / CONFIG) if (path / CONFIG).is_file() else whole.sidecars[CONFIG])

@@ -126,6 +126,16 @@ def test_an_adapter_without_its_base_is_refused_with_the_remedy(tmp_path):
         load_checkpoint(write(tmp_path, lora()))
 
 
+def test_an_adapter_of_an_adapter_is_refused(tmp_path):
+    for name, other in (("one", "two"), ("two", "one")):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, lora(), base_model_name_or_path=str(tmp_path / other))
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(tmp_path / "one")
+    assert f"is an adapter of {tmp_path / 'two'}, which is an adapter itself" in str(caught.value)
+    assert "merge_and_unload" in str(caught.value)
+
+
 def test_an_adapter_without_weights_is_refused(tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps(CONFIG))
     with pytest.raises(CheckpointError, match=r"no adapter_model.safetensors"):

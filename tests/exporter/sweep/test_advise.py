@@ -205,7 +205,6 @@ class TestNothingFits:
         assert name(found.closest) == closest
         assert miss in found.reason
 
-
     def test_the_closest_to_a_limit_of_0_has_the_smallest_excess(self):
         rows = [row("worse", 10, accuracy=-0.5), row("closer", 20, accuracy=-0.2)]  # R2
         found = advise(rows, Limits(min_accuracy=0))
