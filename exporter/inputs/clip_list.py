@@ -12,7 +12,7 @@ from exporter.files.text import require_regular
 from exporter.inputs.class_names import place_classes
 from model.task import TaskName
 
-# What the first line calls its columns, if it is no clip.
+# What the first line that is no comment calls its columns, if it is no clip.
 _HEADS = ("path", "clip", "video", "file", "filename", "video_path", "filepath", "video_name")
 _LABEL_HEADS = ("label", "labels", "class", "class_name", "category")
 Target = tuple[float, ...]
@@ -81,15 +81,15 @@ def _rows(path: Path, option: str) -> Iterator[tuple[int, str, list[str]]]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise UsageError(f"{option}: {path} cannot be read: {reason}") from error
-    separator = _separator(path, lines)
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
+    numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+    used = [(number, line) for number, line in numbered if not line.lstrip().startswith("#")]
+    separator = _separator(path, [line for _, line in used])
+    for place, (number, line) in enumerate(used):
         if separator:
             columns = _split_cells(line, separator, f"{option}: {path}:{number}")
         else:
             columns = _split_at_spaces(line, path.parent)
-        if number == 1 and _is_head(columns, f"{option}: {path}"):
+        if place == 0 and _is_head(columns, f"{option}: {path}"):
             continue
         words = [word.strip() for column in columns[1:] for word in column.split("|")]
         words = [word for word in words if word]
@@ -110,12 +110,11 @@ def _is_head(columns: Sequence[str], where: str) -> bool:
     return False
 
 
-def _separator(path: Path, lines: Sequence[str]) -> str:
+def _separator(path: Path, used: Sequence[str]) -> str:
     """Find what separates columns: the first of tab, semicolon, comma in every line, or spaces.
 
     SlowFast and TimeSformer name their lists `test.csv`, and separate the columns by a space.
     """
-    used = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
     for separator in "\t;,":
         if used and all(separator in line for line in used):
             return separator

@@ -324,6 +324,13 @@ class TestLists:
         message = refused(self.write(tmp_path, "a.mp4 cat\n"), None, outputs=3)
         assert "the model has no labels: got 'cat', expected an index, 0 to 2" in message
 
+    @pytest.mark.parametrize("above", ["# my clips\n", "\n", " \n# a, b, c\n\n"])
+    def test_the_names_of_the_columns_may_follow_comments(self, tmp_path, above):
+        path = self.write(tmp_path, f"{above}path,label\na.mp4,0\nb.mp4,2\n", "list.csv")
+        assert targets(open_(path)) == [(0,), (2,)]
+        message = refused(self.write(tmp_path, "a.mp4,0\npath,label\n", "list.csv"))
+        assert "some classes are numbers and others names" in message
+
     @pytest.mark.parametrize("head", ["label,path", "id,path,label", "label,youtube_id,time_start"])
     def test_a_first_line_that_names_other_columns_is_shown(self, tmp_path, head):
         message = refused(self.write(tmp_path, f"{head}\na.mp4,cat\n", "list.csv"))
