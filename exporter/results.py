@@ -141,6 +141,11 @@ class Accuracy:
     measure: str = "top-1"
     bad: int = 0
 
+    @property
+    def is_share(self) -> bool:
+        """Whether it is from 0 to 1; R2 is at most 1, and below 0 where the mean is better."""
+        return self.measure != "R2"
+
 
 @dataclass(frozen=True)
 class Latency:

@@ -49,6 +49,11 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.3g} %"
 
 
+def accuracy(value: float | None, *, share: bool) -> str:
+    """Write an accuracy: as a percentage if it is a share, else as a number."""
+    return percent(value) if share or value is None else human(value)
+
+
 def cosine(value: float | None) -> str:
     """Write a cosine with seven decimals: it differs from 1 in the last ones."""
     return "-" if value is None else f"{value:.7f}"
@@ -73,7 +78,7 @@ def human(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}" if value >= 10_000 else str(value)
     if isinstance(value, float):
-        return f"{value:,.4g}" if abs(value) > 1e-9 else "0"
+        return f"{value or 0.0:,.4g}" if math.isfinite(value) else sci(value)  # -0.0 is 0
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {human(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):

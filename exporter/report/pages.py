@@ -25,6 +25,7 @@ _FILTERS = (
     formats.gflop,
     formats.ratio,
     formats.percent,
+    formats.accuracy,
     formats.cosine,
     formats.label,
     formats.human,

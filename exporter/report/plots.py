@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from exporter.report.drawing import NARROW, WIDE, Canvas, Frame, plot, scientific
-from exporter.report.formats import ms, percent, sci, seconds
+from exporter.report.formats import accuracy, ms, percent, sci, seconds
 from exporter.report.svg import tone_of
 from exporter.report.words import ladder_line, rung_mark, who
 from exporter.results import Accuracy, Ladder, Latency, Parity, StageStatus
@@ -244,13 +244,15 @@ def accuracy_plot(name: str, judged: tuple[Accuracy, ...]) -> Markup:
     """The accuracy of each runtime, with its interval if it has one."""
     ends = [row.accuracy if end is None else end for row in judged for end in (row.low, row.high)]
     intervals = list(zip(ends[::2], ends[1::2], strict=True))
-    rows = [Row(who(row), percent(row.accuracy)) for row in judged]
+    share = judged[0].is_share
+    rows = [Row(who(row), accuracy(row.accuracy, share=share)) for row in judged]
     low = min(ends)
-    left = max(0.0, low - 0.3 * (1 - low) - 0.01)
+    left = max(0.0 if share else -math.inf, low - 0.3 * (1 - low) - 0.01)
 
     def paint(canvas: Canvas, places: Sequence[float]) -> None:
         canvas.axes.set_xlim(left, 1 + 0.02 * (1 - left))
-        _round_x(canvas, lambda tick: f"{100 * tick:.4g}", "%")
+        scale, unit = (100, "%") if share else (1, "")
+        _round_x(canvas, lambda tick: f"{scale * tick:.4g}", unit)
         for row, interval, place in zip(judged, intervals, places, strict=True):
             tone = "eager" if row.runtime == "eager" else "bar"
             line = {"color": tone_of(tone), "linewidth": 2}
@@ -259,9 +261,10 @@ def accuracy_plot(name: str, judged: tuple[Accuracy, ...]) -> Markup:
                 canvas.axes.plot([end] * 2, [place - 5, place + 5], **line)
             _dots(canvas, [(row.accuracy, place)], tone, 9)
 
-    told = f"{judged[0].measure} with its 95 % interval. " + " ".join(
-        f"{who(row)}: {percent(row.accuracy)}, {percent(row.low)} to {percent(row.high)}."
-        for row in judged
+    told = f"{judged[0].measure}, with its 95 % interval if it has one. " + " ".join(
+        f"{who(row)}: {written.value}"
+        + ("." if row.low is None else f", {percent(row.low)} to {percent(row.high)}.")
+        for row, written in zip(judged, rows, strict=True)
     )
     return _row_plot(name, told, rows, 28, paint)
 

@@ -135,14 +135,11 @@ def _inputs_line(report: Report) -> str:
 
 def _accuracy_line(row: Accuracy) -> str:
     what = "Accuracy" if row.measure == "top-1" else row.measure
-    interval = ""
+    value, interval = f"{100 * row.accuracy:.1f} %" if row.is_share else human(row.accuracy), ""
     if row.low is not None and row.high is not None:
         interval = f" ({100 * row.low:.1f} to {100 * row.high:.1f} %)"
     bad = f"; {row.bad} bad clips do not count" if row.bad else ""
-    return (
-        f"{what} of {who(row)} on {row.dataset}: {100 * row.accuracy:.1f} %{interval} of "
-        f"{row.clips} clips{bad}"
-    )
+    return f"{what} of {who(row)} on {row.dataset}: {value}{interval} of {row.clips} clips{bad}"
 
 
 def graph_line(report: Report) -> str:

@@ -180,7 +180,8 @@ def _log_y(canvas: Canvas, values: Sequence[float]) -> None:
 def _share_y(canvas: Canvas, low: float, high: float) -> None:
     room = 0.05 * max(high - low, 0.02)
     canvas.axes.set_ylim(low - room, high + 2 * room)
-    within = max(low - room, 0.0), min(high + room, 1.0)
+    # R2 is no share, and may be below 0.
+    within = max(low - room, 0.0 if low >= 0 else -math.inf), min(high + room, 1.0)
     canvas.round_ticks("y", 6, lambda tick: f"{100 * tick:.4g} %", within=within)
 
 

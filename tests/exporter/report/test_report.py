@@ -10,6 +10,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -26,7 +27,9 @@ from exporter.report import (
     summary_table,
     write_report,
 )
+from exporter.report.plots import accuracy_plot
 from exporter.results import (
+    Accuracy,
     InputParity,
     Latency,
     Parity,
@@ -628,6 +631,37 @@ def test_errors_have_two_digits(value, text):
     assert sci(value) == text
 
 
+def test_r2_below_0_is_a_number_in_the_axes(tmp_path):
+    values = {"onnxruntime": -0.35, "eager": -1.2}
+    rows = tuple(
+        Accuracy(name, "cpu", "fp32", "list.csv", 8, value, None, None, 1.0, "R2")
+        for name, value in values.items()
+    )
+    report = replace(sample("pass"), accuracy=rows)
+    text = written(report, tmp_path, "html")
+    shown = " ".join(parsed(text).text)
+    assert "R2 on labelled clips." in shown
+    assert "-0.35" in shown
+    assert not re.search(r"-35 %|-1\.2\d* %|-120 %", text)
+    assert "| -0.35 |" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "R2 of onnxruntime (cpu, fp32) on list.csv: -0.35 of 8 clips" in notes(report)
+    wide = ElementTree.fromstring(f"{accuracy_plot('a', rows)}")[0]
+    (axes,) = wide.iter("rect")
+    left, width = float(axes.get("x")), float(axes.get("width"))
+    dots = [float(use.get("x")) for use in wide.iter("use")]
+    assert len(dots) == 2
+    assert all(left <= dot <= left + width for dot in dots)
+
+
+def test_a_share_is_a_percentage_with_its_interval(tmp_path):
+    row = Accuracy("onnxruntime", "cpu", "fp32", "d", 8, 0.75, 0.5, 0.9, 1.0)
+    report = replace(sample("pass"), accuracy=(row,))
+    shown = " ".join(parsed(written(report, tmp_path, "html")).text)
+    assert "Top-1 on labelled clips, in per cent; the line is the 95 % interval." in shown
+    assert "75 %" in shown
+    assert "| 75 % |" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
 def test_values_are_written_for_people():
     assert human(None) == human([]) == "none"
     assert human(True) == "yes"
@@ -635,4 +669,8 @@ def test_values_are_written_for_people():
     assert human({"tensorrt": None, "tensorrt_rtx": "1.7"}) == "tensorrt: none, tensorrt_rtx: 1.7"
     assert human((512, 384)) == "512, 384"
     assert human(2764802) == "2,764,802"
+    assert human(5e-10) == "5e-10"
+    assert human(-5e-10) == "-5e-10"
+    assert human(0.0) == human(-0.0) == "0"
+    assert human(math.nan) == "not a number"
     assert graph_line(EMPTY) == "model.onnx: not made"

@@ -196,6 +196,13 @@ def test_the_front_is_numbered_in_the_plot_and_described_in_its_label():
     assert len([g for g in svg.iter("g") if g.get("class") == "point"]) == 2
 
 
+def test_r2_below_0_has_ticks():
+    cells = read_cells([row(p50=10, accuracy=-0.9), row("regular", p50=30, accuracy=-0.2)])
+    points = read_points(cells, "accuracy")
+    plot = trade_plot("t", points, points, "accuracy", ["fastformer", "regular"])
+    assert "-40 %" in [text.text for text in ElementTree.fromstring(plot)[0].iter("text")]
+
+
 def test_a_failed_cell_is_a_row_with_its_reason(tmp_path):
     text = written(sweep_of(row(), failed("engine: no memory")), tmp_path)
     assert text.count("engine: no memory") == 2
