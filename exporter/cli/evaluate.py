@@ -77,7 +77,7 @@ def evaluate(
         progress(shown=not (quiet or json_)) as on_progress,
     ):
         opened = [
-            (str(place), resources.enter_context(Predictor(place, device=each, **how)))
+            (str(place), resources.enter_context(Predictor(place, device=each.strip(), **how)))
             for place in (directory, *(against or ()))
             for each in device.split(",")
         ]

@@ -284,6 +284,7 @@ class TestTheCommand:
             ("motion", ["--max-bad", "101%"], "usage: Invalid value for --max-bad: got '101%'"),
             ("motion", ["--jobs", "0"], "usage: --jobs: got 0"),
             ("motion", ["--device", "cpu,gpu"], "usage: --device: got gpu"),
+            ("motion", ["--device", " cpu , gpu"], "usage: --device: got gpu"),
         ],
     )
     def test_a_wrong_argument_is_one_line(self, data, options, said, flexible, capsys):
