@@ -90,8 +90,8 @@ def decode_frames(
     """Decode the frames that `choose` wants of a file of N frames, and resize them.
 
     Decode from the key frames before them where the file allows it and it is much less work.
-    Else decode until the kept frames are those of the frame count found. The first pass is usually
-    enough, because the number of packets is usually the frame count.
+    Else decode the whole file. Repeat if its frame count is not the expected one. The first pass is
+    usually enough, because the number of packets is usually the frame count.
 
     Raises:
         VideoError: if no frame decodes, or the file decodes differently each time.

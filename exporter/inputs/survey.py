@@ -68,7 +68,8 @@ def _read_index(path: Path, stream: VideoStream) -> Survey | None:
         return None
     stamps = array("q", (entry.timestamp for entry in entries))
     keys = [place for place, entry in enumerate(entries) if entry.is_keyframe]
-    # The index has decoding times, and FFmpeg wants a time at which the key frame is shown already.
+    # The index has decoding times. To seek there, FFmpeg needs a time at or after the time at which
+    # the key frame is shown.
     nexts = [*keys[1:], len(entries)]
     shown = {key: min(key + _REORDERED, after - 1) for key, after in zip(keys, nexts, strict=True)}
     return Survey(

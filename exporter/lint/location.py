@@ -13,7 +13,10 @@ _NAMED = re.compile(r"node name: ([^)]*)\)")
 
 
 class Spot(NamedTuple):
-    """The name of a node or value, what is wrong there, and the nodes whose module is reported."""
+    """One place in a graph: the name of a node or value, and what is wrong there.
+
+    `nodes` are the nodes from which the module is taken; the first known one is reported.
+    """
 
     where: str
     what: str

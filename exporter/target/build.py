@@ -131,7 +131,8 @@ def _graph(directory: Path, manifest: Mapping[str, Any]) -> Path:
 def _check_beside(graph: Path) -> None:
     """Refuse pipes beside a graph, and links to weights elsewhere: TensorRT follows every link.
 
-    Other links are none of its weights: in the cache of the Hugging Face hub every file is one.
+    Other links do not hold weights of this graph: in the cache of the Hugging Face hub every file
+    is a link.
 
     Raises:
         ManifestError: if there is one.
