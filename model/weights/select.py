@@ -20,7 +20,7 @@ _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # What training puts beside the weights of a model; it is no part of the function.
 TRAINING = re.compile(
     r"(?i)loss|criterion|metric|(?<![a-z])acc(?![a-z])|accuracy|auroc|confusion|optim|sched"
-    r"|num_batches_tracked|n_averaged|(?<![a-z])(mean|std)(?![a-z])"
+    r"|num_batches_tracked|n_averaged|(?<![a-z])(mean|std|aux|auxiliary)(?![a-z])"
 )
 _MOST_NAMES = 6
 
@@ -107,7 +107,8 @@ def _check_names(family: Family, names: Collection[str]) -> None:
     unknown = [name for name in names if not re.fullmatch(family.members, name)]
     if unknown:
         raise ConfigError(
-            f"{list_weights('has unknown', unknown)}, which no {family.name} model has"
+            f"{list_weights('has unknown', unknown)}, which no {family.name} model has; if its "
+            "output does not depend on them, save the checkpoint without them"
         )
 
 
