@@ -49,6 +49,7 @@ from model.weights.merge import (
     config_names,
     load_state,
     merge,
+    name_sources,
     notes_on_told,
 )
 from model.weights.restore import restore
@@ -210,7 +211,11 @@ def _build_published(
     beside = {name: entry for name, entry in settings.told().items() if name in names}
     hinted = {**{name: entry.value for name, entry in beside.items()}, **given}
     told = add_settings(family.infer(weights, hinted), beside, given)
-    config = family.model.config_class(**merge(given, told, family.free, family.needed))
+    values = merge(given, told, family.free, family.needed)
+    try:
+        config = family.model.config_class(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{error}{name_sources(str(error), told, beside, given)}") from error
     if fault := claim_fault(config, weights.state):
         raise ConfigError(fault)
     stated = notes_on_told(told, beside, given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -85,6 +86,17 @@ def add_settings(
 def _option(name: str) -> str:
     """Return the option of the command line that sets a value: --res sets height and width."""
     return "--res" if name in ("height", "width") else f"--{name.replace('_', '-')}"
+
+
+def name_sources(
+    fault: str, told: Mapping[str, Told], settings: Mapping[str, Told], given: Mapping[str, Any]
+) -> str:
+    """Say which of the values that a fault names are settings of the file, and where, or ""."""
+    return "".join(
+        f"; {name} is {entry.value!r} by {entry.where}: say what is right with {_option(name)}"
+        for name, entry in settings.items()
+        if name not in given and told.get(name) is entry and re.search(rf"\b{name}\b", fault)
+    )
 
 
 def notes_on_told(

@@ -134,6 +134,8 @@ class TestWrappers:
             {"train_acc.tp": torch.zeros(5, dtype=torch.int64)},
             {"loss_fn.weight": torch.ones(5)},
             {"n_averaged": torch.tensor(3)},
+            {"head_aux.weight": torch.ones(7, 16), "head_aux.bias": torch.ones(7)},
+            {"auxiliary_head.0.weight": torch.ones(4, 9)},
             {"normalize.mean": torch.full((3,), 0.45), "normalize.std": torch.full((3,), 0.2)},
         ],
         ids=str,
@@ -147,7 +149,14 @@ class TestWrappers:
         """It may change the function, as the scales of LayerScale do."""
         for name in ("blocks.0.ls1.gamma", "fc_norm.weight", "dist_token"):
             state = {**published(), name: torch.ones(16)}
-            assert f"unknown weights: {name}" in refusal(tmp_path, {"model": state})
+            message = refusal(tmp_path, {"model": state})
+            assert f"unknown weights: {name}" in message
+            if "blocks" not in name:
+                assert message.endswith("save the checkpoint without them")
+
+    def test_blocks_with_a_gap_are_refused_with_their_numbers(self, tmp_path):
+        state = {k: v for k, v in published().items() if not k.startswith("blocks.0.")}
+        assert refusal(tmp_path, state).endswith("without gaps: got 1")
 
     def test_nan_beside_the_model_does_not_matter_but_in_it_does(self, tmp_path):
         bad = torch.full((5,), float("nan"))
@@ -483,6 +492,16 @@ class TestSettings:
         assert "8 by hyper_parameters.num_frames" in message
         assert "--frames" in message
         assert load(tmp_path, content, config={"frames": 3}).config.frames == 3
+
+    def test_a_setting_that_no_model_can_have_is_named_with_its_place_and_option(self, tmp_path):
+        content = {"model": published(), "hyper_parameters": {"num_heads": 3}}
+        path = save(tmp_path / "m.pth", content)
+        with pytest.raises(CheckpointError, match="multiple of heads 3") as caught:
+            load_checkpoint(path)
+        told = "heads is 3 by hyper_parameters.num_heads: say what is right with --heads"
+        assert str(caught.value).endswith(told)
+        with pytest.raises(CheckpointError, match=r"multiple of heads 3: got 16$"):
+            load_checkpoint(save(tmp_path / "n.pth", published()), config={"heads": 3})
 
     @pytest.mark.parametrize("other", ["MVIT", "decoder", "text_encoder", "bert"])
     def test_a_setting_of_another_model_is_not_taken(self, tmp_path, other):
