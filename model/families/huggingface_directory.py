@@ -6,6 +6,7 @@ weights are in one file, or in several shards with an index.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +19,13 @@ from model.families.huggingface_adapter import ADAPTER, MERGE, merge_adapter, re
 from model.families.huggingface_preprocessing import PROCESSOR_NAMES
 from model.weights.file import CheckpointError, WeightsFile, read_json, read_weights
 from model.weights.flatten import without_wrapping
+from model.words import listed
 
 CONFIG = "config.json"
 MODEL_TYPE = "timesformer"
 _INDEX = ".index.json"
+_SUFFIXES = (".pth", ".pt", ".pyth", ".ckpt", ".bin", ".safetensors", ".pdparams")
+_STATE = re.compile(r"(?i)\w*optim|sched|scaler|rng|random|training_args")  # of the training
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # or an index of shards in place of either
 
 
@@ -65,15 +69,25 @@ def _check_is_model(path: Path) -> None:
             "python zero_to_fp32.py . whole, and give the file of weights that it writes"
         )
     files = [path / name for name in _WEIGHTS if (path / name).is_file()]
+    files = files or _list_weights(path)
     inner = [file.parent for name in (CONFIG, ADAPTER) for file in sorted(path.glob(f"*/{name}"))]
     if files or inner:
         raise CheckpointError(
-            f"{path} is a directory without {CONFIG}; give {' or '.join(map(str, files or inner))}"
+            f"{path} is a directory without {CONFIG}; give {listed(inner or files, 3)}"
         )
     raise CheckpointError(
         f"{path} is a directory without {CONFIG}; expected a Hugging Face directory with "
         f"{CONFIG}, {PROCESSOR_NAMES[0]} and {' or '.join(_WEIGHTS)}"
     )
+
+
+def _list_weights(path: Path) -> list[Path]:
+    """List the files of a directory, and of those in it, that have the suffix of weights."""
+    for pattern in ("*", "*/*"):
+        files = [file for file in path.glob(pattern) if file.suffix in _SUFFIXES and file.is_file()]
+        if found := sorted(file for file in files if not _STATE.match(file.name)):
+            return found
+    return []
 
 
 def _read_processors(path: Path) -> dict[str, dict[str, Any]]:

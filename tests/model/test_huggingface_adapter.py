@@ -149,6 +149,8 @@ def test_an_adapter_without_weights_is_refused(tmp_path):
         ("model.safetensors", "give .*model.safetensors"),
         ("checkpoint-500/config.json", "give .*checkpoint-500"),
         ("mine/adapter_config.json", "give .*mine"),
+        ("best.pth", "give .*best.pth"),
+        ("global_step10/mp_rank_00_model_states.pt", "give .*mp_rank_00_model_states.pt"),
     ],
 )
 def test_a_directory_without_a_configuration_is_refused_with_what_to_give(tmp_path, name, remedy):
@@ -156,6 +158,14 @@ def test_a_directory_without_a_configuration_is_refused_with_what_to_give(tmp_pa
     (tmp_path / name).touch()
     with pytest.raises(CheckpointError, match=remedy):
         load_checkpoint(tmp_path)
+
+
+def test_of_a_directory_of_training_the_weights_are_named_and_not_its_state(tmp_path):
+    for name in ("optimizer.bin", "rng_state.pth", "zero_pp_rank_0_optim_states.pt", "last.pt"):
+        (tmp_path / name).touch()
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(tmp_path)
+    assert str(caught.value).endswith(f"without config.json; give {tmp_path / 'last.pt'}")
 
 
 def test_a_distributed_checkpoint_is_refused_with_its_converter(tmp_path):
