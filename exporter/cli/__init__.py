@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from inspect import getdoc
+from pathlib import Path
 from types import FrameType
 
 from cyclopts import App, CycloptsError, Parameter
@@ -153,11 +154,17 @@ def _noting_signals(received: list[int]) -> Iterator[None]:
             signal.signal(number, before[number])
 
 
+def _usage_remedy(argv: Sequence[str]) -> str:
+    """Say what to do after an argument that is not valid: a file may look like an option."""
+    file = next((word for word in argv if word.startswith("-") and Path(word).exists()), None)
+    return f"write the file as ./{file}" if file else "see tsformer --help"
+
+
 def _fail(error: Exception, argv: Sequence[str], used: str | None = None) -> int:
     if "--debug" in argv:
         show_trace(error)
     if isinstance(error, CycloptsError):
-        error = UsageError(one_line(error).removesuffix("."), remedy="see tsformer --help")
+        error = UsageError(one_line(error).removesuffix("."), remedy=_usage_remedy(argv))
     if isinstance(error, ModuleNotFoundError) and not is_ours(error.name):
         error = missing_package(str(error.name), "this command")
     error = of_the_machine(error)

@@ -99,7 +99,9 @@ def _video_stream(path: str, container: InputContainer) -> VideoStream:
     if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
         kinds = sorted({other.type for other in container.streams if other is not stream})
         got = f"only {', '.join(kinds) or 'an empty container'}"
-        raise VideoError(f"{path} has no video stream", got=got, remedy="give a video file")
+        torn = kinds == ["data"]  # its index ends before it says what the streams are
+        remedy = REENCODE if torn else "give a video file"
+        raise VideoError(f"{path} has no video stream", got=got, remedy=remedy)
     if container.format.name == "tty":  # FFmpeg reads any .txt as the screen of a terminal
         raise VideoError(f"{path} is not a video", got="text", remedy="give a video file")
     context = stream.codec_context

@@ -365,6 +365,15 @@ def test_bad_usage_is_one_line_and_exit_2(refused, arguments, words):
     assert words in refused(2, "export", *arguments)
 
 
+def test_a_file_that_looks_like_an_option_gets_the_way_to_write_it(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-clip.mp4").touch()
+    for arguments in (["predict", "build/x", "-clip.mp4"], ["export", "--video", "-clip.mp4"]):
+        code, _, said = run(*arguments)
+        assert (code, said.count("\n")) == (2, 1)
+        assert said.endswith("; write the file as ./-clip.mp4\n")
+
+
 def test_an_unknown_command_is_bad_usage(refused):
     assert "exprot" in refused(2, "exprot")
 

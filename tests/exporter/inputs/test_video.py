@@ -727,6 +727,13 @@ def test_a_file_with_sound_only_is_refused(tmp_path):
     assert "has no video stream: got only audio" in error(write_audio(tmp_path / "song.m4a"))
 
 
+def test_a_file_that_is_torn_in_its_index_is_said_to_be_incomplete(tmp_path):
+    path = encode(tmp_path / "torn.mp4", counted(30))
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"hdlr")])
+    assert "no video stream: got only data; check that the file is complete" in error(path)
+
+
 def test_the_cover_picture_of_a_song_is_not_a_clip(tmp_path):
     path = write_audio(tmp_path / "song.mp4", cover=noise(32, 32))
     with av.open(str(path)) as container:
