@@ -137,7 +137,7 @@ def count_blocks(name: str, state: Mapping[str, Tensor]) -> Told:
         key.removeprefix(prefix).partition(".")[0] for key in state if key.startswith(prefix)
     }
     if numbers != {str(number) for number in range(len(numbers))}:
-        got = listed(sorted(numbers, key=lambda number: (len(number), number)))
+        got = listed(sorted(sorted(numbers), key=len))
         raise ConfigError(f"{name} are not numbered from 0 without gaps: got {got}")
     return Told(len(numbers), "its block numbers")
 
