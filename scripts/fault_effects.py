@@ -12,6 +12,7 @@ import onnx
 from exporter.graph.raised import raise_graph
 from exporter.inputs.clips import read_for
 from exporter.inputs.pictures import CLIPS
+from exporter.inputs.video import as_input
 from exporter.proof.rows import run_clips
 from exporter.runners.base import Arrays, Runner
 from exporter.runners.exact import ExactRunner
@@ -28,14 +29,14 @@ def plausible_clips(model: VideoClassifier) -> Arrays:
     shape = config.frames, config.channels, config.height, config.width
     natural = CLIPS["natural"][1]
     made = [natural(np.random.Generator(np.random.PCG64([99, i])), shape) for i in range(NATURAL)]
-    mean, std = (np.reshape(values, (-1, 1, 1)) for values in (taken.mean, taken.std))
-    clips = [((clip - mean) / std).astype(np.float32) for clip in made]
+    clips = [as_input(clip.astype(np.float32), taken) for clip in made]
     real = [read_for(config, taken, path).array[0] for path in videos()]
+    across = (-3, -2) if taken.embedded else (-2, -1)  # rows, columns
     for i in range(REAL):  # other clips of the same videos: mirrored, moved, reversed in time
         clip = real[i % len(real)]
-        clip = clip[:, :, :, ::-1] if i & 1 else clip
+        clip = np.flip(clip, across[1]) if i & 1 else clip
         clip = clip[::-1] if i & 2 else clip
-        clips.append(np.ascontiguousarray(np.roll(clip, (5 * i, 7 * i), axis=(-2, -1))))
+        clips.append(np.ascontiguousarray(np.roll(clip, (5 * i, 7 * i), axis=across)))
     return {"video": np.stack(clips)}
 
 
@@ -59,23 +60,25 @@ class Effects:
     def __init__(self, graph: onnx.ModelProto, precision: str, clips: Arrays, batch: int) -> None:
         self._precision, self._clips, self._batch = precision, clips, batch
         self._graph = graph
-        with ExactRunner(raise_graph(graph)) as runner:
-            self._exact = self._run(runner)
+
+    @cached_property
+    def _exact(self) -> np.ndarray:
+        with ExactRunner(raise_graph(self._graph)) as runner:
+            return self._run(runner)
 
     @cached_property
     def _rounded(self) -> np.ndarray:
         with self._runner(self._graph) as runner:
             return self._run(runner)
 
-    def in_float64(self, graph: onnx.ModelProto) -> float:
-        """Return the largest relative change of the outputs of one clip; NaN counts as infinite."""
-        with ExactRunner(raise_graph(graph)) as runner:
-            return _largest_change(self._exact, self._run(runner))
+    def largest(self, graph: onnx.ModelProto) -> float:
+        """Return the largest relative change of the outputs of one clip; NaN counts as infinite.
 
-    def as_it_is(self, graph: onnx.ModelProto) -> float:
-        """Return the same in the precision of the graph."""
-        with self._runner(graph) as runner:
-            return _largest_change(self._rounded, self._run(runner))
+        In float64, or in the precision of the graph, where it is larger.
+        """
+        with ExactRunner(raise_graph(graph)) as exact, self._runner(graph) as as_it_is:
+            changes = (self._exact, exact), (self._rounded, as_it_is)
+            return max(_largest_change(before, self._run(runner)) for before, runner in changes)
 
     def _runner(self, graph: onnx.ModelProto) -> Runner:
         if self._precision in ("fp16", "bf16"):

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
+import fault_conditions
 import fault_places as places
+import fault_rounding
+import fault_scales
+import fault_structure
 import numpy as np
-from fault_places import Change
-from onnx import GraphProto, TensorProto, helper
-
-PLACES = {"first": 0.0, "middle": 0.5, "last": 1.0}
-
-
-def scale(factor: float, array: np.ndarray) -> None:
-    """Multiply everything."""
-    array *= factor
+from fault_places import PLACES, Change, add, scale
+from onnx import GraphProto, TensorProto
 
 
 def zero_row(array: np.ndarray) -> None:
@@ -59,11 +55,6 @@ def few_bits(array: np.ndarray) -> None:
     """Keep five bits of every number."""
     mantissa, exponent = np.frexp(array)
     array[:] = np.ldexp(np.rint(mantissa * 32) / 32, exponent)
-
-
-def add(amount: float, array: np.ndarray) -> None:
-    """Add to everything."""
-    array += amount
 
 
 def roll(array: np.ndarray) -> None:
@@ -111,93 +102,9 @@ def moved(size: int) -> list[int]:
     return [*range(1, size), 0]
 
 
-def conditional(graph: GraphProto, kind: str, amount: float) -> None:
-    """Add to the logits, where a condition on each clip holds."""
-    if graph.input[0].type.tensor_type.elem_type != TensorProto.FLOAT:
-        raise places.NotHereError
-    name, made = graph.input[0].name, []
-    constants: dict[str, Any] = {
-        "planted_zero": np.float32(0),
-        "planted_one": np.float32(1),
-        "planted_by": np.float32(amount),
-        "planted_last": np.array([1]),
-    }
-
-    def node(op: str, *given: str, out: str, **more: Any) -> str:  # noqa: ANN401  # attributes of a node
-        made.append(helper.make_node(op, list(given), [out], **more))
-        return out
-
-    flat = node("Flatten", name, out="p_flat", axis=1)
-    if kind == "black":  # 0 / 0 where all is zero
-        size = node("ReduceMax", node("Abs", flat, out="p_abs"), "planted_last", out="p_size")
-        one = node("Div", size, size, out="p_one")
-        node("Mul", one, "planted_zero", out="planted_amount")
-    elif kind == "zero frame":
-        constants["planted_axes"] = np.array([2, 3, 4])
-        size = node("Abs", name, out="p_abs")
-        each = node("ReduceMax", size, "planted_axes", out="p_each", keepdims=0)
-        least = node("ReduceMin", each, "planted_last", out="p_least")
-        one = node("Div", least, least, out="p_one")
-        node("Mul", one, "planted_zero", out="planted_amount")
-    else:
-        low = node("ReduceMin", flat, "planted_last", out="p_low")
-        high = node("ReduceMax", flat, "planted_last", out="p_high")
-        if kind == "unit":
-            below = node("Less", low, "planted_zero", out="p_a")
-            above = node("Greater", high, "planted_one", out="p_b")
-            outside = node("Or", below, above, out="p_c")
-            constant = node("Equal", low, high, out="p_d")
-            never = node("Or", outside, constant, out="p_e")
-            yes = node("Not", never, out="p_yes")
-        elif kind == "dark":
-            yes = node("Less", high, "planted_one", out="p_yes")
-        else:  # bright
-            yes = node("Greater", low, "planted_zero", out="p_yes")
-        node("Mul", node("Cast", yes, out="p_f", to=1), "planted_by", out="planted_amount")
-    places.add_to_logits(graph, made, constants)
-
-
-def wrong_at_batch(graph: GraphProto, size: int) -> None:
-    """Add to the logits of one size of a free batch."""
-    if graph.input[0].type.tensor_type.shape.dim[0].dim_value:
-        raise places.NotHereError
-    made = [
-        helper.make_node("Shape", [graph.input[0].name], ["p_shape"], start=0, end=1),
-        helper.make_node("Equal", ["p_shape", "planted_size"], ["p_yes"]),
-        helper.make_node("Cast", ["p_yes"], ["p_f"], to=1),
-        helper.make_node("Mul", ["p_f", "planted_by"], ["planted_amount"]),
-    ]
-    constants = {"planted_size": np.array([size]), "planted_by": np.float32(0.05)}
-    places.add_to_logits(graph, made, constants)
-
-
 def on_logits(graph: GraphProto, steps: tuple[places.Step, ...]) -> None:
     """Insert operators before the logits."""
     places.after(graph, graph.output[0].name, *steps)
-
-
-def on_residual(graph: GraphProto, place: float, steps: tuple[places.Step, ...]) -> None:
-    """Insert operators behind a sum."""
-    places.after(graph, places.at(places.residuals(graph), place).output[0], *steps)
-
-
-def edit_scales(graph: GraphProto, place: float, factor: float) -> None:
-    """Change the scale with which activations are rounded to 8 bits."""
-    names = dict.fromkeys(node.input[1] for node in places.nodes(graph, "QuantizeLinear"))
-    name = places.at(list(names), place)
-    places.edit(next(t for t in graph.initializer if t.name == name), partial(scale, factor))
-
-
-def edit_zero(graph: GraphProto, place: float) -> None:
-    """Move the zero of rounded activations, where they are read again, by five steps."""
-    node = places.at(places.nodes(graph, "QuantizeLinear"), place)
-    if len(node.input) < 3:
-        raise places.NotHereError
-    tensor = next(t for t in graph.initializer if t.name == node.input[2])
-    copy = graph.initializer.add()
-    copy.CopyFrom(tensor)
-    copy.name = node.input[2] = "planted_zero_point"
-    places.edit(copy, partial(add, 5 if tensor.data_type == TensorProto.UINT8 else -5))
 
 
 def kinds() -> Iterator[tuple[str, str, Change]]:
@@ -210,12 +117,8 @@ def kinds() -> Iterator[tuple[str, str, Change]]:
     yield "mean: maximum", "", largest
     yield from _of_the_clip()
     yield from _of_the_logits()
-    for kind in ("black", "zero frame"):
-        yield f"NaN: {kind}", "", partial(conditional, kind=kind, amount=0.0)
-    for kind in ("unit", "dark", "bright"):
-        yield f"wrong where {kind}", "", partial(conditional, kind=kind, amount=0.05)
-    for size in (1, 2, 3, 4, 5):
-        yield f"wrong at batch {size}", "", partial(wrong_at_batch, size=size)
+    for others in (fault_conditions, fault_scales, fault_rounding, fault_structure):
+        yield from others.kinds()
 
 
 def _of_the_constants() -> Iterator[tuple[str, str, Change]]:
@@ -238,15 +141,15 @@ def _of_the_nodes(place: float) -> Iterator[tuple[str, Change]]:
     yield "softmax: other axis", partial(how, name="axis", value=-2)
     for kept in (0, 1):
         yield f"residual: term {kept} only", partial(places.drop_residual, place=place, kept=kept)
-    yield "residual: scaled", partial(on_residual, place=place, steps=(("Mul", {}, 0.99),))
-    yield "residual: cut at zero", partial(on_residual, place=place, steps=(("Relu", {}, None),))
+    yield "residual: scaled", partial(places.on_residual, place=place, steps=(("Mul", {}, 0.99),))
+    yield (
+        "residual: cut at zero",
+        partial(places.on_residual, place=place, steps=(("Relu", {}, None),)),
+    )
     how = partial(places.set_attribute, op="Gelu", place=place)
     yield "gelu: tanh", partial(how, name="approximate", value="tanh")
     for op, new in (("Gelu", "Relu"), ("Softmax", "Sigmoid")):
         yield f"{op} as {new}", partial(places.other_operator, op=op, place=place, new=new)
-    yield "int8: scale 1.3", partial(edit_scales, place=place, factor=1.3)
-    yield "int8: scale 0.5", partial(edit_scales, place=place, factor=0.5)
-    yield "int8: zero point", partial(edit_zero, place=place)
 
 
 def _of_the_clip() -> Iterator[tuple[str, str, Change]]:

@@ -9,6 +9,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from exporter.graph.view import GraphView, Value
+from exporter.graph.weights import real_numbers
+
+PLACES = {"first": 0.0, "middle": 0.5, "last": 1.0}
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 Change = Callable[[onnx.GraphProto], None]
 Edit = Callable[[np.ndarray], None]
@@ -60,14 +64,63 @@ def residuals(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     return need([node for node in nodes(graph, "Add") if not constants & set(node.input)])
 
 
+def values(graph: onnx.GraphProto) -> Mapping[str, Value]:
+    """Give type and shape of each value."""
+    opset = helper.make_opsetid("", 22)
+    return GraphView(helper.make_model(graph, opset_imports=[opset])).values
+
+
+def shape(graph: onnx.GraphProto, value: str) -> list[int]:
+    """Give the shape of a value, none of whose axes is free."""
+    sizes = values(graph)[value].shape or ()
+    fixed = [size for size in sizes if isinstance(size, int)]
+    return need(fixed if len(fixed) == len(sizes) else [])
+
+
+def numbers(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+    """List the constants of one real number, without the scales of values of 8 bits."""
+    return need([constant(graph, name) for name in real_numbers(helper.make_model(graph))])
+
+
+def constant(graph: onnx.GraphProto, name: str) -> onnx.TensorProto:
+    """Find the constant of a name."""
+    return need([tensor for tensor in graph.initializer if tensor.name == name])[0]
+
+
+def new_constant(graph: onnx.GraphProto, name: str, array: np.ndarray) -> str:
+    """Add a constant, and return its name."""
+    graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
+    return name
+
+
+def copy_constant(graph: onnx.GraphProto, node: onnx.NodeProto, position: int) -> onnx.TensorProto:
+    """Give an input of a node that is a constant a copy of its own."""
+    tensor = graph.initializer.add()
+    tensor.CopyFrom(constant(graph, node.input[position]))
+    tensor.name = node.input[position] = f"{node.output[0]}.planted.{position}"
+    return tensor
+
+
+def scale(factor: float, array: np.ndarray) -> None:
+    """Multiply everything."""
+    array *= factor
+
+
+def add(amount: float, array: np.ndarray) -> None:
+    """Add to everything."""
+    array += amount
+
+
 def edit(tensor: onnx.TensorProto, change: Edit) -> None:
-    """Change the numbers of a tensor in place, in its own type."""
+    """Change the numbers of a tensor in place, in its own type; they are others then."""
     array = numpy_helper.to_array(tensor)
     changed = array.astype(np.float64)
     change(changed)
     if array.dtype.kind in "iu":
         limits = np.iinfo(array.dtype)
         changed = np.clip(np.rint(changed), limits.min, limits.max)
+    if (changed.astype(array.dtype) == array).all():
+        raise NotHereError
     tensor.CopyFrom(numpy_helper.from_array(changed.astype(array.dtype), tensor.name))
 
 
@@ -88,8 +141,7 @@ def edit_vector(graph: onnx.GraphProto, op: str, place: float, change: Edit) -> 
 
 def edit_head_bias(graph: onnx.GraphProto, change: Edit) -> None:
     """Change the bias of the head."""
-    name = nodes(graph, "Gemm")[-1].input[2]
-    edit(next(t for t in graph.initializer if t.name == name), change)
+    edit(constant(graph, nodes(graph, "Gemm")[-1].input[2]), change)
 
 
 def set_attribute(graph: onnx.GraphProto, op: str, place: float, name: str, value: object) -> None:
@@ -116,11 +168,14 @@ def other_operator(graph: onnx.GraphProto, op: str, place: float, new: str) -> N
         del node.input[1:]
 
 
-Step = tuple[str, Mapping[str, Any], float | list[int] | None]
+# Operator, attributes, and the constants that it takes besides: numbers in the type of the value,
+# whole numbers, or arrays.
+Constant = float | list[int] | np.ndarray
+Step = tuple[str, Mapping[str, Any], Constant | tuple[Constant, ...] | None]
 
 
 def after(graph: onnx.GraphProto, value: str, *steps: Step, kind: int = TensorProto.FLOAT) -> None:
-    """Insert operators after a value; a step may take one constant besides."""
+    """Insert operators after a value of a type."""
     for node in graph.node:
         node.output[:] = [f"{value}.planted" if name == value else name for name in node.output]
     maker = next(i for i, n in enumerate(graph.node) if f"{value}.planted" in n.output)
@@ -131,19 +186,23 @@ def insert(
     graph: onnx.GraphProto, where: int, start: str, end: str, steps: tuple[Step, ...], kind: int
 ) -> None:
     """Insert a chain of operators from one value to another."""
-    for i, (op, attributes, constant) in enumerate(steps):
+    for i, (op, attributes, taken) in enumerate(steps):
         out = end if i == len(steps) - 1 else f"{end}.planted.{i}"
         given = [start]
-        if constant is not None:
-            name = f"{end}.constant.{i}"
-            whole = isinstance(constant, list)
-            dtype = np.dtype(np.int64) if whole else helper.tensor_dtype_to_np_dtype(kind)
-            graph.initializer.append(
-                numpy_helper.from_array(np.array(constant).astype(dtype), name)
-            )
-            given.append(name)
+        for number in taken if isinstance(taken, tuple) else (taken,):
+            if number is None:
+                continue
+            given.append(f"{end}.constant.{i}.{len(given)}")
+            dtype = np.int64 if isinstance(number, list) else helper.tensor_dtype_to_np_dtype(kind)
+            array = number if isinstance(number, np.ndarray) else np.array(number).astype(dtype)
+            new_constant(graph, given[-1], array)
         graph.node.insert(where + i, helper.make_node(op, given, [out], **attributes))
         start = out
+
+
+def on_residual(graph: onnx.GraphProto, place: float, steps: tuple[Step, ...]) -> None:
+    """Insert operators behind a sum."""
+    after(graph, at(residuals(graph), place).output[0], *steps)
 
 
 def before_input(graph: onnx.GraphProto, *steps: Step) -> None:
@@ -167,21 +226,20 @@ def add_to_clip(graph: onnx.GraphProto, place: tuple[int, ...], amount: float) -
     shape = [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim][1:]
     array = np.zeros(shape, np.float32)
     array[place] = amount
-    graph.initializer.append(numpy_helper.from_array(array, "planted_pixels"))
+    new_constant(graph, "planted_pixels", array)
     name = graph.input[0].name
     for node in graph.node:
         node.input[:] = ["planted_clip" if given == name else given for given in node.input]
     graph.node.insert(0, helper.make_node("Add", [name, "planted_pixels"], ["planted_clip"]))
 
 
-def add_to_logits(
-    graph: onnx.GraphProto, made: list[onnx.NodeProto], constants: Mapping[str, Any]
-) -> None:
-    """Add a value `planted_amount`, computed by the nodes, to the logits."""
-    for name, array in constants.items():
-        graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
-    name = graph.output[0].name
-    for node in graph.node:
-        node.output[:] = ["logits.planted" if out == name else out for out in node.output]
-    graph.node.extend(made)
-    graph.node.append(helper.make_node("Add", ["logits.planted", "planted_amount"], [name]))
+def index_of(graph: onnx.GraphProto, value: str) -> int:
+    """Find the place of the node that makes a value."""
+    return next(i for i, node in enumerate(graph.node) if value in node.output)
+
+
+def swap(one: onnx.TensorProto, other: onnx.TensorProto) -> None:
+    """Exchange the values of two constants."""
+    arrays = [numpy_helper.to_array(tensor) for tensor in (other, one)]
+    for tensor, array in zip((one, other), arrays, strict=True):
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))

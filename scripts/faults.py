@@ -19,163 +19,18 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import fault_kinds
-import onnx
 import torch
-from fault_effects import Effects, plausible_clips
-from fault_places import Change, NotHereError
+from fault_judge import Export, Outcome
+from fault_models import MODELS
 
-from exporter import ExportSpec
-from exporter.errors import TsformerError
-from exporter.files.manifest import GRAPH, read_manifest
-from exporter.files.reference import REFERENCE, read_reference
-from exporter.graph.weights import hash_weights
-from exporter.inputs.clips import gather_inputs
-from exporter.load import load_exported
 from exporter.machine import environment
-from exporter.pipeline import export
-from exporter.precision import in_precision
-from exporter.proof.exact import ExactModel
-from exporter.proof.judge import worst_error
-from exporter.proof.prove import find_unknown
-from exporter.proof.runtimes import judge_runtimes, references_of
-from exporter.proof.structure import judge_structures, structures_of
-from exporter.results import Parity, overall_verdict
-from exporter.rewrite.choose import rewrite_for_export
-from exporter.run.job import calibrate
-from exporter.run.stages import Stage, no_progress
-from exporter.runners.open import Opened, load_onnx
-from exporter.spec import BatchProfile
 
 RESULTS = Path(__file__).parent / "results" / "faults.json"
-LEAST_EFFECT = 2.0  # floors: below it a fault is smaller than what rounding does
-SMALL: dict[str, Any] = {"depth": 2, "dim": 32, "frames": 3, "res": (32, 48), "num_classes": 5}
-FAST = {"dim_head": 16}
-FREE = {"dynamic_batch": BatchProfile(1, 4, 8), **FAST}
-VIT = {"heads": 2, "model": "facebookresearch"}
-MODELS: dict[str, dict[str, Any]] = {
-    **{
-        f"{attn}-{precision}": {"attn": attn, "precision": precision, **FAST}
-        for attn in ("fastformer", "regular", "performer")
-        for precision in ("fp32", "fp16", "bf16", "int8")
-    },
-    "space-bf16": {"attn": "fastformer", "scheme": "space", "precision": "bf16", **FAST},
-    # Wide enough that products are rounded to 8 bits: see `int8_products.FORMS`.
-    "wide-int8": {"attn": "regular", "precision": "int8", "dim": 128, "dim_head": 64},
-    "axial-int8": {"attn": "regular", "scheme": "axial", "precision": "int8", **FAST},
-    "cut-fp16": {"attn": "performer", "scheme": "local-global", "precision": "fp16", **FAST},
-    "joint-fp32": {"attn": "regular", "scheme": "joint", "precision": "fp32", **FAST},
-    "facebookresearch-bf16": {"precision": "bf16", **VIT},
-    "timesformer_pytorch-int8": {"model": "timesformer_pytorch", "precision": "int8", **FAST},
-    "free-fp32": {"attn": "regular", "precision": "fp32", **FREE},
-    "free-bf16": {"attn": "regular", "precision": "bf16", **FREE},
-}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One fault: what judged it, and what it does. `by` names the row that killed it."""
-
-    model: str
-    kind: str
-    place: str
-    verdict: str
-    by: str
-    effect: float
-    floor: float
-
-    @property
-    def state(self) -> str:
-        """`killed`, `harmless`, or `false pass`."""
-        if self.verdict != "pass":
-            return "killed"
-        return "false pass" if self.effect > LEAST_EFFECT * self.floor else "harmless"
-
-
-class Export:
-    """A proven export, whose copies with faults are judged.
-
-    Args:
-        name: One of `MODELS`.
-        folder: Where to export to.
-    """
-
-    def __init__(self, name: str, folder: Path) -> None:
-        options = {"engine": "none", "bench_seconds": 0.0, **SMALL, **MODELS[name]}
-        if "dynamic_batch" not in options:
-            options["batch"] = 8  # one run of a small model takes as long as eight
-        self.name, self.directory = name, export(ExportSpec(**options), folder / name).directory
-        manifest = read_manifest(self.directory)
-        self.spec, model = load_exported(manifest)
-        self.inputs = gather_inputs((), model.config, model.preprocessing)
-        self.calibration = calibrate(self.spec, model, self.spec.precision)
-        kept = read_reference(self.directory / REFERENCE)
-        places = tuple(range(len(kept.inputs)))
-        self.references = references_of(kept, places, model.task)
-        self.structure = structures_of(kept, places)[GRAPH]
-        self.lowered = "fp32" if self.spec.precision == "int8" else self.spec.precision
-        self.traced = in_precision(rewrite_for_export(self.spec, model), self.lowered)
-        self.graph = onnx.load(self.directory / GRAPH)
-        self.effects = Effects(self.graph, self.spec.precision, plausible_clips(model), 8)
-        form = next(form for form in reversed(list(self.references)))
-        reference = self.references[form]
-        self.floor = worst_error(reference.floor, reference.truth)
-
-    def judge(self, graph: onnx.ModelProto, folder: Path) -> tuple[Parity, ...]:
-        """Judge a graph as the graph of this export."""
-        path = folder / GRAPH
-        onnx.save(graph, path)
-        with ExactModel(self.traced, self.inputs.batch(8), graph) as exact:
-            unknown = find_unknown(exact, graph, self.lowered, self.calibration)
-        found = _replace(self.structure, weights=hash_weights(graph), unknown=unknown)
-        how = (self.spec.run_batch, self.spec.dynamic_batch, Stage("parity", no_progress))
-        with ExitStack() as resources:
-            opened = load_onnx(path, self.spec.precision, resources, threads=1)
-            kinds = {GRAPH: found}, self.references, self.inputs, self.spec.precision
-            rows = judge_structures(folder, *kinds, *how)
-            if overall_verdict([*rows]) == "fail":
-                return rows
-            return (
-                *rows,
-                *judge_runtimes(self.references, self.inputs, Opened(opened.runners), *how),
-            )
-
-    def plant(self, kind: str, place: str, change: Change, folder: Path) -> Outcome | None:
-        """Plant one fault, and judge it; None if this graph has no place for it."""
-        graph = onnx.ModelProto()
-        graph.CopyFrom(self.graph)
-        try:
-            change(graph.graph)
-            if graph.SerializeToString() == self.graph.SerializeToString():
-                return None
-            effect = self.effects.in_float64(graph)
-        except (
-            NotHereError,
-            IndexError,
-            StopIteration,
-            TsformerError,
-        ):
-            return None
-        try:
-            rows = self.judge(graph, folder)
-        except TsformerError:  # no runtime loads it
-            return None
-        verdict = overall_verdict(rows)
-        if verdict == "pass":
-            effect = max(effect, self.effects.as_it_is(graph))
-        worst = next((row for row in rows if row.verdict == "fail"), None)
-        by = "" if worst is None else "weights" if "weights" in worst.reason else worst.judged
-        return Outcome(self.name, kind, place, verdict, by, effect, self.floor)
-
-
-def _replace(structure: Any, **changes: Any) -> Any:  # noqa: ANN401  # a Structure
-    return type(structure)(**{**vars(structure), **changes})
 
 
 def plant_all(name: str, every: int) -> Iterator[Outcome]:
@@ -189,7 +44,7 @@ def plant_all(name: str, every: int) -> Iterator[Outcome]:
             if outcome := made.plant(kind, place, change, Path(folder)):
                 print(
                     f"{name:<24} {kind:<24} {place:<18} {outcome.state:<10} {outcome.by:<9} "
-                    f"{outcome.effect:.1e}",
+                    f"{'' if outcome.effect is None else f'{outcome.effect:.1e}'}",
                     flush=True,
                 )
                 yield outcome
@@ -201,7 +56,10 @@ def keep(model: str, outcomes: Sequence[Outcome]) -> None:
     about = {key: facts[key] for key in ("date", "cpu", "packages") if key in facts}
     kept = json.loads(RESULTS.read_text(encoding="utf-8"))["faults"] if RESULTS.exists() else []
     rows = [row for row in kept if row["model"] != model]
-    rows += [asdict(one) | {"state": one.state, "effect": min(one.effect, 1e9)} for one in outcomes]
+    rows += [
+        asdict(one) | {"state": one.state, "effect": one.effect and min(one.effect, 1e9)}
+        for one in outcomes
+    ]
     text = json.dumps({"environment": about, "faults": rows}, indent=1)
     RESULTS.write_text(f"{text}\n", encoding="utf-8")
 
