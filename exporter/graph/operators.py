@@ -2,7 +2,8 @@
 
 Two smooth functions that agree on many inputs agree on all. A step that cuts, chooses or rounds may
 act on other inputs alone: on values that those of a proof do not reach, or in a clip that meets a
-condition. So a graph must not have more of these steps than its model.
+condition. A step that takes back another is none in float64, and rounds in any other type. So a
+graph must not have more of these steps than its model.
 """
 
 from __future__ import annotations
@@ -15,23 +16,32 @@ import onnx
 from exporter.graph.view import STANDARD, subgraphs
 from exporter.graph.weights import WHOLE
 
-# Operator -> the name of the torch function that makes it.
-_MADE_BY: Mapping[str, str] = {
-    "ReduceMax": "amax",
-    "Relu": "relu",
-    "Selu": "selu",
-    "Where": "where",
+# Operator -> the names of the torch functions that make it.
+_MADE_BY: Mapping[str, tuple[str, ...]] = {
+    "ReduceMax": ("amax",),
+    "Relu": ("relu",),
+    "Selu": ("selu",),
+    "Where": ("where",),
+    # These take back a step before: (x + y) - y rounds x to the steps of x + y, and |x| is a root.
+    "Div": ("div", "div_", "__rdiv__", "gelu"),  # before opset 20 a graph writes Gelu with one
+    "Log": ("log",),
+    "Neg": ("neg",),
+    "Pow": ("pow", "square", "gelu"),
+    "Reciprocal": ("reciprocal", "__rdiv__", "rsqrt"),
+    "Sqrt": ("sqrt", "rsqrt"),
+    "Sub": ("sub", "sub_", "__rsub__"),
 }
 # No model of this package has one of these on values that depend on the clip.
 _FOREIGN = frozenset((
     "Abs", "And", "ArgMax", "ArgMin", "Bernoulli", "BitCast", "BitShift", "BitwiseAnd",
     "BitwiseNot", "BitwiseOr", "BitwiseXor", "CastLike", "Ceil", "Celu", "Clip", "Compress",
     "Dropout", "DynamicQuantizeLinear", "Elu", "Equal", "Floor", "Greater", "GreaterOrEqual",
-    "GlobalMaxPool", "GridSample", "MaxRoiPool", "QLinearMatMul", "Softsign", "Upsample",
+    "GlobalLpPool", "GlobalMaxPool", "GridSample", "LogSoftmax", "MaxRoiPool", "QLinearMatMul", "Softsign", "Upsample",
     "HardSigmoid", "HardSwish", "Hardmax", "If", "IsInf", "IsNaN", "LeakyRelu", "Less",
     "LessOrEqual", "Loop", "LpNormalization", "LpPool", "Max", "MaxPool", "Min", "Mod",
     "Multinomial", "NonMaxSuppression", "NonZero", "Not", "OneHot", "Or", "PRelu",
-    "RandomNormalLike", "RandomUniformLike", "ReduceL1", "ReduceMin", "Resize", "RoiAlign",
+    "RandomNormalLike", "RandomUniformLike", "ReduceL1", "ReduceL2", "ReduceLogSum",
+    "ReduceLogSumExp", "ReduceMin", "Resize", "RoiAlign",
     "Round", "Scan", "ScatterND", "Shrink", "Sign", "ThresholdedRelu", "TopK", "Unique", "Xor",
 ))  # fmt: skip
 _SHAPES = ("Shape", "Size")
@@ -53,7 +63,7 @@ def foreign_operators(
     found, counts = list[str](), Counter[str]()
     for node in _of_the_clip(model):
         counts[node.op_type] += 1
-        most = functions.get(_MADE_BY.get(node.op_type, ""), 0)
+        most = sum(functions.get(name, 0) for name in _MADE_BY.get(node.op_type, ()))
         is_foreign = (
             node.domain not in STANDARD
             or node.op_type in _FOREIGN

@@ -39,6 +39,7 @@ def test_faults_below_the_rounding_are_killed(faults, kinds, tmp_path):
         ("logits: scaled 1.001", ""),
         ("residual: scaled", "first"),
         ("wrong where unit", ""),
+        ("value: plus other", "product last"),
     }
     found = [
         made.plant(kind, place, change, tmp_path)

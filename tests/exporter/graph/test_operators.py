@@ -36,13 +36,34 @@ def test_smooth_operators_are_not_named():
 
 @pytest.mark.parametrize(
     ("op", "function"),
-    [("Where", "where"), ("ReduceMax", "amax"), ("Relu", "relu"), ("Selu", "selu")],
+    [
+        ("Where", "where"),
+        ("ReduceMax", "amax"),
+        ("Relu", "relu"),
+        ("Selu", "selu"),
+        ("Div", "div"),
+        ("Log", "log"),
+        ("Neg", "neg"),
+        ("Reciprocal", "rsqrt"),
+        ("Sqrt", "sqrt"),
+        ("Sub", "sub"),
+    ],
 )
 def test_an_operator_is_named_where_there_are_more_than_the_model_has(op, function):
     model = graph((op, ["x"], "a"), (op, ["a"], "y"))
     assert foreign_operators(model, {function: 2}, int8=False) == ()
     assert foreign_operators(model, {function: 1}, int8=False) == (f"{op} y",)
     assert foreign_operators(model, {}, int8=False) == (f"{op} a", f"{op} y")
+
+
+def test_a_step_that_takes_back_another_is_named():
+    model = graph(("Add", ["x", "w"], "a"), ("Sub", ["a", "w"], "y"), w=np.ones(4, np.float32))
+    assert foreign_operators(model, {"add": 1}, int8=False) == ("Sub y",)
+
+
+def test_a_graph_may_write_each_gelu_with_a_quotient():
+    model = graph(("Div", ["x", "r"], "a"), ("Erf", ["a"], "y"), r=np.float32(2**0.5))
+    assert foreign_operators(model, {"gelu": 1}, int8=False) == ()
 
 
 def test_what_depends_on_the_shape_or_on_weights_alone_is_not_named():
