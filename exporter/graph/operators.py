@@ -23,7 +23,7 @@ _MADE_BY: Mapping[str, tuple[str, ...]] = {
     "Selu": ("selu",),
     "Where": ("where",),
     # These take back a step before: (x + y) - y rounds x to the steps of x + y, and |x| is a root.
-    "Div": ("div", "div_", "__rdiv__", "gelu"),  # before opset 20 a graph writes Gelu with one
+    "Div": ("div", "div_", "__rdiv__", "gelu"),
     "Log": ("log",),
     "Neg": ("neg",),
     "Pow": ("pow", "square", "gelu"),
@@ -35,14 +35,14 @@ _MADE_BY: Mapping[str, tuple[str, ...]] = {
 _FOREIGN = frozenset((
     "Abs", "And", "ArgMax", "ArgMin", "Bernoulli", "BitCast", "BitShift", "BitwiseAnd",
     "BitwiseNot", "BitwiseOr", "BitwiseXor", "CastLike", "Ceil", "Celu", "Clip", "Compress",
-    "Dropout", "DynamicQuantizeLinear", "Elu", "Equal", "Floor", "Greater", "GreaterOrEqual",
-    "GlobalLpPool", "GlobalMaxPool", "GridSample", "LogSoftmax", "MaxRoiPool", "QLinearMatMul", "Softsign", "Upsample",
-    "HardSigmoid", "HardSwish", "Hardmax", "If", "IsInf", "IsNaN", "LeakyRelu", "Less",
-    "LessOrEqual", "Loop", "LpNormalization", "LpPool", "Max", "MaxPool", "Min", "Mod",
-    "Multinomial", "NonMaxSuppression", "NonZero", "Not", "OneHot", "Or", "PRelu",
+    "Dropout", "DynamicQuantizeLinear", "Elu", "Equal", "Floor", "GlobalLpPool",
+    "GlobalMaxPool", "Greater", "GreaterOrEqual", "GridSample", "HardSigmoid", "HardSwish",
+    "Hardmax", "If", "IsInf", "IsNaN", "LeakyRelu", "Less", "LessOrEqual", "LogSoftmax", "Loop",
+    "LpNormalization", "LpPool", "Max", "MaxPool", "MaxRoiPool", "Min", "Mod", "Multinomial",
+    "NonMaxSuppression", "NonZero", "Not", "OneHot", "Or", "PRelu", "QLinearMatMul",
     "RandomNormalLike", "RandomUniformLike", "ReduceL1", "ReduceL2", "ReduceLogSum",
-    "ReduceLogSumExp", "ReduceMin", "Resize", "RoiAlign",
-    "Round", "Scan", "ScatterND", "Shrink", "Sign", "ThresholdedRelu", "TopK", "Unique", "Xor",
+    "ReduceLogSumExp", "ReduceMin", "Resize", "RoiAlign", "Round", "Scan", "ScatterND",
+    "Shrink", "Sign", "Softsign", "ThresholdedRelu", "TopK", "Unique", "Upsample", "Xor",
 ))  # fmt: skip
 _SHAPES = ("Shape", "Size")
 _ROUNDING = "QuantizeLinear"
@@ -60,10 +60,12 @@ def foreign_operators(
         int8: Whether products take values of 8 bits.
     """
     rounded = _inputs_of_products(model) if int8 else set[str]()
+    gelus = sum(node.op_type == "Gelu" for node in model.graph.node)
+    functions = Counter(functions) - Counter(gelu=gelus)  # the rest is written as its equation
     found, counts = list[str](), Counter[str]()
     for node in _of_the_clip(model):
         counts[node.op_type] += 1
-        most = sum(functions.get(name, 0) for name in _MADE_BY.get(node.op_type, ()))
+        most = sum(functions[name] for name in _MADE_BY.get(node.op_type, ()))
         is_foreign = (
             node.domain not in STANDARD
             or node.op_type in _FOREIGN
