@@ -121,7 +121,10 @@ def _load_trained(spec: ExportSpec, given: Mapping[str, Any]) -> VideoClassifier
                 remedy="give one of them",
             )
     if spec.model in PRESETS:
-        raise UsageError(f"--model {spec.model} names sizes, but --checkpoint has its own")
+        raise UsageError(
+            f"--model {spec.model} names sizes, but --checkpoint has its own",
+            remedy="omit --model, or give the family of the checkpoint",
+        )
     config = {**spec.config, **given}
     if clip := clip_of(spec.sampling, spec.views):
         config["clip"] = {**config.get("clip", {}), **clip}

@@ -83,6 +83,17 @@ def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
     return f"{text}\n".encode(errors="backslashreplace")
 
 
+def _what_to_give(path: Path) -> str | None:
+    """Say what to give in place of a path that is no export, or `None` if there is nothing."""
+    if not path.exists():
+        return None
+    if (path.parent / MANIFEST).is_file():
+        return f"give {path.parent}"
+    if inner := sorted(file.parent for file in path.glob(f"*/{MANIFEST}")):
+        return f"give one of the exports in it, as {inner[0]}"
+    return f"a trained model is exported first: tsformer export --checkpoint {path}"
+
+
 def read_manifest(
     directory: Path, *, unchanged: bool = True, needs: Collection[str] = ()
 ) -> dict[str, Any]:
@@ -108,7 +119,8 @@ def read_manifest(
         manifest.get("floors", {}).keys()  # older exports do not have them
     except OSError as error:
         raise NoExportError(
-            f"{directory} is not an export of tsformer: cannot read {MANIFEST}: {error.strerror}"
+            f"{directory} is not an export of tsformer: cannot read {MANIFEST}: {error.strerror}",
+            remedy=_what_to_give(directory),
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ManifestError(f"{path} is damaged: {error!r}") from error

@@ -14,6 +14,7 @@ from exporter.errors import GraphInputError
 from exporter.files.text import require_regular
 from exporter.graph.view import GraphView, nested_graphs, subgraphs
 
+_GIVE = "give a file that an ONNX exporter wrote, or a directory that tsformer export made"
 MOST_DEPTH = 8  # of graphs in graphs
 MOST_NODES = 200_000  # of a graph whose functions are unfolded
 
@@ -31,10 +32,11 @@ def read_graph(path: Path) -> GraphView:
     except OSError as error:
         raise GraphInputError(f"cannot read {path}: {error.strerror}") from error
     except Exception as error:  # of protobuf, whose exceptions depend on its implementation
-        raise GraphInputError(f"{path} is not an ONNX file: {error}") from error
+        what = f"{path} is not an ONNX file: {error}"
+        raise GraphInputError(what, remedy=_GIVE) from error
     # An empty file, and many a file that is not ONNX, is a valid message of protobuf.
     if not (model.ir_version and (model.graph.output or model.graph.node)):
-        raise GraphInputError(f"{path} is not an ONNX file: there is no graph in it")
+        raise GraphInputError(f"{path} is not an ONNX file: there is no graph in it", remedy=_GIVE)
     if not _is_text(model):
         raise GraphInputError(f"{path} is damaged: a name in it is not text")
     _check_outside(path, model)

@@ -118,6 +118,19 @@ def test_a_directory_may_hold_names_that_are_no_text(tmp_path):
     assert hash_checkpoint(tmp_path) != digest
 
 
+def test_what_is_no_export_is_refused_with_what_to_give(directory):
+    """A checkpoint, a file of an export, and a folder of exports are given in its place."""
+    (directory.parent / "other").mkdir()
+    (trained := directory.parent / "other/trained.pth").touch()
+    for path, remedy in {
+        trained: f"exported first: tsformer export --checkpoint {trained}",
+        directory / "model.onnx": f"; give {directory}",
+        directory.parent: f"; give one of the exports in it, as {directory}",
+        directory.parent / "nowhere": "No such file or directory",
+    }.items():
+        assert damaged(path, NoExportError, 3).endswith(remedy)
+
+
 def test_a_directory_without_a_manifest_is_not_an_export(tmp_path):
     assert "is not an export of tsformer" in damaged(tmp_path, NoExportError, 3)
     assert "is not an export of tsformer" in damaged(tmp_path / "nowhere", NoExportError, 3)
