@@ -52,6 +52,7 @@ _OTHER_KINDS = {
     b"\x28\xb5\x2f\xfd": _COMPRESSED,  # zstd
     b"7z\xbc\xaf": _COMPRESSED,
     b"version h": "a pointer of Git LFS, not the weights: run git lfs pull in its directory",
+    b'{\n  "': "JSON, not weights: give its directory, or the file of weights",
     b"<": "a web page, not weights: download the file itself",
     b"\x93NUMPY": f"an array of NumPy: {_TO_TENSORS}",
     b"\x89HDF": f"an HDF5 file, as Keras writes it: {_TO_TENSORS}",

@@ -621,11 +621,12 @@ def test_the_loss_of_the_training_tells_what_logits_mean(tmp_path, settings, tas
         (gzip.compress(b"weights"), "compressed"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
         (b"<!DOCTYPE html><html></html>", "web page"),
+        (b'{\n  "model_type": "timesformer"\n}\n', "JSON, not weights: give its directory"),
         (b"\x93NUMPY\x01\x00v\x00", "array of NumPy"),
         (b"\x89HDF\r\n\x1a\n" + bytes(99), "HDF5"),
         (b"a" + bytes(256) + b"ustar", "tar archive"),
     ],
-    ids=["gzip", "lfs", "html", "npy", "hdf5", "tar"],
+    ids=["gzip", "lfs", "html", "json", "npy", "hdf5", "tar"],
 )
 def test_another_kind_of_file_is_named_with_the_remedy(tmp_path, content, kind):
     path = tmp_path / "m.pth"
