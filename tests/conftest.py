@@ -44,6 +44,8 @@ def pytest_collection_finish() -> None:
     """Let the garbage collector pass over what is imported now, and stays to the end."""
     gc.collect()
     gc.freeze()
+    # A trace makes many objects that all live: the usual 700 new ones make it a tenth slower.
+    gc.set_threshold(20_000, 20, 50)
 
 
 REAL_CLIPS = {
@@ -62,6 +64,26 @@ def slow() -> None:
 def environ_without_coverage() -> dict[str, str]:
     """The environment for processes that coverage need not trace; tracing halves their speed."""
     return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+
+
+@pytest.fixture(scope="module")
+def undrawn():
+    """Leave the plots out of pages: drawing takes time, and is tested elsewhere.
+
+    A module that shares exports with others must not use this.
+    """
+    from exporter.report import plots
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "plot", lambda *_: "")
+        yield
+
+
+@pytest.fixture
+def children_untraced(monkeypatch):
+    """Let the processes that a test starts run without coverage."""
+    for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")
@@ -106,15 +128,34 @@ def script():
 
 @pytest.fixture(scope="session")
 def quick_exports():
-    """Do once what every export does again with the same result.
+    """Do once what every export does again with the same result, and trace no library.
 
-    The translations of torch's operators are read, and each TensorRT is asked for its version in a
-    process of its own.
+    The translations of torch's operators are read, its operators that have a decomposition are
+    listed, and each TensorRT is asked for its version in a process of its own. Coverage does not
+    trace libraries that run long in Python and call nothing of this package: tracing doubles their
+    time.
     """
-    from torch.onnx._internal.exporter import _registration  # late, as below
+    import torch  # late, because other tests need a process without torch
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from onnx_ir.passes import PassBase
+    from onnxscript import optimizer
+    from torch._export import utils
+    from torch.onnx._internal.exporter import _registration
 
     from exporter.machine import environment
     from exporter.to_engine.flavours import available_flavours
+    from exporter.to_onnx import export as to_onnx
+
+    libraries = (
+        (torch.onnx, "export"),
+        (optimizer, "optimize_ir"),
+        (to_onnx, "fold_constants_ir"),
+        (PassBase, "__call__"),
+        (Figure, "add_axes"),
+        (Axes, "text"),
+        (Figure, "savefig"),
+    )
 
     registry = _registration.ONNXRegistry
     read = functools.cache(registry.from_torchlib)
@@ -127,8 +168,27 @@ def quick_exports():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "from_torchlib", staticmethod(from_torchlib))
+        listed = functools.cache(utils._collect_all_valid_cia_ops_for_namespace)
+        patch.setattr(utils, "_collect_all_valid_cia_ops_for_namespace", listed)
         patch.setattr(environment, "available_flavours", functools.cache(available_flavours))
+        for owner, name in libraries:
+            patch.setattr(owner, name, untraced(getattr(owner, name)))
         yield
+
+
+def untraced(function):
+    """Call a function without the tracer of coverage."""
+
+    @functools.wraps(function)
+    def call(*arguments, **options):
+        tracer = sys.gettrace()
+        sys.settrace(None)
+        try:
+            return function(*arguments, **options)
+        finally:
+            sys.settrace(tracer)
+
+    return call
 
 
 @pytest.fixture

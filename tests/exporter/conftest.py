@@ -1,7 +1,6 @@
 """Make tiny models and exports once for all tests of the exporter."""
 
 import contextlib
-import functools
 import json
 import subprocess
 import sys
@@ -11,17 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from matplotlib.figure import Figure
 from onnx import TensorProto, helper, numpy_helper
-from onnx_ir.passes import PassBase
-from onnxscript import optimizer
 
 from exporter import ExportSpec
 from exporter.pipeline import export
 from exporter.runners import cuda
 from exporter.runners import open as opening
-from exporter.to_onnx import export as to_onnx
 
 # Frames, height and width differ, so that a swap of two axes changes a shape.
 TINY = {"depth": 1, "dim": 32, "dim_head": 16, "frames": 3, "res": (32, 48)}
@@ -80,38 +74,6 @@ def without_gpu(monkeypatch):
     status = cuda.GpuStatus(None, seen=False, reason=cuda.NO_GPU)
     monkeypatch.setattr(cuda, "_import_bindings", lambda: None)
     monkeypatch.setattr(cuda, "_without_bindings", lambda: status)
-
-
-# Entry points of libraries that run long in Python and call nothing of this package.
-UNTRACED = (
-    (torch.onnx, "export"),
-    (optimizer, "optimize_ir"),
-    (to_onnx, "fold_constants_ir"),
-    (PassBase, "__call__"),
-    (Figure, "savefig"),
-)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _libraries_untraced():
-    """Do not trace for coverage what is not measured: tracing doubles its time."""
-    with pytest.MonkeyPatch.context() as patch:
-        for owner, name in UNTRACED:
-            patch.setattr(owner, name, untraced(getattr(owner, name)))
-        yield
-
-
-def untraced(function):
-    @functools.wraps(function)
-    def call(*arguments, **options):
-        tracer = sys.gettrace()
-        sys.settrace(None)
-        try:
-            return function(*arguments, **options)
-        finally:
-            sys.settrace(tracer)
-
-    return call
 
 
 @pytest.fixture(scope="session")

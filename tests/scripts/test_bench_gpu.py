@@ -61,6 +61,7 @@ def commands(monkeypatch, steps):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_exports")
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch, compiling
 def test_a_dry_run_writes_json_and_a_page(
     bench_gpu, commands, tmp_path, capsys, monkeypatch, tf32_kept

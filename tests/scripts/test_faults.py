@@ -31,6 +31,7 @@ def test_there_are_many_kinds(kinds):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_exports")
 def test_faults_below_the_rounding_are_killed(faults, kinds, tmp_path):
     made = faults.Export("regular-int8", tmp_path)
     wanted = {

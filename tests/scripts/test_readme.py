@@ -63,6 +63,7 @@ def test_a_table_escapes_its_cells(pages):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_exports")
 def test_the_python_example_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (block,) = python_blocks(README)
@@ -76,6 +77,7 @@ def test_the_python_example_of_the_readme_runs(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_exports")
 def test_the_python_examples_of_the_guide_run(tmp_path, monkeypatch, real_clips, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = python_blocks(API)
