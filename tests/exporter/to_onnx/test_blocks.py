@@ -25,7 +25,8 @@ from model.config import MECHANISM_NAMES, SCHEME_NAMES, SpaceTimeConfig
 
 FRAMES, HEIGHT, WIDTH = 3, 32, 48
 PAIRS = [(attn, scheme) for attn in MECHANISM_NAMES for scheme in SCHEME_NAMES]
-SIZES = {"dim": 16, "dim_head": 8, "depth": 3, "num_classes": 2}  # the last block differs
+SIZES = {"dim": 16, "dim_head": 8, "depth": 3, "num_classes": 2}  # a rewritten last block differs
+ALIKE = {"depth": 2}  # for models whose blocks all have one structure
 
 
 def make(attn="fastformer", scheme="divided", **changes):
@@ -42,12 +43,12 @@ def make_vit(**changes):
 def make_timesformer(**changes):
     torch.manual_seed(0)
     size = {"num_frames": FRAMES, "image_size": (HEIGHT, WIDTH), "heads": 2}
-    return TimeSformer(**size, **SIZES, **changes).eval()
+    return TimeSformer(**size, **{**SIZES, **ALIKE}, **changes).eval()
 
 
 def make_space_time():
     torch.manual_seed(0)
-    config = SpaceTimeConfig(FRAMES, 3, HEIGHT, WIDTH, 2, dim=16, depth=3, heads=2, ln_pre=True)
+    config = SpaceTimeConfig(FRAMES, 3, HEIGHT, WIDTH, 2, dim=16, depth=2, heads=2, ln_pre=True)
     return SpaceTimeTransformer(config).eval()
 
 
@@ -58,11 +59,11 @@ def kept(*expressions):
 CASES = {
     **{attn: (partial(make, attn), rewrite) for attn in MECHANISM_NAMES},
     **{scheme: (partial(make, scheme=scheme), rewrite) for scheme in ("space", "local-global")},
-    "as it is": (make, None),
-    "learned positions": (partial(make, rotary_emb=False), None),
+    "as it is": (partial(make, **ALIKE), None),
+    "learned positions": (partial(make, rotary_emb=False, **ALIKE), None),
     "published": (partial(make, semantics="upstream"), rewrite),
-    "published joint, fp16": (partial(make, scheme="joint", semantics="upstream"), kept()),
-    "fp16": (partial(make, "performer"), kept()),
+    "published joint, fp16": (partial(make, scheme="joint", semantics="upstream", **ALIKE), kept()),
+    "fp16": (partial(make, "performer", **ALIKE), kept()),
     "fp16, one block kept": (partial(make, "regular"), kept(r"blocks\.2")),
     "vit": (make_vit, rewrite),
     "space time": (make_space_time, rewrite),
@@ -200,7 +201,7 @@ def test_the_graph_computes_the_logits_of_the_model(attn, tmp_path):
 
 @pytest.mark.slow
 def test_tied_weights_in_every_block_give_the_graph_of_separate_blocks(apart, tmp_path):
-    model = make()
+    model = make(**ALIKE)
     for block in model.blocks:
         tie(block)
     once = write(tmp_path / "once.onnx", model, example(model))
@@ -210,7 +211,7 @@ def test_tied_weights_in_every_block_give_the_graph_of_separate_blocks(apart, tm
 
 @pytest.mark.slow
 def test_a_block_with_a_replaced_forward_keeps_it(traced, tmp_path):
-    model = make()
+    model = make(**ALIKE)
     for block in model.blocks:
         block.forward = pass_on
     write(tmp_path / "model.onnx", model, example(model))
@@ -256,7 +257,7 @@ def test_blocks_of_one_structure_with_different_inputs_are_refused():
 
 @pytest.mark.slow
 def test_blocks_whose_output_shapes_differ_from_their_input_shapes_are_refused(tmp_path):
-    model = make()
+    model = make(**ALIKE)
     for block in model.blocks:
         block.feed_forward = drop_the_last
     with pytest.raises(OnnxError, match="ValueError: blocks take"):
@@ -278,7 +279,7 @@ def test_a_weight_that_is_not_an_input_of_the_function_is_refused(monkeypatch, t
         return weights
 
     monkeypatch.setattr(blocks, "_weights", forget_one)
-    model = make()
+    model = make(**ALIKE)
     with pytest.raises(OnnxError, match=r"to_qkv\.weight would be the same for all blocks"):
         write(tmp_path / "model.onnx", model, example(model))
 
