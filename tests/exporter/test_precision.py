@@ -23,6 +23,8 @@ from model import TimeSformer, TimeSformerViT
 from model.config import MECHANISM_NAMES, SCHEME_NAMES
 from model.precision import rounded_modules
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 LOWER = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 # One of the few seeds whose fresh fastformer separates the inputs by more than bf16 rounding, at
 # both sizes.
@@ -135,7 +137,7 @@ CASES = [
 
 
 @pytest.fixture(scope="module", params=CASES)
-def case(request, tmp_path_factory):
+def case(request, undrawn, tmp_path_factory):
     """Run one mechanism in one precision through the whole pipeline."""
     attn, precision = request.param
     out = tmp_path_factory.mktemp("typed") / f"{attn}-{precision}"

@@ -29,7 +29,7 @@ SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(undrawn, tmp_path_factory):
     """Make one export for each precision; read only."""
     done = {}
 
@@ -256,7 +256,7 @@ def test_outputs_are_matched_by_size_from_the_last():
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory):
+def large(undrawn, tmp_path_factory):
     """Export a model in fp16 with tokens in the hundreds, whose squares overflow float16."""
     folder = tmp_path_factory.mktemp("large")
     torch.manual_seed(0)
@@ -396,6 +396,7 @@ def test_an_engine_with_every_module_as_output_can_be_built(made, tmp_path, prec
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("attn", ["fastformer", "performer", "regular"])
 def test_a_rewritten_graph_is_compared_with_the_rewritten_model(tmp_path, attn, precision):

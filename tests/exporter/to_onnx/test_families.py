@@ -21,6 +21,7 @@ from model.checkpoint import FAMILIES
 from model.config import FAMILY_NAMES, MECHANISM_NAMES, SCHEME_NAMES, SpaceTimeConfig
 
 QUICK = ["--bench-seconds", "0", "--quiet"]
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def report_of(directory):
