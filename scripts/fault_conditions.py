@@ -20,7 +20,7 @@ class Maker:
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, Any] = {}
 
-    def node(self, op: str, *given: str | float | list[int], **attributes: object) -> str:
+    def node(self, op: str, *given: str | float | list[int], **attributes: Any) -> str:  # noqa: ANN401  # of a node
         """Make a node; numbers and lists of whole numbers become constants."""
         out = f"planted_{len(self.nodes)}"
         names = list[str]()

@@ -151,7 +151,7 @@ def make_structures(
         if not (directory / file).is_file():
             continue
         stage.progress(None, f"structure of {file}")
-        precision = _traced_precision(spec, target)
+        precision = traced_precision(spec, target)
         traced = rewrite_for_export(spec, model, target)
         traced = in_precision(traced, precision, spec.keep_fp32 if precision != FP32 else ())
         graph = onnx.load(directory / file)
@@ -197,7 +197,7 @@ def _compared(model: VideoClassifier, inputs: Inputs) -> tuple[int, ...]:
     return compared_inputs(inputs, 0 if inputs.given else measure(model).flops)  # of a clip
 
 
-def _traced_precision(spec: ExportSpec, target: str | None) -> str:
+def traced_precision(spec: ExportSpec, target: str | None) -> str:
     """Say in which precision the model of a graph was traced."""
     if target == "openvino":  # it converts values and weights itself
         return FP32
