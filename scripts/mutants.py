@@ -136,7 +136,7 @@ MUTANTS = [
     *_of(
         "runners/eager",
         "runners/test_eager",
-        ("yield waiting.popleft().result()", "yield waiting.pop().result()"),
+        ("waiting.append(pool.submit", "waiting.appendleft(pool.submit"),
         ("if key not in self._known", "if not self._known"),
     ),
     *_of(
