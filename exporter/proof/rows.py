@@ -17,6 +17,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from exporter.errors import RuntimeFailure
 from exporter.inputs.clips import TELLING
 from exporter.runners.base import Arrays, Runner, check_outputs, run_each
 from model.outputs import LOGITS
@@ -51,13 +52,17 @@ def run_batches(
         batches than another has the same row in several of them.
 
     Raises:
-        RuntimeFailure: if the runtime fails, or does not give one of the outputs.
+        RuntimeFailure: if the runtime fails, or does not give one of the outputs of every clip.
     """
     rows: dict[int, list[np.ndarray]] = {}
     chosen = [list(places) for places in batches]
     taken = ({name: array[places] for name, array in clips.items()} for places in chosen)
     for places, made in zip(chosen, run_each(runner, taken), strict=True):
         check_outputs(runner, made, outputs)
+        for name in outputs:
+            if len(made[name]) != len(places):
+                what = f"{runner.name} gives {name} of another number of clips"
+                raise RuntimeFailure(what, got=len(made[name]), expected=len(places))
         for clip, row in zip(places, join_outputs(made, outputs), strict=True):
             rows.setdefault(clip, []).append(row)
     times = max(map(len, rows.values()))

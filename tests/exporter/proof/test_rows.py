@@ -3,8 +3,17 @@
 import numpy as np
 import pytest
 
+from exporter.errors import RuntimeFailure
 from exporter.proof.judge import make_reference, relative_error, validate
-from exporter.proof.rows import MOST_VALUES, around, columns, fold, in_batches, join_outputs
+from exporter.proof.rows import (
+    MOST_VALUES,
+    around,
+    columns,
+    fold,
+    in_batches,
+    join_outputs,
+    run_batches,
+)
 from exporter.runners.base import Closing
 
 RANDOM = np.random.default_rng(0)
@@ -115,3 +124,20 @@ def test_nan_in_an_output_fails_by_its_name():
         return outputs | {"tokens": tokens}
 
     assert [row.reason for row in judged(spoil)] == ["", "NaN or Inf among the tokens"]
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_a_runtime_that_gives_another_number_of_clips_fails(rows):
+    class Other(Closing):
+        name, device, precision, threads = "other", "cpu", "fp32", 1
+        transfers_included = True
+
+        @property
+        def input_shapes(self):
+            return {"video": (None, 4)}
+
+        def run(self, inputs):
+            return {"logits": np.ones((rows, 5))}
+
+    with pytest.raises(RuntimeFailure, match="another number of clips"):
+        run_batches(Other(), {"video": np.ones((2, 4))}, [[0, 1]])
