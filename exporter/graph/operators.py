@@ -60,8 +60,9 @@ def foreign_operators(
         int8: Whether products take values of 8 bits.
     """
     rounded = _inputs_of_products(model) if int8 else set[str]()
-    gelus = sum(node.op_type == "Gelu" for node in model.graph.node)
-    functions = Counter(functions) - Counter(gelu=gelus)  # the rest is written as its equation
+    functions = Counter(functions)
+    if any(node.op_type == "Gelu" for node in model.graph.node):
+        del functions["gelu"]  # none is written as its equation
     found, counts = list[str](), Counter[str]()
     for node in _of_the_clip(model):
         counts[node.op_type] += 1
