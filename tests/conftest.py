@@ -145,12 +145,12 @@ def quick_exports():
 
     from exporter.machine import environment
     from exporter.to_engine.flavours import available_flavours
-    from exporter.to_onnx import export as to_onnx
+    from exporter.to_onnx import simplify
 
     libraries = (
         (torch.onnx, "export"),
         (optimizer, "optimize_ir"),
-        (to_onnx, "fold_constants_ir"),
+        (simplify, "fold_constants_ir"),
         (PassBase, "__call__"),
         (Figure, "add_axes"),
         (Axes, "text"),

@@ -7,6 +7,7 @@ The graph takes `video` float32 `(b, f, c, h, w)`. A graph that contains the nor
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import inspect
 import logging
@@ -25,11 +26,7 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
-import onnx_ir.passes.common as passes
 import torch
-from onnxscript.optimizer import fold_constants_ir
-from onnxscript.rewriter import RewritePass
-from onnxscript.rewriter.rules import common as rules
 from torch import Tensor, nn
 
 from exporter.errors import OnnxError, first_line
@@ -41,6 +38,7 @@ from exporter.to_onnx.blocks import blocks_called, define_blocks
 from exporter.to_onnx.free_batch import require_free_batch
 from exporter.to_onnx.opset import LEAST_TRACED, lower_opset
 from exporter.to_onnx.registry import read_functions_once
+from exporter.to_onnx.simplify import simplify
 from model.outputs import LOGITS
 
 MAX_FILE_BYTES = 2**31 - 1  # the limit of one protobuf file
@@ -56,24 +54,6 @@ _REFUSED_BY = (
     "int64-arithmetic",
     "control-flow",
 )
-_SIMPLIFICATIONS = (
-    rules.no_op_cast_rule,
-    rules.no_op_expand_rule,
-    rules.no_op_transpose_rule,
-    rules.add_0_rule,
-    rules.sub_0_rule,
-    rules.mul_by_1_rule,
-    rules.div_by_1_rule,
-    rules.cast_cast_rule,
-    rules.reshape_reshape_rule,
-    rules.transpose_transpose_rule,
-    rules.unsqueeze_unsqueeze_rule,
-    rules.squeeze_reshape_1d_rule,
-    rules.collapse_slice2_rule,
-    rules.materialize_reshape_shape_rule,
-    rules.remove_optional_bias_from_gemm_rule,
-)
-_NO_LIMIT = 2**40  # bytes
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # the colour codes of a terminal
 # Metadata of torch's exporter that contains file paths of this machine.
 _LOCAL_METADATA = ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node")
@@ -183,7 +163,7 @@ def _trace(
         torch.onnx.export, dynamo=True, opset_version=opset, optimize=False, verbose=False
     )
     try:
-        with _quiet():
+        with _quiet(), _uncollected():
             with blocks_called(model) as functions:
                 program = export(
                     model,
@@ -196,7 +176,7 @@ def _trace(
             if shapes:
                 require_free_batch(program.model, model, tensors, shapes)
             define_blocks(program.model, functions, type(model), export, batch)
-            _simplify(program.model)
+            simplify(program.model)
     except OnnxError:
         raise
     except Exception as error:  # the passes of torch raise many unrelated classes
@@ -223,32 +203,16 @@ def _free_first_axes(model: nn.Module, count: int, batch: Any) -> tuple[Any, ...
     return (*free[:place], free[place:]) if count > place else free
 
 
-def _simplify(graph: ir.Model) -> None:
-    """Fold constants and remove operators that do nothing.
-
-    This replaces `onnxscript.optimizer.optimize_ir`. One rule of that function compares every pair
-    of nodes, which is slow.
-    """
-    for _ in range(2):  # a removed operator can make more values constant
-        # No limit on sizes: a rearranged weight must become an initializer, whatever its size.
-        fold_constants_ir(
-            graph,
-            onnx_shape_inference=True,
-            input_size_limit=_NO_LIMIT,
-            output_size_limit=_NO_LIMIT,
-        )
-        RewritePass(_SIMPLIFICATIONS)(graph)
-        passes.RemoveUnusedNodesPass()(graph)
-    ir.passes.Sequential(
-        passes.RemoveUnusedFunctionsPass(),
-        passes.RemoveUnusedOpsetsPass(),
-        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        # Folding makes one copy of a rearranged weight for each node that reads it.
-        passes.DeduplicateInitializersPass(size_limit=_NO_LIMIT),
-        passes.CommonSubexpressionEliminationPass(),
-        passes.OutputFixPass(),
-        passes.NameFixPass(),
-    )(graph)
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Let the garbage collector wait: it would look at the many objects of a trace, which live."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -117,9 +117,10 @@ def plan(
         raise TritonError(f"Triton can serve no file of this export: {reasons}")
     notes = _notes(models, manifest, ran)
     if serving.ensemble:
-        if not _takes_clips(manifest):
+        if manifest["model"]["family"] == MODULE:
             raise UsageError("--ensemble reads frames, and a module of your own takes no clips")
-        models += _ensemble(models[-1], _preprocessing(manifest), serving)
+        how = Preprocessing.from_dict(manifest["preprocessing"])
+        models += _ensemble(models[-1], how, serving)
     return Deployment(tuple(models), left_out, notes)
 
 
@@ -143,7 +144,7 @@ def _shared(manifest: Mapping[str, Any], serving: Serving) -> dict[str, Any]:
         # The first run of a batch size is slow: runtimes choose kernels and allocate memory then.
         "warm_up": tuple(sorted({1, *sizes})),
         "labels": _labels(manifest),
-        "facts": _facts(manifest) if _takes_clips(manifest) else "",
+        "facts": _facts(manifest),
     }
 
 
@@ -155,17 +156,12 @@ def _labels(manifest: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _facts(manifest: Mapping[str, Any]) -> str:
-    """Give what a client needs to know, as JSON."""
+    """Give what a client needs to know, as JSON; nothing where the model takes no clips."""
+    if manifest["model"]["family"] == MODULE:
+        return ""
+    how = Preprocessing.from_dict(manifest["preprocessing"])
     task = manifest.get("task", "single-label")
-    return json.dumps({"preprocessing": asdict(_preprocessing(manifest)), "task": task})
-
-
-def _takes_clips(manifest: Mapping[str, Any]) -> bool:
-    return manifest["model"]["family"] != MODULE
-
-
-def _preprocessing(manifest: Mapping[str, Any]) -> Preprocessing:
-    return Preprocessing.from_dict(manifest["preprocessing"])
+    return json.dumps({"preprocessing": asdict(how), "task": task})
 
 
 def _tensors(described: Sequence[Mapping[str, Any]], *, first: int) -> tuple[TritonTensor, ...]:
@@ -188,20 +184,15 @@ def _ran(
             reason = row["reason"] or "no reason was given"
             failed = row["verdict"] == "not-run"
             found[row["runtime"]][row["device"]] = " ".join(reason.split()) if failed else ""
+    accepted = ("pass", manifest.get("verdict"))  # of the export: see `deploy`
     for runtime, (file, _) in FILES.items():
-        judged = [(name, row) for name, row in machines.judged(file) if row.runtime == runtime]
-        found[runtime] |= {row.device.partition(":")[0]: "" for _, row in judged}
-        found[runtime] |= {
-            row.device.partition(":")[0]: f"it failed its proof on {name}"
-            for name, row in judged
-            if row.verdict not in _accepted(manifest)
-        }
+        rows = [(name, row) for name, row in machines.judged(file) if row.runtime == runtime]
+        for name, row in sorted(rows, key=lambda each: each[1].verdict not in accepted):
+            device = row.device.partition(":")[0]  # a failure comes last, and stays
+            found[runtime][device] = (
+                "" if row.verdict in accepted else f"it failed its proof on {name}"
+            )
     return found
-
-
-def _accepted(manifest: Mapping[str, Any]) -> set[str]:
-    """Return the verdicts that are served: a pass, and that of the export, which is accepted."""
-    return {"pass", manifest.get("verdict", "pass")}
 
 
 def _onnx_absence(manifest: Mapping[str, Any], ran: Mapping[str, str], device: str) -> str:
@@ -228,7 +219,8 @@ def _engine_absence(manifest: Mapping[str, Any], ran: Mapping[str, str], machine
     if FILES["tensorrt"][0] not in manifest["files"]:
         return "the engine is not in the export"
     judged = machines.judged(FILES["tensorrt"][0])
-    if wrong := [name for name, row in judged if row.verdict not in _accepted(manifest)]:
+    accepted = ("pass", manifest.get("verdict"))
+    if wrong := [name for name, row in judged if row.verdict not in accepted]:
         return f"the engine failed its proof on {', '.join(wrong)}"
     if "" not in ran.values():
         return (
