@@ -142,7 +142,11 @@ def read_task(config: Mapping[str, Any], classes: int) -> TaskName | None:
     kind = config.get("problem_type")
     if kind is None or not classes:
         return None
-    check_choice(f"problem_type of {CONFIG}", kind, PROBLEM_TYPES)
+    try:
+        check_choice(f"problem_type of {CONFIG}", kind, PROBLEM_TYPES)
+    except ConfigError as error:
+        remedy = 'say what the logits mean with --config \'{"task": "single-label"}\''
+        raise ConfigError(f"{error}; {remedy}") from None
     return check_task(PROBLEM_TYPES[kind], classes)
 
 

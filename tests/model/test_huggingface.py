@@ -723,6 +723,8 @@ def test_one_output_without_a_problem_type_is_a_value_and_the_notes_say_so(tmp_p
     assert any("one output is taken as a value" in note for note in model.notes)
 
 
-def test_an_unknown_problem_type_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match=r"unknown problem_type of config\.json"):
-        load_checkpoint(write(tmp_path, {"problem_type": "ranking"}))
+def test_an_unknown_problem_type_is_refused_unless_the_task_is_told(tmp_path):
+    path = write(tmp_path, {"problem_type": "ranking"})
+    with pytest.raises(CheckpointError, match=r"unknown problem_type of config\.json.*--config"):
+        load_checkpoint(path)
+    assert load_checkpoint(path, config={"task": "single-label"}).task == "single-label"
