@@ -19,10 +19,10 @@ def swap_inputs(graph: GraphProto, op: str, place: float) -> None:
     node.input[0], node.input[1] = node.input[1], node.input[0]
 
 
-def edit_index(graph: GraphProto, op: str, place: float, change: places.Edit) -> None:
-    """Change the constant that says what a node takes."""
+def edit_index(graph: GraphProto, place: float, change: places.Edit) -> None:
+    """Change the constant that says what a Gather takes."""
     known = {tensor.name for tensor in graph.initializer}
-    found = [node for node in places.nodes(graph, op) if node.input[1] in known]
+    found = [node for node in places.nodes(graph, "Gather") if node.input[1] in known]
     node = places.at(places.need(found), place)
     places.edit(places.copy_constant(graph, node, 1), change)
 
@@ -75,15 +75,10 @@ def edit_number(graph: GraphProto, place: float) -> None:
     places.edit(places.at(places.numbers(graph), place), partial(scale, 1.01))
 
 
-def plain_norm(graph: GraphProto, place: float, position: int) -> None:
-    """Leave the weight of a norm out (1), or its bias (2)."""
+def drop_bias(graph: GraphProto, place: float) -> None:
+    """Leave the bias of a norm out."""
     node = places.at(places.nodes(graph, "LayerNormalization"), place)
-    value = 2.0 - position
-
-    def fill(array: np.ndarray) -> None:
-        array[...] = value
-
-    places.edit(places.copy_constant(graph, node, position), fill)
+    places.edit(places.copy_constant(graph, node, 2), partial(scale, 0.0))
 
 
 def kinds() -> Iterator[tuple[str, str, Change]]:
@@ -91,10 +86,8 @@ def kinds() -> Iterator[tuple[str, str, Change]]:
     for word, place in PLACES.items():
         for op in ("Sub", "Div", "Concat"):
             yield f"{op}: inputs swapped", word, partial(swap_inputs, op=op, place=place)
-        for op in ("Slice", "Gather"):
-            for kind, change in (("one off", partial(add, 1)), ("reversed", reverse)):
-                how = partial(edit_index, op=op, place=place, change=change)
-                yield f"{op}: index {kind}", word, how
+        for kind, change in (("one off", partial(add, 1)), ("reversed", reverse)):
+            yield f"Gather: index {kind}", word, partial(edit_index, place=place, change=change)
         for op in ("Add", "Mul", "LayerNormalization"):
             yield f"{op}: constants swapped", word, partial(swap_vectors, op=op, place=place)
         yield "transpose: equal axes", word, partial(transpose_other, place=place)
@@ -103,5 +96,4 @@ def kinds() -> Iterator[tuple[str, str, Change]]:
         yield "number times 1.01", word, partial(edit_number, place=place)
         how = partial(places.other_operator, op="ReduceMean", place=place, new="ReduceSum")
         yield "mean: sum", word, how
-        yield "norm: no weight", word, partial(plain_norm, place=place, position=1)
-        yield "norm: no bias", word, partial(plain_norm, place=place, position=2)
+        yield "norm: no bias", word, partial(drop_bias, place=place)

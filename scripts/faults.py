@@ -31,13 +31,16 @@ from fault_models import MODELS
 from exporter.machine import environment
 
 RESULTS = Path(__file__).parent / "results" / "faults.json"
+# A part of the name of a model -> a part of the kinds that have a place in few models: all of them.
+ALL_OF = {"free": "batch", "wide-int8": "int8:", "tensorrt-int8": "int8:"}
 
 
 def plant_all(name: str, every: int) -> Iterator[Outcome]:
     """Plant the faults in a model; each model gets another share of them, alone or with others."""
     faults = list(fault_kinds.kinds())
     share = faults[list(MODELS).index(name) % every :: every]
-    share += [f for f in faults if "free" in name and "batch" in f[0] and f not in share]
+    own = [kind for part, kind in ALL_OF.items() if part in name]
+    share += [f for f in faults if any(kind in f[0] for kind in own) and f not in share]
     with tempfile.TemporaryDirectory() as folder:
         made = Export(name, Path(folder))
         for kind, place, change in share:
@@ -60,8 +63,9 @@ def keep(model: str, outcomes: Sequence[Outcome]) -> None:
         asdict(one) | {"state": one.state, "effect": one.effect and min(one.effect, 1e9)}
         for one in outcomes
     ]
-    text = json.dumps({"environment": about, "faults": rows}, indent=1)
-    RESULTS.write_text(f"{text}\n", encoding="utf-8")
+    lines = ",\n".join(map(json.dumps, rows))
+    text = f'{{"environment": {json.dumps(about)}, "faults": [\n{lines}\n]}}\n'
+    RESULTS.write_text(text, encoding="utf-8")
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
