@@ -20,6 +20,7 @@ import onnx
 from onnx import numpy_helper
 
 from exporter.errors import OnnxError
+from exporter.to_onnx.entries import take_in_two_steps
 from exporter.to_onnx.int8_products import (
     FORMS,
     PRODUCTS,
@@ -99,6 +100,8 @@ def quantize(
     set_small_steps(quantised.graph, model.graph)
     _restore(quantised, model, chosen)
     stored = _store(quantised.graph, [node for node in linear if node.name not in chosen])
+    if form == "onnxruntime":  # which OpenVINO takes too
+        take_in_two_steps(quantised.graph)
     try:
         onnx.checker.check_model(quantised, full_check=True)
     except Exception as error:  # the C++ checker raises several unrelated classes

@@ -90,6 +90,14 @@ def test_int8_is_judged_by_the_rounding_between_its_products(made):
     assert floors["int8-bf16"] != floors["int8-onnxruntime"]
 
 
+def test_int8_of_a_wide_model_with_a_mean_class_token_runs(tmp_path):
+    """Its blocks have integer products: OpenVINO counted the axes before the mean wrong."""
+    sizes = {"frames": 3, "res": (32, 32), "dim": 512, "heads": 8, "depth": 2, "num_classes": 5}
+    given = {"model": "facebookresearch", "precision": "int8", "runtimes": ("openvino",)}
+    result = export(ExportSpec(**sizes, **given, engine="none", bench_seconds=0.0), tmp_path / "x")
+    assert rows_of(result.report)["openvino", "int8"].verdict == "pass"
+
+
 def test_a_free_batch_is_proven_and_timed(made):
     result = made(dynamic_batch=BatchProfile(1, 2, 4))
     assert rows_of(result.report)["openvino", "fp32"].verdict == "pass"
