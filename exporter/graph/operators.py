@@ -23,14 +23,16 @@ _MADE_BY: Mapping[str, tuple[str, ...]] = {
     "Selu": ("selu",),
     "Where": ("where",),
     # These take back a step before: (x + y) - y rounds x to the steps of x + y, and |x| is a root.
-    "Div": ("div", "div_", "__rdiv__", "gelu"),
+    "Div": ("div", "div_", "__rdiv__", "gelu", "layer_norm"),
     "Log": ("log",),
     "Neg": ("neg",),
     "Pow": ("pow", "square", "gelu"),
     "Reciprocal": ("reciprocal", "__rdiv__", "rsqrt"),
-    "Sqrt": ("sqrt", "rsqrt"),
-    "Sub": ("sub", "sub_", "__rsub__"),
+    "Sqrt": ("sqrt", "rsqrt", "layer_norm"),
+    "Sub": ("sub", "sub_", "__rsub__", "layer_norm"),
 }
+# Functions that a graph of a low opset writes as their equations, and their operators.
+_EQUATIONS = {"gelu": "Gelu", "layer_norm": "LayerNormalization"}
 # No model of this package has one of these on values that depend on the clip.
 _FOREIGN = frozenset((
     "Abs", "And", "ArgMax", "ArgMin", "Bernoulli", "BitCast", "BitShift", "BitwiseAnd",
@@ -60,9 +62,9 @@ def foreign_operators(
         int8: Whether products take values of 8 bits.
     """
     rounded = _inputs_of_products(model) if int8 else set[str]()
-    functions = Counter(functions)
-    if any(node.op_type == "Gelu" for node in model.graph.node):
-        del functions["gelu"]  # none is written as its equation
+    operators = {node.op_type for node in model.graph.node}
+    whole = {name for name, op in _EQUATIONS.items() if op in operators}
+    functions = Counter({name: count for name, count in functions.items() if name not in whole})
     found, counts = list[str](), Counter[str]()
     for node in _of_the_clip(model):
         counts[node.op_type] += 1

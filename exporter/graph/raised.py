@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from exporter.graph.weights import FLOATS, along_axis
 
 # Before opset 20 a graph writes Gelu as its equation; these constants are rounded there.
-OF_GELU = (math.sqrt(2), math.sqrt(0.5), math.sqrt(2 / math.pi))
+OF_GELU = (math.sqrt(2), math.sqrt(0.5), math.sqrt(2 / math.pi), 0.044715)
 
 
 def raise_graph(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -14,7 +14,7 @@ from torch import Tensor
 from exporter.graph.raised import OF_GELU
 
 _TYPES = (torch.float32, torch.float16, torch.bfloat16)
-_OF_GELU = (*OF_GELU, 0.5, 1.0, 3.0, 0.044715)  # where a graph writes it as its equation
+_OF_GELU = (*OF_GELU, 0.5, 1.0, 3.0)  # where a graph writes it as its equation
 _OF_PADDING = (0.0,)
 _ARITHMETIC = ("add", "sub", "mul", "div", "truediv", "true_divide", "pow")
 

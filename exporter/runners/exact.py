@@ -17,6 +17,8 @@ from exporter.runners.base import Arrays
 from exporter.runners.erf import erf
 from exporter.runners.reference import Evaluated
 
+_SELU_ALPHA, _SELU_GAMMA = 1.6732632423543772, 1.0507009873554805
+
 
 class LayerNormalization(OpRun):
     """Normalises the last axes from `axis` on."""
@@ -63,6 +65,24 @@ class Gelu(OpRun):
         return (0.5 * x * (1 + erf(x / math.sqrt(2))),)
 
 
+class Selu(OpRun):
+    """The scaled exponential linear unit (Klambauer et al. 2017, arXiv:1706.02515, equation 2).
+
+    A node holds its two constants in float32. Where they are those of the paper, they are exact.
+    """
+
+    op_domain = ""
+
+    def _run(
+        self, x: np.ndarray, alpha: float = _SELU_ALPHA, gamma: float = _SELU_GAMMA
+    ) -> tuple[np.ndarray]:
+        a, g = (
+            exact if np.float32(exact) == np.float32(given) else given
+            for exact, given in ((_SELU_ALPHA, alpha), (_SELU_GAMMA, gamma))
+        )
+        return (g * np.where(x > 0, x, a * np.expm1(np.minimum(x, 0))),)
+
+
 class Erf(OpRun):
     """The error function."""
 
@@ -72,7 +92,7 @@ class Erf(OpRun):
         return (erf(x),)
 
 
-_OPERATORS: list[type[OpRun]] = [LayerNormalization, MatMul, Gelu, Erf]
+_OPERATORS: list[type[OpRun]] = [LayerNormalization, MatMul, Gelu, Selu, Erf]
 
 
 class ExactRunner(Evaluated):

@@ -68,6 +68,14 @@ def test_a_graph_may_write_each_gelu_with_a_quotient():
     assert foreign_operators(model, {"gelu": 2}, int8=False) == ("Div a",)
 
 
+@pytest.mark.parametrize("op", ["Sub", "Sqrt", "Div"])
+def test_a_graph_of_a_low_opset_may_write_each_norm_as_its_equation(op):
+    model = graph((op, ["x", "w"][: 1 if op == "Sqrt" else 2], "y"), w=np.ones(4, np.float32))
+    assert foreign_operators(model, {"layer_norm": 1}, int8=False) == ()
+    model.graph.node.append(helper.make_node("LayerNormalization", ["x", "w"], ["z"]))
+    assert foreign_operators(model, {"layer_norm": 2}, int8=False) == (f"{op} y",)
+
+
 def test_what_depends_on_the_shape_or_on_weights_alone_is_not_named():
     nodes = [
         ("Shape", ["x"], "s"),

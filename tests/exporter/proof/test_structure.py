@@ -273,7 +273,7 @@ SHIFT = [("Add", ["eight"], {}), ("Sub", ["eight"], {})]
         ([], "()"),
         (ROUND, "('planted_0',)"),
         (BEND, "('Relu softmax_3',)"),
-        (SHIFT, "('eight',)"),
+        (SHIFT, "('eight', 'Sub softmax_3')"),
     ],
 )
 def test_a_step_that_float64_does_not_show_is_named(kept, planted, expected):

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from onnx import TensorProto, helper
 
 from exporter.runners.exact import ExactRunner
@@ -35,3 +36,9 @@ def test_gelu_is_the_equation_in_float64():
     expected = [[0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in x[0]]]
     # Below 0 the sum cancels, so the last places of the error function show: |x| / 2 of them.
     np.testing.assert_allclose(run("Gelu", x), expected, rtol=1e-15, atol=2 * 2**-52)
+
+
+def test_selu_is_the_equation_of_the_paper_in_float64_without_the_rounding_of_a_node():
+    x = np.linspace(-4, 4, 33)[None]
+    expected = torch.nn.functional.selu(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(run("Selu", x), expected, rtol=1e-15, atol=1e-15)

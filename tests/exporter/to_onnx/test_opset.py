@@ -11,7 +11,8 @@ from exporter import ExportSpec, export
 from exporter.runners.onnxruntime import OnnxRuntimeRunner
 from exporter.spec import OPSETS
 from exporter.to_onnx.export import export_onnx
-from model import FastTimeSformer
+from model import FastTimeSformer, TimeSformerViT
+from model.checkpoint import save_checkpoint
 
 # The specification's table: the container (IR version) in which each opset appeared.
 IR_VERSIONS = {16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
@@ -42,6 +43,24 @@ def test_an_export_of_every_opset_is_proven_in_its_container(tmp_path, opset):
     model = onnx.load(tmp_path / "out" / "model.onnx")
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
     assert model.ir_version == IR_VERSIONS[opset]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("activation", "opset", "precision"),
+    [("selu", 16, "fp32"), ("gelu_new", 17, "fp16"), ("silu", None, "bf16"), ("gelu", 16, "int8")],
+)
+def test_an_activation_is_proven_whatever_a_low_opset_makes_of_it(
+    tmp_path, activation, opset, precision
+):
+    torch.manual_seed(0)
+    model = TimeSformerViT(2, 32, 32, 3, 32, 1, 2, hidden_act=activation)
+    save_checkpoint(model, tmp_path / "trained.safetensors")
+    spec = ExportSpec(
+        checkpoint=tmp_path / "trained.safetensors", opset=opset, precision=precision,
+        engine="none", bench_seconds=0,
+    )  # fmt: skip
+    assert export(spec, out=tmp_path / "out").verdict == "pass"
 
 
 @pytest.mark.slow
