@@ -60,12 +60,6 @@ def slow() -> None:
     """Mark the tests as slow that need this fixture, directly or through another one."""
 
 
-@pytest.fixture(scope="session")
-def environ_without_coverage() -> dict[str, str]:
-    """The environment for processes that coverage need not trace; tracing halves their speed."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
-
-
 @pytest.fixture(scope="module")
 def undrawn():
     """Leave the plots out of pages: drawing takes time, and is tested elsewhere.
@@ -77,13 +71,6 @@ def undrawn():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, "plot", lambda *_: "")
         yield
-
-
-@pytest.fixture
-def children_untraced(monkeypatch):
-    """Let the processes that a test starts run without coverage."""
-    for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
-        monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")

@@ -151,14 +151,13 @@ def real_sweep(exported, tiny, tmp_path_factory):
 class Process:
     """`tsformer` in a new process; a test can wait until it reaches a stage."""
 
-    def __init__(self, arguments, cwd, environ):
+    def __init__(self, arguments, cwd):
         self.popen = subprocess.Popen(
             [sys.executable, "-c", TELLING, *map(str, arguments)],
             cwd=cwd,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=environ,
         )
 
     def wait_for(self, *words):
@@ -180,15 +179,12 @@ class Process:
 
 
 @pytest.fixture
-def start(tmp_path, environ_without_coverage):
-    """Start `tsformer` with arguments in `tmp_path`; kill it after the test.
-
-    Coverage is off, because it would handle SIGTERM in place of `tsformer`.
-    """
+def start(tmp_path):
+    """Start `tsformer` with arguments in `tmp_path`; kill it after the test."""
     started = []
 
     def launch(*arguments):
-        started.append(Process(arguments, tmp_path, environ_without_coverage))
+        started.append(Process(arguments, tmp_path))
         return started[-1]
 
     yield launch

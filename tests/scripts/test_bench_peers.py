@@ -12,7 +12,7 @@ import torch
 
 TINY = ["--frames", "2", "--dim", "64", "--depth", "1", "--threads", "1"]
 TINY += ["--rounds", "6", "--seconds", "1"]
-pytestmark = pytest.mark.usefixtures("threads_kept", "children_untraced")
+pytestmark = pytest.mark.usefixtures("threads_kept")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 
 TINY = ["--frames", "2", "--dim", "64", "--depth", "1", "--resolutions", "32"]
 TINY += ["--rounds", "2", "--seconds", "0.01"]
-pytestmark = pytest.mark.usefixtures("threads_kept", "children_untraced")
+pytestmark = pytest.mark.usefixtures("threads_kept")
 
 
 @pytest.fixture(scope="module")

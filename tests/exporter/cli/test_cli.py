@@ -121,11 +121,10 @@ def listing(folder="."):
     return sorted(path.name for path in Path(folder).iterdir())
 
 
-def run_in_new_process(*arguments, cwd, env=None):
+def run_in_new_process(*arguments, cwd):
     return subprocess.run(
         [sys.executable, "-m", "exporter", *map(str, arguments)],
         cwd=cwd,
-        env=env,
         capture_output=True,
         text=True,
         timeout=120,
@@ -706,13 +705,12 @@ def test_the_version_is_that_of_the_package(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["tsformer", "export"])
-def test_the_console_scripts_are_installed(tmp_path, environ_without_coverage, script):
+def test_the_console_scripts_are_installed(tmp_path, script):
     path = Path(sys.executable).with_name(script)
     command = [path, *(["export"] if script == "tsformer" else []), "--res", "100"]
     done = subprocess.run(
         command,
         cwd=tmp_path,
-        env=environ_without_coverage,
         capture_output=True,
         text=True,
         check=False,
@@ -756,10 +754,8 @@ def test_an_internal_error_is_one_line_and_exit_4(run, tiny_flags, monkeypatch):
     ],
     ids=["usage", "checkpoint", "verify"],
 )
-def test_a_new_process_gives_one_line_and_the_exit_code(
-    tmp_path, environ_without_coverage, code, arguments
-):
-    done = run_in_new_process(*arguments, cwd=tmp_path, env=environ_without_coverage)
+def test_a_new_process_gives_one_line_and_the_exit_code(tmp_path, code, arguments):
+    done = run_in_new_process(*arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.count("\n") == 1
     assert listing(tmp_path) == []

@@ -163,7 +163,6 @@ def test_jobs_share_the_threads_but_each_timing_has_all_threads(tmp_path, made, 
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("children_untraced")
 def test_a_cell_is_timed_alone_and_with_all_threads(tmp_path, tiny):
     """The lock held here says that another cell works. So the cell waits with its timing."""
     spec, stages = ExportSpec(attn="regular", **tiny), []
@@ -249,7 +248,6 @@ def kill_after(directory, count):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("children_untraced")
 def test_a_sweep_killed_twice_continues_and_makes_no_cell_twice(tmp_path):
     directory, seen = tmp_path / "s", {}
     for count in (1, 2):
@@ -281,7 +279,6 @@ def test_a_sweep_killed_twice_continues_and_makes_no_cell_twice(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("children_untraced")
 def test_ctrl_c_prints_one_line_and_leaves_no_process(tmp_path, ended):
     process = start(tmp_path / "s")
     while not (tmp_path / "s" / "sweep.log").exists():
