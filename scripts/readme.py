@@ -114,6 +114,7 @@ def blocks() -> dict[str, str]:
         "figure": figure(json.loads(FIGURE.read_text(encoding="utf-8"))),
         "mechanisms": mechanisms_table(read("mechanisms")),
         "half": half_table(read("bf16")),
+        "eight": half_table(read("eight")),
         "peers": peers_table(read("peers")),
         "limit": limit_table(read("limit")),
         "base": base_table(read("base")),

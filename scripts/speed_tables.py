@@ -9,6 +9,8 @@ from pages import table
 
 from exporter.report import ms, ratio, sci
 
+# The graphs that are exported for OpenVINO in a precision, whatever that of the pair is.
+FOR_OPENVINO = {"half": "bf16", "eight": "int8 and bf16"}
 RATIO, SHARE = "ratio (95 % interval)", "share (95 % interval)"
 
 
@@ -45,7 +47,7 @@ def base_table(measured: dict[str, Any]) -> str:
     latest = {(row["ours"], row["precision"], row["peer"]): row for row in measured["rows"]}
     rows = [
         [
-            f"{ms(row['ours_p50_ms'])} ms, {in_words(row['ours'])} {row['precision']}",
+            f"{ms(row['ours_p50_ms'])} ms, {ours_in_words(row)}",
             sci(row["ours_rel_l2"]),
             f"{ms(row['peer_p50_ms'])} ms, {in_words(row['peer'])}",
             sci(row["peer_rel_l2"]),
@@ -58,12 +60,12 @@ def base_table(measured: dict[str, Any]) -> str:
 
 
 def half_table(measured: dict[str, Any]) -> str:
-    """The graph for OpenVINO in bf16 against its peers, with errors, as Markdown."""
+    """The graphs for OpenVINO in bf16 and int8 against their peers, with errors, as Markdown."""
     rows = [
         [
             f"`{row['mechanism']}`",
             str(row["resolution"]),
-            f"{ms(row['ours_p50_ms'])} ms",
+            f"{ms(row['ours_p50_ms'])} ms, {ours_in_words(row)}",
             sci(row["ours_rel_l2"]),
             f"{ms(row['peer_p50_ms'])} ms, {in_words(row['peer'])}",
             sci(row["peer_rel_l2"]),
@@ -76,9 +78,18 @@ def half_table(measured: dict[str, Any]) -> str:
     return table(headings, rows) + where(measured)
 
 
+def ours_in_words(row: dict[str, Any]) -> str:
+    """The runtime and the precision of our side of a row."""
+    source, _, runtime = row["ours"].partition("/")
+    if source in FOR_OPENVINO:
+        return f"{runtime.partition('-')[0]} {FOR_OPENVINO[source]}"
+    return f"{in_words(row['ours'])} {row['precision']}"
+
+
 def in_words(side: str) -> str:
-    """`plain/openvino` as `plain, openvino`, and what is meant by `ours` and `unmatched`."""
-    side = side.removeprefix("ours/").replace("/", ", ")
+    """`plain/openvino` as `plain, openvino`, and what is meant by `ours` and `half`."""
+    side = side.removeprefix("ours/").replace("half/openvino-bf16", "tsformer, openvino bf16")
+    side = side.replace("/", ", ")
     return side.replace("unmatched", "torch.compile without its pattern matcher")
 
 
