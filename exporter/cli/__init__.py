@@ -47,6 +47,7 @@ from exporter.machine.cores import limit_threads
 from exporter.report.escape import one_line
 
 INTERNAL_EXIT = 4
+_AGAIN_SECONDS = 0.02  # until a signal that came inside a finalizer is taken again
 ENDINGS = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}
 
 
@@ -134,9 +135,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _noting_signals(received: list[int]) -> Iterator[None]:
     """Let SIGTERM clean up as Ctrl-C does, and record the signal that arrived."""
 
-    def interrupt(number: int, _frame: FrameType | None) -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
         if received:
             return  # a second signal must not interrupt the clean-up
+        if _in_finalizer(frame):  # Python ignores what a finalizer raises
+            again = threading.Timer(_AGAIN_SECONDS, signal.raise_signal, (number,))
+            again.daemon = True
+            again.start()
+            return
         received.append(number)
         raise KeyboardInterrupt
 
@@ -152,6 +158,14 @@ def _noting_signals(received: list[int]) -> Iterator[None]:
     finally:
         for number in caught:
             signal.signal(number, before[number])
+
+
+def _in_finalizer(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _usage_remedy(argv: Sequence[str]) -> str:

@@ -696,6 +696,22 @@ def test_the_help_of_export_names_every_option_of_the_contract(run):
         assert option in out, option
 
 
+class InterruptedAtItsEnd:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupt_within_a_finalizer_is_not_lost(capsys):
+    """Python prints what a finalizer raises, and goes on: an export went on after Ctrl-C."""
+    received = []
+    with pytest.raises(KeyboardInterrupt), cli._noting_signals(received):
+        InterruptedAtItsEnd()
+        for _ in range(500):
+            time.sleep(0.01)
+    assert received == [signal.SIGINT]
+    assert "Exception ignored" not in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_version_is_that_of_the_package(tmp_path):
     done = run_in_new_process("--version", cwd=tmp_path)
