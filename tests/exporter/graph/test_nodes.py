@@ -40,6 +40,10 @@ def other_output(model):
     model.graph.node[3].output[0] = "z"
 
 
+def other_value_of_the_graph(model):
+    model.graph.output[0].name = "a"
+
+
 def other_domain(model):
     model.graph.node[0].domain = "com.microsoft"
 
@@ -90,6 +94,7 @@ def a_sparse_weight(model):
     [
         other_input,
         other_output,
+        other_value_of_the_graph,
         other_domain,
         other_attribute,
         other_constant,
