@@ -51,9 +51,18 @@ def shift_some_clips(model):
     model.register_forward_hook(add)
 
 
+def mix_clips(model):
+    """Change the logits of a clip by those of the clip beside it; alone it is as before."""
+
+    def mix(_model, _given, logits):
+        return logits + 1e-6 * (logits.flip(0) - logits)
+
+    model.register_forward_hook(mix)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "change", [scale_a_weight(2.0), scale_a_weight(1 + 1e-6), shift_some_clips]
+    "change", [scale_a_weight(2.0), scale_a_weight(1 + 1e-6), shift_some_clips, mix_clips]
 )
 def test_a_rewrite_that_changes_the_function_is_refused(wrong, tiny, tmp_path, change):
     wrong(change)
