@@ -79,14 +79,14 @@ def _set_task(model: VideoClassifier, task: str) -> None:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute in one thread: the QR of random features differs in its last bits with more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def in_threads(threads: int) -> Iterator[None]:
+    """Let PyTorch use so many threads, and then as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 def _make_fresh(spec: ExportSpec, given: Mapping[str, Any]) -> VideoClassifier:
@@ -104,7 +104,8 @@ def _make_fresh(spec: ExportSpec, given: Mapping[str, Any]) -> VideoClassifier:
         config = family.model.config_class(**values)
     except ConfigError as error:
         raise UsageError(str(error)) from error
-    with torch.random.fork_rng(devices=[]), _one_thread():
+    # With more threads the QR of random features differs in its last bits.
+    with torch.random.fork_rng(devices=[]), in_threads(1):
         torch.manual_seed(spec.seed)
         model = family.model.from_config(config).eval()
     clip = clip_of(spec.sampling, spec.views)

@@ -31,7 +31,8 @@ from fault_models import MODELS
 from exporter.machine import environment
 
 RESULTS = Path(__file__).parent / "results" / "faults.json"
-# A part of the name of a model -> a part of the kinds that have a place in few models: all of them.
+# Some kinds have a place in few models: every fault of these kinds is planted there. The parts of
+# names of models, and of kinds.
 ALL_OF = {"free": "batch", "wide-int8": "int8:", "tensorrt-int8": "int8:"}
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from exporter.cli.parsing import Flag, Json
+from exporter.cli.parsing import Flag, Json, words_of
 from exporter.cli.record import check_record, write_record
 from exporter.cli.terminal import progress, show
 from exporter.spec import ExportSpec
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def _sizes(_type: Any, tokens: Sequence[Any]) -> tuple[int, ...]:  # noqa: ANN401
-    words = [word.strip() for token in tokens for word in token.value.split(",")]
+    words = [word for token in tokens for word in words_of(token.value)]
     if not all(word.isdecimal() and int(word) for word in words):
         raise ValueError(f"got {', '.join(words)!r}, expected whole numbers above 0, as in 1,4")
     return tuple(dict.fromkeys(map(int, words)))

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exporter.cli.parsing import Flag, Json, Output, Paths, Share, WholeOrNone, jobs_of
+from exporter.cli.parsing import Flag, Json, Output, Paths, Share, WholeOrNone, jobs_of, words_of
 from exporter.cli.terminal import counting, kept_in, progress, say, show
 from exporter.errors import UsageError, VideoError
 from exporter.spec import clip_of
@@ -77,9 +77,9 @@ def evaluate(
         progress(shown=not (quiet or json_)) as on_progress,
     ):
         opened = [
-            (str(place), resources.enter_context(Predictor(place, device=each.strip(), **how)))
+            (str(place), resources.enter_context(Predictor(place, device=each, **how)))
             for place in (directory, *(against or ()))
-            for each in device.split(",")
+            for each in words_of(device)
         ]
         card = opened[0][1].card
         _require_same_clips(opened)

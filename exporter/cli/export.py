@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from exporter.cli.parsing import Flag, Json, Outputs, with_options_of_spec
+from exporter.cli.parsing import Flag, Json, Outputs, with_options_of_spec, words_of
 from exporter.cli.proof import require_proof
 from exporter.cli.terminal import progress, show
 from exporter.errors import UsageError
@@ -50,7 +50,7 @@ class ExportOptions:
             name: tuple(v) if isinstance(v, list) else v for name, v in given.items()
         }
         texts = filter(_names_outputs, self.output or ())
-        named = [word for text in texts for word in _split(text)]
+        named = [word for text in texts for word in words_of(text)]
         if named:
             values["outputs"] = (*values.get("outputs", ()), *named)
         return ExportSpec(**values | _read_recipe(self.recipe, values))
@@ -95,13 +95,9 @@ def export(*, options: Annotated[ExportOptions, Parameter(name="*")] = _NONE_GIV
     return 0
 
 
-def _split(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",")]
-
-
 def _names_outputs(text: str) -> bool:
     """Whether the value of `--output` names outputs; `./features` is a directory."""
-    return all(word in OUTPUT_WORDS for word in _split(text))
+    return all(word in OUTPUT_WORDS for word in words_of(text))
 
 
 def _read_recipe(recipe: Path | None, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,9 +46,14 @@ def _read_config(text: str) -> dict[str, Any]:
     return config
 
 
+def words_of(text: str) -> list[str]:
+    """Split a text at its commas, without the spaces around the words."""
+    return [word.strip() for word in text.split(",")]
+
+
 def _targets(_type: Any, tokens: Sequence[Any]) -> tuple[str, ...]:  # noqa: ANN401
     text = ",".join(token.value for token in tokens)
-    names = tuple(name for each in text.split(",") if (name := each.strip().lower()))
+    names = tuple(word.lower() for word in words_of(text) if word)
     if not names:
         raise ValueError(f"got {text!r}, expected names, separated by commas")
     return names

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import onnx
 
-from exporter.graph.view import STANDARD, subgraphs
+from exporter.graph.view import STANDARD, attribute, subgraphs
 from exporter.graph.weights import WHOLE
 
 # Operator -> the names of the torch functions that make it.
@@ -73,18 +73,12 @@ def foreign_operators(
             node.domain not in STANDARD
             or node.op_type in _FOREIGN
             or (node.op_type in _MADE_BY and counts[node.op_type] > most)
-            or _casts_to_whole(node)
+            or (node.op_type == "Cast" and attribute(node, "to") in WHOLE)
             or (node.op_type == _ROUNDING and node.output[0] not in rounded)
         )
         if is_foreign:
             found.append(f"{node.op_type} {node.output[0]}")
     return tuple(found)
-
-
-def _casts_to_whole(node: onnx.NodeProto) -> bool:
-    """Tell whether a node makes whole numbers or conditions of values."""
-    to = [entry.i for entry in node.attribute if entry.name == "to"]
-    return node.op_type == "Cast" and any(one in WHOLE for one in to)
 
 
 def _of_the_clip(model: onnx.ModelProto) -> list[onnx.NodeProto]:

@@ -177,6 +177,13 @@ def _casts(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, int]]:
     ]
 
 
+def set_weights(graph: onnx.GraphProto, weights: Mapping[str, TensorProto]) -> None:
+    """Replace the initializers by those of `weights` that a node reads."""
+    read = {name for node in graph.node for name in node.input}
+    del graph.initializer[:]
+    graph.initializer.extend(weight for name, weight in weights.items() if name in read)
+
+
 class Values:
     """The values of some tensors, without regard to their order, or to how often each occurs.
 

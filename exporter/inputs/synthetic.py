@@ -25,9 +25,9 @@ def synthetic_inputs(
     """Return the eight named clips `(f, c, h, w)` float32, in the model's (normalised) units.
 
     With `names`, only the clips among them that have these names are made. The same arguments give
-    the same values on every machine. The clips are random normal noise
-    (three times), constant frames (two kinds), large contrast, and motion (two kinds). The
-    docstring of each generator says which faults its clip reveals.
+    the same values on every machine. The clips are random normal noise (three times), constant
+    frames (two kinds), large contrast, and motion (two kinds). The docstring of each generator says
+    which faults its clip reveals.
     """
     shape = frames, channels, height, width
     return [

@@ -6,8 +6,7 @@ runtime did not pass with room, the stage `accuracy` only with labelled clips.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from exporter.files.reference import require_room
 from exporter.files.staging import StagedDirectory
 from exporter.inputs.dataset import MOTION
 from exporter.latency.timing import Timed, measure_latency
-from exporter.load import load_model, resolve
+from exporter.load import in_threads, load_model, resolve
 from exporter.machine import environment
 from exporter.machine.cores import usable_cores
 from exporter.machine.memory import require_addresses
@@ -114,15 +113,10 @@ def _reads(spec: ExportSpec) -> list[Path]:
     return [*trained, *spec.video, *spec.calibration, *labelled]
 
 
-@contextmanager
-def use_threads(wanted: int | None) -> Iterator[None]:
+def use_threads(wanted: int | None) -> AbstractContextManager[None]:
     """Let PyTorch use the wanted threads, or at most one for each core of this process."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(wanted or min(before, usable_cores() or before))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    present = torch.get_num_threads()
+    return in_threads(wanted or min(present, usable_cores() or present))
 
 
 def publish(job: Job, out: Path, staged: StagedDirectory) -> ExportResult:

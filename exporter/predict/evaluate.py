@@ -184,11 +184,12 @@ def _answer(
         for group in in_batches(readers.read(sources, ahead=size + 2 * jobs), size):
             good = [clip.array for clip in group if clip.array is not None]
             logits = [iter(batches.logits(good)) for _, batches in models]
+            found = (
+                [] if clip.array is None else [next(rows) for rows in logits] for clip in group
+            )
             yield [
-                _row(next(places), clip, [next(rows) for rows in logits], models, subject)
-                if clip.array is not None
-                else _row(next(places), clip, [], models, subject)
-                for clip in group
+                _row(next(places), clip, rows, models, subject)
+                for clip, rows in zip(group, found, strict=True)
             ]
 
 

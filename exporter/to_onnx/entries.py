@@ -6,6 +6,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from exporter.graph.view import attribute
+from exporter.graph.weights import set_weights
+
 
 def take_in_two_steps(graph: onnx.GraphProto) -> None:
     """Let each Gather of one entry keep its axis, and remove the axis in a node of its own.
@@ -14,19 +17,19 @@ def take_in_two_steps(graph: onnx.GraphProto) -> None:
     then takes the number of axes before a Gather that removes one for the number after it. It
     refused every graph in which a class token is the mean of those of its frames.
     """
-    known = {one.name: one for one in graph.initializer}
+    weights = {weight.name: weight for weight in graph.initializer}
     nodes = []
     for node in graph.node:
         nodes.append(node)
-        index = known.get(node.input[1]) if node.op_type == "Gather" else None
-        if index is None or index.dims or node.input[0] in known:
+        index = weights.get(node.input[1]) if node.op_type == "Gather" else None
+        if index is None or index.dims or node.input[0] in weights:
             continue
-        out, axis = node.output[0], next((e.i for e in node.attribute if e.name == "axis"), 0)
-        constants = {
-            f"{out}_index": numpy_helper.to_array(index).reshape(1),
-            f"{out}_axis": np.array([axis], np.int64),
-        }
-        graph.initializer.extend(numpy_helper.from_array(v, name) for name, v in constants.items())
+        out = node.output[0]
+        for name, value in (
+            (f"{out}_index", numpy_helper.to_array(index).reshape(1)),
+            (f"{out}_axis", np.array([attribute(node, "axis", 0)], np.int64)),
+        ):
+            weights[name] = numpy_helper.from_array(value, name)
         node.input[1], node.output[0] = f"{out}_index", f"{out}_kept"
         last = helper.make_node(
             "Squeeze", [f"{out}_kept", f"{out}_axis"], [out], name=f"{out}_sole"
@@ -35,7 +38,4 @@ def take_in_two_steps(graph: onnx.GraphProto) -> None:
         nodes.append(last)
     del graph.node[:]
     graph.node.extend(nodes)
-    read = {name for node in nodes for name in node.input}
-    kept = [one for one in graph.initializer if one.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    set_weights(graph, weights)

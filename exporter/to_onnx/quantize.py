@@ -20,6 +20,7 @@ import onnx
 from onnx import numpy_helper
 
 from exporter.errors import OnnxError
+from exporter.graph.weights import set_weights
 from exporter.to_onnx.entries import take_in_two_steps
 from exporter.to_onnx.int8_products import (
     FORMS,
@@ -154,7 +155,7 @@ def _store(graph: onnx.GraphProto, products: Sequence[onnx.NodeProto]) -> int:
         scaled = onnx.helper.make_node("Mul", [f"{name}_float", f"{name}_scale"], [name])
         for place, node in enumerate((cast, scaled)):
             graph.node.insert(place, node)
-    _set_weights(graph, weights)
+    set_weights(graph, weights)
     return len(axes)
 
 
@@ -181,14 +182,7 @@ def _split_bias(graph: onnx.GraphProto, chosen: set[str]) -> None:
                     split = copy.deepcopy(weights[name])
                     split.name, split.dims[:] = node.input[place], [1, 1, *split.dims]
                     weights[split.name] = split
-    _set_weights(graph, weights)
-
-
-def _set_weights(graph: onnx.GraphProto, weights: Mapping[str, onnx.TensorProto]) -> None:
-    """Replace the initializers by those of `weights` that a node reads."""
-    read = {name for node in graph.node for name in node.input}
-    del graph.initializer[:]
-    graph.initializer.extend(weight for name, weight in weights.items() if name in read)
+    set_weights(graph, weights)
 
 
 def _batches(
@@ -268,7 +262,7 @@ def _restore(quantised: onnx.ModelProto, model: onnx.ModelProto, chosen: set[str
             node.input[0] = pixels[node.name]
     _drop_unread(graph)
     weights = (*model.graph.initializer, *graph.initializer)
-    _set_weights(graph, {weight.name: weight for weight in weights})
+    set_weights(graph, {weight.name: weight for weight in weights})
     del graph.value_info[:], quantised.metadata_props[:]
     quantised.metadata_props.extend(model.metadata_props)
     quantised.producer_name, quantised.producer_version = model.producer_name, ""
